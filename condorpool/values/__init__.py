@@ -1,0 +1,1 @@
+"""Pure values: exceptions, events, states and options.  Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""multiprocessing.Pool whose calls run as HTCondor jobs, made for notebooks."""

@@ -1,0 +1,1 @@
+"""The access point: the only folder that imports HTCondor's bindings."""

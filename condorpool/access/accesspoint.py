@@ -1,0 +1,147 @@
+"""One HTCondor access point: its schedd, and the collector of its pool."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from condorpool.access.bindings import classad2, htcondor2
+from condorpool.values.exceptions import (
+    HTCondorError,
+    HTCondorNotFoundError,
+    SubmitError,
+    VersionSkewError,
+)
+
+# The versions of bindings and schedds between these refuse each other's way of
+# naming the folder by which they prove who they are (HTCONDOR-3883).
+_SKEW = re.compile(r"FS:1004|Directory name doesn't match")
+
+ACTIONS = {
+    "hold": htcondor2.JobAction.Hold,
+    "release": htcondor2.JobAction.Release,
+    "remove": htcondor2.JobAction.Remove,
+}
+
+
+@dataclass(frozen=True)
+class AccessPoint:
+    """Where jobs are submitted, and which HTCondor pool they go to.
+
+    Parameters
+    ----------
+    name
+        The schedd's name, for messages.
+    schedd_address, collector_address
+        "Sinful strings", as ``<127.0.0.1:9618>``.
+    version
+        The schedd's ``CondorVersion``.
+    """
+
+    name: str
+    schedd_address: str
+    collector_address: str
+    version: str = ""
+
+    @classmethod
+    def locate(cls, schedd: str | None = None, collector: str | None = None) -> AccessPoint:
+        """Find a schedd by name, or the configured one, in the configured or given pool."""
+        wanted = f"schedd {schedd!r}" if schedd else "the local schedd"
+        pool = f" in the HTCondor pool {collector!r}" if collector else ""
+        try:
+            central = htcondor2.Collector(collector)
+            if schedd is None:
+                ad = central.locate(htcondor2.DaemonType.Schedd)
+            else:
+                ad = central.locate(htcondor2.DaemonType.Schedd, schedd)
+        except (htcondor2.HTCondorException, OSError, ValueError) as error:
+            raise HTCondorNotFoundError(
+                f"no answer for {wanted}{pool}: {error}. Check the name with "
+                "`condor_status -schedd`, and that HTCondor is up."
+            ) from error
+        if ad is None:
+            raise HTCondorNotFoundError(
+                f"there is no {wanted.removeprefix('the ')}{pool}. "
+                "`condor_status -schedd` lists the names."
+            )
+        where = collector or htcondor2.param.get("COLLECTOR_HOST") or ""
+        return cls(
+            name=str(ad.get("Name", schedd or "local")),
+            schedd_address=str(ad["MyAddress"]),
+            collector_address=where,
+            version=str(ad.get("CondorVersion", "")),
+        )
+
+    def _schedd(self) -> Any:
+        location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
+        return htcondor2.Schedd(classad2.ClassAd(location))
+
+    def _fault(self, doing: str, error: Exception) -> HTCondorError:
+        """Turn what the bindings raised into an error with its cure."""
+        if _SKEW.search(str(error)):
+            return VersionSkewError(
+                f"cannot {doing} at access point {self.name}: it runs HTCondor "
+                f"{self.version or 'of another version'}, and these Python bindings are "
+                f"{htcondor2.version().split()[1]}; the two prove who you are in different ways. "
+                "Either install the bindings of the access point's own version "
+                "(pip install 'htcondor==<its version>'), or set "
+                "SEC_FS_ENFORCE_CHANNEL_BINDING = False in your HTCondor configuration."
+            )
+        return HTCondorError(
+            f"cannot {doing} at access point {self.name}: {error}. "
+            "Is HTCondor up (`condor_status -schedd`, `condorpool personal status`)?"
+        )
+
+    def submit(self, description: Mapping[str, str], items: Sequence[Mapping[str, str]]) -> int:
+        """Submit one cluster with a job for each item and return its ClusterId."""
+        try:
+            submit = htcondor2.Submit(dict(description))
+            return int(self._schedd().submit(submit, itemdata=iter(items)).cluster())
+        except (htcondor2.HTCondorException, OSError, ValueError) as error:
+            if _SKEW.search(str(error)):
+                raise self._fault("submit", error) from error
+            text = "\n".join(f"    {key} = {value}" for key, value in description.items())
+            raise SubmitError(
+                f"access point {self.name} did not take the jobs: {error}\n"
+                f"The submit description was:\n{text}\nNothing was submitted."
+            ) from error
+
+    def act(self, action: str, jobs: str | Sequence[str], reason: str = "") -> int:
+        """Hold, release or remove jobs; return how many it did that to.
+
+        Parameters
+        ----------
+        jobs
+            Job ids (``"12.3"``), or one constraint.
+        """
+        spec = jobs if isinstance(jobs, str) else list(jobs)
+        try:
+            done = self._schedd().act(ACTIONS[action], spec, reason or None)
+        except (htcondor2.HTCondorException, OSError) as error:
+            raise self._fault(f"{action} jobs", error) from error
+        return int(done["TotalSuccess"])
+
+    def query(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
+        """Return these attributes of the jobs that are in the queue."""
+        try:
+            ads = self._schedd().query(constraint, list(projection))
+        except (htcondor2.HTCondorException, OSError) as error:
+            raise self._fault("query jobs", error) from error
+        return [dict(ad) for ad in ads]
+
+    def slots(self) -> Iterator[dict[str, Any]]:
+        """Give the slots that the collector knows: name, CPUs, memory (MiB), state."""
+        projection = ["Name", "Machine", "TotalSlotCpus", "TotalSlotMemory", "State", "SlotType"]
+        try:
+            central = htcondor2.Collector(self.collector_address or None)
+            for ad in central.query(htcondor2.AdType.Startd, projection=projection):
+                yield dict(ad)
+        except (htcondor2.HTCondorException, OSError) as error:
+            raise self._fault("ask the collector for slots", error) from error
+
+
+def is_configured() -> bool:
+    """Tell whether a configuration names an HTCondor pool here."""
+    return bool(htcondor2.param.get("COLLECTOR_HOST"))

@@ -11,15 +11,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from condorpool.personal import debian
 from condorpool.values.exceptions import InstallError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OURS = "condorpool's own"
 _RECORD = "installation.json"

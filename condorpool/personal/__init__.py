@@ -1,12 +1,20 @@
 """The embedded HTCondor: a real one, installed and run by an ordinary user."""
 
-from condorpool.personal.daemons import PersonalHTCondor, PersonalStatus, start, status, stop
+from condorpool.personal.daemons import (
+    PersonalHTCondor,
+    PersonalStatus,
+    environment,
+    start,
+    status,
+    stop,
+)
 from condorpool.personal.install import Installation, find, install
 
 __all__ = [
     "Installation",
     "PersonalHTCondor",
     "PersonalStatus",
+    "environment",
     "find",
     "install",
     "start",

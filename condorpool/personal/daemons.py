@@ -117,6 +117,12 @@ SINGULARITY = /usr/bin/false
 MAIL = /bin/true
 # An installation that is renewed must not restart what runs.
 MASTER_CHECK_NEW_EXEC_INTERVAL = 0
+# A job that uses more memory than it asked for is held, and told so soon.
+use POLICY : HOLD_IF_MEMORY_EXCEEDED
+STARTER_INITIAL_UPDATE_INTERVAL = 1
+STARTER_UPDATE_INTERVAL = 3
+PID_SNAPSHOT_INTERVAL = 2
+POLLING_INTERVAL = 2
 STARTER_JOB_ENVIRONMENT = "{mark}={folder}"
 """
 
@@ -300,7 +306,7 @@ def default_folder() -> Path:
     if chosen:
         return Path(chosen).expanduser()
     # Not in the home folder, which may be on a network file system.
-    return Path(tempfile.gettempdir(), f"condorpool-{os.geteuid()}", "personal")
+    return Path(tempfile.gettempdir(), guardian.shared_name(), "personal")
 
 
 def _resolve(folder: str | os.PathLike[str] | None) -> Path:
@@ -311,9 +317,10 @@ def _resolve(folder: str | os.PathLike[str] | None) -> Path:
 
 def _make_folder(folder: Path) -> None:
     """Make the folder, private to this user, or raise."""
-    shared = Path(tempfile.gettempdir(), f"condorpool-{os.geteuid()}").resolve()
+    shared = folder.parent if folder.parent.name == guardian.shared_name() else None
     try:
-        if folder.parent == shared:
+        if shared is not None:
+            shared.parent.mkdir(parents=True, exist_ok=True)
             shared.mkdir(mode=0o700, exist_ok=True)
             _check_private(shared)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -382,15 +389,20 @@ def _start_lock(folder: Path, deadline: float) -> Iterator[None]:
 
 
 def _flock(descriptor: int, deadline: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        else:
-            return True
+    """Lock the file by the deadline, or return False."""
+    while not _flock_now(descriptor, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _flock_now(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_guarded(folder: Path) -> bool:
@@ -400,12 +412,9 @@ def _is_guarded(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _flock_now(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -873,6 +882,22 @@ def status(folder: str | os.PathLike[str] | None = None) -> PersonalStatus:
         jobs=_jobs(access_point),
         ended=str(state.get("ended", "")),
     )
+
+
+def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """Return the variables with which command-line tools talk to the one in a folder.
+
+    Raises
+    ------
+    PersonalError
+        None runs there.
+    """
+    path = _resolve(folder)
+    if not (_is_guarded(path) and (path / "ready").exists()):
+        raise PersonalError(
+            f"no personal HTCondor runs in {path}: `condorpool personal start` starts one."
+        )
+    return _environment(path, _installation(path))
 
 
 def _users(folder: Path) -> list[int]:

@@ -275,6 +275,13 @@ def remove(folder: Path) -> None:
     # A starter that is already back has put its new lock there.
     with suppress(OSError):
         folder.rmdir()
+        if folder.parent.name == shared_name():
+            folder.parent.rmdir()
+
+
+def shared_name() -> str:
+    """Return the name, among other users' files, of the folder for this user's."""
+    return f"condorpool-{os.geteuid()}"
 
 
 def empty(folder: Path) -> None:

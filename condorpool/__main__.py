@@ -1,0 +1,8 @@
+"""``python -m condorpool`` is the command ``condorpool``."""
+
+import sys
+
+from condorpool.faces.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -54,7 +54,7 @@ _CAPABILITIES = "-all,+dac_override,+dac_read_search,+fowner"
 _MARK = "_CONDORPOOL_PERSONAL"
 
 _STOP_SECONDS = 30.0
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.03
 
 _STATES = {
     1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held",
@@ -113,6 +113,10 @@ SLOT_TYPE_1 = 100%
 SLOT_TYPE_1_PARTITIONABLE = True
 {cpus}
 RUNBENCHMARKS = 0
+# The others are asked at the start what they can do, which takes half a second.
+FILETRANSFER_PLUGINS = $(LIBEXEC)/curl_plugin, $(LIBEXEC)/data_plugin
+# Answering in the collector itself is quicker than in a child.
+COLLECTOR_QUERY_WORKERS = 0
 SINGULARITY = /usr/bin/false
 MAIL = /bin/true
 # An installation that is renewed must not restart what runs.
@@ -432,7 +436,7 @@ def _state(folder: Path) -> dict[str, Any]:
 
 def _living(state: Mapping[str, Any], name: str) -> int | None:
     """Return the id of a process in the state, if it is still that process."""
-    pid, started = state.get(name, (0, 0))
+    pid, started = state.get(name) or (0, 0)
     return int(pid) if started and guardian.start_time(int(pid)) == started else None
 
 
@@ -707,7 +711,10 @@ def _daemon_death(folder: Path) -> str | None:
     except OSError:
         return None
     found = re.search(r"The (\w+) \(pid \d+\) ((?:exited|died|was killed).*)", text)
-    return f"its {found[1].lower()} {found[2]}" if found else None
+    if found:
+        return f"its {found[1].lower()} {found[2]}"
+    found = re.search(r"Failed to listen.*|\S+: Cannot execute.*|Create_Process failed.*", text)
+    return found[0] if found else None
 
 
 def _explain(folder: Path, what: str) -> str:
@@ -770,7 +777,8 @@ def _end(folder: Path, *, keep_folder: bool = False) -> None:
     request = signal.SIGUSR1 if keep_folder else signal.SIGTERM
     deadline = time.monotonic() + _STOP_SECONDS
     asked = None
-    while _is_guarded(folder):
+    # The last that it does is to delete its files, so also wait for itself.
+    while _is_guarded(folder) or _living({"guardian": asked}, "guardian"):
         state = _state(folder)
         if asked is None:
             asked = state.get("guardian")
@@ -778,7 +786,7 @@ def _end(folder: Path, *, keep_folder: bool = False) -> None:
         elif state.get("guardian", asked) != asked:
             return  # that one has ended, and somebody has already started another
         if time.monotonic() > deadline:
-            if not _signal_guardian(state, signal.SIGKILL):
+            if not _signal_guardian({"guardian": asked}, signal.SIGKILL):
                 raise PersonalError(
                     f"the HTCondor in {folder} runs where this process cannot see it, perhaps in "
                     "another container: stop it there."

@@ -39,7 +39,7 @@ START_LOCK = "condorpool-start.lock"
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD}
 
 # How long HTCondor may take to shut down, and then its leftovers to obey.
-SHUTDOWN_SECONDS = 10.0
+SHUTDOWN_SECONDS = 6.0
 TERMINATE_SECONDS = 1.0
 
 # How long a schedd that does not answer may be just restarting.
@@ -81,8 +81,8 @@ class Guardian:
         for number in SIGNALS:
             signal.signal(number, self._handle)
         self._start_master()
-        self._record(master=[self.master, start_time(self.master)])
-        self._wait(self._watch)
+        if self._record(master=[self.master, start_time(self.master)]):
+            self._wait(self._watch)
         self._record(stopping=True)
         self._stop_daemons()
         if self.reason == "died":
@@ -108,23 +108,28 @@ class Guardian:
             _prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
             if os.getppid() != guardian:
                 os._exit(1)
-            for number in SIGNALS:
+            # What Python and our caller ignore, jobs would ignore, too.
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.execvp(self.command[0], self.command)  # noqa: S606 - no shell is wanted
         except OSError as error:
             print(f"{self.command[0]}: {error}", flush=True)  # noqa: T201 - this is the log
         finally:
             os._exit(127)
 
-    def _record(self, **facts: object) -> None:
-        """Write what others need to know about us; they read it at any time."""
+    def _record(self, **facts: object) -> bool:
+        """Write what others need to know about us; tell whether that was possible."""
         self.state.update(facts)
         new = self.folder / "state.json.new"
-        # A full disk must not keep us from ending what runs.
-        with suppress(OSError):
+        try:
             new.write_text(json.dumps(self.state))
             new.replace(self.folder / "state.json")
+        except OSError as error:
+            # A full disk must not keep us from ending what runs.
+            print(f"guardian: {error}", flush=True)  # noqa: T201 - this is the log
+            return False
+        return True
 
     # Waiting
 
@@ -139,9 +144,6 @@ class Guardian:
     def _handle(self, number: int, _frame: object) -> None:
         if number == signal.SIGCHLD:
             self._reap()
-            if self.master:
-                return
-            self._end("died")
         else:
             self._end("keep" if number == signal.SIGUSR1 else "stop")
 
@@ -224,6 +226,7 @@ class Guardian:
                 if dead.si_pid == self.master:
                     self.master = 0
                     self.status = _describe(status)
+                    self._end("died")
 
     # Ending
 
@@ -237,6 +240,10 @@ class Guardian:
         # A process that forks while we look appears in the next round.
         while self._signal_descendants(signal.SIGKILL):
             self._reap_until(lambda: not descendants(os.getpid()), 0.1)
+        # All that is left is dead; in a container nobody else may bury it.
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
 
     def _signal_descendants(self, number: int) -> bool:
         pids = descendants(os.getpid())

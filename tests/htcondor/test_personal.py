@@ -1,0 +1,391 @@
+"""The personal HTCondor's life: who starts it, who keeps it, and that it leaves nothing."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from condorpool import personal
+from condorpool.personal import daemons, guardian
+from condorpool.values.exceptions import HTCondorNotFoundError, PersonalError
+
+CHECKOUT = Path(__file__).parents[2]
+
+# Starts or joins, says so, and lives until its standard input is closed.
+USER = """
+import sys
+from condorpool import personal
+running = personal.start(sys.argv[1])
+print(running.master_pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder():
+    """Give a folder for one personal HTCondor; see that nothing is left afterwards."""
+    # Short, and not in pytest's folder, so that another account can go there.
+    parent = Path(tempfile.mkdtemp(prefix="condorpool-test-")).resolve()
+    path = parent / "personal"
+    yield path
+    try:
+        personal.stop(path)
+        assert processes(path) == []
+        assert not path.exists()
+    finally:
+        shutil.rmtree(parent)
+
+
+@pytest.fixture
+def spawn(folder):
+    """Start other processes that use the personal HTCondor; they end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(prefix=(), environment=None):
+            # -P would be wanted, but Python 3.10 does not know it.
+            command = [*prefix, sys.executable, "-c", USER, str(folder)]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=CHECKOUT,
+                env={**os.environ, **(environment or {})},
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            master = process.stdout.readline()
+            assert master, "the process could not start HTCondor"
+            process.master_pid = int(master)
+            return process
+
+        yield start
+
+
+def processes(folder):
+    """Return the processes that carry the folder's mark."""
+    mark = f"{daemons._MARK}={folder}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def wait_for(condition, seconds=15):
+    """Wait until the condition holds; fail if it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def is_gone(folder):
+    """Tell whether neither a process nor a file is left."""
+    return not folder.exists() and processes(folder) == []
+
+
+def submit_sleep(running, seconds, folder):
+    """Submit a job that sleeps and return its cluster."""
+    description = {
+        "executable": "/bin/sleep",
+        "arguments": str(seconds),
+        "transfer_executable": "False",
+        "should_transfer_files": "IF_NEEDED",
+        "log": str(folder.parent / "log"),
+    }
+    return running.access_point().submit(description, [{}])
+
+
+def states(running, cluster):
+    """Return the states of a cluster's jobs."""
+    jobs = running.access_point().query(f"ClusterId == {cluster}", ["JobStatus"])
+    return [job["JobStatus"] for job in jobs]
+
+
+def sleepers(running):
+    """Return the jobs' processes that sleep."""
+    found = []
+    for pid in guardian.descendants(running.master_pid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == "sleep\n":
+                found.append(pid)
+    return found
+
+
+def test_start_is_quick_and_ready_for_jobs(folder):
+    """A job that is submitted as soon as start() returns runs at once."""
+    before = dict(os.environ), Path.cwd()
+    began = time.monotonic()
+    with personal.start(folder) as running:
+        assert time.monotonic() - began < 5
+        cluster = submit_sleep(running, 0, folder)
+        wait_for(lambda: states(running, cluster) == [])
+        assert (dict(os.environ), Path.cwd()) == before
+    assert is_gone(folder)
+
+
+def test_jobs_use_the_shared_file_system(folder):
+    """A client without HTCondor configuration is of the same file system domain."""
+    with personal.start(folder) as running:
+        cluster = submit_sleep(running, 20, folder)
+        wait_for(lambda: sleepers(running))
+        (job,) = sleepers(running)
+        assert Path(f"/proc/{job}/cwd").resolve() == Path.cwd()
+        assert states(running, cluster) == [2]
+
+
+def test_one_that_runs_is_used(folder, spawn):
+    """A second start() in the same or another process joins the first."""
+    running = personal.start(folder)
+    assert personal.start(folder).master_pid == running.master_pid
+    other = spawn()
+    assert other.master_pid == running.master_pid
+    known = personal.status(folder)
+    assert known.running
+    assert known.users == sorted([os.getpid(), other.pid])
+    assert known.cpus == os.cpu_count()
+
+
+def test_simultaneous_starts_make_one(folder):
+    """Processes that start it at the same moment share one."""
+    command = [sys.executable, "-c", USER, str(folder)]
+    pipe = subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        users = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=CHECKOUT)
+            )
+            for _ in range(4)
+        ]
+        for user in users:
+            stack.callback(user.kill)
+        assert len({user.stdout.readline() for user in users}) == 1
+    wait_for(lambda: is_gone(folder))
+
+
+def test_two_run_side_by_side(folder):
+    """Each has its own folder, addresses and CPUs."""
+    second = folder.with_name("second")
+    with personal.start(folder, cpus=3) as one, personal.start(second, cpus=1) as two:
+        assert one.schedd_address != two.schedd_address
+        assert personal.status(folder).cpus == 3
+        assert personal.status(second).cpus == 1
+    assert is_gone(folder)
+    assert is_gone(second)
+
+
+def test_it_ends_with_a_process_that_is_killed(folder, spawn):
+    """However its only user ends, nothing is left."""
+    user = spawn()
+    assert processes(folder)
+    user.kill()
+    wait_for(lambda: is_gone(folder))
+
+
+def test_it_stays_for_the_last_user(folder, spawn):
+    """While another process uses it, it stays."""
+    first, second = spawn(), spawn()
+    first.kill()
+    first.wait()
+    time.sleep(0.5)
+    assert personal.status(folder).users == [second.pid]
+    second.stdin.close()
+    wait_for(lambda: is_gone(folder))
+
+
+def test_it_stays_for_jobs_and_goes_after_them(folder, spawn):
+    """Without users it works its queue off; a held job does not keep it."""
+    user = spawn()
+    running = personal.start(folder)
+    kept = submit_sleep(running, 2.5, folder)
+    held = submit_sleep(running, 0, folder)
+    running.access_point().act("hold", f"ClusterId == {held}")
+    wait_for(lambda: states(running, kept) == [2])
+    daemons._unuse(folder)
+    user.kill()
+    user.wait()
+    time.sleep(1)
+    assert personal.status(folder).jobs == {"running": 1, "held": 1}
+    wait_for(lambda: is_gone(folder))
+
+
+def test_a_detached_one_stays_until_stopped(folder):
+    """What the command line starts outlives its process."""
+    command = [sys.executable, "-m", "condorpool", "personal"]
+
+    def condorpool(action):
+        return subprocess.run(
+            [*command, action, "--folder", folder],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert "runs in" in condorpool("start").stdout
+    time.sleep(0.5)
+    assert "stays      until stopped" in condorpool("status").stdout
+    variables = condorpool("env").stdout
+    queue = subprocess.run(
+        ["bash", "-c", f"{variables}\ncondor_q -totals"], capture_output=True, text=True, check=True
+    )
+    assert "0 jobs" in queue.stdout
+    assert condorpool("stop").stdout == "Stopped.\n"
+    assert is_gone(folder)
+    assert condorpool("env").returncode == 1
+
+
+def test_stop_ends_the_jobs_and_what_they_left(folder):
+    """A job's own background process goes, too."""
+    running = personal.start(folder)
+    description = {
+        "executable": "/bin/sh",
+        # A daemon that hides from its parent, its session and its mark.
+        "arguments": "\"-c 'env -i setsid sleep 4321 & sleep 4321'\"",
+        "transfer_executable": "False",
+    }
+    running.access_point().submit(description, [{}])
+    wait_for(lambda: len(sleepers(running)) == 2)
+    pids = sleepers(running)
+    running.stop()
+    assert not running.alive
+    assert [guardian.start_time(pid) for pid in pids] == [0, 0]
+    assert is_gone(folder)
+
+
+def test_its_files_can_be_kept(folder):
+    """With keep_folder the logs stay, and the next start clears them."""
+    running = personal.start(folder)
+    running.stop(keep_folder=True)
+    assert "EXITING WITH STATUS 0" in running.log_tails()
+    assert processes(folder) == []
+    (folder / "local/log/left").touch()
+    with personal.start(folder):
+        assert not (folder / "local/log/left").exists()
+
+
+def test_without_its_guardian_it_ends_and_can_be_started_again(folder):
+    """HTCondor notices the guardian's death; the next start clears the folder."""
+    first = personal.start(folder)
+    os.kill(personal.status(folder).guardian_pid, signal.SIGKILL)
+    second = personal.start(folder)
+    assert second.master_pid != first.master_pid
+    assert not first.alive
+    assert second.alive
+
+
+def test_stop_works_without_the_guardian(folder):
+    """Even when the guardian was killed, stop() leaves nothing."""
+    personal.start(folder)
+    os.kill(personal.status(folder).guardian_pid, signal.SIGKILL)
+    personal.stop(folder)
+    assert is_gone(folder)
+
+
+def test_a_dead_master_is_noticed(folder):
+    """When condor_master crashes, its daemons go; the next start makes a new one."""
+    running = personal.start(folder)
+    os.kill(running.master_pid, signal.SIGKILL)
+    wait_for(lambda: "killed by signal 9" in personal.status(folder).ended)
+    # Only the guardian waits until nobody needs the logs any more.
+    assert processes(folder) == [personal.status(folder).guardian_pid]
+    assert "condor_master" in running.log_tails()
+    assert personal.start(folder).alive
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        pytest.param({"COLLECTOR": "/bin/false"}, "collector exited with status 1", id="a daemon"),
+        pytest.param({"SCHEDD": "/nonexistent"}, "/nonexistent", id="no such program"),
+        pytest.param({"LOG": "/proc/nowhere"}, "/proc/nowhere", id="no log"),
+        pytest.param({"LOCAL_CONFIG_FILE": "/no/file"}, "/no/file", id="no configuration"),
+    ],
+)
+def test_a_start_that_fails_says_why_at_once(folder, settings, words):
+    """The error has the daemons' last words, and comes long before the timeout."""
+    began = time.monotonic()
+    with pytest.raises(PersonalError, match="did not start") as caught:
+        personal.start(folder, settings=settings, timeout=30)
+    assert time.monotonic() - began < 10
+    assert words in str(caught.value)
+    assert is_gone(folder)
+
+
+def test_a_port_in_use_is_named(folder):
+    """The collector's own log line says which port it could not have."""
+    other = folder.with_name("other")
+    with personal.start(other) as running:
+        port = running.collector_address.partition("?")[0].strip("<>").rpartition(":")[2]
+        with pytest.raises(PersonalError, match=port):
+            personal.start(folder, settings={"COLLECTOR_PORT": port})
+
+
+def test_a_planted_folder_is_refused(folder, tmp_path):
+    """A link, another's folder and an open folder are not safe."""
+    folder.symlink_to(tmp_path)
+    with pytest.raises(PersonalError, match="is not a folder"):
+        personal.start(folder)
+    folder.unlink()
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(PersonalError, match="may be written to by others"):
+        personal.start(folder)
+    if os.geteuid() == 0:
+        folder.chmod(0o700)
+        os.chown(folder, 1000, 1000)
+        with pytest.raises(PersonalError, match="belongs to user 1000"):
+            personal.start(folder)
+    folder.rmdir()
+
+
+def test_a_folder_with_other_files_is_refused(folder):
+    """It would be deleted in the end."""
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+    with pytest.raises(PersonalError, match="holds other files"):
+        personal.start(folder)
+    personal.stop(folder)
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    shutil.rmtree(folder)
+
+
+def test_without_programs_the_error_names_the_command(folder, monkeypatch):
+    """Nothing is downloaded behind the user's back."""
+    monkeypatch.setattr(daemons, "find", lambda: None)
+    with pytest.raises(HTCondorNotFoundError, match="condorpool personal install"):
+        personal.start(folder)
+    assert is_gone(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be an ordinary user, too")
+def test_an_ordinary_user_needs_nothing_more(folder, spawn):
+    """Without root it starts, runs and ends in the same way."""
+    os.chown(folder.parent, 1000, 1000)
+    # It may read root's Python and checkout, and has no other right of root's.
+    reading = "-all,+dac_read_search"
+    user = spawn(
+        [
+            "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups",
+            f"--inh-caps={reading}", f"--ambient-caps={reading}", f"--bounding-set={reading}",
+        ],
+        {
+            "HOME": str(folder.parent),
+            "CONDORPOOL_CACHE": str(personal.find().sbin.parents[2])
+            if personal.find().source == "condorpool's own"
+            else "",
+        },
+    )  # fmt: skip
+    assert folder.stat().st_uid == 1000
+    assert Path(f"/proc/{user.master_pid}").stat().st_uid == 1000
+    user.kill()
+    wait_for(lambda: is_gone(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +39,24 @@ class AccessPoint:
         "Sinful strings", as ``<127.0.0.1:9618>``.
     version
         The schedd's ``CondorVersion``.
+    started
+        When the schedd started, in seconds since 1970, if that is known.
     """
 
     name: str
     schedd_address: str
     collector_address: str
     version: str = ""
+    started: float = 0.0
+
+    @property
+    def keeps_claims(self) -> bool:
+        """Whether slots kept for the next call (``keep_claim_idle``) are of use here.
+
+        In its first 10 s a schedd does not look at kept claims (schedd.cpp,
+        RegisterTimers), while the negotiator finds their slots taken.
+        """
+        return time.time() > self.started + 11
 
     @classmethod
     def locate(cls, schedd: str | None = None, collector: str | None = None) -> AccessPoint:
@@ -107,6 +120,21 @@ class AccessPoint:
                 f"access point {self.name} did not take the jobs: {error}\n"
                 f"The submit description was:\n{text}\nNothing was submitted."
             ) from error
+
+    def hurry(self, cluster: int) -> None:
+        """Have a new cluster looked at now instead of at the next interval.
+
+        An action that touches a job makes the schedd try the claims that it has
+        kept (``keep_claim_idle``) at once, and releasing jobs that are idle
+        already does nothing else; rescheduling asks for a negotiation cycle.
+        Without the two a second call waits up to a whole cycle.
+        """
+        try:
+            schedd = self._schedd()
+            schedd.act(htcondor2.JobAction.Release, f"ClusterId == {cluster}")
+            schedd.reschedule()
+        except (htcondor2.HTCondorException, OSError):
+            return  # the jobs are in the queue, and start with the next cycle
 
     def act(self, action: str, jobs: str | Sequence[str], reason: str = "") -> int:
         """Hold, release or remove jobs; return how many it did that to.

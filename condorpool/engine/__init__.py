@@ -1,1 +1,1 @@
-""""""
+"""What makes the calls happen: submit directory, payload, description, tracker."""

@@ -1,1 +1,1 @@
-""""""
+"""What users hold: pool, results, jobs."""

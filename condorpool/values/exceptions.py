@@ -135,7 +135,13 @@ class JobHeldError(JobError):
     state = "is held"
 
     def __init__(
-        self, job_id: str, reason: str, code: int = 0, subcode: int = 0, count: int = 1, **facts: str
+        self,
+        job_id: str,
+        reason: str,
+        code: int = 0,
+        subcode: int = 0,
+        count: int = 1,
+        **facts: str,
     ) -> None:
         super().__init__(job_id, reason, **facts)
         self.code = code

@@ -1,0 +1,91 @@
+"""Read an HTCondor event log, and wait for one to grow."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+from condorpool.access.bindings import htcondor2
+from condorpool.values.events import JobEvent
+
+#: The attributes that are kept of each kind of event.
+_FACTS = {
+    "EXECUTE": ("ExecuteHost", "SlotName"),
+    "JOB_HELD": ("HoldReason", "HoldReasonCode", "HoldReasonSubCode"),
+    "JOB_TERMINATED": ("TerminatedNormally", "ReturnValue", "TerminatedBySignal"),
+    "JOB_ABORTED": ("Reason",),
+    "SHADOW_EXCEPTION": ("Message",),
+    "CLUSTER_REMOVE": ("Notes",),
+}
+
+
+class EventLog:
+    """The events that access point and shadows write about the jobs of a pool."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._log = htcondor2.JobEventLog(str(path))
+
+    def new_events(self) -> Iterator[JobEvent]:
+        """Give the events written since the last call, without waiting.
+
+        HTCondor's reader may wait by itself, but then it keeps every other
+        reader of this process waiting too: all of them share one lock
+        (job_event_log.cpp).  So waiting is `FileWatch`'s.
+        """
+        for event in self._log.events(stop_after=0):
+            kind = event.type.name
+            facts = {name: event[name] for name in _FACTS.get(kind, ()) if name in event}
+            yield JobEvent(kind, event.cluster, event.proc, facts)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._log.close()
+
+
+class FileWatch:
+    """Wait until one of some files grows, or somebody calls `wake`.
+
+    Uses Linux's inotify.  Elsewhere, and for changes made by another machine on
+    a network file system, `wait` ends after its timeout, and the caller looks.
+    """
+
+    _IN_MODIFY = 0x2
+
+    def __init__(self) -> None:
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        has_inotify = hasattr(self._libc, "inotify_init1")
+        self._inotify = (
+            self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC) if has_inotify else -1
+        )
+        self.is_prompt = self._inotify >= 0
+
+    def add(self, path: Path) -> None:
+        """Wait for this file too."""
+        if self.is_prompt:
+            self._libc.inotify_add_watch(self._inotify, os.fsencode(path), self._IN_MODIFY)
+
+    def wake(self) -> None:
+        """End the wait that is on, or the next one, at once.  Any thread may call this."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
+
+    def wait(self, timeout: float) -> None:
+        """Wait for a change, at most ``timeout`` seconds; spurious ends are normal."""
+        sources = [self._wake_read] + ([self._inotify] if self.is_prompt else [])
+        for source in select.select(sources, [], [], timeout)[0]:
+            with contextlib.suppress(BlockingIOError):
+                os.read(source, 65536)
+
+    def close(self) -> None:
+        """Give back the descriptors."""
+        for descriptor in (self._wake_read, self._wake_write, self._inotify):
+            if descriptor >= 0:
+                os.close(descriptor)

@@ -1,0 +1,190 @@
+"""What goes to a job and what comes back: calls, chunks and outcomes as files."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import py_compile
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import cloudpickle
+
+from condorpool.runner import program
+from condorpool.values.exceptions import (
+    EnvironmentMismatchError,
+    PayloadError,
+    ResultPicklingError,
+)
+
+#: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
+Style = Literal["map", "starmap", "apply"]
+
+# The kernel's own business, wrong in a job.
+_KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What all chunks of one call of map share."""
+
+    func: Callable[..., Any]
+    style: Style
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing gave it
+    """The traceback on the execution point, shown as the cause of an exception."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+@dataclass(frozen=True)
+class CallOutcome:
+    """What one call came to: a value, or the exception to raise."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the calls of one chunk came to, in order, and where they were made."""
+
+    calls: Sequence[CallOutcome]
+    host: str
+    python: str
+    started: float = 0.0
+    seconds: float = 0.0
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """Return the name by which people know a function."""
+    func = getattr(func, "func", func)  # a partial is known by what it wraps
+    return str(getattr(func, "__name__", None) or type(func).__name__)
+
+
+def _frames(value: Any, what: str) -> list[Any]:
+    try:
+        return program.dumps(value, cloudpickle)
+    except Exception as error:
+        # Pickling runs code of the object's class, which may raise anything.
+        raise PayloadError(
+            f"{what} cannot be pickled, so it cannot be sent to a job: "
+            f"{type(error).__name__}: {error}. Nothing was submitted. "
+            "Open files, locks, connections and generators must be made inside the function."
+        ) from error
+
+
+def write_call(path: Path, call: Call, environment: Mapping[str, str], directory: Path) -> None:
+    """Write what all chunks share.
+
+    Parameters
+    ----------
+    environment
+        Goes here and not into the job ad, which every user of the access point
+        can read; the file is private.
+    directory
+        Where calls are made when the file system is shared.
+    """
+    header = {
+        "python": program.PYTHON,
+        "cloudpickle": cloudpickle.__version__,
+        "platform": platform.platform(),
+        "style": call.style,
+        "environment": dict(environment),
+        "directory": str(directory),
+    }
+    what = f"the function {name_of(call.func)!r}"
+    _frames(call.func, what)  # for its name in the message, before its companions' names
+    initializer = "the initializer or its arguments"
+    _frames((call.initializer, call.initargs), initializer)
+    frames = _frames((call.func, call.initializer, call.initargs), what)
+    program.write(str(path), header, frames)
+
+
+def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
+    """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
+    try:
+        frames = program.dumps(list(items), cloudpickle)
+    except Exception:  # noqa: BLE001 - as in _frames; find the item to blame
+        for number, item in enumerate(items, first):
+            _frames(item, f"the arguments of call {number} (type {type(item).__name__})")
+        frames = _frames(list(items), f"the arguments of calls {first} and following")
+    program.write(str(path), {"calls": len(items)}, frames)
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """Read what a job left; None while it has left nothing whole.
+
+    A value that cannot be rebuilt here is an error of its own call alone.
+    """
+    try:
+        header, frames = program.read(str(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    if "mismatch" in header:
+        mismatch = EnvironmentMismatchError(
+            f"the job cannot read what was sent: {header['mismatch']}. Functions travel only "
+            "between the same Python versions: choose the job's with Pool(python=...), or "
+            "run this notebook with the other."
+        )
+        return Outcome([CallOutcome(error=mismatch)], header["host"], header["python"])
+    calls, position = [], 0
+    for what, text, length in header["calls"]:
+        calls.append(_call_outcome(what, text, frames[position : position + length]))
+        position += length
+    return Outcome(calls, header["host"], header["python"], header["started"], header["seconds"])
+
+
+def _call_outcome(what: str, text: str, frames: list[Any]) -> CallOutcome:
+    if what == "unpicklable":
+        return CallOutcome(
+            error=ResultPicklingError(
+                f"{text}\nReturn plain data (numbers, arrays, tables) or a picklable object."
+            )
+        )
+    try:
+        value = program.loads(frames)
+    except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's class
+        lost = ResultPicklingError(
+            f"the {'exception' if text else 'value'} of a call came back and cannot be rebuilt "
+            f"here: {type(error).__name__}: {error}"
+        )
+        lost.__cause__ = RemoteTraceback(text) if text else error
+        return CallOutcome(error=lost)
+    if what == "raise":
+        value.__cause__ = RemoteTraceback(text)
+        return CallOutcome(error=value)
+    return CallOutcome(value=value)
+
+
+def environment_to_send() -> dict[str, str]:
+    """Return the environment that calls should find, without what is the kernel's own."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(_KERNELS_OWN)}
+
+
+@cache
+def cloudpickle_archive() -> bytes:
+    """Return this cloudpickle as an importable zip file, compiled for this Python."""
+    folder = Path(cloudpickle.__file__).parent
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zipped, tempfile.TemporaryDirectory() as scratch:
+        for source in sorted(folder.glob("*.py")):
+            compiled = Path(scratch, source.stem + ".pyc")
+            # zipimport finds compiled modules beside where the source would be.
+            py_compile.compile(str(source), str(compiled), doraise=True)
+            zipped.write(compiled, f"cloudpickle/{source.stem}.pyc")
+    return archive.getvalue()

@@ -1,0 +1,104 @@
+"""The tracker: one thread that follows the event logs of all sessions of this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+from condorpool.access.eventlog import FileWatch
+from condorpool.engine.session import Session
+
+logger = logging.getLogger("condorpool")
+
+#: Seconds between looks at logs that may have grown unseen (network file systems).
+LOOK_INTERVAL = 1.0
+
+#: Seconds between two comparisons with the queue.
+RECONCILE_INTERVAL = 30.0
+
+
+class Tracker:
+    """Reads event logs as they grow, and compares with the queue now and then.
+
+    The thread starts with the first session and ends with the last; both may
+    happen again and again.
+    """
+
+    def __init__(self, reconcile_interval: float = RECONCILE_INTERVAL) -> None:
+        self.reconcile_interval = reconcile_interval
+        self._lock = threading.Lock()
+        self._sessions: list[Session] = []
+        self._thread: threading.Thread | None = None
+        self._watch: FileWatch | None = None
+
+    def follow(self, session: Session) -> None:
+        """Follow a session from now on."""
+        with self._lock:
+            self._sessions = [*self._sessions, session]
+            if self._watch is None:
+                self._watch = FileWatch()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._watch,), name="condorpool-tracker", daemon=True
+                )
+                self._thread.start()
+            self._watch.add(session.directory.log)
+
+    def look(self) -> None:
+        """Look at the logs at once."""
+        with self._lock:
+            if self._watch:
+                self._watch.wake()
+
+    def unfollow(self, session: Session) -> None:
+        """Follow a session no longer; when this returns the thread has let go of it."""
+        with self._lock:
+            if session not in self._sessions:
+                return
+            self._sessions = [other for other in self._sessions if other is not session]
+            thread, watch = self._thread, self._watch
+            last = not self._sessions
+            if last:
+                self._thread = self._watch = None
+            if watch:
+                watch.wake()
+        # The last session takes the thread along; a callback that closes its own
+        # pool runs in that thread.
+        if last and thread and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self, watch: FileWatch) -> None:
+        reconcile_at = time.monotonic() + self.reconcile_interval
+        look_interval = LOOK_INTERVAL if watch.is_prompt else 0.05
+        while self._watch is watch:
+            watch.wait(look_interval)
+            reconcile = time.monotonic() >= reconcile_at
+            for session in self._sessions:
+                try:
+                    session.pump()
+                    if reconcile:
+                        session.reconcile()
+                except Exception:
+                    # One broken session must not stop the others' results.
+                    logger.exception("condorpool cannot follow %s", session.directory.path)
+            if reconcile:
+                reconcile_at = time.monotonic() + self.reconcile_interval
+        watch.close()
+
+
+_tracker = Tracker()
+
+
+def tracker() -> Tracker:
+    """Return the tracker of this process."""
+    return _tracker
+
+
+def _forget() -> None:
+    # Threads do not survive a fork: a child that makes a pool starts afresh.
+    global _tracker  # noqa: PLW0603
+    _tracker = Tracker()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,91 @@
+"""One HTCondor job, as users see it."""
+
+from __future__ import annotations
+
+from condorpool.engine import submitdir as names
+from condorpool.engine.batch import Batch, JobRecord
+from condorpool.engine.session import Session
+from condorpool.values.events import JobState
+
+
+class Job:
+    r"""The HTCondor job that makes one chunk of calls.
+
+    Its ``state`` is what the event log said last; looking at it asks nobody.
+
+    Examples
+    --------
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     result = pool.apply_async(print, ("hello",))
+    ...     result.wait()
+    ...     result.job.stdout()
+    'hello\n'
+    """
+
+    def __init__(self, session: Session, batch: Batch, index: int) -> None:
+        self._session = session
+        self._batch = batch
+        self._index = index
+
+    @property
+    def _record(self) -> JobRecord:
+        return self._batch.jobs[self._index]
+
+    @property
+    def id(self) -> str:
+        """``ClusterId.ProcId``, as HTCondor prints it."""
+        return self._batch.job_id(self._index)
+
+    @property
+    def state(self) -> JobState:
+        """Where the job stands."""
+        return self._record.state
+
+    @property
+    def host(self) -> str:
+        """The execution point (slot) where the job ran last; empty before it runs."""
+        return self._record.host
+
+    @property
+    def hold_reason(self) -> str:
+        """Why HTCondor holds the job; empty if it does not."""
+        return self._record.reason if self.state is JobState.HELD else ""
+
+    def status(self) -> str:
+        """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, ..."""
+        return self.state.value
+
+    def hold(self) -> bool:
+        """Put the job on hold; tell whether it was there to be held."""
+        return self._act("hold")
+
+    def release(self) -> bool:
+        """Let a held job run again; tell whether it was held."""
+        return self._act("release")
+
+    def remove(self) -> bool:
+        """Remove the job from the queue; tell whether it was still there."""
+        return self._act("remove")
+
+    def _act(self, action: str) -> bool:
+        done = self._session.access_point.act(action, [self.id], "asked for by condorpool's user")
+        return done == 1
+
+    def stdout(self) -> str | None:
+        """Return what the calls printed; None if there is nothing (yet)."""
+        return self._session.directory.text(names.stdout_name(self._batch.number, self._index))
+
+    def stderr(self) -> str | None:
+        """Return what the calls wrote to standard error; None if there is nothing (yet)."""
+        return self._session.directory.text(names.stderr_name(self._batch.number, self._index))
+
+    def log(self) -> str:
+        """Return the events of this job from the event log."""
+        text = self._session.directory.text(names.EVENT_LOG) or ""
+        mark = f"({self._batch.cluster:03d}.{self._index:03d}."
+        events = [event for event in text.split("...\n") if mark in event.partition("\n")[0]]
+        return "...\n".join([*events, ""])
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}: {self.state.value}>"

@@ -1,0 +1,43 @@
+"""Where a pool finds its HTCondor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from condorpool import personal as embedded
+from condorpool.access.accesspoint import AccessPoint, is_configured
+from condorpool.values.exceptions import HTCondorNotFoundError
+
+
+def find_access_point(
+    schedd: str | None = None,
+    collector: str | None = None,
+    personal: embedded.PersonalHTCondor | Path | str | bool | None = None,
+) -> AccessPoint:
+    """Return the access point that the arguments name, else the best there is.
+
+    In this order: what the arguments say; the HTCondor that is configured here;
+    the user's personal HTCondor, started if need be.
+    """
+    if personal and (schedd or collector):
+        raise ValueError("give either personal or schedd and collector: they exclude each other")
+    if schedd or collector:
+        return AccessPoint.locate(schedd, collector)
+    if personal is None or personal is False:
+        if is_configured():
+            return AccessPoint.locate()
+        if personal is False:
+            raise HTCondorNotFoundError(
+                "no HTCondor is configured here and personal=False forbids to start one. "
+                "Set CONDOR_CONFIG, or give schedd and collector."
+            )
+    if isinstance(personal, embedded.PersonalHTCondor):
+        return personal.access_point()
+    folder = None if personal in (None, True) else Path(str(personal))
+    started = embedded.start(folder, progress=_say)
+    return started.access_point()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - one line that the user is owed

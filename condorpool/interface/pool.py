@@ -1,0 +1,464 @@
+"""The pool: multiprocessing's verbs, whose calls run as HTCondor jobs."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from condorpool.engine import description, payload
+from condorpool.engine.session import JobOptions, Session
+from condorpool.engine.tracker import tracker
+from condorpool.interface.locate import find_access_point
+from condorpool.interface.results import AsyncResult, Callback, MapResult, check_on_hold
+from condorpool.personal import PersonalHTCondor
+from condorpool.values.events import JobState
+from condorpool.values.exceptions import CondorPoolError, JobFailedError, PoolClosedError
+
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R", AsyncResult[Any], MapResult)
+
+_STATES = tuple(state.value for state in JobState)
+
+#: Seconds between the lines that say what a closing pool waits for.
+_NOTE_INTERVAL = 10.0
+
+_open_pools: set[Pool] = set()
+
+
+class Pool:
+    """Run calls as HTCondor jobs, through the interface of `multiprocessing.Pool`.
+
+    Leaving a ``with`` block waits for the jobs that run, removes those that are
+    held or suspended (``killstats``), and deletes the submit directory.
+
+    Parameters
+    ----------
+    processes
+        The most jobs at once.  By default as many as HTCondor gives.
+    initializer, initargs
+        ``initializer(*initargs)`` is called in each job before its calls.
+    maxtasksperchild, context
+        Accepted for code written for `multiprocessing`; a job is a fresh
+        process for every chunk.
+    schedd, collector
+        Name of the access point, and address of its HTCondor pool's collector.
+    personal
+        True for the user's personal HTCondor, a folder, or a running
+        `PersonalHTCondor`; False never starts one.  By default the configured
+        HTCondor is used, else the personal one, started when it is needed.
+    submitkwargs
+        Commands of the submit description, as ``{"request_memory": "2GB"}``.
+    jobkwargs
+        Defaults for what becomes of jobs: ``submitdir``, ``killstats``,
+        ``cleanup``, ``cleanfailed``, ``cleanupfiles``.
+    killstats
+        States whose jobs are removed when the pool closes.
+    submitdir
+        Where the pool makes its private submit directory; by default the
+        working directory.
+    on_hold
+        What a wait does when nothing but held jobs is left: ``"raise"``
+        `JobHeldError`, ``"wait"``, or ``"remove"`` them.
+    python
+        The interpreter on the execution point.  By default this one's path, or
+        whatever Python of the same version is found there.
+    linger
+        Seconds for which HTCondor keeps a slot for the next call; a kept slot
+        is charged to the user.  0 switches it off.
+
+    Examples
+    --------
+    >>> import math
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     pool.map(math.sqrt, [1, 4, 9])
+    [1.0, 2.0, 3.0]
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: object = None,  # noqa: ARG002 - multiprocessing's; HTCondor has no start method
+        *,
+        schedd: str | None = None,
+        collector: str | None = None,
+        personal: PersonalHTCondor | Path | str | bool | None = None,
+        submitkwargs: Mapping[str, Any] | None = None,
+        jobkwargs: Mapping[str, Any] | None = None,
+        killstats: Iterable[str] = ("Held", "Suspended"),
+        submitdir: str | os.PathLike[str] = ".",
+        on_hold: str = "raise",
+        python: str | None = None,
+        linger: float = 20.0,
+    ) -> None:
+        self._processes = _positive("processes", processes)
+        _positive("maxtasksperchild", maxtasksperchild)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        if linger < 0:
+            raise ValueError(f"linger={linger} is a number of seconds, 0 or more")
+        self.submitkwargs = description.check(submitkwargs or {})
+        self.killstats = _killstats(killstats)
+        self.jobkwargs = {
+            "submitdir": submitdir,
+            "killstats": self.killstats,
+            **_check_jobkwargs(jobkwargs or {}),
+        }
+        self._on_hold = check_on_hold(on_hold)
+        self._python, self._linger = python, linger
+        self._access_point = find_access_point(schedd, collector, personal)
+        self._cpus: tuple[float, int] = (-math.inf, 1)
+        self._sessions: dict[Path, Session] = {}
+        self._results: list[AsyncResult[Any] | MapResult] = []
+        self._closed = False
+
+    # -- multiprocessing's verbs ---------------------------------------------------
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> T:
+        """Call ``func(*args, **kwds)`` in a job and return what it returns.
+
+        Takes ``submitkwargs`` and ``jobkwargs`` as `apply_async` does.
+        """
+        return self.apply_async(func, args, kwds, **kwargs).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+        *,
+        submitkwargs: Mapping[str, Any] | None = None,
+        jobkwargs: Mapping[str, Any] | None = None,
+    ) -> AsyncResult[T]:
+        """Submit ``func(*args, **kwds)`` as a job and return its `AsyncResult` at once.
+
+        Parameters
+        ----------
+        callback, error_callback
+            Called once with the value, or with the exception.
+        submitkwargs, jobkwargs
+            Update the pool's own for this call.
+
+        Raises
+        ------
+        PayloadError
+            The function or an argument cannot be pickled; nothing was submitted.
+        SubmitError
+            The submit directory cannot be written, or HTCondor refused.
+        """
+        self._check_call(func)
+        item = (tuple(args), dict(kwds or {}))
+        options, session = self._options(submitkwargs, jobkwargs, None)
+        result: AsyncResult[T] = AsyncResult(session, [1], self._on_hold, callback, error_callback)
+        return self._post(session, func, "apply", [[item]], result, options)
+
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        **kwargs: Any,
+    ) -> list[T]:
+        """Call ``func`` on every item of ``iterable`` and return the results in order.
+
+        Blocks until every call has ended, or until nothing but held jobs is left.
+
+        Parameters
+        ----------
+        chunksize
+            Calls per job.  By default four jobs are made for each CPU that the
+            HTCondor pool offers.
+        **kwargs
+            ``submitkwargs`` and ``jobkwargs``, as for `apply_async`.
+
+        Raises
+        ------
+        JobHeldError
+            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+        """
+        return self.map_async(func, iterable, chunksize, **kwargs).get()
+
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+        **kwargs: Any,
+    ) -> MapResult:
+        """Submit the calls of `map` and return their `MapResult` at once."""
+        return self._map(func, "map", iterable, chunksize, callback, error_callback, **kwargs)
+
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        **kwargs: Any,
+    ) -> list[T]:
+        """Like `map`, but each item is unpacked as arguments: ``func(*item)``."""
+        return self.starmap_async(func, iterable, chunksize, **kwargs).get()
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+        **kwargs: Any,
+    ) -> MapResult:
+        """Submit the calls of `starmap` and return their `MapResult` at once."""
+        items = (tuple(item) for item in iterable)
+        return self._map(func, "starmap", items, chunksize, callback, error_callback, **kwargs)
+
+    def _map(
+        self,
+        func: Callable[..., Any],
+        style: payload.Style,
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        callback: Callback | None,
+        error_callback: Callback | None,
+        submitkwargs: Mapping[str, Any] | None = None,
+        jobkwargs: Mapping[str, Any] | None = None,
+    ) -> MapResult:
+        self._check_call(func)
+        _positive("chunksize", chunksize)
+        items = list(iterable)
+        chunksize = chunksize or self._chunksize(len(items))
+        options, session = self._options(submitkwargs, jobkwargs, self._processes)
+        chunks = [items[i : i + chunksize] for i in range(0, len(items), chunksize)]
+        sizes = [len(chunk) for chunk in chunks]
+        result = MapResult(session, sizes, self._on_hold, callback, error_callback)
+        if not chunks:
+            result._finish()  # noqa: SLF001 - nothing to submit; its callback is due
+            return result
+        return self._post(session, func, style, chunks, result, options)
+
+    def submit_description(self, func: Callable[..., Any], calls: int = 1) -> dict[str, str]:
+        """Return exactly what HTCondor would get for a map of this many calls.
+
+        Nothing is submitted.
+        """
+        options, session = self._options(None, None, self._processes)
+        jobs = math.ceil(calls / self._chunksize(calls))
+        return session.describe(0, jobs, payload.name_of(func), options)
+
+    # -- posting ----------------------------------------------------------------------
+    def _check_call(self, func: Callable[..., Any]) -> None:
+        if self._closed:
+            raise PoolClosedError
+        if not callable(func):
+            raise TypeError(f"the first argument is a function, not {type(func).__name__}")
+
+    def _options(
+        self,
+        submitkwargs: Mapping[str, Any] | None,
+        jobkwargs: Mapping[str, Any] | None,
+        queue_limit: int | None,
+    ) -> tuple[JobOptions, Session]:
+        submit = {**self.submitkwargs, **description.check(submitkwargs or {})}
+        job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs or {})}
+        base = Path(job.pop("submitdir")).absolute()
+        if base not in self._sessions:
+            session = Session(base, self._access_point)
+            tracker().follow(session)
+            self._sessions[base] = session
+            _open_pools.add(self)
+        options = JobOptions(
+            submitkwargs=submit,
+            python=self._python,
+            queue_limit=queue_limit,
+            linger=self._linger,
+            **job,
+        )
+        return options, self._sessions[base]
+
+    def _post(
+        self,
+        session: Session,
+        func: Callable[..., Any],
+        style: payload.Style,
+        chunks: Sequence[Sequence[Any]],
+        result: R,
+        options: JobOptions,
+    ) -> R:
+        call = payload.Call(func, style, self._initializer, self._initargs)
+        batch = session.post(call, chunks, result._deliver, options)  # noqa: SLF001
+        result._batch = batch  # noqa: SLF001
+        self._results.append(result)
+        tracker().look()
+        return result
+
+    def _chunksize(self, calls: int) -> int:
+        """Follow multiprocessing's rule: four chunks for each process."""
+        return max(1, math.ceil(calls / (4 * (self._processes or self._count_cpus()))))
+
+    def _count_cpus(self) -> int:
+        asked, cpus = self._cpus
+        if time.monotonic() - asked > 60:
+            slots = self._access_point.slots()
+            # Dynamic slots are cut out of a partitionable one, which counts them already.
+            cpus = sum(
+                int(slot.get("TotalSlotCpus", 0))
+                for slot in slots
+                if slot.get("SlotType") != "Dynamic"
+            )
+            self._cpus = time.monotonic(), max(1, cpus)
+        return self._cpus[1]
+
+    # -- the end -----------------------------------------------------------------------
+    def close(self) -> None:
+        """Accept no more calls, wait for the jobs and clean up.
+
+        Jobs that are in one of ``killstats``, or come to be, are removed.
+
+        Raises
+        ------
+        JobFailedError
+            Calls failed whose errors nobody has seen; all of them are told.
+        """
+        self._closed = True
+        self._end(kill=True)
+        unseen = [r for r in self._results if r._errors and not r._seen]  # noqa: SLF001
+        self._results.clear()
+        if unseen:
+            reports = [f"{r!r}: {r._error()!r}\n{r._error()}" for r in unseen]  # noqa: SLF001
+            raise JobFailedError(
+                ", ".join(str(r._batch.cluster) for r in unseen if r._batch),  # noqa: SLF001
+                "Pool.close - failed jobs:\n" + "\n==========\n".join(reports),
+            )
+
+    def terminate(self) -> None:
+        """Remove every job that has not ended and accept no more calls."""
+        self._closed = True
+        for session in self._sessions.values():
+            session.remove(list(session.batches.values()), "the condorpool Pool was terminated")
+
+    def join(self) -> None:
+        """Wait for the jobs of a closed or terminated pool and clean up.
+
+        Raises
+        ------
+        ValueError
+            The pool is still open.
+        """
+        if not self._closed:
+            raise ValueError("Pool is still running")
+        self._end(kill=True)
+
+    def _end(self, kill: bool) -> None:
+        noted = time.monotonic()
+
+        def note(left: int) -> None:
+            nonlocal noted
+            if time.monotonic() - noted > _NOTE_INTERVAL:
+                noted = time.monotonic()
+                line = f"condorpool: waiting for {left} jobs before the pool is closed"
+                print(line, file=sys.stderr)  # noqa: T201 - a wait must show why it goes on
+
+        for session in list(self._sessions.values()):
+            session.wait_all(kill, note)
+        for base, session in list(self._sessions.items()):
+            tracker().unfollow(session)
+            session.close_log()
+            session.clean()
+            del self._sessions[base]
+        _open_pools.discard(self)
+
+    def __enter__(self) -> Pool:
+        if self._closed:
+            raise PoolClosedError
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is KeyboardInterrupt:
+            # Whoever interrupts does not want to wait.  The jobs go on.
+            self._closed = True
+            line = "condorpool: the jobs go on; pool.join() waits, pool.terminate() removes them"
+            print(line, file=sys.stderr)  # noqa: T201
+            return
+        try:
+            self.close()
+        except CondorPoolError:
+            if error is None:
+                raise
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("a Pool is not iterable; did you mean pool.map(...)?")
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        left = sum(len(b.pending) for s in self._sessions.values() for b in s.batches.values())
+        return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} jobs left>"
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a whole number, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}={value}: it must be at least 1")
+    return value
+
+
+def _killstats(states: Iterable[str]) -> tuple[str, ...]:
+    chosen = (states,) if isinstance(states, str) else tuple(states)
+    for state in chosen:
+        if state not in _STATES:
+            raise ValueError(f"killstats has {state!r}; the states are {', '.join(_STATES)}")
+    return chosen
+
+
+def _check_jobkwargs(jobkwargs: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("submitdir", "killstats", "cleanup", "cleanfailed", "cleanupfiles", "polltime")
+    checked = dict(jobkwargs)
+    for key in checked:
+        if key not in known:
+            raise ValueError(f"jobkwargs[{key!r}] is none of {', '.join(known)}")
+    checked.pop("polltime", None)  # nothing is polled: the event log tells
+    if "killstats" in checked:
+        checked["killstats"] = _killstats(checked["killstats"])
+    if "cleanupfiles" in checked:
+        checked["cleanupfiles"] = tuple(checked["cleanupfiles"])
+    return checked
+
+
+@atexit.register
+def _close_open_pools() -> None:
+    """Do for pools that nobody closed what leaving ``with`` does."""
+    for pool in list(_open_pools):
+        try:
+            pool.close()
+        except CondorPoolError as error:
+            print(f"condorpool: {error}", file=sys.stderr)  # noqa: T201

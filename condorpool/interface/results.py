@@ -1,0 +1,225 @@
+"""Results of calls: what the asynchronous verbs of a pool return."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from condorpool.engine.batch import Batch
+from condorpool.engine.payload import Outcome
+from condorpool.engine.session import Session, logger
+from condorpool.interface.job import Job
+from condorpool.values.events import JobState
+from condorpool.values.exceptions import JobError, ResultTimeoutError
+
+T = TypeVar("T")
+
+Callback = Callable[[Any], object]
+
+#: What a wait does when nothing but held jobs is left.
+ON_HOLD = ("raise", "wait", "remove")
+
+
+class _Result(Generic[T]):
+    """Collects the outcomes of a batch; ``_sizes`` are the calls of each chunk."""
+
+    def __init__(
+        self,
+        session: Session,
+        sizes: Sequence[int],
+        on_hold: str,
+        callback: Callback | None,
+        error_callback: Callback | None,
+    ) -> None:
+        self._session = session
+        self._on_hold = on_hold
+        self._callback = callback
+        self._error_callback = error_callback
+        self._starts = [0]
+        for size in sizes:
+            self._starts.append(self._starts[-1] + size)
+        self._values: list[Any] = [None] * self._starts[-1]
+        self._errors: dict[int, BaseException] = {}
+        self._missing = len(sizes)
+        self._is_ready = not sizes
+        self._seen = False
+        self._batch: Batch | None = None
+
+    # -- the tracker's side ------------------------------------------------------
+    def _deliver(self, index: int, result: Outcome | JobError) -> None:
+        first, last = self._starts[index], self._starts[index + 1]
+        if isinstance(result, JobError):
+            self._errors.update(dict.fromkeys(range(first, last), result))
+        elif len(result.calls) != last - first:  # the payload could not even be read
+            error = cast("BaseException", result.calls[0].error)
+            self._errors.update(dict.fromkeys(range(first, last), error))
+        else:
+            for position, call in enumerate(result.calls, first):
+                if call.error is not None:
+                    self._errors[position] = call.error
+                else:
+                    self._values[position] = call.value
+        self._missing -= 1
+        if not self._missing:
+            self._finish()
+
+    def _finish(self) -> None:
+        error = self._error()
+        with self._session.changed:
+            self._is_ready = True
+            self._session.changed.notify_all()
+        callback = self._callback if error is None else self._error_callback
+        if callback:
+            self._seen = True
+            try:
+                callback(self._value() if error is None else error)
+            except Exception:  # noqa: BLE001 - the user's code, in our thread
+                logger.exception("a callback of condorpool raised; the result is not affected")
+
+    def _error(self) -> BaseException | None:
+        return self._errors[min(self._errors)] if self._errors else None
+
+    def _value(self) -> T:
+        raise NotImplementedError
+
+    # -- the user's side -----------------------------------------------------------
+    def ready(self) -> bool:
+        """Tell whether all calls have ended."""
+        return self._is_ready
+
+    def successful(self) -> bool:
+        """Tell whether all calls returned.
+
+        Raises
+        ------
+        ValueError
+            Not all calls have ended.
+        """
+        if not self._is_ready:
+            raise ValueError(f"{self!r} not ready")
+        return not self._errors
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all calls have ended, at most ``timeout`` seconds."""
+        with self._session.changed:
+            self._session.changed.wait_for(lambda: self._is_ready, timeout)
+
+    def get(self, timeout: float | None = None, *, on_hold: str | None = None) -> T:
+        """Wait for the calls to end and return what they returned.
+
+        May be called again, also after an error.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits as long as it takes.
+        on_hold
+            What to do when nothing but held jobs is left: ``"raise"``, ``"wait"``
+            or ``"remove"``; by default what the pool was told.
+
+        Raises
+        ------
+        ResultTimeoutError
+            The time is over (it is also a ``multiprocessing.TimeoutError``).
+        JobHeldError
+            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+        JobRemovedError, JobFailedError
+            A job ended without leaving an outcome.
+        Exception
+            Whatever a call raised, with the remote traceback as its cause; of
+            several the first in order.
+        """
+        on_hold = check_on_hold(on_hold or self._on_hold)
+        end = None if timeout is None else time.monotonic() + timeout
+        removed = False
+        while not self._is_ready:
+            with self._session.changed:
+                batch = self._batch
+                stuck = batch is not None and batch.only_held_left and on_hold != "wait"
+                if stuck and on_hold == "raise" and batch is not None:
+                    raise batch.held_error()
+                if not self._is_ready and (not stuck or removed):
+                    left = None if end is None else end - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise ResultTimeoutError(cast("float", timeout))
+                    self._session.changed.wait(left)
+                    continue
+            if stuck:
+                removed = True
+                self.remove()
+        self._seen = True
+        error = self._error()
+        if error is not None:
+            raise error
+        return self._value()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that make the calls, in the order of their chunks."""
+        batch = self._batch
+        return [Job(self._session, batch, i) for i in range(len(batch.jobs))] if batch else []
+
+    def hold(self) -> int:
+        """Put the jobs that have not ended on hold; return how many."""
+        return self._act("hold")
+
+    def release(self) -> int:
+        """Let the held jobs run again; return how many."""
+        return self._act("release")
+
+    def remove(self) -> int:
+        """Remove the jobs that have not ended; return how many."""
+        return self._act("remove")
+
+    def _act(self, action: str) -> int:
+        if not self._batch or self._is_ready:
+            return 0
+        return self._session.access_point.act(
+            action, f"ClusterId == {self._batch.cluster}", "asked for by condorpool's user"
+        )
+
+    def __repr__(self) -> str:
+        batch = self._batch
+        if batch is None:
+            return f"<{type(self).__name__}: no calls>"
+        counts = ", ".join(
+            f"{batch.counts[state]} {state.value.lower()}"
+            for state in JobState
+            if batch.counts[state]
+        )
+        return f"<{type(self).__name__} of cluster {batch.cluster}: {counts}>"
+
+
+class AsyncResult(_Result[T]):
+    """The result of one call, as `Pool.apply_async` returns it."""
+
+    def _value(self) -> T:
+        return cast("T", self._values[0])
+
+    @property
+    def job(self) -> Job:
+        """The job that makes the call."""
+        return self.jobs[0]
+
+    def stdout(self) -> str | None:
+        """Return what the call printed; None if there is nothing (yet)."""
+        return self.job.stdout()
+
+    def stderr(self) -> str | None:
+        """Return what the call wrote to standard error; None if there is nothing (yet)."""
+        return self.job.stderr()
+
+
+class MapResult(_Result[list[Any]]):
+    """The results of a map, in order, as `Pool.map_async` returns them."""
+
+    def _value(self) -> list[Any]:
+        return self._values
+
+
+def check_on_hold(value: str) -> str:
+    """Return a policy for held jobs, or say which there are."""
+    if value not in ON_HOLD:
+        raise ValueError(f"on_hold={value!r} is none of {', '.join(map(repr, ON_HOLD))}")
+    return value

@@ -1,0 +1,1 @@
+"""The program that is shipped to the job.  It imports nothing of ours."""

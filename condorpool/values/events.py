@@ -1,0 +1,93 @@
+"""What the event log says, and the state that it leaves a job in."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class JobState(enum.Enum):
+    """Where a job stands, in HTCondor's words."""
+
+    UNMATERIALIZED = "Unmaterialized"
+    IDLE = "Idle"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    HELD = "Held"
+    COMPLETED = "Completed"
+    REMOVED = "Removed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has left the queue for good."""
+        return self in _FINAL
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the job goes on only after somebody acts."""
+        return self in (JobState.HELD, JobState.SUSPENDED)
+
+
+_FINAL = frozenset({JobState.COMPLETED, JobState.REMOVED})
+
+#: HTCondor's ``JobStatus`` numbers, for what the queue says.
+STATE_OF_STATUS = {
+    1: JobState.IDLE,
+    2: JobState.RUNNING,
+    3: JobState.REMOVED,
+    4: JobState.COMPLETED,
+    5: JobState.HELD,
+    6: JobState.RUNNING,
+    7: JobState.SUSPENDED,
+}
+
+#: The state that an event leaves a job in; any other event changes nothing.
+STATE_AFTER = {
+    "SUBMIT": JobState.IDLE,
+    "EXECUTE": JobState.RUNNING,
+    "JOB_EVICTED": JobState.IDLE,
+    "SHADOW_EXCEPTION": JobState.IDLE,
+    "JOB_RECONNECT_FAILED": JobState.IDLE,
+    "JOB_SUSPENDED": JobState.SUSPENDED,
+    "JOB_UNSUSPENDED": JobState.RUNNING,
+    "JOB_HELD": JobState.HELD,
+    "JOB_RELEASED": JobState.IDLE,
+    "JOB_TERMINATED": JobState.COMPLETED,
+    "JOB_ABORTED": JobState.REMOVED,
+}
+
+
+def state_after(state: JobState, kind: str) -> JobState:
+    """Return the state that an event of this kind leaves a job in.
+
+    A final state absorbs everything: after a restart the access point may
+    write an event twice, and a job never leaves ``COMPLETED`` or ``REMOVED``.
+    A held job stays held when the end of its run is told late.
+    """
+    if state.is_final:
+        return state
+    if state is JobState.HELD and kind in ("SHADOW_EXCEPTION", "JOB_EVICTED"):
+        return state
+    return STATE_AFTER.get(kind, state)
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """One event of the event log.
+
+    Parameters
+    ----------
+    kind
+        HTCondor's name, as ``JOB_HELD``.
+    cluster, proc
+        The job; ``proc`` is -1 for events of a whole cluster.
+    facts
+        What this kind of event tells, under HTCondor's attribute names.
+    """
+
+    kind: str
+    cluster: int
+    proc: int = -1
+    facts: Mapping[str, Any] = field(default_factory=dict)

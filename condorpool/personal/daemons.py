@@ -40,7 +40,12 @@ from typing import TYPE_CHECKING, Any
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.personal import guardian
 from condorpool.personal.install import Installation, find
-from condorpool.values.exceptions import HTCondorError, HTCondorNotFoundError, PersonalError
+from condorpool.values.exceptions import (
+    HTCondorError,
+    HTCondorNotFoundError,
+    PersonalError,
+    VersionSkewError,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -314,14 +319,20 @@ def default_folder() -> Path:
 
 
 def _resolve(folder: str | os.PathLike[str] | None) -> Path:
-    path = Path(default_folder() if folder is None else folder).expanduser()
-    # The folder itself is not resolved: it must not be a link.
-    return path.parent.resolve() / path.name
+    """Return the folder's one name; that of what must not be a link is kept."""
+    path = Path(default_folder() if folder is None else folder).expanduser().absolute()
+    base = _shared(path) or path
+    return base.parent.resolve() / path.relative_to(base.parent)
+
+
+def _shared(folder: Path) -> Path | None:
+    """Return the folder around it if that is this user's among other users' files."""
+    return folder.parent if folder.parent.name == guardian.shared_name() else None
 
 
 def _make_folder(folder: Path) -> None:
     """Make the folder, private to this user, or raise."""
-    shared = folder.parent if folder.parent.name == guardian.shared_name() else None
+    shared = _shared(folder)
     try:
         if shared is not None:
             shared.parent.mkdir(parents=True, exist_ok=True)
@@ -335,6 +346,18 @@ def _make_folder(folder: Path) -> None:
         return  # deleted by a guardian meanwhile; the caller tries again
     except OSError as error:
         raise _cannot(f"make the folder {folder}", error) from error
+
+
+def _is_made(folder: Path) -> bool:
+    """Tell whether a personal HTCondor is in the folder, dead or alive; raise if it is planted."""
+    try:
+        for path in filter(None, (_shared(folder), folder)):
+            _check_private(path)
+        return (folder / guardian.START_LOCK).exists()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _cannot(f"look into {folder}", error) from error
 
 
 def _check_private(folder: Path) -> None:
@@ -480,6 +503,10 @@ def start(
     PersonalError
         It did not start; with the daemons' last words.
     """
+    if sys.platform != "linux":
+        raise PersonalError(
+            "a personal HTCondor needs Linux. Use an HTCondor pool by its configuration here."
+        )
     path = _resolve(folder)
     deadline = time.monotonic() + timeout
     installation = None if _is_guarded(path) else _installed()
@@ -652,6 +679,8 @@ def _answers(access_point: AccessPoint) -> bool:
     try:
         access_point.query("false", ["ClusterId"])
         return any(True for _ in access_point.slots())
+    except VersionSkewError:
+        raise  # it will not answer later, either
     except HTCondorError:
         return False
 
@@ -765,10 +794,10 @@ def stop(folder: str | os.PathLike[str] | None = None, *, keep_folder: bool = Fa
         Leave its files, to look at the logs.  The next `start` there deletes them.
     """
     path = _resolve(folder)
+    if not _is_made(path):
+        return False
     ran = _is_guarded(path)
-    if ran or (path / guardian.START_LOCK).exists():
-        _check_private(path)
-        _end(path, keep_folder=keep_folder)
+    _end(path, keep_folder=keep_folder)
     return ran
 
 
@@ -874,6 +903,8 @@ def _leftovers(folder: Path) -> list[int]:
 def status(folder: str | os.PathLike[str] | None = None) -> PersonalStatus:
     """Return what is known about the personal HTCondor in a folder; it starts nothing."""
     path = _resolve(folder)
+    if not _is_made(path):
+        return PersonalStatus(path, running=False)
     state = _state(path)
     if not _is_guarded(path):
         return PersonalStatus(path, running=False, ended=str(state.get("ended", "")))
@@ -901,7 +932,7 @@ def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
         None runs there.
     """
     path = _resolve(folder)
-    if not (_is_guarded(path) and (path / "ready").exists()):
+    if not (_is_made(path) and _is_guarded(path) and (path / "ready").exists()):
         raise PersonalError(
             f"no personal HTCondor runs in {path}: `condorpool personal start` starts one."
         )

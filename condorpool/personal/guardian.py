@@ -81,15 +81,17 @@ class Guardian:
         for number in SIGNALS:
             signal.signal(number, self._handle)
         self._start_master()
-        if self._record(master=[self.master, start_time(self.master)]):
-            self._wait(self._watch)
-        self._record(stopping=True)
-        self._stop_daemons()
+        try:
+            if self._record(master=[self.master, start_time(self.master)]):
+                self._wait(self._watch)
+        finally:
+            # Even after a fault of ours nothing may run on.
+            self._record(stopping=True)
+            self._stop_daemons()
         if self.reason == "died":
-            # Whoever is starting or using it may want to read the logs.
             self._record(ended=self.status)
             self.reason = ""
-            self._wait(self._wait_for_users)
+            self._wait(self._wait_for_readers)
             if self.reason == "died" and self._is_detached():
                 return
         if self.reason != "keep":
@@ -156,25 +158,29 @@ class Guardian:
 
     def _watch(self) -> None:
         """Return when nobody uses HTCondor and no job needs it."""
+        looks = 1
         while True:
-            self._wait_for_users(final=False)
+            # Blocks until the last user has gone, however it ended.
+            fcntl.lockf(self.users, fcntl.LOCK_EX)
             if self._is_detached():
                 fcntl.lockf(self.users, fcntl.LOCK_UN)
                 while True:
                     signal.pause()
-            # From here to the end the lock is held, so that nobody can begin
-            # to use an HTCondor that is about to end.
-            if not self._has_active_jobs():
+            # Where jobs were, one look is not enough: a late-materialized
+            # cluster may just be between two of them.
+            looks = 2 if self._has_active_jobs() else looks - 1
+            if looks <= 0:
+                # The lock is held from now on, so that nobody can begin to
+                # use an HTCondor that is about to end.
                 self.reason = "unused"
                 return
             fcntl.lockf(self.users, fcntl.LOCK_UN)
             time.sleep(1)
 
-    def _wait_for_users(self, *, final: bool = True) -> None:
-        """Block until the last user has gone, however it ended."""
+    def _wait_for_readers(self) -> None:
+        """Wait until nobody can want to read the logs of what died."""
         fcntl.lockf(self.users, fcntl.LOCK_EX)
-        if final:
-            self.reason = "died"
+        self.reason = "died"
 
     def _is_detached(self) -> bool:
         return (self.folder / "detached").exists()
@@ -185,9 +191,10 @@ class Guardian:
             return False
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            answer = self._ask_queue()
-            if answer is not None:
-                return bool(answer.strip())
+            with suppress(OSError):
+                answer = self._ask_queue()
+                if answer is not None:
+                    return bool(answer.strip())
             time.sleep(0.5)
         return False
 

@@ -348,6 +348,25 @@ def test_a_planted_folder_is_refused(folder, tmp_path):
     folder.rmdir()
 
 
+def test_a_planted_folder_around_it_is_refused(folder, tmp_path):
+    """The default folder is inside one whose name everybody knows."""
+    around = folder.with_name(guardian.shared_name())
+    around.symlink_to(tmp_path)
+    for use in (personal.start, personal.stop, personal.status, personal.environment):
+        with pytest.raises(PersonalError, match="is not a folder"):
+            use(around / "personal")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_around_it_goes_too(folder):
+    """The default folder leaves nothing in the folder for temporary files."""
+    around = folder.with_name(guardian.shared_name())
+    with personal.start(around / "personal") as running:
+        assert around.stat().st_mode & 0o777 == 0o700
+        assert running.folder == around / "personal"
+    assert not around.exists()
+
+
 def test_a_folder_with_other_files_is_refused(folder):
     """It would be deleted in the end."""
     folder.mkdir()

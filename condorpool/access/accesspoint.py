@@ -146,7 +146,8 @@ class AccessPoint:
         """
         spec = jobs if isinstance(jobs, str) else list(jobs)
         try:
-            done = self._schedd().act(ACTIONS[action], spec, reason or None)
+            # The bindings drop a reason that is not in a pair with its subcode.
+            done = self._schedd().act(ACTIONS[action], spec, (reason, 0) if reason else None)
         except (htcondor2.HTCondorException, OSError) as error:
             raise self._fault(f"{action} jobs", error) from error
         return int(done["TotalSuccess"])

@@ -31,8 +31,8 @@ class JobRecord:
 class Batch:
     """The chunks of one call of map.
 
-    Job ``k`` of the cluster makes chunk ``k``.  Only the tracker's thread
-    changes anything here, under the session's lock.
+    Job ``k`` of the cluster makes chunk ``k``.  Everything here changes under the
+    session's lock, and by the events that the tracker's thread reads.
     """
 
     def __init__(

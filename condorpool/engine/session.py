@@ -33,6 +33,9 @@ QUEUE_LIMIT = 5_000
 #: Seconds from the event that a job has ended until its slot takes another.
 SHADOW_EXIT = 0.03
 
+#: Seconds for which a wait bears an access point that does not answer.
+PATIENCE = 600.0
+
 #: How long an outcome may take to show up on a network file system, in seconds.
 OUTCOME_LAG = 20.0
 
@@ -64,6 +67,7 @@ class Session:
         self.directory = SubmitDir.create(base)
         self.changed = threading.Condition()
         self.batches: dict[int, Batch] = {}
+        self.silent: tuple[HTCondorError, float] | None = None
         self._numbers = itertools.count(1)
         self._early: list[JobEvent] = []
         self._late: dict[tuple[int, int], float] = {}
@@ -224,9 +228,13 @@ class Session:
                 queue = self.access_point.query(f"ClusterId == {batch.cluster}", wanted)
             except HTCondorError as error:
                 # The access point may be restarting; its queue is on its disk.
-                logger.debug("cannot reconcile: %s", error)
+                with self.changed:
+                    since = self.silent[1] if self.silent else time.monotonic()
+                    self.silent = error, since
+                    self.changed.notify_all()
                 return
             with self.changed:
+                self.silent = None
                 lost = self._compare(batch, {int(ad["ProcId"]): ad for ad in queue})
             for index in lost:
                 self._settle(batch, index)
@@ -254,6 +262,32 @@ class Session:
                     lost.append(index)
         return lost
 
+    def check_reach(self, patience: float = PATIENCE) -> None:
+        """Raise when the access point has not answered for ``patience`` seconds.
+
+        A restart takes it away for a while, and its queue is on its disk; but a
+        wait for one that never comes back would have no end.
+        """
+        if self.silent and time.monotonic() - self.silent[1] >= patience:
+            error, since = self.silent
+            raise HTCondorError(
+                f"{error} It has not answered for {time.monotonic() - since:.0f} s. "
+                "The jobs are in its queue: ask again once it is back."
+            ) from error
+
+    # -- acting -----------------------------------------------------------------
+    def act(self, action: str, batch: Batch, index: int | None = None) -> int:
+        """Hold, release or remove the job of a chunk, or all of a batch; return how many."""
+        jobs = f"ClusterId == {batch.cluster}" if index is None else [batch.job_id(index)]
+        done = self.access_point.act(action, jobs, "asked for by condorpool's user")
+        if action == "release" and done:
+            # A wait that begins now must not take jobs for held whose event is on its way.
+            with self.changed:
+                for held in batch.held() if index is None else [index]:
+                    if batch.jobs[held].state is JobState.HELD:
+                        batch.set_state(held, JobState.IDLE)
+        return done
+
     # -- ending ----------------------------------------------------------------
     def remove(self, batches: Iterable[Batch], reason: str) -> None:
         """Remove every job of these batches that has not ended."""
@@ -262,15 +296,15 @@ class Session:
             constraint = " || ".join(f"ClusterId == {cluster}" for cluster in clusters)
             self.access_point.act("remove", constraint, reason)
 
-    def wait_all(self, kill: bool, note: Callable[[int], None] = lambda _: None) -> None:
+    def wait_all(self, note: Callable[[int], None], patience: float = PATIENCE) -> None:
         """Wait until every batch that is to be cleaned up is done.
+
+        Jobs that are in one of their batch's killstats, or come to be, are removed.
 
         Parameters
         ----------
-        kill
-            Remove the jobs that are, or come to be, in their batch's killstats.
         note
-            Called once in a while with the number of jobs that are waited for.
+            Called once a second with the number of jobs that are waited for.
         """
         killed: set[str] = set()
         while True:
@@ -280,13 +314,14 @@ class Session:
                 doomed = [
                     b.job_id(i)
                     for b in waited
-                    if kill and any(b.counts[s] for s in JobState if s.value in b.killstats)
+                    if any(b.counts[s] for s in JobState if s.value in b.killstats)
                     for i in b.pending
                     if b.jobs[i].state.value in b.killstats
                 ]
                 doomed = [job for job in doomed if job not in killed]
                 if not left:
                     return
+                self.check_reach(patience)
                 if not doomed:
                     self.changed.wait(1.0)
             note(left)

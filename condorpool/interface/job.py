@@ -69,8 +69,7 @@ class Job:
         return self._act("remove")
 
     def _act(self, action: str) -> bool:
-        done = self._session.access_point.act(action, [self.id], "asked for by condorpool's user")
-        return done == 1
+        return self._session.act(action, self._batch, self._index) == 1
 
     def stdout(self) -> str | None:
         """Return what the calls printed; None if there is nothing (yet)."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from condorpool.engine import description, payload
-from condorpool.engine.session import JobOptions, Session
+from condorpool.engine.session import PATIENCE, JobOptions, Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.results import AsyncResult, Callback, MapResult, check_on_hold
@@ -340,7 +340,7 @@ class Pool:
             Calls failed whose errors nobody has seen; all of them are told.
         """
         self._closed = True
-        self._end(kill=True)
+        self._end()
         unseen = [r for r in self._results if r._errors and not r._seen]  # noqa: SLF001
         self._results.clear()
         if unseen:
@@ -366,9 +366,9 @@ class Pool:
         """
         if not self._closed:
             raise ValueError("Pool is still running")
-        self._end(kill=True)
+        self._end()
 
-    def _end(self, kill: bool) -> None:
+    def _end(self, patience: float = PATIENCE) -> None:
         noted = time.monotonic()
 
         def note(left: int) -> None:
@@ -379,7 +379,7 @@ class Pool:
                 print(line, file=sys.stderr)  # noqa: T201 - a wait must show why it goes on
 
         for session in list(self._sessions.values()):
-            session.wait_all(kill, note)
+            session.wait_all(note, patience)
         for base, session in list(self._sessions.items()):
             tracker().unfollow(session)
             session.close_log()
@@ -459,6 +459,8 @@ def _close_open_pools() -> None:
     """Do for pools that nobody closed what leaving ``with`` does."""
     for pool in list(_open_pools):
         try:
+            pool._closed = True  # noqa: SLF001
+            pool._end(patience=5.0)  # noqa: SLF001 - the program is over: no ten minutes
             pool.close()
         except CondorPoolError as error:
             print(f"condorpool: {error}", file=sys.stderr)  # noqa: T201

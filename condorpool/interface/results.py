@@ -124,6 +124,8 @@ class _Result(Generic[T]):
             The time is over (it is also a ``multiprocessing.TimeoutError``).
         JobHeldError
             Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+        HTCondorError
+            The access point has not answered for ten minutes.
         JobRemovedError, JobFailedError
             A job ended without leaving an outcome.
         Exception
@@ -135,6 +137,7 @@ class _Result(Generic[T]):
         removed = False
         while not self._is_ready:
             with self._session.changed:
+                self._session.check_reach()
                 batch = self._batch
                 stuck = batch is not None and batch.only_held_left and on_hold != "wait"
                 if stuck and on_hold == "raise" and batch is not None:
@@ -175,9 +178,7 @@ class _Result(Generic[T]):
     def _act(self, action: str) -> int:
         if not self._batch or self._is_ready:
             return 0
-        return self._session.access_point.act(
-            action, f"ClusterId == {self._batch.cluster}", "asked for by condorpool's user"
-        )
+        return self._session.act(action, self._batch)
 
     def __repr__(self) -> str:
         batch = self._batch

@@ -1,0 +1,85 @@
+"""A real HTCondor for all tests of the session, and pools on it that leave nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+import condorpool
+from condorpool import personal
+from condorpool.engine.tracker import tracker
+
+
+@pytest.fixture(scope="session")
+def htcondor(tmp_path_factory):
+    """One personal HTCondor with two CPUs."""
+    personal.install()
+    started = personal.start(tmp_path_factory.mktemp("htcondor") / "personal", cpus=2)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def access_point(htcondor):
+    """The access point, for what a test does behind the pool's back."""
+    return htcondor.access_point()
+
+
+@pytest.fixture
+def make_pool(htcondor, tmp_path, monkeypatch):
+    """Make pools whose submit directory is the test's own folder."""
+    monkeypatch.setattr(tracker(), "reconcile_interval", 1.0)
+    pools = []
+
+    def make(**arguments):
+        pool = condorpool.Pool(**{"personal": htcondor, "submitdir": tmp_path, **arguments})
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.terminate()
+        pool.join()
+    end = time.monotonic() + 10  # a job leaves the queue a moment after its last event
+    while left := htcondor.access_point().query("true", ["ClusterId", "JobStatus"]):
+        assert time.monotonic() < end, f"jobs left in the queue: {left}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def pool(make_pool):
+    """Give a pool that is terminated after the test."""
+    return make_pool()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add to a failure what HTCondor knows: event logs, hold reasons, daemon logs."""
+    report = (yield).get_result()
+    if report.when != "call" or not report.failed:
+        return
+    folder, started = item.funcargs.get("tmp_path"), item.funcargs.get("htcondor")
+    if folder:
+        for log in sorted(Path(folder).glob("**/events.log")):
+            report.sections.append((f"event log {log}", log.read_text(errors="replace")[-8000:]))
+        for file in sorted(Path(folder).glob("condorpool-*/*.err")):
+            if text := file.read_text(errors="replace"):
+                report.sections.append((f"stderr {file}", text[-2000:]))
+    if started:
+        held = started.access_point().query("JobStatus == 5", ["ClusterId", "ProcId", "HoldReason"])
+        report.sections.append(("held jobs", "\n".join(map(str, held))))
+        report.sections.append(("daemon logs", started.log_tails(20)))
+
+
+@pytest.fixture
+def gone(tmp_path):
+    """Return a check that no submit directory is left in the test's folder."""
+
+    def check():
+        return not list(tmp_path.glob("condorpool-*"))
+
+    yield check
+    shutil.rmtree(tmp_path, ignore_errors=True)

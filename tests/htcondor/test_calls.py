@@ -1,0 +1,318 @@
+"""The way of a call on a real HTCondor: verbs, results, callbacks, the end."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import cloudpickle
+import pytest
+
+import condorpool
+from condorpool import JobState
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def double(x):
+    """Double it."""
+    return 2 * x
+
+
+class Unlucky(Exception):
+    """An exception with a message of its own making."""
+
+    def __init__(self, number, colour):
+        super().__init__(number, colour)
+        self.number, self.colour = number, colour
+
+
+def unlucky(number):
+    """Raise for 13."""
+    if number == 13:
+        raise Unlucky(number, colour="black")
+    return number
+
+
+class TestVerbs:
+    """Every verb gives what multiprocessing's gives."""
+
+    def test_apply_returns_the_value(self, pool):
+        """Arguments and keywords arrive."""
+        assert pool.apply(int, ("ff",), {"base": 16}) == 255
+
+    def test_map_keeps_the_order(self, pool):
+        """Results come in the order of the items, whatever the chunks."""
+        assert pool.map(double, range(7), chunksize=3) == [0, 2, 4, 6, 8, 10, 12]
+
+    def test_map_takes_closures_and_lambdas(self, pool):
+        """Functions that cannot be imported travel by value."""
+        offset = 10
+        assert pool.map(lambda x: x + offset, [1, 2]) == [11, 12]
+
+    def test_starmap_unpacks(self, pool):
+        """Each item is the arguments of one call."""
+        assert pool.starmap(pow, [(2, 3), (3, 2)]) == [8, 9]
+
+    def test_generators_and_empty_iterables(self, pool):
+        """An iterable without a length, and one without items."""
+        assert pool.map(double, (x for x in [1, 2])) == [2, 4]
+        assert pool.map(double, []) == []
+
+    def test_initializer_runs_before_the_calls(self, make_pool):
+        """What an initializer sets is there for the calls."""
+        pool = make_pool(initializer=os.environ.__setitem__, initargs=("CP_COLOUR", "green"))
+        assert pool.map(os.environ.get, ["CP_COLOUR"]) == ["green"]
+
+    def test_one_cluster_per_map(self, pool, access_point):
+        """A map is one cluster with a job for each chunk."""
+        result = pool.map_async(double, range(4), chunksize=2)
+        assert [job.id for job in result.jobs] == [f"{result.jobs[0].id.split('.')[0]}.{k}" for k in (0, 1)]
+        assert result.get() == [0, 2, 4, 6]
+
+    def test_calls_run_as_jobs_elsewhere(self, pool):
+        """The process that makes the call is not this one."""
+        assert pool.apply(os.getpid) != os.getpid()
+        assert pool.apply(socket.gethostname) == socket.gethostname()
+
+
+class TestResults:
+    """Asynchronous results keep multiprocessing's promises."""
+
+    def test_a_result_is_ready_when_it_is(self, pool):
+        """``successful`` before the end is a ValueError."""
+        result = pool.apply_async(time.sleep, (0.5,))
+        assert not result.ready()
+        with pytest.raises(ValueError, match="not ready"):
+            result.successful()
+        with pytest.raises(multiprocessing.TimeoutError):
+            result.get(timeout=0.01)
+        assert result.get() is None
+        assert result.ready()
+        assert result.successful()
+
+    def test_an_exception_is_raised_as_itself(self, pool):
+        """Its class, its attributes and its remote traceback come back."""
+        with pytest.raises(Unlucky) as caught:
+            pool.map(unlucky, [12, 13, 14])
+        assert (caught.value.number, caught.value.colour) == (13, "black")
+        assert "in unlucky" in str(caught.value.__cause__)
+
+    def test_one_bad_call_does_not_hide_the_rest(self, pool):
+        """The other calls of the chunk are made."""
+        result = pool.map_async(unlucky, [12, 13, 14], chunksize=3)
+        result.wait()
+        assert not result.successful()
+        assert [result._values[i] for i in (0, 2)] == [12, 14]
+
+    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration(1)])
+    def test_exceptions_that_end_programs_are_results_too(self, pool, error):
+        """A call that raises SystemExit has ended with an exception, not crashed."""
+
+        def leave():
+            raise error
+
+        with pytest.raises(type(error)):
+            pool.apply(leave)
+
+    def test_callbacks_come_once(self, pool):
+        """The one for values gets the value, the one for errors the exception."""
+        got, done = [], threading.Semaphore(0)
+
+        def note(value):
+            got.append(value)
+            done.release()
+
+        pool.apply_async(double, (3,), callback=note, error_callback=pytest.fail)
+        pool.apply_async(unlucky, (13,), callback=pytest.fail, error_callback=note)
+        assert done.acquire(timeout=30)
+        assert done.acquire(timeout=30)
+        assert 6 in got
+        assert any(isinstance(value, Unlucky) for value in got)
+
+    def test_a_job_shows_what_its_calls_wrote(self, pool):
+        """Standard output, standard error and the events of the job are there."""
+
+        def speak():
+            sys.stdout.write("to stdout\n")
+            sys.stderr.write("to stderr\n")
+
+        result = pool.apply_async(speak)
+        result.get()
+        result.job._session.changed  # noqa: B018
+        assert result.stdout() == "to stdout\n"
+        assert "to stderr" in result.stderr()
+        assert "Job submitted" in result.job.log()
+        assert result.job.state is JobState.COMPLETED
+        assert result.job.host
+
+
+class TestHere:
+    """Where calls are made and what they find there."""
+
+    def test_the_working_directory_is_the_submitdir(self, pool, tmp_path):
+        """On a shared file system calls run where the user works."""
+        assert pool.apply(os.getcwd) == str(tmp_path)
+
+    def test_the_environment_goes_along_privately(self, pool, monkeypatch, access_point):
+        """Calls see the environment; the job ad, which everybody can read, does not."""
+        monkeypatch.setenv("CP_SECRET", "hunter2")
+        result = pool.apply_async(lambda: (time.sleep(0.5), os.environ.get("CP_SECRET"))[1])
+        ads = access_point.query("true", [])
+        assert len(ads) == 1
+        assert "hunter2" not in str(ads)
+        assert result.get() == "hunter2"
+
+    def test_files_are_private(self, pool, tmp_path):
+        """Nobody else can look into the submit directory."""
+        pool.apply(double, (1,))
+        (folder,) = tmp_path.glob("condorpool-*")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        payloads = [*folder.glob("*.call"), *folder.glob("*.chunk")]
+        assert payloads
+        assert {file.stat().st_mode & 0o777 for file in payloads} == {0o600}
+
+    def test_this_process_is_left_alone(self, htcondor, tmp_path):
+        """Neither the environment nor the working directory changes."""
+        code = (
+            "import os; before = dict(os.environ), os.getcwd()\n"
+            "import condorpool, math\n"
+            f"with condorpool.Pool(personal={str(htcondor.folder)!r}) as pool:\n"
+            "    print(pool.map(math.sqrt, [4, 9]))\n"
+            "assert before == (dict(os.environ), os.getcwd())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr, done.returncode) == ("[2.0, 3.0]\n", "", 0)
+        assert not list(tmp_path.iterdir())
+
+
+class TestEnd:
+    """What is left when a pool is closed: nothing."""
+
+    def test_leaving_with_waits_and_cleans_up(self, make_pool, gone):
+        """Jobs that run are waited for."""
+        with make_pool() as pool:
+            result = pool.map_async(time.sleep, [0.3, 0.3])
+        assert result.successful()
+        assert gone()
+
+    def test_a_closed_pool_takes_nothing(self, make_pool):
+        """The error is multiprocessing's and the original's."""
+        pool = make_pool()
+        pool.close()
+        pool.close()
+        pool.join()
+        with pytest.raises(ValueError, match="Pool not running"):
+            pool.map(double, [1])
+        with pytest.raises(condorpool.PoolClosedError, match="Can't submit to a closed Pool!"):
+            pool.apply(double, (1,))
+
+    def test_an_open_pool_is_not_joined(self, pool):
+        """As in multiprocessing."""
+        with pytest.raises(ValueError, match="still running"):
+            pool.join()
+
+    def test_terminate_removes_what_has_not_ended(self, make_pool, gone, access_point):
+        """Also calls whose jobs the factory has not made yet."""
+        pool = make_pool(processes=1)
+        result = pool.map_async(time.sleep, [60] * 5, chunksize=1)
+        pool.terminate()
+        pool.join()
+        with pytest.raises(condorpool.JobRemovedError):
+            result.get(timeout=30)
+        assert not access_point.query("true", ["ClusterId"])
+        assert gone()
+
+    def test_close_removes_held_jobs_and_tells(self, make_pool, gone):
+        """``killstats`` has Held: closing does not wait for a held job."""
+        pool = make_pool()
+        result = pool.apply_async(time.sleep, (60,))
+        while not result.hold():
+            time.sleep(0.05)
+        with pytest.raises(condorpool.JobFailedError, match=r"Pool.close - failed jobs"):
+            pool.close()
+        with pytest.raises(condorpool.JobRemovedError, match="condorpool's user"):
+            result.get()
+        assert gone()
+
+    def test_errors_that_were_seen_are_not_told_again(self, make_pool):
+        """An exception that the user handled does not come back at the end."""
+        with make_pool() as pool, pytest.raises(Unlucky):
+            pool.apply(unlucky, (13,))
+
+    def test_cleanup_false_is_neither_waited_for_nor_deleted(self, make_pool, tmp_path):
+        """As the original documents it."""
+        pool = make_pool()
+        result = pool.apply_async(time.sleep, (5,), jobkwargs={"cleanup": False})
+        start = time.monotonic()
+        pool.close()
+        assert time.monotonic() - start < 4
+        assert list(tmp_path.glob("condorpool-*/*.chunk"))
+        result._session.access_point.act("remove", f"ClusterId == {result._batch.cluster}")
+
+
+class TestJobs:
+    """A job is held, released and removed."""
+
+    def test_a_held_job_is_an_error_that_leaves_it(self, pool):
+        """By default a wait raises when only held jobs are left; releasing cures it."""
+        result = pool.apply_async(time.sleep, (0.2,))
+        while not result.job.hold():
+            time.sleep(0.02)
+        with pytest.raises(condorpool.JobHeldError) as caught:
+            result.get(timeout=30)
+        assert caught.value.job_id == result.job.id
+        assert caught.value.code == 1
+        assert result.job.state is JobState.HELD
+        assert result.job.release()
+        assert result.get(timeout=30) is None
+
+    def test_on_hold_remove(self, pool):
+        """Held jobs are removed, and the wait ends."""
+        result = pool.apply_async(time.sleep, (60,))
+        while not result.job.hold():
+            time.sleep(0.02)
+        with pytest.raises(condorpool.JobRemovedError):
+            result.get(timeout=30, on_hold="remove")
+
+    def test_on_hold_wait(self, pool):
+        """A wait that was told to wait does."""
+        result = pool.apply_async(time.sleep, (60,))
+        while not result.job.hold():
+            time.sleep(0.02)
+        with pytest.raises(condorpool.ResultTimeoutError):
+            result.get(timeout=0.5, on_hold="wait")
+
+
+def test_two_pools_do_not_disturb_each_other(make_pool):
+    """Results of both come promptly although one thread follows them."""
+    one, two = make_pool(), make_pool()
+    results = [p.map_async(math.sqrt, [1, 4]) for p in (one, two)]
+    assert [r.get() for r in results] == [[1.0, 2.0]] * 2
+
+
+def test_submitkwargs_reach_the_job_and_are_not_changed(make_pool, access_point):
+    """A call's own commands update the pool's."""
+    ours, own = {"request_memory": "64MB", "My.Colour": '"red"'}, {"My.Colour": '"blue"'}
+    pool = make_pool(submitkwargs=ours)
+    result = pool.apply_async(time.sleep, (0.5,), submitkwargs=own)
+    (ad,) = access_point.query("true", ["RequestMemory", "Colour"])
+    assert (ad["RequestMemory"], ad["Colour"]) == (64, "blue")
+    assert (ours["My.Colour"], own) == ('"red"', {"My.Colour": '"blue"'})
+    result.get()
+
+
+def test_the_submit_description_is_no_secret(pool):
+    """What HTCondor gets can be seen beforehand."""
+    shown = pool.submit_description(double, 3)
+    assert shown["batch_name"] == "double"
+    assert shown["executable"] == "/bin/sh"

@@ -1,0 +1,252 @@
+"""What goes wrong is told: which job, why, and what to do; nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import cloudpickle
+import psutil
+import pytest
+
+import condorpool
+from condorpool import personal
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class TestPayload:
+    """What cannot be sent, or not be sent back."""
+
+    def test_an_unpicklable_function(self, pool, access_point):
+        """It is named, before anything is submitted."""
+        lock = threading.Lock()
+
+        def guarded(x):
+            with lock:
+                return x
+
+        with pytest.raises(condorpool.PayloadError, match="'guarded' cannot be pickled"):
+            pool.map(guarded, [1, 2])
+        assert not access_point.query("true", ["ClusterId"])
+
+    def test_an_unpicklable_argument(self, pool, access_point, tmp_path):
+        """The call is named, and no file of the map is left."""
+        with pytest.raises(condorpool.PayloadError, match=r"arguments of call 2 \(type lock\)"):
+            pool.map(str, [1, 2, threading.Lock()], chunksize=1)
+        assert not access_point.query("true", ["ClusterId"])
+        assert not list(tmp_path.glob("condorpool-*/*.chunk"))
+
+    def test_an_unpicklable_result(self, pool):
+        """Its type is named."""
+        with pytest.raises(condorpool.ResultPicklingError, match=r"of type _thread\.lock"):
+            pool.apply(threading.Lock)
+
+    def test_an_exception_that_cannot_be_rebuilt(self, pool):
+        """The remote traceback still says what happened."""
+
+        class Stubborn(Exception):
+            def __init__(self, one, two):
+                super().__init__(f"{one} and {two}")
+
+        def fail():
+            raise Stubborn(1, 2)
+
+        with pytest.raises(condorpool.ResultPicklingError, match="1 and 2"):
+            pool.apply(fail)
+
+    def test_an_initializer_that_raises(self, make_pool):
+        """Its exception is every call's."""
+        pool = make_pool(initializer=int, initargs=("not a number",))
+        with pytest.raises(ValueError, match="not a number"):
+            pool.map(abs, [1, 2])
+
+    def test_50_mb_there_and_back(self, pool):
+        """Big arguments and results arrive whole."""
+        data = os.urandom(1 << 20) * 50
+        assert pool.apply(bytes.swapcase, (data,)) == data.swapcase()
+
+
+class TestCrash:
+    """A job that ends without an outcome."""
+
+    def test_exit(self, pool):
+        """The exit code and the last lines of standard error are told."""
+
+        def leave():
+            os.write(2, b"going now\n")
+            os._exit(7)
+
+        with pytest.raises(condorpool.JobFailedError, match="exited with code 7") as caught:
+            pool.apply(leave)
+        assert "going now" in str(caught.value)
+
+    def test_signal(self, pool):
+        """The signal is told."""
+        with pytest.raises(condorpool.JobFailedError, match="killed by signal 11") as caught:
+            pool.apply(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+        assert "slot1" in caught.value.host
+
+    def test_out_of_memory(self, pool):
+        """A call that finds no memory raises MemoryError like any exception."""
+
+        def greedy():
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+            return len(bytearray(1 << 32))
+
+        with pytest.raises(MemoryError):
+            pool.apply(greedy)
+
+    def test_the_files_of_a_failed_job_are_kept(self, make_pool, tmp_path):
+        """And no others; the message says where."""
+        pool = make_pool()
+        with pytest.raises(condorpool.JobFailedError, match=str(tmp_path)):
+            pool.map(lambda x: x or os._exit(1), [0, 1], chunksize=1)
+        pool.close()
+        assert {f.name for f in tmp_path.glob("condorpool-*/1-*")} >= {"1-0.chunk", "1-0.err"}
+        assert not list(tmp_path.glob("condorpool-*/1-1*"))
+
+    def test_cleanfailed_deletes_them(self, make_pool, gone):
+        """Unless told not to keep them."""
+        pool = make_pool(jobkwargs={"cleanfailed": True})
+        with pytest.raises(condorpool.JobFailedError):
+            pool.apply(os._exit, (1,))
+        pool.close()
+        assert gone()
+
+
+class TestQueue:
+    """What happens to jobs in the queue."""
+
+    def test_a_missing_input_file_holds_the_job(self, pool):
+        """The error has HTCondor's reason and says what to do."""
+        commands = {"transfer_input_files": "/no/such/file", "should_transfer_files": "YES"}
+        with pytest.raises(condorpool.JobHeldError, match="/no/such/file") as caught:
+            pool.apply_async(abs, (1,), submitkwargs=commands).get(timeout=60)
+        assert "release()" in str(caught.value)
+
+    def test_removed_from_outside(self, pool, htcondor):
+        """condor_rm in a terminal ends the wait."""
+        result = pool.apply_async(time.sleep, (60,))
+        rm = htcondor.installation.bin / "condor_rm"
+        subprocess.run(
+            [rm, result.job.id], env={**os.environ, **htcondor.environment()}, check=True,
+            capture_output=True,
+        )  # fmt: skip
+        with pytest.raises(condorpool.JobRemovedError, match=r"condor_rm|removed"):
+            result.get(timeout=30)
+
+    def test_file_transfer_where_nothing_is_shared(self, make_pool):
+        """With HTCondor's file transfer the job sees nothing of the submit side's files."""
+        pool = make_pool(submitkwargs={"should_transfer_files": "YES"})
+        scratch = pool.map(lambda _: (os.environ["_CONDOR_SCRATCH_DIR"], os.getcwd()), [1, 2])
+        assert all(where == cwd for where, cwd in scratch)
+
+    def test_a_crash_with_file_transfer_is_not_held(self, make_pool):
+        """A job that leaves no outcome fails; it does not wait for its missing file."""
+        pool = make_pool(submitkwargs={"should_transfer_files": "YES"})
+        with pytest.raises(condorpool.JobFailedError, match="exited with code 7"):
+            pool.apply_async(os._exit, (7,)).get(timeout=60)
+
+    def test_python_missing_on_the_execution_point(self, make_pool):
+        """The interpreter that was asked for is named."""
+        pool = make_pool(python="/no/such/python")
+        with pytest.raises(condorpool.JobFailedError, match="no Python '/no/such/python'"):
+            pool.apply(abs, (1,))
+
+    def test_another_python_on_the_execution_point(self, make_pool, tmp_path):
+        """Both versions are named."""
+        other = tmp_path / "python-of-old"
+        other.write_text(
+            f"#!/bin/sh\nprogram=$1; shift\n"
+            f"sed 's/^PYTHON = .*/PYTHON = \"3.7\"/' $program > old.py\n"
+            f"exec {sys.executable} old.py \"$@\"\n"
+        )  # fmt: skip
+        other.chmod(0o755)
+        pool = make_pool(python=str(other))
+        with pytest.raises(condorpool.EnvironmentMismatchError, match=r"is Python 3\.7"):
+            pool.apply(abs, (1,))
+
+
+class TestSubmitDir:
+    """A submit directory that fails."""
+
+    @pytest.fixture
+    def small(self, tmp_path):
+        """Mount a file system of one megabyte."""
+        folder = tmp_path / "small"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+        yield folder
+        subprocess.run(["umount", "-l", folder], check=True)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+    def test_full(self, make_pool, small, access_point):
+        """The folder and the next step are named, and nothing is submitted."""
+        pool = make_pool(submitdir=small)
+        with pytest.raises(condorpool.SubmitError, match="No space left") as caught:
+            pool.map(len, [bytes(1 << 20)] * 2)
+        assert "submitdir=" in str(caught.value)
+        assert not access_point.query("true", ["ClusterId"])
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+    def test_read_only(self, make_pool, small):
+        """The same for a file system that takes no writes."""
+        subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+        with pytest.raises(condorpool.SubmitError, match="Read-only file system"):
+            make_pool(submitdir=small).apply(abs, (1,))
+
+    def test_no_folder(self, make_pool, tmp_path):
+        """A file where the folder should be."""
+        (tmp_path / "file").write_text("")
+        with pytest.raises(condorpool.SubmitError, match="Not a directory|File exists"):
+            make_pool(submitdir=tmp_path / "file").apply(abs, (1,))
+
+    def test_removed_between_two_calls(self, pool, tmp_path):
+        """The next call says that the folder is gone."""
+        pool.apply(abs, (1,))
+        (folder,) = tmp_path.glob("condorpool-*")
+        shutil.rmtree(folder)
+        with pytest.raises(condorpool.SubmitError, match="No such file"):
+            pool.apply(abs, (1,))
+
+    def test_removed_during_a_call(self, pool, tmp_path):
+        """The wait ends although no event can be written any more."""
+        result = pool.apply_async(time.sleep, (1,))
+        (folder,) = tmp_path.glob("condorpool-*")
+        shutil.rmtree(folder)
+        with pytest.raises(condorpool.JobError):
+            result.get(timeout=60)
+
+
+class TestReach:
+    """No HTCondor, or one that comes and goes."""
+
+    def test_no_such_schedd(self):
+        """The address is named."""
+        with pytest.raises(condorpool.HTCondorNotFoundError, match=r"127\.0\.0\.1:9"):
+            condorpool.Pool(schedd="nobody@nowhere", collector="127.0.0.1:9")
+
+    def test_nothing_installed(self, monkeypatch, tmp_path):
+        """The error names the one command to run."""
+        monkeypatch.setattr(personal.daemons, "find", lambda: None)
+        with pytest.raises(condorpool.HTCondorNotFoundError, match="condorpool personal install"):
+            condorpool.Pool(personal=tmp_path / "nowhere")
+
+    def test_the_access_point_is_restarted_during_a_map(self, make_pool, tmp_path):
+        """The queue is on its disk: the map finishes."""
+        with personal.start(tmp_path / "own", cpus=2) as own:
+            pool = make_pool(personal=own)
+            result = pool.map_async(time.sleep, [0.7] * 6, chunksize=1)
+            time.sleep(1)
+            children = psutil.Process(own.master_pid).children()
+            (schedd,) = (child for child in children if child.name() == "condor_schedd")
+            schedd.kill()  # its master starts it again
+            assert result.get(timeout=120) == [None] * 6
+            pool.close()

@@ -21,6 +21,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -91,17 +92,19 @@ MASTER_ADDRESS_FILE = $(RUN)/master_address
 COLLECTOR_ADDRESS_FILE = $(RUN)/collector_address
 SCHEDD_ADDRESS_FILE = $(RUN)/schedd_address
 
-# This user only.
+# This user only: the schedd runs jobs under one account, whoever submits them.
 SEC_DEFAULT_AUTHENTICATION = REQUIRED
 SEC_DEFAULT_AUTHENTICATION_METHODS = FS
+# Otherwise root would be called what the daemons' account is called.
+FS_ROOT_TO_CONDOR = False
 SEC_PASSWORD_DIRECTORY = $(LOCAL_DIR)/passwords.d
 SEC_TOKEN_DIRECTORY = $(LOCAL_DIR)/tokens.d
 SEC_TOKEN_SYSTEM_DIRECTORY = $(LOCAL_DIR)/tokens.d
-ALLOW_READ = */127.0.0.1
-ALLOW_WRITE = */127.0.0.1
-ALLOW_DAEMON = */127.0.0.1
-ALLOW_NEGOTIATOR = */127.0.0.1
-ALLOW_ADMINISTRATOR = */127.0.0.1
+ALLOW_READ = {users}
+ALLOW_WRITE = {users}
+ALLOW_DAEMON = {users}
+ALLOW_NEGOTIATOR = {users}
+ALLOW_ADMINISTRATOR = {users}
 
 # Quick answers rather than large numbers.
 NEGOTIATOR_INTERVAL = 1
@@ -126,6 +129,8 @@ SINGULARITY = /usr/bin/false
 MAIL = /bin/true
 # An installation that is renewed must not restart what runs.
 MASTER_CHECK_NEW_EXEC_INTERVAL = 0
+# A daemon that crashed or was restarted comes back in 2 s, not in 10.
+MASTER_BACKOFF_CONSTANT = 1
 # A job that uses more memory than it asked for is held, and told so soon.
 use POLICY : HOLD_IF_MEMORY_EXCEEDED
 STARTER_INITIAL_UPDATE_INTERVAL = 1
@@ -198,7 +203,8 @@ class PersonalHTCondor:
         return _environment(self.folder, self.installation)
 
     def access_point(self) -> AccessPoint:
-        """Return where to submit jobs."""
+        """Return where to submit jobs; a schedd that was restarted has a new address."""
+        self._access_point = _access_point(self.folder) or self._access_point
         return self._access_point
 
     def log_tails(self, lines: int = 15) -> str:
@@ -593,9 +599,28 @@ def _configuration(
 ) -> str:
     number = "" if cpus is None else f"NUM_CPUS = {cpus}"
     text = _CONFIGURATION.format(
-        installation=installation, folder=folder, local=folder / "local", cpus=number, mark=_MARK
+        installation=installation,
+        folder=folder,
+        local=folder / "local",
+        users=_allowed_users(),
+        cpus=number,
+        mark=_MARK,
     )
     return text + "".join(f"{name} = {value}\n" for name, value in settings.items())
+
+
+def _allowed_users() -> str:
+    """Return who may talk to the daemons, in HTCondor's words."""
+    names = [account.pw_name for account in pwd.getpwall() if account.pw_uid == os.geteuid()]
+    if not names:
+        raise PersonalError(
+            f"user {os.geteuid()} has no name on this machine, and HTCondor knows its users by "
+            "name only: add a line to /etc/passwd."
+        )
+    if os.geteuid() == 0:
+        # What root is called where HTCondor's own account exists.
+        names.append("condor")
+    return ", ".join(f"{name}@*/127.0.0.1" for name in names)
 
 
 def _start_guardian(folder: Path, installation: Installation, alive: int) -> None:
@@ -651,7 +676,8 @@ def _environment(folder: Path, installation: Installation) -> dict[str, str]:
         "PATH": os.pathsep.join([str(installation.bin), str(installation.sbin), path]),
     }
     if os.geteuid() == 0:
-        environment["CONDOR_IDS"] = f"{_ACCOUNT}.{_ACCOUNT}"
+        # So that the tools stay root, who alone may read the configuration.
+        environment["CONDOR_IDS"] = "0.0"
     return environment
 
 
@@ -713,6 +739,7 @@ def _access_point(folder: Path) -> AccessPoint | None:
         schedd_address=schedd[0],
         collector_address=collector[0],
         version=schedd[1],
+        started=(run / "schedd_address").stat().st_mtime,
     )
 
 

@@ -18,6 +18,9 @@ from condorpool.values.exceptions import HTCondorNotFoundError, PersonalError
 
 CHECKOUT = Path(__file__).parents[2]
 
+# "daemon": an account that every Debian has, for HTCondor knows users by name only.
+ORDINARY = 1
+
 # Starts or joins, says so, and lives until its standard input is closed.
 USER = """
 import sys
@@ -49,7 +52,6 @@ def spawn(folder):
     with contextlib.ExitStack() as stack:
 
         def start(prefix=(), environment=None):
-            # -P would be wanted, but Python 3.10 does not know it.
             command = [*prefix, sys.executable, "-c", USER, str(folder)]
             process = subprocess.Popen(
                 command,
@@ -273,10 +275,17 @@ def test_its_files_can_be_kept(folder):
         assert not (folder / "local/log/left").exists()
 
 
+def kill_guardian(folder):
+    """Kill the guardian and wait until it is dead."""
+    pid = personal.status(folder).guardian_pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: guardian.start_time(pid) == 0)
+
+
 def test_without_its_guardian_it_ends_and_can_be_started_again(folder):
     """HTCondor notices the guardian's death; the next start clears the folder."""
     first = personal.start(folder)
-    os.kill(personal.status(folder).guardian_pid, signal.SIGKILL)
+    kill_guardian(folder)
     second = personal.start(folder)
     assert second.master_pid != first.master_pid
     assert not first.alive
@@ -286,7 +295,7 @@ def test_without_its_guardian_it_ends_and_can_be_started_again(folder):
 def test_stop_works_without_the_guardian(folder):
     """Even when the guardian was killed, stop() leaves nothing."""
     personal.start(folder)
-    os.kill(personal.status(folder).guardian_pid, signal.SIGKILL)
+    kill_guardian(folder)
     personal.stop(folder)
     assert is_gone(folder)
 
@@ -386,25 +395,59 @@ def test_without_programs_the_error_names_the_command(folder, monkeypatch):
     assert is_gone(folder)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+def test_other_users_are_refused(folder):
+    """The daemons listen on the loopback address, and jobs would run as their owner."""
+    running = personal.start(folder)
+    try_all = """
+import sys
+from condorpool.access.accesspoint import AccessPoint
+from condorpool.values.exceptions import CondorPoolError
+there = AccessPoint("there", *sys.argv[1:])
+for use in (
+    lambda: list(there.slots()),
+    lambda: there.query("true", []),
+    lambda: there.submit({"executable": "/bin/true"}, [{}]),
+    lambda: there.act("remove", "true"),
+):
+    try:
+        print("allowed", use())
+    except CondorPoolError:
+        pass
+"""
+    ap = running.access_point()
+    there = [ap.schedd_address, ap.collector_address, ap.version]
+    # The second is the one under which root's daemons run.
+    for uid in (ORDINARY, daemons._ACCOUNT):
+        done = subprocess.run(
+            [*as_user(uid), sys.executable, "-c", try_all, *there],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == ""
+    assert "PERMISSION DENIED" in running.log_tails(50)
+
+
+def as_user(uid):
+    """Return the command that runs another as an ordinary user, who may read root's Python."""
+    reading = "-all,+dac_read_search"
+    return [
+        "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
+        f"--inh-caps={reading}", f"--ambient-caps={reading}", f"--bounding-set={reading}",
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be an ordinary user, too")
 def test_an_ordinary_user_needs_nothing_more(folder, spawn):
     """Without root it starts, runs and ends in the same way."""
-    os.chown(folder.parent, 1000, 1000)
-    # It may read root's Python and checkout, and has no other right of root's.
-    reading = "-all,+dac_read_search"
-    user = spawn(
-        [
-            "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups",
-            f"--inh-caps={reading}", f"--ambient-caps={reading}", f"--bounding-set={reading}",
-        ],
-        {
-            "HOME": str(folder.parent),
-            "CONDORPOOL_CACHE": str(personal.find().sbin.parents[2])
-            if personal.find().source == "condorpool's own"
-            else "",
-        },
-    )  # fmt: skip
-    assert folder.stat().st_uid == 1000
-    assert Path(f"/proc/{user.master_pid}").stat().st_uid == 1000
+    os.chown(folder.parent, ORDINARY, ORDINARY)
+    installed = personal.find()
+    ours = installed.source == "condorpool's own"
+    cache = {"CONDORPOOL_CACHE": str(installed.sbin.parents[2])} if ours else {}
+    user = spawn(as_user(ORDINARY), {"HOME": str(folder.parent), **cache})
+    assert folder.stat().st_uid == ORDINARY
+    assert Path(f"/proc/{user.master_pid}").stat().st_uid == ORDINARY
     user.kill()
     wait_for(lambda: is_gone(folder))

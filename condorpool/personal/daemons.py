@@ -611,12 +611,13 @@ def _configuration(
 
 def _allowed_users() -> str:
     """Return who may talk to the daemons, in HTCondor's words."""
-    names = [account.pw_name for account in pwd.getpwall() if account.pw_uid == os.geteuid()]
-    if not names:
+    try:
+        names = [pwd.getpwuid(os.geteuid()).pw_name]
+    except KeyError:
         raise PersonalError(
             f"user {os.geteuid()} has no name on this machine, and HTCondor knows its users by "
             "name only: add a line to /etc/passwd."
-        )
+        ) from None
     if os.geteuid() == 0:
         # What root is called where HTCondor's own account exists.
         names.append("condor")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from condorpool.access.bindings import classad2, htcondor2
 from condorpool.values.exceptions import (
@@ -20,6 +20,10 @@ from condorpool.values.exceptions import (
 # naming the folder by which they prove who they are (HTCONDOR-3883).
 _SKEW = re.compile(r"FS:1004|Directory name doesn't match")
 
+_FAULTS = (htcondor2.HTCondorException, OSError)
+
+T = TypeVar("T")
+
 ACTIONS = {
     "hold": htcondor2.JobAction.Hold,
     "release": htcondor2.JobAction.Release,
@@ -27,7 +31,7 @@ ACTIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class AccessPoint:
     """Where jobs are submitted, and which HTCondor pool they go to.
 
@@ -41,6 +45,10 @@ class AccessPoint:
         The schedd's ``CondorVersion``.
     started
         When the schedd started, in seconds since 1970, if that is known.
+    memory
+        MiB that a job asks for unless its user says; None leaves it to HTCondor.
+    relocate
+        Finds this access point again: a schedd that was restarted has a new address.
     """
 
     name: str
@@ -48,6 +56,8 @@ class AccessPoint:
     collector_address: str
     version: str = ""
     started: float = 0.0
+    memory: int | None = None
+    relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
 
     @property
     def keeps_claims(self) -> bool:
@@ -69,7 +79,7 @@ class AccessPoint:
                 ad = central.locate(htcondor2.DaemonType.Schedd)
             else:
                 ad = central.locate(htcondor2.DaemonType.Schedd, schedd)
-        except (htcondor2.HTCondorException, OSError, ValueError) as error:
+        except (*_FAULTS, ValueError) as error:
             raise HTCondorNotFoundError(
                 f"no answer for {wanted}{pool}: {error}. Check the name with "
                 "`condor_status -schedd`, and that HTCondor is up."
@@ -85,11 +95,32 @@ class AccessPoint:
             schedd_address=str(ad["MyAddress"]),
             collector_address=where,
             version=str(ad.get("CondorVersion", "")),
+            relocate=lambda: cls.locate(schedd, collector),
         )
 
     def _schedd(self) -> Any:
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
+
+    def _ask(self, operation: Callable[[Any], T]) -> T:
+        """Do something with the schedd; find it again if it has moved."""
+        try:
+            return operation(self._schedd())
+        except _FAULTS:
+            if not self._has_moved():
+                raise
+        return operation(self._schedd())
+
+    def _has_moved(self) -> bool:
+        try:
+            found = self.relocate() if self.relocate else None
+        except HTCondorError:
+            return False
+        if found is None or found.schedd_address == self.schedd_address:
+            return False
+        self.schedd_address, self.version = found.schedd_address, found.version
+        self.collector_address, self.started = found.collector_address, found.started
+        return True
 
     def _fault(self, doing: str, error: Exception) -> HTCondorError:
         """Turn what the bindings raised into an error with its cure."""
@@ -111,8 +142,9 @@ class AccessPoint:
         """Submit one cluster with a job for each item and return its ClusterId."""
         try:
             submit = htcondor2.Submit(dict(description))
-            return int(self._schedd().submit(submit, itemdata=iter(items)).cluster())
-        except (htcondor2.HTCondorException, OSError, ValueError) as error:
+            done = self._ask(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
+            return int(done.cluster())
+        except (*_FAULTS, ValueError) as error:
             if _SKEW.search(str(error)):
                 raise self._fault("submit", error) from error
             text = "\n".join(f"    {key} = {value}" for key, value in description.items())
@@ -133,7 +165,7 @@ class AccessPoint:
             schedd = self._schedd()
             schedd.act(htcondor2.JobAction.Release, f"ClusterId == {cluster}")
             schedd.reschedule()
-        except (htcondor2.HTCondorException, OSError):
+        except _FAULTS:
             return  # the jobs are in the queue, and start with the next cycle
 
     def act(self, action: str, jobs: str | Sequence[str], reason: str = "") -> int:
@@ -147,16 +179,17 @@ class AccessPoint:
         spec = jobs if isinstance(jobs, str) else list(jobs)
         try:
             # The bindings drop a reason that is not in a pair with its subcode.
-            done = self._schedd().act(ACTIONS[action], spec, (reason, 0) if reason else None)
-        except (htcondor2.HTCondorException, OSError) as error:
+            why = (reason, 0) if reason else None
+            done = self._ask(lambda schedd: schedd.act(ACTIONS[action], spec, why))
+        except _FAULTS as error:
             raise self._fault(f"{action} jobs", error) from error
         return int(done["TotalSuccess"])
 
     def query(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
         """Return these attributes of the jobs that are in the queue."""
         try:
-            ads = self._schedd().query(constraint, list(projection))
-        except (htcondor2.HTCondorException, OSError) as error:
+            ads = self._ask(lambda schedd: schedd.query(constraint, list(projection)))
+        except _FAULTS as error:
             raise self._fault("query jobs", error) from error
         return [dict(ad) for ad in ads]
 
@@ -167,7 +200,7 @@ class AccessPoint:
             central = htcondor2.Collector(self.collector_address or None)
             for ad in central.query(htcondor2.AdType.Startd, projection=projection):
                 yield dict(ad)
-        except (htcondor2.HTCondorException, OSError) as error:
+        except _FAULTS as error:
             raise self._fault("ask the collector for slots", error) from error
 
 

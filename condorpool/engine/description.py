@@ -297,6 +297,7 @@ def build(
     python: str | None,
     queue_limit: int,
     linger: float,
+    defaults: Mapping[str, str],
     submitkwargs: Mapping[str, str],
 ) -> dict[str, str]:
     """Describe the jobs of a batch; ``$(chunk)`` is the number of each one's chunk.
@@ -310,6 +311,8 @@ def build(
         The most jobs that are in the queue at once.
     linger
         Seconds for which a slot is kept for the next call.
+    defaults
+        Commands for this access point.
     submitkwargs
         The user's own commands, checked; they win.
     """
@@ -347,14 +350,15 @@ def build(
         # The factory makes jobs as others end, so that the queue stays short,
         # and submitting takes no time: 10,000 jobs in 30 ms.
         "max_materialize": str(queue_limit),
+        **defaults,
     }
     if linger > 0:
         description["keep_claim_idle"] = str(round(linger))
     if sends_environment(submitkwargs):
         description["environment"] = _environment()
     for key, value in submitkwargs.items():
-        ours = description.get(key.lower()) if key.lower() in _LISTS else None
-        description[key.lower() if ours else key] = f"{ours}, {value}" if ours else value
+        name = key.lower() if key.lower() in description else key
+        description[name] = f"{description[name]}, {value}" if name in _LISTS else value
     return description
 
 

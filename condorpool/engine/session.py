@@ -78,6 +78,7 @@ class Session:
     # -- posting ------------------------------------------------------------
     def describe(self, number: int, size: int, name: str, options: JobOptions) -> dict[str, str]:
         """Return what HTCondor would get for a batch of this size."""
+        memory = self.access_point.memory
         return description.build(
             directory=self.directory.path,
             batch=number,
@@ -86,6 +87,7 @@ class Session:
             python=options.python,
             queue_limit=max(1, min(size, options.queue_limit or QUEUE_LIMIT)),
             linger=options.linger if self.access_point.keeps_claims else 0.0,
+            defaults={"request_memory": str(memory)} if memory else {},
             submitkwargs=options.submitkwargs,
         )
 

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from condorpool import personal
+from condorpool.faces import demo
 from condorpool.values.exceptions import CondorPoolError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="condorpool", description="multiprocessing.Pool whose calls run as HTCondor jobs."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    demo.add(commands)
     _add_personal(commands)
     return parser
 

@@ -741,7 +741,18 @@ def _access_point(folder: Path) -> AccessPoint | None:
         collector_address=collector[0],
         version=schedd[1],
         started=(run / "schedd_address").stat().st_mtime,
+        memory=_fair_memory(),
+        relocate=lambda: _access_point(folder),
     )
+
+
+def _fair_memory() -> int:
+    """Return the MiB that each CPU's job may have.
+
+    HTCondor's own default, 128 MiB, holds every job that imports numpy.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return max(128, int(0.8 * total / (os.cpu_count() or 1)))
 
 
 def _address(path: Path) -> list[str] | None:

@@ -205,7 +205,7 @@ class TestSubmitDir:
     def test_no_folder(self, make_pool, tmp_path):
         """A file where the folder should be."""
         (tmp_path / "file").write_text("")
-        with pytest.raises(condorpool.SubmitError, match="Not a directory|File exists"):
+        with pytest.raises(condorpool.SubmitError, match=r"Not a directory|File exists"):
             make_pool(submitdir=tmp_path / "file").apply(abs, (1,))
 
     def test_removed_between_two_calls(self, pool, tmp_path):

@@ -1,0 +1,40 @@
+# make demo   the quickstart notebook on a real HTCondor, from nothing
+# make test   format, lint, types and the whole suite, on real HTCondor
+# make bench  what a call costs, against raw htcondor2 and multiprocessing
+
+PYTHON ?= python3
+BIN := .venv/bin
+CODE := condorpool tests
+
+.PHONY: demo test check bench format clean
+
+demo: .venv/demo
+	$(BIN)/condorpool demo
+
+test: check
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest --basetemp="$$tmp/pytest"
+
+check: .venv/test
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+
+bench: .venv/test
+	$(BIN)/python tests/benchmarks/bench.py
+
+format: .venv/test
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+clean:
+	rm -rf .venv demo-output .mypy_cache .pytest_cache .ruff_cache
+
+# Installed anew when what is needed changes.
+.venv/demo .venv/test: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
+	  rm -rf .venv; \
+	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; \
+	  exit 1; }
+	@echo "Installing condorpool[$(@F)] into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(@F)]'
+	@touch $@

@@ -1,0 +1,95 @@
+"""The submit description, and what users may put into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from condorpool.engine import description
+
+
+def build(**changes):
+    """Describe a batch."""
+    facts = {
+        "directory": Path("/work/condorpool-1"), "batch": 1, "batch_name": "f", "run": "condorpool-1",
+        "python": None, "queue_limit": 10, "linger": 0.0, "defaults": {}, "submitkwargs": {},
+    }  # fmt: skip
+    return description.build(**{**facts, **changes})
+
+
+class TestCheck:
+    """Commands that HTCondor would misread or ignore are refused, named."""
+
+    def test_values_become_text(self):
+        """Numbers, bools, paths and lists of files are written as HTCondor reads them."""
+        given = {
+            "request_cpus": 2, "nice_user": True, "x509userproxy": Path("/p"),
+            "transfer_input_files": ["a", "b"], "My.Colour": '"red"', "+Project": '"x"',
+        }  # fmt: skip
+        assert list(description.check(given).values()) == [
+            "2",
+            "True",
+            "/p",
+            "a, b",
+            '"red"',
+            '"x"',
+        ]
+
+    def test_an_unknown_command_is_named_with_its_neighbour(self):
+        """HTCondor would ignore it without a word."""
+        with pytest.raises(ValueError, match=r"'acounting_group'.*did you mean 'accounting_group'"):
+            description.check({"acounting_group": "atlas"})
+
+    def test_a_macro_that_is_used_is_no_unknown_command(self):
+        """Users may define their own macros."""
+        description.check({"colour": "red", "My.Colour": '"$(colour)"'})
+
+    @pytest.mark.parametrize("key", ["executable", "Log", "hold", "arguments"])
+    def test_reserved(self, key):
+        """What condorpool sets itself cannot be set, in any case of letters."""
+        with pytest.raises(ValueError, match=key):
+            description.check({key: "x"})
+
+    @pytest.mark.parametrize("value", [None, {}, ["x"], object()])
+    def test_values_that_are_no_text(self, value):
+        """The key and the type are named."""
+        with pytest.raises(TypeError, match="request_memory"):
+            description.check({"request_memory": value})
+
+    def test_a_line_break_cannot_smuggle_commands(self):
+        """A value is one line."""
+        with pytest.raises(ValueError, match="line break"):
+            description.check({"accounting_group": "a\nexecutable = /bin/evil"})
+
+
+class TestBuild:
+    """What HTCondor gets."""
+
+    def test_lists_are_extended_and_others_replaced(self):
+        """The user's files come after ours; the user's other commands win."""
+        given = {"transfer_input_files": "data.h5", "Request_Cpus": "4"}
+        built = build(submitkwargs=given)
+        assert built["transfer_input_files"].endswith("1-$(chunk).chunk, data.h5")
+        assert built["request_cpus"] == "4"
+        assert "Request_Cpus" not in built
+
+    def test_only_what_python_needs_is_in_the_ad(self, monkeypatch):
+        """Secrets of the environment are not."""
+        monkeypatch.setenv("API_TOKEN", "hunter2")
+        monkeypatch.setenv("PYTHONPATH", "/it's/here")
+        built = build()
+        assert "hunter2" not in str(built)
+        assert "PYTHONPATH='/it''s/here'" in built["environment"]
+        assert "environment" not in build(submitkwargs={"getenv": "True"})
+
+    def test_odd_names_are_quoted(self):
+        """Spaces, quotes and dollar signs of paths reach the job."""
+        built = build(python='/opt/a "b" $(c)/python', directory=Path("/data/$(x)"))
+        assert '\'/opt/a ""b"" $(DOLLAR)(c)/python\'' in built["arguments"]
+        assert built["initialdir"] == "/data/$(DOLLAR)(x)"
+
+    def test_linger(self):
+        """A slot is kept only when asked for."""
+        assert "keep_claim_idle" not in build()
+        assert build(linger=20.0)["keep_claim_idle"] == "20"

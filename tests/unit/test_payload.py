@@ -1,0 +1,136 @@
+"""Containers, chunks and outcomes as files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import cloudpickle
+import pytest
+
+from condorpool.engine import payload
+from condorpool.engine.submitdir import SubmitDir
+from condorpool.runner import program
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class TestContainer:
+    """A header and frames in one file."""
+
+    def test_frames_come_back_uncopied_and_writable(self, tmp_path):
+        """Also empty ones."""
+        path = str(tmp_path / "x")
+        program.write(path, {"a": "ü"}, [b"one", b"", bytearray(3)])
+        header, frames = program.read(path)
+        assert (header["a"], [bytes(f) for f in frames]) == ("ü", [b"one", b"", b"\0\0\0"])
+        assert not frames[0].readonly
+        assert len({id(f.obj) for f in frames}) == 1
+
+    def test_big_buffers_travel_out_of_band(self, tmp_path):
+        """An array is written from its own memory."""
+        data = bytearray(os.urandom(100_000))
+        frames = program.dumps(__import__("pickle").PickleBuffer(data))
+        assert len(frames) == 2
+        assert frames[1].obj is data
+
+    @pytest.mark.parametrize("cut", [0, 5, 30, -1])
+    def test_half_a_file_is_no_container(self, tmp_path, cut):
+        """A reader never takes a part for the whole."""
+        path = tmp_path / "x"
+        program.write(str(path), {}, [b"x" * 50])
+        path.write_bytes(path.read_bytes()[:cut])
+        with pytest.raises(ValueError, match="x"):
+            program.read(str(path))
+        assert payload.read_outcome(path) is None
+
+    def test_it_is_private_and_leaves_no_scratch(self, tmp_path):
+        """Mode 0600, one file."""
+        program.write(str(tmp_path / "x"), {}, [])
+        (file,) = tmp_path.iterdir()
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+class TestProgram:
+    """The shipped program, run by this Python as a job would."""
+
+    @pytest.fixture
+    def make(self, tmp_path):
+        """Make calls through the shipped program; return their outcome."""
+        directory = SubmitDir.create(tmp_path)
+
+        def run(func, *items, style="map", environment=None):
+            payload.write_call(
+                directory / "c", payload.Call(func, style), environment or {}, tmp_path
+            )
+            payload.write_chunk(directory / "k", items, 0)
+            command = [
+                directory / "launch.sh",
+                sys.executable,
+                program.PYTHON,
+                "o",
+                "program.py",
+                "c",
+                "k",
+                "o",
+            ]
+            (directory / "o").unlink(missing_ok=True)
+            subprocess.run(["/bin/sh", *command], cwd=directory.path, check=True, timeout=30)
+            return payload.read_outcome(directory / "o")
+
+        return run
+
+    def test_values_and_exceptions(self, make):
+        """Each call has an outcome of its own."""
+        outcome = make(lambda x: 1 / x, 1, 0, 2)
+        assert [call.value for call in outcome.calls] == [1.0, None, 0.5]
+        assert isinstance(outcome.calls[1].error, ZeroDivisionError)
+        assert "1 / x" in str(outcome.calls[1].error.__cause__) or "lambda" in str(outcome.calls[1].error.__cause__)  # fmt: skip
+
+    def test_a_class_of_the_notebook_is_the_same_class_when_it_comes_back(self, make):
+        """So that isinstance works on results."""
+
+        class Point:
+            pass
+
+        assert isinstance(make(lambda _: Point(), 0).calls[0].value, Point)
+
+    def test_the_environment_is_set_and_the_jobs_own_stands(self, make, monkeypatch):
+        """What HTCondor sets for a job wins."""
+        monkeypatch.setenv("CP_OWN", "job")
+        outcome = make(os.getenv, "CP_OWN", "CP_SENT", environment={"CP_OWN": "x", "CP_SENT": "y"})
+        assert [call.value for call in outcome.calls] == ["job", "y"]
+
+    def test_a_call_may_do_odd_things(self, make):
+        """Close its output, change the directory, leave threads behind."""
+
+        def odd(_):
+            import threading
+            import time
+
+            os.chdir("/")
+            os.close(1)
+            sys.stdout.close()
+            threading.Thread(target=time.sleep, args=(60,)).start()
+            return "done"
+
+        assert make(odd, 0).calls[0].value == "done"
+
+
+def test_names():
+    """Functions are called by the name that users know."""
+    import functools
+
+    assert payload.name_of(len) == "len"
+    assert payload.name_of(functools.partial(pow, 2)) == "pow"
+
+
+def test_the_kernels_own_variables_stay_here(monkeypatch):
+    """A job has no matplotlib of a kernel's."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    monkeypatch.setenv("JPY_SESSION_NAME", "x")
+    monkeypatch.setenv("CP_MINE", "1")
+    sent = payload.environment_to_send()
+    assert sent["CP_MINE"] == "1"
+    assert not {"MPLBACKEND", "JPY_SESSION_NAME"} & set(sent)

@@ -99,8 +99,7 @@ def write_call(path: Path, call: Call, environment: Mapping[str, str], directory
     directory
         Where calls are made when the file system is shared.
     """
-    header = {
-        "python": program.PYTHON,
+    about = {
         "cloudpickle": cloudpickle.__version__,
         "platform": platform.platform(),
         "style": call.style,
@@ -112,7 +111,7 @@ def write_call(path: Path, call: Call, environment: Mapping[str, str], directory
     initializer = "the initializer or its arguments"
     _frames((call.initializer, call.initargs), initializer)
     frames = _frames((call.func, call.initializer, call.initargs), what)
-    program.write(str(path), header, frames)
+    program.write(str(path), about, frames)
 
 
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
@@ -132,21 +131,21 @@ def read_outcome(path: Path) -> Outcome | None:
     A value that cannot be rebuilt here is an error of its own call alone.
     """
     try:
-        header, frames = program.read(str(path))
+        about, frames = program.read(str(path))
     except (FileNotFoundError, ValueError):
         return None
-    if "mismatch" in header:
+    if "mismatch" in about:
         mismatch = EnvironmentMismatchError(
-            f"the job cannot read what was sent: {header['mismatch']}. Functions travel only "
+            f"the job cannot read what was sent: {about['mismatch']}. Functions travel only "
             "between the same Python versions: choose the job's with Pool(python=...), or "
             "run this notebook with the other."
         )
-        return Outcome([CallOutcome(error=mismatch)], header["host"], header["python"])
+        return Outcome([CallOutcome(error=mismatch)], about["host"], about["python"])
     calls, position = [], 0
-    for what, text, length in header["calls"]:
+    for what, text, length in about["calls"]:
         calls.append(_call_outcome(what, text, frames[position : position + length]))
         position += length
-    return Outcome(calls, header["host"], header["python"], header["started"], header["seconds"])
+    return Outcome(calls, about["host"], about["python"], about["started"], about["seconds"])
 
 
 def _call_outcome(what: str, text: str, frames: list[Any]) -> CallOutcome:

@@ -27,8 +27,9 @@ from condorpool.values.exceptions import (
 
 logger = logging.getLogger("condorpool")
 
-#: Jobs that are in the queue at once when the user sets no limit.
-QUEUE_LIMIT = 5_000
+#: Jobs of a map that are in the queue at once, at least, when the user sets no limit.
+#: Ten times as many keep the access point, and all who ask it, waiting for a second.
+QUEUE_LIMIT = 1_000
 
 #: Seconds from the event that a job has ended until its slot takes another.
 SHADOW_EXIT = 0.03
@@ -46,7 +47,7 @@ class JobOptions:
 
     submitkwargs: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
-    queue_limit: int | None = None
+    queue_limit: int = QUEUE_LIMIT
     linger: float = 0.0
     killstats: tuple[str, ...] = ("Held", "Suspended")
     cleanup: bool = True
@@ -85,7 +86,7 @@ class Session:
             batch_name=name,
             run=self.directory.run,
             python=options.python,
-            queue_limit=max(1, min(size, options.queue_limit or QUEUE_LIMIT)),
+            queue_limit=max(1, min(size, options.queue_limit)),
             linger=options.linger if self.access_point.keeps_claims else 0.0,
             defaults={"request_memory": str(memory)} if memory else {},
             submitkwargs=options.submitkwargs,

@@ -86,6 +86,7 @@ def _execute(source: Path, output: Path, htcondor: Path) -> Path:
     client = NotebookClient(
         notebook,
         timeout=300,
+        extra_arguments=["--log-level=ERROR"],  # else its warnings mix with the notebook's output
         resources={"metadata": {"path": str(output)}},
         on_cell_execute=before,
         on_cell_executed=after,

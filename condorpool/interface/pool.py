@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from condorpool.engine import description, payload
-from condorpool.engine.session import PATIENCE, JobOptions, Session
+from condorpool.engine.session import PATIENCE, QUEUE_LIMIT, JobOptions, Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.results import AsyncResult, Callback, MapResult, check_on_hold
@@ -289,7 +289,7 @@ class Pool:
         options = JobOptions(
             submitkwargs=submit,
             python=self._python,
-            queue_limit=queue_limit,
+            queue_limit=queue_limit or max(QUEUE_LIMIT, self._count_cpus()),
             linger=self._linger,
             **job,
         )
@@ -353,6 +353,8 @@ class Pool:
     def terminate(self) -> None:
         """Remove every job that has not ended and accept no more calls."""
         self._closed = True
+        for result in self._results:
+            result._seen = True  # noqa: SLF001 - what is thrown away is no news at the end
         for session in self._sessions.values():
             session.remove(list(session.batches.values()), "the condorpool Pool was terminated")
 

@@ -23,8 +23,9 @@ class TestContainer:
         """Also empty ones."""
         path = str(tmp_path / "x")
         program.write(path, {"a": "ü"}, [b"one", b"", bytearray(3)])
-        header, frames = program.read(path)
-        assert (header["a"], [bytes(f) for f in frames]) == ("ü", [b"one", b"", b"\0\0\0"])
+        about, frames = program.read(path)
+        assert about["python"] == program.PYTHON
+        assert (about["a"], [bytes(f) for f in frames]) == ("ü", [b"one", b"", b"\0\0\0"])
         assert not frames[0].readonly
         assert len({id(f.obj) for f in frames}) == 1
 

@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from condorpool.engine import submitdir as names
+from condorpool.engine.payload import PROGRAM
 from condorpool.runner.program import PYTHON
 
 #: What a job needs to know before its interpreter runs; nothing secret is in these.
 BEFORE_PYTHON = (
     "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX",
 )  # fmt: skip
+
+#: Started like this the program comes compiled, out of the archive beside it.
+START = (
+    "import os, sys; sys.path.insert(1, os.path.abspath(sys.argv.pop(1))); "
+    f"import {PROGRAM} as program; program.main(sys.argv[1:])"
+)
 
 #: Keys that condorpool sets itself: with others it would not find its own files.
 RESERVED = frozenset(
@@ -323,7 +330,9 @@ def build(
             python or sys.executable,
             "" if python else PYTHON,
             outcome,
-            names.PROGRAM,
+            "-c",
+            START,
+            names.SUPPORT,
             names.call_name(batch),
             names.chunk_name(batch, "CHUNK"),
             outcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import linecache
 import os
 import platform
 import py_compile
@@ -25,6 +26,12 @@ from condorpool.values.exceptions import (
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
 Style = Literal["map", "starmap", "apply"]
+
+#: The name of the shipped program as a module; no module of the user's has it.
+PROGRAM = "_condorpool_program"
+
+#: Bytes of notebook cells that go along, the latest first.
+MAX_SOURCES = 200_000
 
 # The kernel's own business, wrong in a job.
 _KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
@@ -103,6 +110,7 @@ def write_call(path: Path, call: Call, environment: Mapping[str, str], directory
         "cloudpickle": cloudpickle.__version__,
         "platform": platform.platform(),
         "style": call.style,
+        "sources": sources_of_cells(),
         "environment": dict(environment),
         "directory": str(directory),
     }
@@ -170,20 +178,44 @@ def _call_outcome(what: str, text: str, frames: list[Any]) -> CallOutcome:
     return CallOutcome(value=value)
 
 
+def sources_of_cells() -> dict[str, str]:
+    """Return the source of notebook cells, which tracebacks on the execution point show.
+
+    linecache knows cells, and other code that is in no file, by having no
+    modification time for them.
+    """
+    cells, size = {}, 0
+    for name, entry in reversed(list(linecache.cache.items())):
+        if len(entry) == 4 and entry[1] is None:
+            size += entry[0]
+            if size > MAX_SOURCES:
+                break
+            cells[name] = "".join(entry[2])
+    return cells
+
+
 def environment_to_send() -> dict[str, str]:
     """Return the environment that calls should find, without what is the kernel's own."""
     return {k: v for k, v in os.environ.items() if not k.startswith(_KERNELS_OWN)}
 
 
 @cache
-def cloudpickle_archive() -> bytes:
-    """Return this cloudpickle as an importable zip file, compiled for this Python."""
-    folder = Path(cloudpickle.__file__).parent
+def support_archive() -> bytes:
+    """Return what a job imports, as a zip file: the program and this cloudpickle.
+
+    Compiled for this Python, so that no job has to; with the sources for any
+    other, whose program then says that it is the wrong one.
+    """
+    modules = {f"{PROGRAM}.py": Path(program.__file__)}
+    for source in sorted(Path(cloudpickle.__file__).parent.glob("*.py")):
+        modules[f"cloudpickle/{source.name}"] = source
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped, tempfile.TemporaryDirectory() as scratch:
-        for source in sorted(folder.glob("*.py")):
-            compiled = Path(scratch, source.stem + ".pyc")
-            # zipimport finds compiled modules beside where the source would be.
-            py_compile.compile(str(source), str(compiled), doraise=True)
-            zipped.write(compiled, f"cloudpickle/{source.stem}.pyc")
+        for name, source in modules.items():
+            # zipimport takes a compiled module that stands beside its source.
+            compiled = Path(scratch, "compiled")
+            unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+            py_compile.compile(str(source), str(compiled), name, True, invalidation_mode=unchecked)
+            zipped.write(compiled, f"{name}c")
+            zipped.write(source, name)
     return archive.getvalue()

@@ -281,14 +281,21 @@ class Session:
     # -- acting -----------------------------------------------------------------
     def act(self, action: str, batch: Batch, index: int | None = None) -> int:
         """Hold, release or remove the job of a chunk, or all of a batch; return how many."""
-        jobs = f"ClusterId == {batch.cluster}" if index is None else [batch.job_id(index)]
-        done = self.access_point.act(action, jobs, "asked for by condorpool's user")
-        if action == "release" and done:
+        why = "asked for by condorpool's user"
+        if index is None:
+            jobs = f"ClusterId == {batch.cluster}"
+            done = self.access_point.act(action, f"{jobs} && ProcId >= 0", why)
+            # The factory that makes the jobs counts as one too: it is acted on by itself.
+            self.access_point.act(action, jobs, why)
+        else:
+            done = self.access_point.act(action, [batch.job_id(index)], why)
+        after = {"release": JobState.IDLE, "remove": JobState.REMOVED}.get(action)
+        if after and done:
             # A wait that begins now must not take jobs for held whose event is on its way.
             with self.changed:
                 for held in batch.held() if index is None else [index]:
                     if batch.jobs[held].state is JobState.HELD:
-                        batch.set_state(held, JobState.IDLE)
+                        batch.set_state(held, after)
         return done
 
     # -- ending ----------------------------------------------------------------

@@ -13,17 +13,16 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from condorpool.engine.payload import cloudpickle_archive
+from condorpool.engine.payload import support_archive
 from condorpool.values.exceptions import SubmitError
 
-PROGRAM = "program.py"
 LAUNCHER = "launch.sh"
-CLOUDPICKLE = "cloudpickle.zip"
+SUPPORT = "support.zip"
 EVENT_LOG = "events.log"
 MANIFEST = "manifest.json"
 
 #: What a job needs beside its own chunk.
-SHIPPED = (PROGRAM, LAUNCHER, CLOUDPICKLE)
+SHIPPED = (LAUNCHER, SUPPORT)
 
 
 def call_name(batch: int) -> str:
@@ -74,10 +73,9 @@ class SubmitDir:
         return here
 
     def _fill(self) -> None:
-        shipped = resources.files("condorpool.runner")
-        for name in (PROGRAM, LAUNCHER):
-            self.write(name, shipped.joinpath(name).read_bytes())
-        self.write(CLOUDPICKLE, cloudpickle_archive())
+        launcher = resources.files("condorpool.runner").joinpath(LAUNCHER)
+        self.write(LAUNCHER, launcher.read_bytes())
+        self.write(SUPPORT, support_archive())
         # Whoever finds the folder after its owner has died reads whose it was.
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "created": time.time()}
         self.write(MANIFEST, json.dumps(owner).encode())

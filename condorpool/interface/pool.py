@@ -256,13 +256,23 @@ class Pool:
             return result
         return self._post(session, func, style, chunks, result, options)
 
-    def submit_description(self, func: Callable[..., Any], calls: int = 1) -> dict[str, str]:
+    def submit_description(
+        self,
+        func: Callable[..., Any],
+        calls: int = 1,
+        chunksize: int | None = None,
+        *,
+        submitkwargs: Mapping[str, Any] | None = None,
+        jobkwargs: Mapping[str, Any] | None = None,
+    ) -> dict[str, str]:
         """Return exactly what HTCondor would get for a map of this many calls.
 
         Nothing is submitted.
         """
-        options, session = self._options(None, None, self._processes)
-        jobs = math.ceil(calls / self._chunksize(calls))
+        _positive("calls", calls)
+        _positive("chunksize", chunksize)
+        options, session = self._options(submitkwargs, jobkwargs, self._processes)
+        jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
         return session.describe(0, jobs, payload.name_of(func), options)
 
     # -- posting ----------------------------------------------------------------------

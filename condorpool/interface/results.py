@@ -141,6 +141,7 @@ class _Result(Generic[T]):
                 batch = self._batch
                 stuck = batch is not None and batch.only_held_left and on_hold != "wait"
                 if stuck and on_hold == "raise" and batch is not None:
+                    self._seen = True
                     raise batch.held_error()
                 if not self._is_ready and (not stuck or removed):
                     left = None if end is None else end - time.monotonic()
@@ -172,7 +173,8 @@ class _Result(Generic[T]):
         return self._act("release")
 
     def remove(self) -> int:
-        """Remove the jobs that have not ended; return how many."""
+        """Remove the jobs that have not ended; return how many were in the queue."""
+        self._seen = True  # whoever throws calls away need not be told at the end
         return self._act("remove")
 
     def _act(self, action: str) -> int:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Find a Python on the execution point and run the program with it.
-#   launch.sh PYTHON VERSION OUTCOME PROGRAM ARGUMENT...
+#   launch.sh PYTHON VERSION OUTCOME ARGUMENT...
 # PYTHON is a path, or a name on the PATH.  With VERSION (as 3.11) empty it is
 # the only one tried; else pythonVERSION and python3 are good as well.
 python=$1 version=$2 outcome=$3

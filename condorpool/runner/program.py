@@ -1,10 +1,11 @@
 """Make the calls of one chunk and leave their outcome.
 
-    program.py CALL CHUNK OUTCOME
+    main([CALL, CHUNK, OUTCOME])
 
 Runs on the execution point with the standard library alone, under any Python
 from 3.7 on: the first thing it does is to tell whether this Python can read
-the payload.  ``cloudpickle.zip`` beside it serves functions sent by value.
+the payload.  The notebook's own cloudpickle comes in the same archive and
+serves functions that are sent by value.
 
 Every file is a container: one line of plain text, as
 
@@ -98,10 +99,13 @@ def read(path: str) -> tuple[dict[str, Any], list[Any]]:
     return {**pickle.loads(frames[0]), "python": words["python"]}, frames[1:]
 
 
-def describe(error: BaseException) -> str:
-    """Say what an exception is, as the interpreter would print it on the execution point."""
-    import traceback  # 8 ms that a call which returns need not pay
+def describe(error: BaseException, sources: dict[str, str]) -> str:
+    """Say what an exception is, as the interpreter would print it where the sources are."""
+    import linecache  # 8 ms that a call which returns need not pay
+    import traceback
 
+    for name, text in sources.items():
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
     # The first frame of the traceback is this program's own; users look for theirs.
     trace = error.__traceback__.tb_next if error.__traceback__ else None
     return "".join(traceback.format_exception(type(error), error, trace))
@@ -118,7 +122,7 @@ def pickled(value: Any) -> list[Any]:
 
 
 def outcome_of(
-    func: Any, args: Iterable[Any], kwargs: dict[str, Any]
+    func: Any, args: Iterable[Any], kwargs: dict[str, Any], sources: dict[str, str]
 ) -> tuple[tuple[str, str], list[Any]]:
     """Make one call; return what it came to and the frames of its value.
 
@@ -128,7 +132,7 @@ def outcome_of(
     try:
         value, text = func(*args, **kwargs), ""
     except BaseException as error:
-        value, text = error, describe(error)
+        value, text = error, describe(error, sources)
     try:
         frames = pickled(value)
         if text:
@@ -187,7 +191,7 @@ def run(call_path: str, chunk_path: str, outcome_path: str) -> None:
     if not (scratch and os.path.samefile(here, scratch)):
         os.chdir(call["directory"])
         here = call["directory"]
-    # The folder of the program holds its own files; imports come from where the calls are made.
+    # Imports come from where the calls are made, then from the archive.
     sys.path[0] = here
     started = time.time()
     outcomes: list[Any] = []
@@ -206,7 +210,7 @@ def run(call_path: str, chunk_path: str, outcome_path: str) -> None:
         items = [()] * chunk["calls"]
         call["style"] = "starmap"
     for args, kwargs in calls_of(call["style"], items):
-        what, own = outcome_of(func, args, kwargs)
+        what, own = outcome_of(func, args, kwargs, call["sources"])
         outcomes.append([what[0], what[1], len(own)])
         frames.extend(own)
     about.update(started=started, seconds=time.time() - started, calls=outcomes)
@@ -216,9 +220,6 @@ def run(call_path: str, chunk_path: str, outcome_path: str) -> None:
 def main(arguments: list[str]) -> None:
     """Run the chunk that the arguments name and end this process at once."""
     call_path, chunk_path, outcome_path = arguments
-    # The payload is in the words of the notebook's cloudpickle, which came along.
-    folder = os.path.dirname(os.path.abspath(__file__))
-    sys.path.insert(1, os.path.join(folder, "cloudpickle.zip"))
     if not os.path.getsize(outcome_path):
         try:
             run(call_path, chunk_path, outcome_path)
@@ -230,7 +231,3 @@ def main(arguments: list[str]) -> None:
     # Threads that a call left behind, and exit handlers that hang, do not keep
     # a job whose outcome is written; multiprocessing's workers end like this too.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

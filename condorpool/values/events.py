@@ -11,7 +11,7 @@ from typing import Any
 class JobState(enum.Enum):
     """Where a job stands, in HTCondor's words."""
 
-    UNMATERIALIZED = "Unmaterialized"
+    UNMATERIALIZED = "Queued"  # HTCondor makes the job when the queue has room for it
     IDLE = "Idle"
     RUNNING = "Running"
     SUSPENDED = "Suspended"

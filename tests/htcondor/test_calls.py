@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import math
 import multiprocessing
 import os
@@ -282,6 +283,19 @@ class TestJobs:
         assert result.job.release()
         assert result.get(timeout=30) is None
 
+    def test_a_held_job_that_the_user_removes(self, make_pool):
+        """It is counted once, the wait goes on to its end, and closing tells nothing new."""
+        pool = make_pool()
+        result = pool.apply_async(time.sleep, (60,))
+        while not result.job.hold():
+            time.sleep(0.02)
+        with pytest.raises(condorpool.JobHeldError):
+            result.get(timeout=30)
+        assert result.remove() == 1
+        with pytest.raises(condorpool.JobRemovedError):
+            result.get(timeout=30)
+        pool.close()
+
     def test_on_hold_remove(self, pool):
         """Held jobs are removed, and the wait ends."""
         result = pool.apply_async(time.sleep, (60,))
@@ -322,3 +336,15 @@ def test_the_submit_description_is_no_secret(pool):
     shown = pool.submit_description(double, 3)
     assert shown["batch_name"] == "double"
     assert shown["executable"] == "/bin/sh"
+
+
+def test_the_remote_traceback_shows_the_source_of_cells(pool):
+    """Code that is in no file on the execution point is shown all the same."""
+    cell = "def fail(x):\n    return 1 / x  # never by zero\n"
+    name = "/tmp/ipykernel_1/123.py"
+    linecache.cache[name] = (len(cell), None, cell.splitlines(keepends=True), name)
+    scope = {"__name__": "__main__"}
+    exec(compile(cell, name, "exec"), scope)
+    with pytest.raises(ZeroDivisionError) as caught:
+        pool.apply(scope["fail"], (0,))
+    assert "# never by zero" in str(caught.value.__cause__)

@@ -162,12 +162,14 @@ class TestQueue:
 
     def test_another_python_on_the_execution_point(self, make_pool, tmp_path):
         """Both versions are named."""
+        # The same Python, whose copy of the program says that it is another.
         other = tmp_path / "python-of-old"
         other.write_text(
-            f"#!/bin/sh\nprogram=$1; shift\n"
-            f"sed 's/^PYTHON = .*/PYTHON = \"3.7\"/' $program > old.py\n"
-            f"exec {sys.executable} old.py \"$@\"\n"
-        )  # fmt: skip
+            "#!/bin/sh\n"
+            'code=$(echo "$2" | sed "s/program.main/program.PYTHON = \\"3.7\\"; program.main/")\n'
+            "shift 2\n"
+            f'exec {sys.executable} -c "$code" "$@"\n'
+        )
         other.chmod(0o755)
         pool = make_pool(python=str(other))
         with pytest.raises(condorpool.EnvironmentMismatchError, match=r"is Python 3\.7"):

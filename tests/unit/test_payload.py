@@ -10,6 +10,7 @@ import cloudpickle
 import pytest
 
 from condorpool.engine import payload
+from condorpool.engine.description import START
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner import program
 
@@ -66,16 +67,8 @@ class TestProgram:
                 directory / "c", payload.Call(func, style), environment or {}, tmp_path
             )
             payload.write_chunk(directory / "k", items, 0)
-            command = [
-                directory / "launch.sh",
-                sys.executable,
-                program.PYTHON,
-                "o",
-                "program.py",
-                "c",
-                "k",
-                "o",
-            ]
+            command = [directory / "launch.sh", sys.executable, program.PYTHON, "o"]
+            command += ["-c", START, "support.zip", "c", "k", "o"]
             (directory / "o").unlink(missing_ok=True)
             subprocess.run(["/bin/sh", *command], cwd=directory.path, check=True, timeout=30)
             return payload.read_outcome(directory / "o")

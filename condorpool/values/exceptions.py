@@ -110,10 +110,11 @@ class JobError(CondorPoolError):
         self.host = host
         self.stderr = stderr
         self.hint = hint
+        self.what = reason.rstrip(". ")
 
     def __str__(self) -> str:
         where = f" on {self.host}" if self.host else ""
-        text = f"job {self.job_id} {self.state}{where}: {self.reason.rstrip('. ')}."
+        text = f"job {self.job_id} {self.state}{where}: {self.what}."
         if self.stderr:
             text += f"\nIts standard error ends with:\n{self.stderr}"
         if self.hint:
@@ -147,10 +148,11 @@ class JobHeldError(JobError):
         self.code = code
         self.subcode = subcode
         self.count = count
+        self.what = f"{self.what} (hold code {code}.{subcode})"
 
     def __str__(self) -> str:
-        others = f"\n{self.count - 1} more jobs of this call are held." if self.count > 1 else ""
-        return f"{super().__str__()} (hold code {self.code}.{self.subcode}){others}"
+        others = f" {self.count - 1} more jobs of this call are held." if self.count > 1 else ""
+        return super().__str__() + others
 
 
 class JobRemovedError(JobError):

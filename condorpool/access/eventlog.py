@@ -19,7 +19,7 @@ _FACTS = {
     "JOB_TERMINATED": ("TerminatedNormally", "ReturnValue", "TerminatedBySignal"),
     "JOB_ABORTED": ("Reason",),
     "SHADOW_EXCEPTION": ("Message",),
-    "CLUSTER_REMOVE": ("Notes",),
+    "GENERIC": ("Info",),
 }
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from condorpool.engine import submitdir as names
 from condorpool.engine.payload import PROGRAM
 from condorpool.runner.program import PYTHON
+
+#: Jobs of a map that are in the queue at once, at least, when the user sets no limit.
+#: Ten times as many keep the access point, and all who ask it, waiting for a second.
+QUEUE_LIMIT = 1_000
 
 #: What a job needs to know before its interpreter runs; nothing secret is in these.
 BEFORE_PYTHON = (
@@ -24,6 +30,44 @@ START = (
     "import os, sys; sys.path.insert(1, os.path.abspath(sys.argv.pop(1))); "
     f"import {PROGRAM} as program; program.main(sys.argv[1:])"
 )
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How jobs are described, and what becomes of them.
+
+    Calls whose options differ never share a job.
+
+    Parameters
+    ----------
+    submitkwargs
+        The user's own commands, checked; they win.
+    python
+        Interpreter on the execution point; None for this one's path, or whatever
+        Python of the same version the execution point has.
+    limit
+        The most jobs at once.
+    linger
+        Seconds that a runner waits for the next call, or a slot is kept for it.
+    retire_after
+        Seconds after which a runner takes no new chunk.
+    maxtasksperchild
+        Chunks that a runner makes; None for any number.
+    """
+
+    submitkwargs: Mapping[str, str] = field(default_factory=dict)
+    python: str | None = None
+    limit: int = QUEUE_LIMIT
+    linger: float = 0.0
+    retire_after: float = math.inf
+    maxtasksperchild: int | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    killstats: tuple[str, ...] = ("Held", "Suspended")
+    cleanup: bool = True
+    cleanfailed: bool = False
+    cleanupfiles: tuple[str, ...] = ()
+
 
 #: Keys that condorpool sets itself: with others it would not find its own files.
 RESERVED = frozenset(
@@ -298,48 +342,51 @@ def _environment() -> str:
 def build(
     *,
     directory: Path,
-    batch: int,
+    crew: int,
+    batch: int | None,
+    limit: int,
+    keep_claim: float,
     batch_name: str,
     run: str,
-    python: str | None,
-    queue_limit: int,
-    linger: float,
+    options: JobOptions,
     defaults: Mapping[str, str],
-    submitkwargs: Mapping[str, str],
 ) -> dict[str, str]:
-    """Describe the jobs of a batch; ``$(chunk)`` is the number of each one's chunk.
+    """Describe the jobs of a crew.
 
     Parameters
     ----------
-    python
-        Interpreter on the execution point; None for this one's path, or whatever
-        Python of the same version the execution point has.
-    queue_limit
+    batch
+        Its number, for jobs that make one chunk each: ``$(chunk)`` is the number
+        of that.  None for resident runners.
+    limit
         The most jobs that are in the queue at once.
-    linger
-        Seconds for which a slot is kept for the next call.
+    keep_claim
+        Seconds for which HTCondor keeps the slot for the next jobs.
     defaults
         Commands for this access point.
-    submitkwargs
-        The user's own commands, checked; they win.
     """
-    outcome = names.outcome_name(batch, "CHUNK")
-    arguments = _quoted(
-        [
-            names.LAUNCHER,
-            python or sys.executable,
-            "" if python else PYTHON,
-            outcome,
-            "-c",
-            START,
-            names.SUPPORT,
-            names.call_name(batch),
-            names.chunk_name(batch, "CHUNK"),
-            outcome,
-        ]
-    ).replace("CHUNK", "$(chunk)")
-    number = "$(chunk)"
-    shipped = [*names.SHIPPED, names.call_name(batch), names.chunk_name(batch, number)]
+    job = "$(ClusterId).$(ProcId)"
+    shipped = [*names.SHIPPED, names.crew_name(crew)]
+    if batch is None:
+        outcome = ""
+        task = ["serve", names.crew_name(crew), names.posted_name(crew), names.taken_name(crew)]
+        task += ["JOB", str(limit), f"{options.linger:g}", f"{options.retire_after:g}"]
+        task += [str(options.maxtasksperchild or 0)]
+    else:
+        outcome = names.outcome_name(batch, "CHUNK")
+        call, chunk = names.call_name(batch), names.chunk_name(batch, "CHUNK")
+        task = ["once", names.crew_name(crew), call, chunk, outcome]
+        shipped += [call, chunk]
+    arguments = [
+        names.LAUNCHER,
+        options.python or sys.executable,
+        "" if options.python else PYTHON,
+        outcome,
+        "-c",
+        START,
+        names.SUPPORT,
+        *task,
+    ]
     description = {
         "universe": "vanilla",
         "batch_name": _literal(batch_name),
@@ -347,27 +394,31 @@ def build(
         # A shell is everywhere, also where the submit directory is mounted noexec.
         "executable": "/bin/sh",
         "transfer_executable": "False",
-        "arguments": arguments,
+        "arguments": _quoted(arguments).replace("CHUNK", "$(chunk)").replace("JOB", job),
         "initialdir": _literal(str(directory)),
         "log": names.EVENT_LOG,
-        "output": names.stdout_name(batch, number),
-        "error": names.stderr_name(batch, number),
+        "output": names.stdout_name(job),
+        "error": names.stderr_name(job),
         "should_transfer_files": "IF_NEEDED",
-        "transfer_input_files": ", ".join(shipped),
-        "transfer_output_files": names.outcome_name(batch, number),
+        "transfer_input_files": ", ".join(shipped).replace("CHUNK", "$(chunk)"),
+        "transfer_output_files": outcome.replace("CHUNK", "$(chunk)") or '""',
         "request_cpus": "1",
         # The factory makes jobs as others end, so that the queue stays short,
         # and submitting takes no time: 10,000 jobs in 30 ms.
-        "max_materialize": str(queue_limit),
+        "max_materialize": str(limit),
         **defaults,
     }
-    if linger > 0:
-        description["keep_claim_idle"] = str(round(linger))
-    if sends_environment(submitkwargs):
+    if batch is None:
+        # HTCondor's channel from the job to the submit directory: chirp.
+        description["want_io_proxy"] = "True"
+    if keep_claim > 0:
+        description["keep_claim_idle"] = str(round(keep_claim))
+    if sends_environment(options.submitkwargs):
         description["environment"] = _environment()
-    for key, value in submitkwargs.items():
+    for key, value in options.submitkwargs.items():
         name = key.lower() if key.lower() in description else key
-        description[name] = f"{description[name]}, {value}" if name in _LISTS else value
+        extends = name in _LISTS and description[name] != '""'
+        description[name] = f"{description[name]}, {value}" if extends else value
     return description
 
 

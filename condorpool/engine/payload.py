@@ -10,7 +10,7 @@ import py_compile
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,6 @@ class Call:
 
     func: Callable[..., Any]
     style: Style
-    initializer: Callable[..., object] | None = None
-    initargs: tuple[Any, ...] = ()
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing gave it
@@ -64,6 +62,8 @@ class CallOutcome:
 
     value: Any = None
     error: BaseException | None = None
+    stdout: str = ""
+    stderr: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Outcome:
     calls: Sequence[CallOutcome]
     host: str
     python: str
+    job: str = ""
     started: float = 0.0
     seconds: float = 0.0
 
@@ -95,8 +96,14 @@ def _frames(value: Any, what: str) -> list[Any]:
         ) from error
 
 
-def write_call(path: Path, call: Call, environment: Mapping[str, str], directory: Path) -> None:
-    """Write what all chunks share.
+def write_crew(
+    path: Path,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    environment: Mapping[str, str],
+    directory: Path,
+) -> None:
+    """Write what all jobs of a crew share.
 
     Parameters
     ----------
@@ -109,17 +116,18 @@ def write_call(path: Path, call: Call, environment: Mapping[str, str], directory
     about = {
         "cloudpickle": cloudpickle.__version__,
         "platform": platform.platform(),
-        "style": call.style,
-        "sources": sources_of_cells(),
+        "host": platform.node(),
         "environment": dict(environment),
         "directory": str(directory),
     }
-    what = f"the function {name_of(call.func)!r}"
-    _frames(call.func, what)  # for its name in the message, before its companions' names
-    initializer = "the initializer or its arguments"
-    _frames((call.initializer, call.initargs), initializer)
-    frames = _frames((call.func, call.initializer, call.initargs), what)
+    frames = _frames((initializer, initargs), "the initializer or its arguments")
     program.write(str(path), about, frames)
+
+
+def write_call(path: Path, call: Call) -> None:
+    """Write what all chunks of a batch share."""
+    about = {"style": call.style, "sources": sources_of_cells()}
+    program.write(str(path), about, _frames(call.func, f"the function {name_of(call.func)!r}"))
 
 
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
@@ -150,10 +158,18 @@ def read_outcome(path: Path) -> Outcome | None:
         )
         return Outcome([CallOutcome(error=mismatch)], about["host"], about["python"])
     calls, position = [], 0
-    for what, text, length in about["calls"]:
-        calls.append(_call_outcome(what, text, frames[position : position + length]))
+    for what, text, length, printed in about["calls"]:
+        call = _call_outcome(what, text, frames[position : position + length])
+        calls.append(replace(call, stdout=printed[0], stderr=printed[1]) if printed else call)
         position += length
-    return Outcome(calls, about["host"], about["python"], about["started"], about["seconds"])
+    return Outcome(
+        calls,
+        about["host"],
+        about["python"],
+        about.get("job", ""),
+        about["started"],
+        about["seconds"],
+    )
 
 
 def _call_outcome(what: str, text: str, frames: list[Any]) -> CallOutcome:

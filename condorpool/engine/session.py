@@ -1,35 +1,35 @@
-"""A session: one submit directory, the access point it submits to, and its batches."""
+"""A session: one submit directory, the access point it submits to, crews and batches."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog
 from condorpool.engine import description, payload, submitdir
-from condorpool.engine.batch import Batch, Deliver
+from condorpool.engine.crew import Batch, Cluster, Crew, Deliver
+from condorpool.engine.description import JobOptions
 from condorpool.engine.submitdir import SubmitDir
+from condorpool.runner import program
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import (
     HTCondorError,
     JobError,
     JobFailedError,
     JobRemovedError,
+    SubmitError,
 )
 
 logger = logging.getLogger("condorpool")
-
-#: Jobs of a map that are in the queue at once, at least, when the user sets no limit.
-#: Ten times as many keep the access point, and all who ask it, waiting for a second.
-QUEUE_LIMIT = 1_000
 
 #: Seconds from the event that a job has ended until its slot takes another.
 SHADOW_EXIT = 0.03
@@ -40,26 +40,31 @@ PATIENCE = 600.0
 #: How long an outcome may take to show up on a network file system, in seconds.
 OUTCOME_LAG = 20.0
 
+#: Seconds between the events that a job was evicted and that it is held, at most.
+HOLD_LAG = 2.0
 
-@dataclass(frozen=True)
-class JobOptions:
-    """How the jobs of one batch are described and what becomes of them."""
+#: Seconds that runners get to leave by themselves when the pool closes.
+LEAVE_TIME = 10.0
 
-    submitkwargs: Mapping[str, str] = field(default_factory=dict)
-    python: str | None = None
-    queue_limit: int = QUEUE_LIMIT
-    linger: float = 0.0
-    killstats: tuple[str, ...] = ("Held", "Suspended")
-    cleanup: bool = True
-    cleanfailed: bool = False
-    cleanupfiles: tuple[str, ...] = ()
+#: Why a runner is removed that no chunk is left for.
+SURPLUS = "condorpool has no chunk left for this job"
+
+#: Events after which HTCondor runs the job again, maybe much later.
+_PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
+
+
+#: Sessions of this process: their idle runners keep slots that others may want.
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+#: When a job of this process has ended last.
+_last_end = -math.inf
 
 
 class Session:
     """What one pool has in one submit directory.
 
-    ``changed`` guards all batches.  Only the tracker's thread calls `pump` and
-    `reconcile`; everyone else posts, acts, reads, or waits on ``changed``.
+    ``changed`` guards crews and batches.  Only the tracker's thread calls `pump`
+    and `reconcile`; everyone else posts, acts, reads, or waits on ``changed``.
     """
 
     def __init__(self, base: Path, access_point: AccessPoint) -> None:
@@ -69,28 +74,39 @@ class Session:
         self.changed = threading.Condition()
         self.batches: dict[int, Batch] = {}
         self.silent: tuple[HTCondorError, float] | None = None
+        self.has_chirp = True
+        self._clusters: dict[int, tuple[Crew, Cluster]] = {}
+        self._crews: dict[object, tuple[Crew, str, JobOptions]] = {}
         self._numbers = itertools.count(1)
+        self._manning = threading.Lock()
         self._early: list[JobEvent] = []
-        self._late: dict[tuple[int, int], float] = {}
+        self._evicted: list[tuple[Crew, Cluster, int, float]] = []
+        self._late: dict[tuple[int, int], tuple[Cluster, int, float]] = {}
         self._log = EventLog(self.directory.log)
         self._closed = False
-        self._last_end = -math.inf
+        _sessions.add(self)
 
     # -- posting ------------------------------------------------------------
-    def describe(self, number: int, size: int, name: str, options: JobOptions) -> dict[str, str]:
-        """Return what HTCondor would get for a batch of this size."""
+    def describe(
+        self, crew: int, batch: int | None, limit: int, name: str, options: JobOptions
+    ) -> dict[str, str]:
+        """Return what HTCondor would get for such jobs."""
         memory = self.access_point.memory
         return description.build(
             directory=self.directory.path,
-            batch=number,
+            crew=crew,
+            batch=batch,
+            limit=max(1, limit),
+            keep_claim=options.linger if self.access_point.keeps_claims else 0.0,
             batch_name=name,
             run=self.directory.run,
-            python=options.python,
-            queue_limit=max(1, min(size, options.queue_limit)),
-            linger=options.linger if self.access_point.keeps_claims else 0.0,
+            options=options,
             defaults={"request_memory": str(memory)} if memory else {},
-            submitkwargs=options.submitkwargs,
         )
+
+    def is_resident(self, options: JobOptions) -> bool:
+        """Tell whether jobs with these options take one chunk after the other."""
+        return self.has_chirp and options.maxtasksperchild != 1
 
     def post(
         self,
@@ -99,48 +115,49 @@ class Session:
         deliver: Deliver,
         options: JobOptions,
     ) -> Batch:
-        """Write the payload of a batch, submit its jobs and follow them."""
-        number = next(self._numbers)
+        """Write the payload of a batch, see that there are jobs for it, and follow them."""
+        number, name = next(self._numbers), payload.name_of(call.func)
+        crew = None
         try:
             with self.directory.explained():
-                size = self._write(number, call, chunks, options)
-            submit = self.describe(number, size, payload.name_of(call.func), options)
+                payload.write_call(self.directory / submitdir.call_name(number), call)
+                size = self._write_chunks(number, chunks)
+                crew = self._crew(number, size, name, options)
             batch = Batch(
                 number,
                 size,
-                int(submit["max_materialize"]),
+                crew,
                 deliver,
                 killstats=options.killstats,
                 cleanup=options.cleanup,
                 cleanfailed=options.cleanfailed,
                 cleanupfiles=options.cleanupfiles,
             )
-            # A slot kept for the next call is only looked at when jobs come in, and
-            # it takes its last job's shadow this long to let go of it: jobs that
-            # come earlier wait up to 8 s for a slot that stands ready.
-            time.sleep(max(0.0, self._last_end + SHADOW_EXIT - time.monotonic()))
-            batch.cluster = self.access_point.submit(
-                submit, [{"chunk": str(index)} for index in range(size)]
-            )
+            with self.changed:
+                self.batches[number] = batch
+                crew.batches.append(batch)
+            if crew.is_resident:
+                with self.directory.explained():
+                    self.directory.post_chunks(crew.number, number, range(size))
+                self._man(crew, name, options)
+            else:
+                self._submit_plain(crew, batch, range(size), name, options)
         except BaseException:
-            self.directory.discard_batch(number)
+            self._withdraw(number, crew)
             raise
-        with self.changed:
-            self.batches[batch.cluster] = batch
-        self.access_point.hurry(batch.cluster)
         return batch
 
-    def _write(
-        self,
-        number: int,
-        call: payload.Call,
-        chunks: Iterable[Sequence[Any]],
-        options: JobOptions,
-    ) -> int:
-        sends = description.sends_environment(options.submitkwargs)
-        environment = payload.environment_to_send() if sends else {}
-        path = self.directory / submitdir.call_name(number)
-        payload.write_call(path, call, environment, self.base)
+    def _withdraw(self, number: int, crew: Crew | None) -> None:
+        with self.changed:
+            batch = self.batches.pop(number, None)
+            if crew and batch:
+                crew.batches.remove(batch)
+        if crew and batch:
+            for index in range(batch.size):
+                self.directory.take_back(crew.number, number, index)
+        self.directory.discard_batch(number)
+
+    def _write_chunks(self, number: int, chunks: Iterable[Sequence[Any]]) -> int:
         first = size = 0
         for size, items in enumerate(chunks, 1):
             path = self.directory / submitdir.chunk_name(number, size - 1)
@@ -148,58 +165,235 @@ class Session:
             first += len(items)
         return size
 
+    def _crew(self, number: int, size: int, name: str, options: JobOptions) -> Crew:
+        """Return the crew for such calls: the one that there is, or a new one."""
+        sends = description.sends_environment(options.submitkwargs)
+        environment = payload.environment_to_send() if sends else {}
+        resident = self.is_resident(options)
+        key = (tuple(options.submitkwargs.items()), tuple(environment.items()))
+        if resident and key in self._crews:
+            return self._crews[key][0]
+        limit = options.limit if resident else min(size, options.limit)
+        crew = Crew(number, limit, is_resident=resident)
+        path = self.directory / submitdir.crew_name(number)
+        payload.write_crew(path, options.initializer, options.initargs, environment, self.base)
+        if resident:
+            self.directory.make_crew(number)
+            with self.changed:
+                self._crews[key] = crew, name, options
+        return crew
+
+    def _man(self, crew: Crew, name: str, options: JobOptions) -> None:
+        """Submit the runners that a resident crew lacks."""
+        with self._manning:
+            with self.changed:
+                here = crew.live - crew.count(JobState.HELD)
+                missing = min(crew.limit, crew.pending) - here
+            if missing <= 0:
+                return
+            for session in list(_sessions):
+                session._dismiss_idle_crews(crew)  # noqa: SLF001
+            submit = self.describe(crew.number, None, missing, name, options)
+            self._submit(crew, submit, missing, None, "runner")
+
+    def _dismiss_idle_crews(self, but: Crew) -> None:
+        """Have the runners of other crews leave that only linger: their slots are wanted."""
+        for key, (crew, _, _) in list(self._crews.items()):
+            if crew is not but and crew.live and not crew.pending:
+                del self._crews[key]
+                self.directory.close_crew(crew.number)
+
+    def _submit_plain(
+        self, crew: Crew, batch: Batch, chunks: Sequence[int], name: str, options: JobOptions
+    ) -> None:
+        """Submit a job for each of these chunks."""
+        submit = self.describe(crew.number, batch.number, crew.limit, name, options)
+        cluster = self._submit(crew, submit, len(chunks), chunks, "chunk")
+        with self.changed:
+            batch.holders.update((c, (cluster, proc)) for proc, c in enumerate(chunks))
+
+    def _submit(
+        self,
+        crew: Crew,
+        submit: Mapping[str, str],
+        size: int,
+        chunks: Sequence[int] | None,
+        variable: str,
+    ) -> Cluster:
+        items = [{variable: str(item)} for item in (chunks or range(size))]
+        # A slot kept for the next call is only looked at when jobs come in, and
+        # it takes its last job's shadow this long to let go of it: jobs that
+        # come earlier wait up to 8 s for a slot that stands ready.
+        time.sleep(max(0.0, _last_end + SHADOW_EXIT - time.monotonic()))
+        cluster = Cluster(self.access_point.submit(submit, items), size, chunks)
+        with self.changed:
+            self._clusters[cluster.number] = crew, cluster
+            crew.clusters.append(cluster)
+        self.access_point.hurry(cluster.number)
+        return cluster
+
     # -- following: the tracker's thread ---------------------------------------
     def pump(self) -> None:
         """Take in what the event log says since the last time."""
-        ended: list[tuple[Batch, int]] = []
+        announced: list[tuple[Batch, int]] = []
+        ended: list[tuple[Crew, Cluster, int]] = []
         with self.changed:
             if self._closed:
                 return
             events = list(itertools.chain(self._early, self._log.new_events()))
             self._early = []
             for event in events:
-                batch = self.batches.get(event.cluster)
-                if batch is None:
+                if event.kind == "GENERIC":
+                    announced.extend(self._announced(event))
+                elif event.cluster not in self._clusters:
                     # The access point may be quicker than submit() returns.
                     self._early.append(event)
-                    continue
-                ended.extend((batch, index) for index in self._take(batch, event))
-        late = [(self.batches[c], i) for c, i in self._late if c in self.batches]
+                else:
+                    crew, cluster = self._clusters[event.cluster]
+                    ended.extend((crew, cluster, proc) for proc in cluster.apply(event))
+                    if crew.is_resident:
+                        self._note_run(crew, cluster, event)
         if ended:
-            self._last_end = time.monotonic()
-        for batch, index in [*ended, *late]:
+            global _last_end  # noqa: PLW0603 - slots are shared by all sessions
+            _last_end = time.monotonic()
+        for batch, index in announced:
             self._settle(batch, index)
-        if events or late:
+        for crew, cluster, proc in ended:
+            self._job_ended(crew, cluster, proc)
+        self._put_back_evicted()
+        for (number, index), (cluster, proc, _) in list(self._late.items()):
+            self._settle(self.batches[number], index, cluster, proc)
+        if events or self._late:
+            self._let_go()
             with self.changed:
                 self.changed.notify_all()
 
-    @staticmethod
-    def _take(batch: Batch, event: JobEvent) -> list[int]:
-        """Apply an event; return the chunks whose jobs it ended."""
-        if event.kind == "CLUSTER_REMOVE":
-            # The jobs that the factory had not made yet leave no event of their own.
-            rest = [i for i in batch.pending if batch.jobs[i].state is JobState.UNMATERIALIZED]
-            for index in rest:
-                batch.jobs[index].reason = "it was removed before it was in the queue"
-                batch.set_state(index, JobState.REMOVED)
-            return rest
-        batch.apply(event)
-        index = event.proc
-        return [index] if index in batch.pending and batch.jobs[index].state.is_final else []
+    def _announced(self, event: JobEvent) -> Iterator[tuple[Batch, int]]:
+        """Give the chunk whose outcome an event announces."""
+        word, _, name = str(event.facts.get("Info", "")).strip().partition(" ")
+        if word == program.ANNOUNCES:
+            number, _, index = name.partition("-")
+            batch = self.batches.get(int(number))
+            if batch is not None and int(index) in batch.pending:
+                if event.cluster in self._clusters:
+                    batch.holders[int(index)] = self._clusters[event.cluster][1], event.proc
+                yield batch, int(index)
 
-    def _settle(self, batch: Batch, index: int) -> None:
-        """Find out what a chunk came to whose job has ended, and deliver it."""
+    def _note_run(self, crew: Crew, cluster: Cluster, event: JobEvent) -> None:
+        """Note that a runner does not run any more, and has maybe kept a chunk."""
+        if event.kind == "JOB_HELD":
+            self.note_takers(crew)
+        elif event.kind in _PUT_BACK:
+            self._evicted.append((crew, cluster, event.proc, time.monotonic() + HOLD_LAG))
+
+    def _put_back_evicted(self) -> None:
+        """Let others take the chunks of jobs that wait to run again.
+
+        A job that is held is evicted first: its chunk is what it is held for,
+        and must not hold the next job too.
+        """
+        now, waiting = time.monotonic(), []
+        for crew, cluster, proc, due in self._evicted:
+            if now < due:
+                waiting.append((crew, cluster, proc, due))
+            elif cluster.jobs[proc].state is JobState.IDLE:
+                for number, index in self.directory.taken_by(crew.number, cluster.job_id(proc)):
+                    if number in self.batches:
+                        self.batches[number].holders.pop(index, None)
+                        self.directory.put_back(crew.number, number, index)
+        self._evicted = waiting
+
+    def note_takers(self, crew: Crew) -> None:
+        """Find out which job has which chunk."""
+        if not crew.is_resident:
+            return
+        with self.changed:
+            for (number, index), job in self.directory.takers(crew.number).items():
+                cluster, _, proc = job.partition(".")
+                known = self._clusters.get(int(cluster))
+                if number in self.batches and known:
+                    self.batches[number].holders[index] = known[1], int(proc)
+
+    def _job_ended(self, crew: Crew, cluster: Cluster, proc: int) -> None:
+        """Find out what became of the chunks of a job that has ended."""
+        if cluster.chunks is not None:
+            index = cluster.chunks[proc]
+            for batch in crew.batches:
+                if index in batch.pending:
+                    self._settle(batch, index, cluster, proc)
+            return
+        job = cluster.jobs[proc]
+        had = self.directory.taken_by(crew.number, cluster.job_id(proc))
+        for number, index in had:
+            if number in self.batches and index in self.batches[number].pending:
+                self.batches[number].holders[index] = cluster, proc
+                self._settle(self.batches[number], index, cluster, proc)
+        if not crew.pending or crew.live > crew.count(JobState.HELD):
+            return
+        name, options = next((n, o) for c, n, o in self._crews.values() if c is crew)
+        if job.status == program.EX_NO_CHIRP:
+            self._fall_back(crew, name, options)
+        elif job.state is JobState.REMOVED and not job.reason.startswith(SURPLUS):
+            self._give_up(crew, self._failure(cluster, proc))
+        elif had or job.status == 0 or job.state is JobState.REMOVED:
+            try:
+                self._man(crew, name, options)
+            except (SubmitError, HTCondorError) as error:
+                self._give_up(crew, JobFailedError(cluster.job_id(proc), str(error)))
+        else:
+            self._give_up(crew, self._failure(cluster, proc))
+
+    def _give_up(self, crew: Crew, error: JobError) -> None:
+        """End the chunks that no job is left for; held jobs keep theirs."""
+        for batch in list(crew.batches):
+            for index in sorted(batch.pending):
+                cluster, proc = batch.holders.get(index, (None, 0))
+                if cluster is None or cluster.jobs[proc].state.is_final:
+                    self.directory.take_back(crew.number, batch.number, index)
+                    self._finish(batch, index, error)
+
+    def _fall_back(self, crew: Crew, name: str, options: JobOptions) -> None:
+        """Give every chunk a job of its own: this site forbids the channel that runners need."""
+        self.has_chirp = False
+        for batch in crew.batches:
+            chunks = [
+                index
+                for index in sorted(batch.pending)
+                if self.directory.take_back(crew.number, batch.number, index)
+            ]
+            plain = Crew(crew.number, min(len(chunks), options.limit), is_resident=False)
+            with self.changed:
+                plain.batches, batch.crew = [batch], plain
+            if chunks:
+                self._submit_plain(plain, batch, chunks, name, options)
+        with self.changed:
+            crew.batches = []
+
+    def _settle(
+        self, batch: Batch, index: int, cluster: Cluster | None = None, proc: int = 0
+    ) -> None:
+        """Find out what a chunk came to, and deliver it.
+
+        Without an outcome the job is to blame, if it has ended.
+        """
         result: payload.Outcome | JobError | None
         result = payload.read_outcome(self.directory / submitdir.outcome_name(batch.number, index))
+        key = (batch.number, index)
         if result is None:
-            job, key = batch.jobs[index], (batch.cluster, index)
-            if job.exit.endswith("code 0"):
+            if cluster is None:
+                return
+            if cluster.jobs[proc].status == 0:
                 # The outcome was written; a network file system may show it later.
-                since = self._late.setdefault(key, time.monotonic())
+                *_, since = self._late.setdefault(key, (cluster, proc, time.monotonic()))
                 if time.monotonic() - since < OUTCOME_LAG:
                     return
-            result = self._failure(batch, index)
-        self._late.pop((batch.cluster, index), None)
+            result = self._failure(cluster, proc)
+            if batch.crew.is_resident:
+                self.directory.put_back(batch.crew.number, batch.number, index, posted=False)
+        self._late.pop(key, None)
+        self._finish(batch, index, result)
+
+    def _finish(self, batch: Batch, index: int, result: payload.Outcome | JobError) -> None:
         with self.changed:
             if index not in batch.pending:
                 return
@@ -208,62 +402,69 @@ class Session:
                 batch.failed.add(index)
         batch.deliver(index, result)
 
-    def _failure(self, batch: Batch, index: int) -> JobError:
-        job, job_id = batch.jobs[index], batch.job_id(index)
+    def _failure(self, cluster: Cluster, proc: int) -> JobError:
+        job, job_id = cluster.jobs[proc], cluster.job_id(proc)
         if job.state is JobState.REMOVED:
             return JobRemovedError(job_id, job.reason or "somebody removed it", host=job.host)
-        stderr = self.directory.tail(submitdir.stderr_name(batch.number, index))
-        hint = (
-            f"Its files are in {self.directory.path}."
-            if batch.cleanup and not batch.cleanfailed
-            else ""
-        )
+        stderr = self.directory.tail(submitdir.stderr_name(job_id))
         reason = job.exit or job.reason or "it left the queue and nobody knows why"
+        if not self.directory.path.exists():
+            reason = "its submit directory was deleted meanwhile"
+        hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job_id, reason, host=job.host, stderr=stderr, hint=hint)
 
-    def reconcile(self) -> None:
-        """Compare with the queue: find jobs that ended, or were held, without an event."""
+    def _let_go(self) -> None:
+        """Forget batches that are done; remove runners from the queue that came too late."""
+        surplus = []
         with self.changed:
-            open_batches = [batch for batch in self.batches.values() if batch.pending]
-        for batch in open_batches:
-            wanted = ["ProcId", "JobStatus", "HoldReason", "HoldReasonCode", "HoldReasonSubCode"]
-            try:
-                queue = self.access_point.query(f"ClusterId == {batch.cluster}", wanted)
-            except HTCondorError as error:
-                # The access point may be restarting; its queue is on its disk.
+            for crew in {id(crew): crew for crew, _ in self._clusters.values()}.values():
+                if crew.is_resident:
+                    crew.batches = [batch for batch in crew.batches if batch.pending]
+                    waiting = crew.count(JobState.IDLE, JobState.UNMATERIALIZED)
+                    if waiting and not crew.batches:
+                        surplus += [c.number for c in crew.clusters if c.live]
+        if surplus:
+            constraint = " || ".join(f"ClusterId == {number}" for number in surplus)
+            with contextlib.suppress(HTCondorError):
+                self.access_point.act("remove", f"({constraint}) && JobStatus == 1", SURPLUS)
+
+    def reconcile(self) -> None:
+        """Compare with disk and queue: find outcomes, ends and holds that no event told."""
+        with self.changed:
+            crews = {id(crew): crew for crew, _ in self._clusters.values() if crew.pending}
+        for crew in crews.values():
+            self.note_takers(crew)
+            for batch in list(crew.batches):
+                for index in list(batch.pending):
+                    if crew.is_resident:
+                        self._settle(batch, index)
+            for cluster in crew.clusters:
+                if not cluster.live:
+                    continue
+                wanted = [
+                    "ProcId",
+                    "JobStatus",
+                    "HoldReason",
+                    "HoldReasonCode",
+                    "HoldReasonSubCode",
+                ]
+                try:
+                    queue = self.access_point.query(f"ClusterId == {cluster.number}", wanted)
+                except HTCondorError as error:
+                    # The access point may be restarting; its queue is on its disk.
+                    with self.changed:
+                        since = self.silent[1] if self.silent else time.monotonic()
+                        self.silent = error, since
+                        self.changed.notify_all()
+                    return
                 with self.changed:
-                    since = self.silent[1] if self.silent else time.monotonic()
-                    self.silent = error, since
-                    self.changed.notify_all()
-                return
-            with self.changed:
-                self.silent = None
-                lost = self._compare(batch, {int(ad["ProcId"]): ad for ad in queue})
-            for index in lost:
-                self._settle(batch, index)
+                    self.silent = None
+                    lost = _compare(cluster, {int(ad["ProcId"]): ad for ad in queue})
+                for proc in lost:
+                    self._job_ended(crew, cluster, proc)
+        if crews:
             with self.changed:
                 self.changed.notify_all()
-
-    @staticmethod
-    def _compare(batch: Batch, queue: Mapping[int, Mapping[str, Any]]) -> list[int]:
-        """Correct what the events did not tell; return the chunks whose jobs are gone."""
-        lost = []
-        for index in batch.pending:
-            job, ad = batch.jobs[index], queue.get(index)
-            if ad is not None:
-                job.missed = 0
-                state = STATE_OF_STATUS[int(ad["JobStatus"])]
-                if state is JobState.HELD and job.state is not JobState.HELD:
-                    batch.note_hold(index, ad)
-                if not state.is_final:
-                    batch.set_state(index, state)
-            elif job.state is not JobState.UNMATERIALIZED or not queue:
-                # An event may be on its way: gone twice is gone.
-                job.missed += 1
-                if job.missed > 1:
-                    batch.set_state(index, JobState.COMPLETED)
-                    lost.append(index)
-        return lost
 
     def check_reach(self, patience: float = PATIENCE) -> None:
         """Raise when the access point has not answered for ``patience`` seconds.
@@ -279,58 +480,95 @@ class Session:
             ) from error
 
     # -- acting -----------------------------------------------------------------
-    def act(self, action: str, batch: Batch, index: int | None = None) -> int:
-        """Hold, release or remove the job of a chunk, or all of a batch; return how many."""
-        why = "asked for by condorpool's user"
-        if index is None:
-            jobs = f"ClusterId == {batch.cluster}"
-            done = self.access_point.act(action, f"{jobs} && ProcId >= 0", why)
-            # The factory that makes the jobs counts as one too: it is acted on by itself.
-            self.access_point.act(action, jobs, why)
-        else:
-            done = self.access_point.act(action, [batch.job_id(index)], why)
-        after = {"release": JobState.IDLE, "remove": JobState.REMOVED}.get(action)
-        if after and done:
-            # A wait that begins now must not take jobs for held whose event is on its way.
-            with self.changed:
-                for held in batch.held() if index is None else [index]:
-                    if batch.jobs[held].state is JobState.HELD:
-                        batch.set_state(held, after)
+    def act(self, action: str, batch: Batch) -> int:
+        """Hold, release or remove what makes the chunks of a batch; return how many jobs.
+
+        Chunks that no job has yet are taken back by "remove".
+        """
+        why, done = "asked for by condorpool's user", 0
+        crew = batch.crew
+        if not crew.is_resident:
+            for cluster in crew.clusters:
+                jobs = f"ClusterId == {cluster.number}"
+                done += self.access_point.act(action, f"{jobs} && ProcId >= 0", why)
+                # The factory that makes the jobs counts as one too: it is acted on by itself.
+                self.access_point.act(action, jobs, why)
+                if done:
+                    self._foresee(action, [(cluster, p) for p in range(len(cluster.jobs))])
+            return done
+        if action == "remove":
+            error = JobRemovedError("(none yet)", "it was taken back before a job had it")
+            for index in sorted(batch.pending):
+                if self.directory.take_back(crew.number, batch.number, index):
+                    done += 1
+                    self._finish(batch, index, error)
+        self.note_takers(crew)
+        with self.changed:
+            jobs_of = [batch.holders[i] for i in batch.pending if i in batch.holders]
+            if not jobs_of and action != "remove":
+                jobs_of = [(c, p) for c in crew.clusters for p in range(len(c.jobs))]
+            alive = [(c, p) for c, p in jobs_of if not c.jobs[p].state.is_final]
+        with self.changed:
+            self.changed.notify_all()
+        return done + (self.act_on(action, alive) if alive else 0)
+
+    def act_on(self, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
+        """Hold, release or remove these jobs; return how many."""
+        ids = [cluster.job_id(proc) for cluster, proc in jobs]
+        done = self.access_point.act(action, ids, "asked for by condorpool's user")
+        if done:
+            self._foresee(action, jobs)
         return done
 
+    def _foresee(self, action: str, jobs: Iterable[tuple[Cluster, int]]) -> None:
+        """Change the state of held jobs at once.
+
+        A wait that begins now must not take jobs for held whose event is on its way.
+        """
+        if action == "hold":
+            return
+        with self.changed:
+            for cluster, proc in jobs:
+                if cluster.jobs[proc].state is JobState.HELD:
+                    # A removed job is REMOVED by its event, which also ends its chunk.
+                    cluster.set_state(proc, JobState.IDLE)
+
     # -- ending ----------------------------------------------------------------
-    def remove(self, batches: Iterable[Batch], reason: str) -> None:
-        """Remove every job of these batches that has not ended."""
-        clusters = [batch.cluster for batch in batches if batch.pending]
+    def terminate(self) -> None:
+        """Take back every chunk, and remove every job that has not ended."""
+        why = "the condorpool Pool was terminated"
+        with self.changed:
+            batches = [batch for batch in self.batches.values() if batch.pending]
+            clusters = [c.number for _, c in self._clusters.values() if c.live]
+        for batch in batches:
+            if batch.crew.is_resident:
+                for index in sorted(batch.pending):
+                    if self.directory.take_back(batch.crew.number, batch.number, index):
+                        self._finish(batch, index, JobRemovedError("(none yet)", why))
         if clusters:
-            constraint = " || ".join(f"ClusterId == {cluster}" for cluster in clusters)
-            self.access_point.act("remove", constraint, reason)
+            constraint = " || ".join(f"ClusterId == {number}" for number in clusters)
+            self.access_point.act("remove", constraint, why)
+        with self.changed:
+            self.changed.notify_all()
 
     def wait_all(self, note: Callable[[int], None], patience: float = PATIENCE) -> None:
-        """Wait until every batch that is to be cleaned up is done.
+        """Wait until every batch that is to be cleaned up is done, and its jobs have left.
 
         Jobs that are in one of their batch's killstats, or come to be, are removed.
 
         Parameters
         ----------
         note
-            Called once a second with the number of jobs that are waited for.
+            Called once a second with the number of chunks that are waited for.
         """
         killed: set[str] = set()
         while True:
             with self.changed:
                 waited = [b for b in self.batches.values() if b.cleanup and b.pending]
                 left = sum(len(b.pending) for b in waited)
-                doomed = [
-                    b.job_id(i)
-                    for b in waited
-                    if any(b.counts[s] for s in JobState if s.value in b.killstats)
-                    for i in b.pending
-                    if b.jobs[i].state.value in b.killstats
-                ]
-                doomed = [job for job in doomed if job not in killed]
+                doomed = sorted({job for b in waited for job in _killable(b)} - killed)
                 if not left:
-                    return
+                    break
                 self.check_reach(patience)
                 if not doomed:
                     self.changed.wait(1.0)
@@ -338,23 +576,85 @@ class Session:
             if doomed:
                 self.access_point.act("remove", doomed, "the condorpool Pool was closed")
                 killed.update(doomed)
+        self._dismiss(patience)
+
+    def _dismiss(self, patience: float) -> None:
+        """Have the runners leave, and wait until they have."""
+        with self.changed:
+            known = {id(crew): crew for crew, _ in self._clusters.values() if crew.is_resident}
+        for crew in known.values():
+            self.directory.close_crew(crew.number)
+        crews = [crew for crew in known.values() if not crew.pending]
+        begun = time.monotonic()
+        while time.monotonic() - begun < min(2 * LEAVE_TIME, 2 * patience):
+            with self.changed:
+                if self.changed.wait_for(lambda: not any(c.live for c in crews), 0.2):
+                    return
+                rest = [c.number for crew in crews for c in crew.clusters if c.live]
+            constraint = " || ".join(f"ClusterId == {number}" for number in rest)
+            hesitates = time.monotonic() - begun > LEAVE_TIME
+            with contextlib.suppress(HTCondorError):
+                if not self.access_point.query(constraint, ["ClusterId"]):
+                    return  # gone, and the event log was not told
+                act_on = constraint if hesitates else f"({constraint}) && JobStatus != 2"
+                self.access_point.act("remove", act_on, SURPLUS)
 
     def clean(self) -> None:
         """Delete what nobody needs any more; keep files of failed jobs, unless told otherwise."""
         with self.changed:
             batches = list(self.batches.values())
         for batch in batches:
-            if batch.cleanup and not batch.pending:
-                for name in batch.cleanupfiles:
-                    (self.base / name).unlink(missing_ok=True)
-                self.directory.discard_batch(
-                    batch.number, () if batch.cleanfailed else batch.failed
-                )
+            for name in batch.cleanupfiles if batch.cleanup else ():
+                (self.base / name).unlink(missing_ok=True)
         if all(b.cleanup and (b.cleanfailed or not b.failed) for b in batches):
             self.directory.remove()
+            return
+        kept_jobs = set()
+        for batch in batches:
+            if batch.cleanup and not batch.pending:
+                failed = () if batch.cleanfailed else batch.failed
+                self.directory.discard_batch(batch.number, failed)
+                holders = [batch.holders[i] for i in failed if i in batch.holders]
+                kept_jobs |= {cluster.job_id(proc) for cluster, proc in holders}
+        if all(batch.cleanup for batch in batches):
+            self.directory.discard_jobs(kept_jobs)
 
     def close_log(self) -> None:
         """Stop reading the event log."""
         with self.changed:
             self._closed = True
             self._log.close()
+
+
+def _killable(batch: Batch) -> list[str]:
+    """Return the jobs of a batch's crew that are in one of its killstats."""
+    return [
+        cluster.job_id(proc)
+        for cluster in batch.crew.clusters
+        if any(cluster.counts[state] for state in JobState if state.value in batch.killstats)
+        for proc, job in enumerate(cluster.jobs)
+        if job.state.value in batch.killstats
+    ]
+
+
+def _compare(cluster: Cluster, queue: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """Correct what the events did not tell; return the jobs that are gone."""
+    lost = []
+    for proc, job in enumerate(cluster.jobs):
+        ad = queue.get(proc)
+        if job.state.is_final:
+            continue
+        if ad is not None:
+            job.missed = 0
+            state = STATE_OF_STATUS[int(ad["JobStatus"])]
+            if state is JobState.HELD and job.state is not JobState.HELD:
+                cluster.note_hold(proc, ad)
+            if not state.is_final:
+                cluster.set_state(proc, state)
+        elif job.state is not JobState.UNMATERIALIZED or not queue:
+            # An event may be on its way: gone twice is gone.
+            job.missed += 1
+            if job.missed > 1:
+                cluster.set_state(proc, JobState.COMPLETED)
+                lost.append(proc)
+    return lost

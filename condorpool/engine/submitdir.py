@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from condorpool.engine.payload import support_archive
+from condorpool.runner.program import CLOSED
 from condorpool.values.exceptions import SubmitError
 
 LAUNCHER = "launch.sh"
@@ -23,6 +24,21 @@ MANIFEST = "manifest.json"
 
 #: What a job needs beside its own chunk.
 SHIPPED = (LAUNCHER, SUPPORT)
+
+
+def crew_name(crew: int) -> str:
+    """Name the file that all jobs of a crew share."""
+    return f"{crew}.crew"
+
+
+def posted_name(crew: int) -> str:
+    """Name the folder from which a crew's jobs take chunks."""
+    return f"{crew}.posted"
+
+
+def taken_name(crew: int) -> str:
+    """Name the folder to which they take them, with their job id at the end."""
+    return f"{crew}.taken"
 
 
 def call_name(batch: int) -> str:
@@ -40,14 +56,14 @@ def outcome_name(batch: int, index: int | str) -> str:
     return f"{batch}-{index}.outcome"
 
 
-def stdout_name(batch: int, index: int | str) -> str:
-    """Name the standard output of the job of a chunk."""
-    return f"{batch}-{index}.out"
+def stdout_name(job: str) -> str:
+    """Name the standard output of a job, by its id."""
+    return f"job-{job}.out"
 
 
-def stderr_name(batch: int, index: int | str) -> str:
-    """Name the standard error of the job of a chunk."""
-    return f"{batch}-{index}.err"
+def stderr_name(job: str) -> str:
+    """Name the standard error of a job, by its id."""
+    return f"job-{job}.err"
 
 
 class SubmitDir:
@@ -121,14 +137,75 @@ class SubmitDir:
             return ""
         return "\n".join(text.rstrip().splitlines()[-lines:])
 
+    # -- chunks of a resident crew; runner/PROTOCOL.md says who may move what ------------
+    def make_crew(self, crew: int) -> None:
+        """Make the folders of a resident crew."""
+        for name in (posted_name(crew), taken_name(crew)):
+            (self.path / name).mkdir(mode=0o700)
+
+    def close_crew(self, crew: int) -> None:
+        """Tell runners to leave when nothing is posted any more."""
+        with contextlib.suppress(OSError):
+            (self.path / posted_name(crew) / CLOSED).touch(mode=0o600)
+
+    def post_chunks(self, crew: int, batch: int, indices: Iterable[int]) -> None:
+        """Move chunks to where runners take them."""
+        folder = self.path / posted_name(crew)
+        for index in indices:
+            name = chunk_name(batch, index)
+            (self.path / name).rename(folder / name)
+
+    def take_back(self, crew: int, batch: int, index: int) -> bool:
+        """Take a posted chunk back; tell whether no runner was quicker."""
+        name = chunk_name(batch, index)
+        try:
+            (self.path / posted_name(crew) / name).rename(self.path / name)
+        except OSError:
+            return False
+        return True
+
+    def takers(self, crew: int) -> dict[tuple[int, int], str]:
+        """Return the job that has taken each chunk, by batch and index."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.path / taken_name(crew)):  # noqa: PTH208 - may be many
+                chunk, _, job = name.partition("@")
+                batch, _, index = chunk.removesuffix(".chunk").partition("-")
+                found[int(batch), int(index)] = job
+        return found
+
+    def taken_by(self, crew: int, job: str) -> list[tuple[int, int]]:
+        """Return the chunks, as batch and index, that a job has taken and not finished."""
+        return [chunk for chunk, taker in self.takers(crew).items() if taker == job]
+
+    def put_back(self, crew: int, batch: int, index: int, *, posted: bool = True) -> None:
+        """Let others take a taken chunk; or, not posted, keep it for people to look at."""
+        name = chunk_name(batch, index)
+        job = self.takers(crew).get((batch, index))
+        if job and not (posted and (self.path / outcome_name(batch, index)).exists()):
+            folder = self.path / posted_name(crew) if posted else self.path
+            with contextlib.suppress(OSError):
+                (self.path / taken_name(crew) / f"{name}@{job}").rename(folder / name)
+
+    # -- the end -------------------------------------------------------------------------
     def discard_batch(self, batch: int, keep: Iterable[int] = ()) -> None:
         """Delete the files of a batch, but for those of the chunks to keep."""
         kept = {f"{batch}-{index}" for index in keep}
         for file in self._files():
             stem = file.name.partition(".")[0]
-            if stem.partition("-")[0] == str(batch) and stem not in kept:
+            if stem.partition("-")[0] == str(batch) and stem not in kept and file.is_file():
                 with contextlib.suppress(OSError):
                     os.unlink(file.path)  # noqa: PTH108 - 40,000 of these
+
+    def discard_jobs(self, keep: Iterable[str]) -> None:
+        """Delete what jobs printed, but for those to keep, and the folders of crews."""
+        kept = {name for job in keep for name in (stdout_name(job), stderr_name(job))}
+        for file in self._files():
+            with contextlib.suppress(OSError):
+                if file.is_dir():
+                    shutil.rmtree(file.path)
+                elif file.name.startswith("job-") and file.name not in kept:
+                    os.unlink(file.path)  # noqa: PTH108
 
     def _files(self) -> list[os.DirEntry[str]]:
         try:
@@ -139,7 +216,11 @@ class SubmitDir:
 
     def remove(self) -> None:
         """Delete the folder and all in it; what is gone already is no error."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for _ in range(20):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                return
+            time.sleep(0.05)  # a shadow that is on its way out has written a last file
 
 
 def _private(path: str, flags: int) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from condorpool.engine import submitdir as names
-from condorpool.engine.batch import Batch, JobRecord
+from condorpool.engine.crew import Cluster, JobRecord
 from condorpool.engine.session import Session
 from condorpool.values.events import JobState
 
 
 class Job:
-    r"""The HTCondor job that makes one chunk of calls.
+    r"""An HTCondor job that makes calls.
 
-    Its ``state`` is what the event log said last; looking at it asks nobody.
+    A resident runner makes many: what it prints is then of all of them; a
+    result's own `stdout` is what its calls printed.  Its ``state`` is what the event log said last; looking at it asks nobody.
 
     Examples
     --------
@@ -19,23 +20,23 @@ class Job:
     >>> with Pool() as pool:
     ...     result = pool.apply_async(print, ("hello",))
     ...     result.wait()
-    ...     result.job.stdout()
+    ...     result.stdout()
     'hello\n'
     """
 
-    def __init__(self, session: Session, batch: Batch, index: int) -> None:
+    def __init__(self, session: Session, cluster: Cluster, proc: int) -> None:
         self._session = session
-        self._batch = batch
-        self._index = index
+        self._cluster = cluster
+        self._proc = proc
 
     @property
     def _record(self) -> JobRecord:
-        return self._batch.jobs[self._index]
+        return self._cluster.jobs[self._proc]
 
     @property
     def id(self) -> str:
         """``ClusterId.ProcId``, as HTCondor prints it."""
-        return self._batch.job_id(self._index)
+        return self._cluster.job_id(self._proc)
 
     @property
     def state(self) -> JobState:
@@ -69,20 +70,20 @@ class Job:
         return self._act("remove")
 
     def _act(self, action: str) -> bool:
-        return self._session.act(action, self._batch, self._index) == 1
+        return self._session.act_on(action, [(self._cluster, self._proc)]) == 1
 
     def stdout(self) -> str | None:
         """Return what the calls printed; None if there is nothing (yet)."""
-        return self._session.directory.text(names.stdout_name(self._batch.number, self._index))
+        return self._session.directory.text(names.stdout_name(self.id))
 
     def stderr(self) -> str | None:
         """Return what the calls wrote to standard error; None if there is nothing (yet)."""
-        return self._session.directory.text(names.stderr_name(self._batch.number, self._index))
+        return self._session.directory.text(names.stderr_name(self.id))
 
     def log(self) -> str:
         """Return the events of this job from the event log."""
         text = self._session.directory.text(names.EVENT_LOG) or ""
-        mark = f"({self._batch.cluster:03d}.{self._index:03d}."
+        mark = f"({self._cluster.number:03d}.{self._proc:03d}."
         events = [event for event in text.split("...\n") if mark in event.partition("\n")[0]]
         return "...\n".join([*events, ""])
 

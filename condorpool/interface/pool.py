@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from condorpool.engine import description, payload
-from condorpool.engine.session import PATIENCE, QUEUE_LIMIT, JobOptions, Session
+from condorpool.engine.description import JobOptions
+from condorpool.engine.session import PATIENCE, Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.results import AsyncResult, Callback, MapResult, check_on_hold
@@ -42,12 +43,14 @@ class Pool:
     Parameters
     ----------
     processes
-        The most jobs at once.  By default as many as HTCondor gives.
+        The most jobs at once: the pool's worker processes.  By default as many
+        as the HTCondor pool has CPUs.
     initializer, initargs
-        ``initializer(*initargs)`` is called in each job before its calls.
-    maxtasksperchild, context
-        Accepted for code written for `multiprocessing`; a job is a fresh
-        process for every chunk.
+        ``initializer(*initargs)`` is called once in each job, before its calls.
+    maxtasksperchild
+        Chunks that a job makes before it ends.  1 is a job for every chunk.
+    context
+        Accepted for code written for `multiprocessing`; HTCondor has none.
     schedd, collector
         Name of the access point, and address of its HTCondor pool's collector.
     personal
@@ -71,8 +74,10 @@ class Pool:
         The interpreter on the execution point.  By default this one's path, or
         whatever Python of the same version is found there.
     linger
-        Seconds for which HTCondor keeps a slot for the next call; a kept slot
-        is charged to the user.  0 switches it off.
+        Seconds that a job waits for the next call before it ends, and for which
+        HTCondor then keeps its slot; both are charged to the user.  0 for none.
+    retire_after
+        Seconds after which a job takes no new chunk, for sites that want short jobs.
 
     Examples
     --------
@@ -100,10 +105,11 @@ class Pool:
         submitdir: str | os.PathLike[str] = ".",
         on_hold: str = "raise",
         python: str | None = None,
-        linger: float = 20.0,
+        linger: float = 10.0,
+        retire_after: float = math.inf,
     ) -> None:
         self._processes = _positive("processes", processes)
-        _positive("maxtasksperchild", maxtasksperchild)
+        self._maxtasksperchild = _positive("maxtasksperchild", maxtasksperchild)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._initializer, self._initargs = initializer, tuple(initargs)
@@ -117,7 +123,9 @@ class Pool:
             **_check_jobkwargs(jobkwargs or {}),
         }
         self._on_hold = check_on_hold(on_hold)
-        self._python, self._linger = python, linger
+        if retire_after <= 0:
+            raise ValueError(f"retire_after={retire_after} is a number of seconds, more than 0")
+        self._python, self._linger, self._retire_after = python, linger, retire_after
         self._access_point = find_access_point(schedd, collector, personal)
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
@@ -167,7 +175,7 @@ class Pool:
         """
         self._check_call(func)
         item = (tuple(args), dict(kwds or {}))
-        options, session = self._options(submitkwargs, jobkwargs, None)
+        options, session = self._options(submitkwargs, jobkwargs)
         result: AsyncResult[T] = AsyncResult(session, [1], self._on_hold, callback, error_callback)
         return self._post(session, func, "apply", [[item]], result, options)
 
@@ -247,7 +255,7 @@ class Pool:
         _positive("chunksize", chunksize)
         items = list(iterable)
         chunksize = chunksize or self._chunksize(len(items))
-        options, session = self._options(submitkwargs, jobkwargs, self._processes)
+        options, session = self._options(submitkwargs, jobkwargs)
         chunks = [items[i : i + chunksize] for i in range(0, len(items), chunksize)]
         sizes = [len(chunk) for chunk in chunks]
         result = MapResult(session, sizes, self._on_hold, callback, error_callback)
@@ -271,9 +279,11 @@ class Pool:
         """
         _positive("calls", calls)
         _positive("chunksize", chunksize)
-        options, session = self._options(submitkwargs, jobkwargs, self._processes)
+        options, session = self._options(submitkwargs, jobkwargs)
         jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
-        return session.describe(0, jobs, payload.name_of(func), options)
+        resident = session.is_resident(options)
+        limit = min(jobs, options.limit)
+        return session.describe(0, None if resident else 0, limit, payload.name_of(func), options)
 
     # -- posting ----------------------------------------------------------------------
     def _check_call(self, func: Callable[..., Any]) -> None:
@@ -286,7 +296,6 @@ class Pool:
         self,
         submitkwargs: Mapping[str, Any] | None,
         jobkwargs: Mapping[str, Any] | None,
-        queue_limit: int | None,
     ) -> tuple[JobOptions, Session]:
         submit = {**self.submitkwargs, **description.check(submitkwargs or {})}
         job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs or {})}
@@ -299,8 +308,12 @@ class Pool:
         options = JobOptions(
             submitkwargs=submit,
             python=self._python,
-            queue_limit=queue_limit or max(QUEUE_LIMIT, self._count_cpus()),
+            limit=self._processes or self._count_cpus(),
             linger=self._linger,
+            retire_after=self._retire_after,
+            maxtasksperchild=self._maxtasksperchild,
+            initializer=self._initializer,
+            initargs=self._initargs,
             **job,
         )
         return options, self._sessions[base]
@@ -314,7 +327,7 @@ class Pool:
         result: R,
         options: JobOptions,
     ) -> R:
-        call = payload.Call(func, style, self._initializer, self._initargs)
+        call = payload.Call(func, style)
         batch = session.post(call, chunks, result._deliver, options)  # noqa: SLF001
         result._batch = batch  # noqa: SLF001
         self._results.append(result)
@@ -356,7 +369,7 @@ class Pool:
         if unseen:
             reports = [f"{r!r}: {r._error()!r}\n{r._error()}" for r in unseen]  # noqa: SLF001
             raise JobFailedError(
-                ", ".join(str(r._batch.cluster) for r in unseen if r._batch),  # noqa: SLF001
+                ", ".join(job.id for r in unseen for job in r.jobs) or "(none yet)",
                 "Pool.close - failed jobs:\n" + "\n==========\n".join(reports),
             )
 
@@ -366,7 +379,7 @@ class Pool:
         for result in self._results:
             result._seen = True  # noqa: SLF001 - what is thrown away is no news at the end
         for session in self._sessions.values():
-            session.remove(list(session.batches.values()), "the condorpool Pool was terminated")
+            session.terminate()
 
     def join(self) -> None:
         """Wait for the jobs of a closed or terminated pool and clean up.
@@ -387,7 +400,7 @@ class Pool:
             nonlocal noted
             if time.monotonic() - noted > _NOTE_INTERVAL:
                 noted = time.monotonic()
-                line = f"condorpool: waiting for {left} jobs before the pool is closed"
+                line = f"condorpool: waiting for {left} chunks before the pool is closed"
                 print(line, file=sys.stderr)  # noqa: T201 - a wait must show why it goes on
 
         for session in list(self._sessions.values()):
@@ -431,7 +444,7 @@ class Pool:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         left = sum(len(b.pending) for s in self._sessions.values() for b in s.batches.values())
-        return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} jobs left>"
+        return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} chunks left>"
 
 
 def _positive(name: str, value: int | None) -> int | None:

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from condorpool.engine.batch import Batch
+from condorpool.engine.crew import Batch
 from condorpool.engine.payload import Outcome
 from condorpool.engine.session import Session, logger
 from condorpool.interface.job import Job
-from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobError, ResultTimeoutError
 
 T = TypeVar("T")
@@ -41,6 +40,7 @@ class _Result(Generic[T]):
             self._starts.append(self._starts[-1] + size)
         self._values: list[Any] = [None] * self._starts[-1]
         self._errors: dict[int, BaseException] = {}
+        self._printed: dict[int, tuple[str, str]] = {}
         self._missing = len(sizes)
         self._is_ready = not sizes
         self._seen = False
@@ -56,6 +56,8 @@ class _Result(Generic[T]):
             self._errors.update(dict.fromkeys(range(first, last), error))
         else:
             for position, call in enumerate(result.calls, first):
+                if call.stdout or call.stderr:
+                    self._printed[position] = call.stdout, call.stderr
                 if call.error is not None:
                     self._errors[position] = call.error
                 else:
@@ -160,12 +162,24 @@ class _Result(Generic[T]):
 
     @property
     def jobs(self) -> list[Job]:
-        """The jobs that make the calls, in the order of their chunks."""
-        batch = self._batch
-        return [Job(self._session, batch, i) for i in range(len(batch.jobs))] if batch else []
+        """The jobs that have, or had, the calls; none for calls that wait for one."""
+        if self._batch is None:
+            return []
+        self._session.note_takers(self._batch.crew)
+        with self._session.changed:
+            holders = [self._batch.holders[i] for i in sorted(self._batch.holders)]
+        return [Job(self._session, cluster, proc) for cluster, proc in dict.fromkeys(holders)]
+
+    def stdout(self) -> str:
+        """Return what the calls that have ended printed, in order."""
+        return "".join(self._printed[i][0] for i in sorted(self._printed))
+
+    def stderr(self) -> str:
+        """Return what the calls that have ended wrote to standard error, in order."""
+        return "".join(self._printed[i][1] for i in sorted(self._printed))
 
     def hold(self) -> int:
-        """Put the jobs that have not ended on hold; return how many."""
+        """Put the jobs that have the calls on hold; return how many."""
         return self._act("hold")
 
     def release(self) -> int:
@@ -173,7 +187,7 @@ class _Result(Generic[T]):
         return self._act("release")
 
     def remove(self) -> int:
-        """Remove the jobs that have not ended; return how many were in the queue."""
+        """Remove the jobs that have the calls, and take back calls that wait; return how many."""
         self._seen = True  # whoever throws calls away need not be told at the end
         return self._act("remove")
 
@@ -183,15 +197,13 @@ class _Result(Generic[T]):
         return self._session.act(action, self._batch)
 
     def __repr__(self) -> str:
-        batch = self._batch
-        if batch is None:
-            return f"<{type(self).__name__}: no calls>"
-        counts = ", ".join(
-            f"{batch.counts[state]} {state.value.lower()}"
-            for state in JobState
-            if batch.counts[state]
+        calls, left = len(self._values), self._missing
+        done = f"{len(self._starts) - 1 - left} of {len(self._starts) - 1} chunks done"
+        failed = f", {len(self._errors)} failed" if self._errors else ""
+        held = len(self._batch.held) if self._batch and left else 0
+        return f"<{type(self).__name__}: {calls} calls, {done}{failed}" + (
+            f", {held} jobs held>" if held else ">"
         )
-        return f"<{type(self).__name__} of cluster {batch.cluster}: {counts}>"
 
 
 class AsyncResult(_Result[T]):
@@ -201,17 +213,9 @@ class AsyncResult(_Result[T]):
         return cast("T", self._values[0])
 
     @property
-    def job(self) -> Job:
-        """The job that makes the call."""
-        return self.jobs[0]
-
-    def stdout(self) -> str | None:
-        """Return what the call printed; None if there is nothing (yet)."""
-        return self.job.stdout()
-
-    def stderr(self) -> str | None:
-        """Return what the call wrote to standard error; None if there is nothing (yet)."""
-        return self.job.stderr()
+    def job(self) -> Job | None:
+        """The job that has, or had, the call; None while the call waits for one."""
+        return next(iter(self.jobs), None)
 
 
 class MapResult(_Result[list[Any]]):

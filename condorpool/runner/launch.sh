@@ -8,7 +8,7 @@ shift 3
 
 # HTCondor holds a job whose output file is missing.  An empty outcome is there
 # from the start instead; one that an earlier run of this job left is kept.
-[ -s "$outcome" ] || : > "$outcome" || exit 73
+[ -z "$outcome" ] || [ -s "$outcome" ] || : > "$outcome" || exit 73
 
 for candidate in "$python" ${version:+"python$version" python3}; do
     command -v "$candidate" > /dev/null 2>&1 && exec "$candidate" "$@"

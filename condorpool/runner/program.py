@@ -1,6 +1,11 @@
-"""Make the calls of one chunk and leave their outcome.
+"""The program of a job: make the calls of chunks and leave their outcomes.
 
-    main([CALL, CHUNK, OUTCOME])
+    main(["serve", CREW, POSTED, TAKEN, JOB, PEERS, LINGER, RETIRE_AFTER, CHUNKS])
+    main(["once", CREW, CALL, CHUNK, OUTCOME])
+
+The first is a resident runner: it takes chunks from the submit directory until
+none is left, and waits a little for more (PROTOCOL.md says who may do what).
+The second makes one chunk, for sites that forbid chirp.
 
 Runs on the execution point with the standard library alone, under any Python
 from 3.7 on: the first thing it does is to tell whether this Python can read
@@ -38,6 +43,19 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 #: Exit codes of the program; a job that made its calls exits with 0.
 EX_NO_PYTHON = 72
 EX_CANNOT_WRITE = 73
+EX_NO_CHIRP = 74
+
+#: In the folder of posted chunks this name tells runners to leave.
+CLOSED = "CLOSED"
+
+#: The event that announces an outcome has this word, then the chunk's name.
+ANNOUNCES = "condorpool-outcome"
+
+#: The most that is kept of what one call prints, in bytes.
+MAX_PRINTED = 1 << 20
+
+
+# -- containers ---------------------------------------------------------------------
 
 
 def dumps(value: Any, pickler: Any = pickle) -> list[Any]:
@@ -52,19 +70,42 @@ def loads(frames: list[Any]) -> Any:
     return pickle.loads(frames[0], buffers=frames[1:])
 
 
-def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
-    """Write a container beside its name and move it into place."""
+def packed(about: dict[str, Any], frames: list[Any]) -> list[Any]:
+    """Return the parts of a container, in order."""
     frames = [pickle.dumps(about, 4), *frames]
     lengths = ",".join(str(len(frame)) for frame in frames)
+    return [MAGIC + f"python={PYTHON} frames={lengths}\n".encode(), *frames]
+
+
+def unpacked(data: bytearray, path: str) -> tuple[dict[str, Any], list[Any]]:
+    """Return what a container is about, with the ``python`` that wrote it, and its frames.
+
+    Raises ValueError when it is not whole, or no container at all.
+    """
+    end = data.find(b"\n")
+    if not data.startswith(MAGIC) or end < 0:
+        raise ValueError(f"{path} is not a payload")
+    words = dict(word.split("=") for word in data[len(MAGIC) : end].decode().split())
+    whole = memoryview(data)
+    frames, position = [], end + 1
+    for length in map(int, words["frames"].split(",")):
+        frames.append(whole[position : position + length])
+        position += length
+    if position != len(data):
+        raise ValueError(f"{path} has {len(data)} bytes instead of {position}")
+    return {**pickle.loads(frames[0]), "python": words["python"]}, frames[1:]
+
+
+def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
+    """Write a container beside its name and move it into place."""
     # A job that is evicted half-way starts again, maybe before its first run has
     # ended: each writes a file of its own, and the last move wins.
     scratch = f"{path}.{os.getpid()}.tmp"
     try:
         handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "wb") as file:
-            file.write(MAGIC + f"python={PYTHON} frames={lengths}\n".encode())
-            for frame in frames:
-                file.write(frame)
+            for part in packed(about, frames):
+                file.write(part)
         os.replace(scratch, path)
     except BaseException:
         if os.path.exists(scratch):
@@ -73,30 +114,24 @@ def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
 
 
 def read(path: str) -> tuple[dict[str, Any], list[Any]]:
-    """Read a container: what it is about, with the ``python`` that wrote it, and its frames.
-
-    Raises ValueError when the file is not whole, or no container at all.
-    """
+    """Read a container."""
     with open(path, "rb", buffering=0) as file:
         data = bytearray(os.fstat(file.fileno()).st_size)
-        whole = memoryview(data)
-        done = 0
-        while done < len(data):
-            count = file.readinto(whole[done:])
-            if not count:
-                break
-            done += count
-    end = data.find(b"\n")
-    if not data.startswith(MAGIC) or end < 0:
-        raise ValueError(f"{path} is not a payload")
-    words = dict(word.split("=") for word in data[len(MAGIC) : end].decode().split())
-    frames, position = [], end + 1
-    for length in map(int, words["frames"].split(",")):
-        frames.append(whole[position : position + length])
-        position += length
-    if position != len(data):
-        raise ValueError(f"{path} has {len(data)} bytes instead of {position}")
-    return {**pickle.loads(frames[0]), "python": words["python"]}, frames[1:]
+        fill(file, data)
+    return unpacked(data, path)
+
+
+def fill(file: Any, data: bytearray) -> None:
+    """Read until the buffer is full or the file ends."""
+    rest = memoryview(data)
+    while rest:
+        count = file.readinto(rest)
+        if not count:
+            return
+        rest = rest[count:]
+
+
+# -- calls --------------------------------------------------------------------------
 
 
 def describe(error: BaseException, sources: dict[str, str]) -> str:
@@ -115,7 +150,7 @@ def pickled(value: Any) -> list[Any]:
     """Pickle a value by reference if that works, else by value."""
     try:
         return dumps(value)
-    except Exception:
+    except Exception:  # a __reduce__ may raise anything
         import cloudpickle
 
         return dumps(value, cloudpickle)
@@ -129,10 +164,13 @@ def outcome_of(
     The first is ``("value", "")``, ``("raise", traceback)``, or
     ``("unpicklable", why)`` when the value or exception cannot be sent.
     """
+    process = os.getpid()
     try:
         value, text = func(*args, **kwargs), ""
-    except BaseException as error:
+    except BaseException as error:  # also SystemExit and KeyboardInterrupt
         value, text = error, describe(error, sources)
+    if os.getpid() != process:
+        os._exit(0)  # a child that the call forked came back with it; the outcome is its parent's
     try:
         frames = pickled(value)
         if text:
@@ -159,6 +197,45 @@ def calls_of(style: str, items: list[Any]) -> Iterator[tuple[Any, dict[str, Any]
             yield item
 
 
+class Printed:
+    """What calls write to standard output and standard error: the job's own files."""
+
+    def __init__(self) -> None:
+        # A call may close or replace descriptors 1 and 2; these stay.
+        self.kept = (os.dup(1), os.dup(2))
+        self.sizes = [0, 0]
+        self.restore()
+        self.taken()
+
+    def restore(self) -> None:
+        """Make the streams good again after calls that closed them."""
+        for number, kept in zip((1, 2), self.kept):
+            os.dup2(kept, number)
+        if sys.stdout is None or sys.stdout.closed:
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        if sys.stderr is None or sys.stderr.closed:
+            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+    def taken(self) -> tuple[str, str] | None:
+        """Return what was written since the last time, None if nothing was."""
+        flush()
+        texts = []
+        for which, kept in enumerate(self.kept):
+            size, begin = os.fstat(kept).st_size, self.sizes[which]
+            self.sizes[which] = size
+            text = b""
+            if size > begin:
+                begin = max(begin, size - MAX_PRINTED)
+                try:
+                    with open(f"/proc/self/fd/{kept}", "rb") as file:
+                        file.seek(begin)
+                        text = file.read(size - begin)
+                except OSError:
+                    pass  # no regular file: nothing to show, and no fault of the call's
+            texts.append(text.decode("utf-8", "replace"))
+        return (texts[0], texts[1]) if texts[0] or texts[1] else None
+
+
 def flush() -> None:
     """Bring out what the calls printed; a call may have closed the streams."""
     for stream in (sys.stdout, sys.stderr):
@@ -168,66 +245,333 @@ def flush() -> None:
             pass
 
 
-def run(call_path: str, chunk_path: str, outcome_path: str) -> None:
-    """Make the calls of a chunk and write their outcome."""
-    call, call_frames = read(call_path)
-    about: dict[str, Any] = {"host": os.uname().nodename, "pid": os.getpid()}
-    if call["python"] != PYTHON:
-        why = (
-            f"this notebook's Python is {call['python']}, "
-            f"and {sys.executable} on {about['host']} is Python {PYTHON}"
+class Worker:
+    """What a job has for all its calls: environment, folder, the initializer's work.
+
+    ``crew`` is the container that says so.
+    """
+
+    def __init__(self, crew: tuple[dict[str, Any], list[Any]]) -> None:
+        about, self.initial = crew
+        self.host = os.uname().nodename
+        self.mismatch = ""
+        if about["python"] != PYTHON:
+            self.mismatch = (
+                f"this notebook's Python is {about['python']}, "
+                f"and {sys.executable} on {self.host} is Python {PYTHON}"
+            )
+        for name, value in about["environment"].items():
+            os.environ.setdefault(name, value)  # what HTCondor has set for the job stands
+        # With file transfer the job sits in a scratch folder of its own.  Where
+        # HTCondor uses a shared file system it starts in the submit directory, and
+        # the calls belong where the user works.
+        self.submit_dir = os.getcwd()
+        scratch = os.environ.get("_CONDOR_SCRATCH_DIR")
+        self.shares = not (scratch and os.path.samefile(self.submit_dir, scratch))
+        self.is_here = self.shares and about["host"] == self.host
+        self.here = about["directory"] if self.shares else self.submit_dir
+        # Imports come from where the calls are made, then from the archive.
+        sys.path[0] = self.here
+        self.printed = Printed()
+        self.ready = False
+        self.failure: BaseException | None = None
+        self.last: tuple[str, Any, dict[str, Any]] = ("", None, {})
+
+    def initialize(self) -> None:
+        """Run the initializer, once."""
+        self.ready = True
+        try:
+            os.chdir(self.here)
+            initializer, initargs = loads(self.initial)
+            if initializer is not None:
+                initializer(*initargs)
+        except BaseException as error:  # told for every call of every chunk
+            self.failure = error
+
+    def make(
+        self, name: str, call: Any, chunk: tuple[dict[str, Any], list[Any]]
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """Make the calls of a chunk; return the outcome.
+
+        ``call()`` reads the container of the call called ``name``; that of the
+        last chunk's call is still known.
+        """
+        about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
+        if self.mismatch:
+            return dict(about, calls=[], mismatch=self.mismatch), []
+        if not self.ready:
+            self.initialize()
+        failure, items, style = self.failure, [], "map"
+        started = time.time()
+        try:
+            os.chdir(self.here)
+            if self.last[0] != name:
+                shared, call_frames = call()
+                self.last = (name, loads(call_frames), shared)
+            _, func, shared = self.last
+            style = shared["style"]
+            items = loads(chunk[1])
+        except BaseException as error:
+            failure = failure or error
+        if failure is not None:
+            problem = failure
+
+            def func(*_: Any) -> None:  # the calls cannot be made: each raises this
+                raise problem
+
+            items, style = [()] * chunk[0]["calls"], "starmap"
+            shared = {"sources": {}}
+        outcomes: list[Any] = []
+        frames: list[Any] = []
+        self.printed.restore()
+        self.printed.taken()
+        for args, kwargs in calls_of(style, items):
+            what, own = outcome_of(func, args, kwargs, shared["sources"])
+            outcomes.append((what[0], what[1], len(own), self.printed.taken()))
+            frames.extend(own)
+        about.update(started=started, seconds=time.time() - started, calls=outcomes)
+        return about, frames
+
+
+# -- the submit directory, seen from the job ------------------------------------------
+
+
+class Chirp:
+    """HTCondor's own channel to the submit directory: through starter and shadow.
+
+    Raises FileNotFoundError where there is no such file, else OSError.
+    """
+
+    def __init__(self) -> None:
+        with open(os.environ["_CONDOR_CHIRP_CONFIG"]) as file:
+            self.host, self.port, self.cookie = file.read().split()
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect, also anew."""
+        import socket
+
+        link = socket.create_connection((self.host, int(self.port)), timeout=60)
+        # Without this every round trip waits 40 ms for a delayed acknowledgement.
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.link, self.replies = link, link.makefile("rb")
+        self.ask("cookie", self.cookie)
+
+    def ask(self, *words: str) -> int:
+        """Send a command and return the answer."""
+        quoted = [word.replace("\\", "\\\\").replace(" ", "\\ ") for word in words]
+        self.link.sendall((" ".join(quoted) + "\n").encode("utf-8", "surrogateescape"))
+        return self.answer(words)
+
+    def answer(self, words: tuple[str, ...]) -> int:
+        """Read the number that ends a command."""
+        line = self.replies.readline()
+        if not line:
+            raise OSError("HTCondor's channel to the access point is closed")
+        number = int(line)
+        if number == -3:
+            raise FileNotFoundError(words[1])
+        if number < 0:
+            raise OSError(f"chirp: {words[0]} answered {number}")
+        return number
+
+    def names(self, folder: str) -> list[str]:
+        """List a folder."""
+        data = bytearray(self.ask("getdir", folder))
+        fill(self.replies, data)
+        return data.decode("utf-8", "surrogateescape").split()
+
+    def read(self, name: str) -> tuple[dict[str, Any], list[Any]]:
+        """Read a container."""
+        data = bytearray(self.ask("getfile", name))
+        fill(self.replies, data)
+        return unpacked(data, name)
+
+    def write(self, name: str, job: str, about: dict[str, Any], frames: list[Any]) -> None:
+        """Write a container beside its name and move it into place."""
+        scratch = f"{name}.{job}.tmp"
+        parts = packed(about, frames)
+        size = str(sum(len(part) for part in parts))
+        self.ask("putfile", scratch, str(0o600), size)
+        for part in parts:
+            self.link.sendall(part)
+        self.answer(("putfile", scratch))
+        self.ask("rename", scratch, name)
+
+    def patiently(self, *words: str) -> None:
+        """Ask until it works: the access point may be restarting, the job lives on."""
+        for attempt in range(600):
+            try:
+                self.ask(*words)
+                return
+            except FileNotFoundError:
+                raise
+            except OSError:
+                time.sleep(min(0.1 * 2**attempt, 2.0))
+                try:
+                    self.connect()
+                except OSError:
+                    continue
+        raise OSError("the access point has not answered for twenty minutes")
+
+
+class Watch:
+    """Wait until something comes into a folder of this machine (Linux's inotify)."""
+
+    def __init__(self, folder: str) -> None:
+        import ctypes
+        import select
+
+        self.select = select.select
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        moved_to, created = 0x80, 0x100
+        if libc.inotify_add_watch(self.handle, os.fsencode(folder), moved_to | created) < 0:
+            raise OSError(ctypes.get_errno(), "inotify")
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a change, at most this long."""
+        if self.select([self.handle], [], [], seconds)[0]:
+            os.read(self.handle, 65536)
+
+
+class Runner:
+    """A resident runner: takes chunks by rename, leaves outcomes, announces them.
+
+    Parameters
+    ----------
+    posted, taken
+        Folders below the submit directory.
+    job
+        This job's ``ClusterId.ProcId``.
+    peers
+        How many runners there may be: they look at so many chunks, and when idle as
+        much more rarely, that together they are no burden.
+    """
+
+    def __init__(self, worker: Worker, posted: str, taken: str, job: str, peers: int) -> None:
+        self.worker, self.posted, self.taken, self.job, self.peers = (
+            worker,
+            posted,
+            taken,
+            job,
+            peers,
         )
-        write(outcome_path, dict(about, calls=[], mismatch=why), [])
-        return
-    outcome_path = os.path.abspath(outcome_path)
-    for name, value in call["environment"].items():
-        os.environ.setdefault(name, value)  # what HTCondor has set for the job stands
-    chunk, chunk_frames = read(chunk_path)
-    # With file transfer the job sits in a scratch folder of its own.  Where
-    # HTCondor uses a shared file system it starts in the submit directory, and
-    # the calls belong where the user works.
-    scratch = os.environ.get("_CONDOR_SCRATCH_DIR")
-    here = os.getcwd()
-    if not (scratch and os.path.samefile(here, scratch)):
-        os.chdir(call["directory"])
-        here = call["directory"]
-    # Imports come from where the calls are made, then from the archive.
-    sys.path[0] = here
-    started = time.time()
-    outcomes: list[Any] = []
-    frames: list[Any] = []
-    try:
-        func, initializer, initargs = loads(call_frames)
-        items = loads(chunk_frames)
-        if initializer is not None:
-            initializer(*initargs)
-    except BaseException as error:
-        failure = error
+        self.chirp = Chirp()
+        self.names: list[str] = []
+        self.misses = 0
+        self.closed = False
+        self.picks = os.getpid()
 
-        def func(*_: Any) -> None:  # the calls cannot be made: each raises this
-            raise failure
+    def own(self) -> list[str]:
+        """Return the chunks that an earlier run of this job has taken."""
+        return [name for name in self.chirp.names(self.taken) if name.endswith("@" + self.job)]
 
-        items = [()] * chunk["calls"]
-        call["style"] = "starmap"
-    for args, kwargs in calls_of(call["style"], items):
-        what, own = outcome_of(func, args, kwargs, call["sources"])
-        outcomes.append([what[0], what[1], len(own)])
-        frames.extend(own)
-    about.update(started=started, seconds=time.time() - started, calls=outcomes)
-    write(outcome_path, about, frames)
+    def look(self) -> None:
+        """List what is posted."""
+        names = self.chirp.names(self.posted)
+        self.closed = CLOSED in names
+        numbered = [n for n in names if n.endswith(".chunk")]
+        numbered.sort(key=lambda n: [int(part) for part in n[:-6].split("-")])
+        self.names, self.misses = numbered, 0
+
+    def take(self) -> str:
+        """Take a chunk; return its name in the folder of taken ones, empty if there is none.
+
+        Each runner picks among the first of its list, at places of its own, so
+        that runners seldom want the same one; a list that proves stale is read
+        again.  So a chunk costs a few operations, however many there are.
+        """
+        while True:
+            if not self.names or self.misses > 3:
+                self.look()
+            if not self.names:
+                return ""
+            self.picks = (self.picks * 1103515245 + 12345) & 0x7FFFFFFF
+            first = min(len(self.names), 2 * self.peers) if self.peers > 1 else 1
+            name = self.names.pop((self.picks >> 8) % first)
+            mine = f"{name}@{self.job}"
+            try:
+                self.chirp.ask("rename", f"{self.posted}/{name}", f"{self.taken}/{mine}")
+                return mine
+            except FileNotFoundError:
+                self.misses += 1  # another was quicker
+
+    def work(self, mine: str) -> None:
+        """Make the calls of a taken chunk, leave the outcome and announce it."""
+        name = mine.partition(".chunk@")[0]
+        call, outcome, path = (
+            f"{name.partition('-')[0]}.call",
+            f"{name}.outcome",
+            f"{self.taken}/{mine}",
+        )
+        if self.worker.shares:
+            folder = self.worker.submit_dir + "/"
+            chunk = read(folder + path)
+            about, frames = self.worker.make(call, lambda: read(folder + call), chunk)
+            write(folder + outcome, dict(about, job=self.job), frames)
+        else:
+            chunk = self.chirp.read(path)
+            about, frames = self.worker.make(call, lambda: self.chirp.read(call), chunk)
+            self.chirp.write(outcome, self.job, dict(about, job=self.job), frames)
+        self.chirp.patiently("ulog", f"{ANNOUNCES} {name}")
+        try:
+            self.chirp.ask("unlink", path)
+        except FileNotFoundError:
+            pass  # the client was quicker
+
+    def serve(self, linger: float, retire_after: float, chunks: int) -> None:
+        """Take chunks until none has come for ``linger`` seconds, or it is time to retire."""
+        started = idle_since = time.monotonic()
+        for mine in self.own():
+            self.work(mine)
+        done, delay, watch = 0, 0.002, None
+        while not (chunks and done >= chunks) and time.monotonic() - started < retire_after:
+            mine = self.take()
+            if mine:
+                self.work(mine)
+                done, delay, idle_since = done + 1, 0.002, time.monotonic()
+                continue
+            left = idle_since + linger - time.monotonic()
+            if self.closed or left <= 0:
+                return
+            if watch is None and self.worker.is_here:
+                try:
+                    watch = Watch(f"{self.worker.submit_dir}/{self.posted}")
+                    continue  # what came before the watch is found by one more look
+                except (OSError, AttributeError):
+                    self.worker.is_here = False
+            if watch:
+                watch.wait(left)
+            else:
+                time.sleep(min(delay, left))
+                delay = min(delay * 1.2, max(0.05, min(5.0, 0.005 * self.peers)))
 
 
 def main(arguments: list[str]) -> None:
-    """Run the chunk that the arguments name and end this process at once."""
-    call_path, chunk_path, outcome_path = arguments
-    if not os.path.getsize(outcome_path):
-        try:
-            run(call_path, chunk_path, outcome_path)
-        except OSError as error:
-            sys.stderr.write(f"condorpool: cannot read the payload or leave the outcome: {error}\n")
-            flush()
-            os._exit(EX_CANNOT_WRITE)
+    """Do what the arguments say and end this process at once."""
+    status = 0
+    try:
+        worker = Worker(read(arguments[1]))
+        if arguments[0] == "once":
+            call, chunk, outcome = arguments[2:]
+            if not os.path.getsize(outcome):  # else an earlier run of this job left it
+                folder = worker.submit_dir + "/"
+                made = worker.make(call, lambda: read(folder + call), read(folder + chunk))
+                write(folder + outcome, *made)
+        else:
+            posted, taken, job, peers, linger, retire_after, chunks = arguments[2:]
+            try:
+                runner = Runner(worker, posted, taken, job, int(peers))
+            except (KeyError, OSError, ValueError) as error:
+                sys.stderr.write(f"condorpool: no channel to the access point: {error!r}\n")
+                status = EX_NO_CHIRP
+            else:
+                runner.serve(float(linger), float(retire_after), int(chunks))
+    except OSError as error:
+        sys.stderr.write(f"condorpool: cannot read the payload or leave the outcome: {error!r}\n")
+        status = EX_CANNOT_WRITE
     flush()
     # Threads that a call left behind, and exit handlers that hang, do not keep
-    # a job whose outcome is written; multiprocessing's workers end like this too.
-    os._exit(0)
+    # a job whose outcomes are written; multiprocessing's workers end like this too.
+    os._exit(status)

@@ -31,6 +31,13 @@ def set_colour(colour):
     os.environ["CP_COLOUR"] = colour
 
 
+def has_job(result):
+    """Wait until a job has the call; return it."""
+    while result.job is None:
+        time.sleep(0.02)
+    return result.job
+
+
 class Unlucky(Exception):
     """An exception with a message of its own making."""
 
@@ -76,13 +83,32 @@ class TestVerbs:
         pool = make_pool(initializer=set_colour, initargs=("green",))
         assert pool.map(os.getenv, ["CP_COLOUR"]) == ["green"]
 
-    def test_one_cluster_per_map(self, pool, access_point):
-        """A map is one cluster with a job for each chunk."""
+    def test_jobs_are_worker_processes(self, make_pool):
+        """No more than ``processes``, and each makes many chunks."""
+        pool = make_pool(processes=2)
+        pids = pool.map(lambda _: (time.sleep(0.05), os.getpid())[1], range(20), chunksize=1)
+        assert len(set(pids)) in (1, 2)
+        assert pool.apply(os.getpid) in pids
+
+    def test_one_job_per_chunk(self, make_pool):
+        """With ``maxtasksperchild=1`` a map is one cluster with a job for each chunk."""
+        pool = make_pool(maxtasksperchild=1)
         result = pool.map_async(double, range(4), chunksize=2)
-        assert [job.id for job in result.jobs] == [
-            f"{result.jobs[0].id.split('.')[0]}.{k}" for k in (0, 1)
-        ]
+        assert [job.id.partition(".")[2] for job in result.jobs] == ["0", "1"]
         assert result.get() == [0, 2, 4, 6]
+
+    def test_a_runner_ends_after_its_chunks(self, make_pool):
+        """``maxtasksperchild=2``: another job goes on, and nothing is lost."""
+        pool = make_pool(processes=1, maxtasksperchild=2)
+        pids = pool.map(lambda _: os.getpid(), range(5), chunksize=1)
+        assert len(set(pids)) == 3
+
+    def test_calls_with_other_requirements_get_other_jobs(self, make_pool):
+        """Memory that was asked for one call is not what the others run with."""
+        pool = make_pool(processes=1)
+        first = pool.apply_async(os.getpid)
+        other = pool.apply_async(os.getpid, submitkwargs={"request_memory": "64MB"})
+        assert first.get() != other.get()
 
     def test_calls_run_as_jobs_elsewhere(self, pool):
         """The process that makes the call is not this one."""
@@ -156,7 +182,7 @@ class TestResults:
         assert result.stdout() == "to stdout\n"
         assert "to stderr" in result.stderr()
         assert "Job submitted" in result.job.log()
-        assert result.job.state is JobState.COMPLETED
+        assert result.job.state is JobState.RUNNING
         assert result.job.host
 
 
@@ -181,7 +207,7 @@ class TestHere:
         pool.apply(double, (1,))
         (folder,) = tmp_path.glob("condorpool-*")
         assert folder.stat().st_mode & 0o777 == 0o700
-        payloads = [*folder.glob("*.call"), *folder.glob("*.chunk")]
+        payloads = [*folder.glob("*.call"), *folder.glob("*.crew"), *folder.glob("*.outcome")]
         assert payloads
         assert {file.stat().st_mode & 0o777 for file in payloads} == {0o600}
 
@@ -199,7 +225,7 @@ class TestHere:
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (done.stdout, done.stderr, done.returncode) == ("[2.0, 3.0]\n", "", 0)
-        assert not list(tmp_path.iterdir())
+        assert not [str(left) for left in tmp_path.rglob("*")]
 
 
 class TestEnd:
@@ -260,11 +286,12 @@ class TestEnd:
         """As the original documents it."""
         pool = make_pool()
         result = pool.apply_async(time.sleep, (5,), jobkwargs={"cleanup": False})
+        job = has_job(result)
         start = time.monotonic()
         pool.close()
         assert time.monotonic() - start < 4
-        assert list(tmp_path.glob("condorpool-*/*.chunk"))
-        result._session.access_point.act("remove", f"ClusterId == {result._batch.cluster}")
+        assert list(tmp_path.glob("condorpool-*/*.call"))
+        assert job.remove()
 
 
 class TestJobs:
@@ -272,22 +299,21 @@ class TestJobs:
 
     def test_a_held_job_is_an_error_that_leaves_it(self, pool):
         """By default a wait raises when only held jobs are left; releasing cures it."""
-        result = pool.apply_async(time.sleep, (0.2,))
-        while not result.job.hold():
-            time.sleep(0.02)
+        result = pool.apply_async(time.sleep, (1,))
+        assert has_job(result).hold()
         with pytest.raises(condorpool.JobHeldError) as caught:
             result.get(timeout=30)
         assert caught.value.job_id == result.job.id
         assert caught.value.code == 1
         assert result.job.state is JobState.HELD
         assert result.job.release()
-        assert result.get(timeout=30) is None
+        assert result.get(timeout=60) is None
 
     def test_a_held_job_that_the_user_removes(self, make_pool):
         """It is counted once, the wait goes on to its end, and closing tells nothing new."""
         pool = make_pool()
         result = pool.apply_async(time.sleep, (60,))
-        while not result.job.hold():
+        while not result.hold():
             time.sleep(0.02)
         with pytest.raises(condorpool.JobHeldError):
             result.get(timeout=30)
@@ -299,7 +325,7 @@ class TestJobs:
     def test_on_hold_remove(self, pool):
         """Held jobs are removed, and the wait ends."""
         result = pool.apply_async(time.sleep, (60,))
-        while not result.job.hold():
+        while not result.hold():
             time.sleep(0.02)
         with pytest.raises(condorpool.JobRemovedError):
             result.get(timeout=30, on_hold="remove")
@@ -307,7 +333,7 @@ class TestJobs:
     def test_on_hold_wait(self, pool):
         """A wait that was told to wait does."""
         result = pool.apply_async(time.sleep, (60,))
-        while not result.job.hold():
+        while not result.hold():
             time.sleep(0.02)
         with pytest.raises(condorpool.ResultTimeoutError):
             result.get(timeout=0.5, on_hold="wait")

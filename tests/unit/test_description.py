@@ -9,13 +9,12 @@ import pytest
 from condorpool.engine import description
 
 
-def build(**changes):
-    """Describe a batch."""
-    facts = {
-        "directory": Path("/work/condorpool-1"), "batch": 1, "batch_name": "f", "run": "condorpool-1",
-        "python": None, "queue_limit": 10, "linger": 0.0, "defaults": {}, "submitkwargs": {},
-    }  # fmt: skip
-    return description.build(**{**facts, **changes})
+def build(*, batch=1, defaults=None, keep_claim=0, **options):
+    """Describe a crew's jobs."""
+    return description.build(
+        directory=Path("/work/condorpool-$(x)"), crew=1, batch=batch, limit=10, keep_claim=keep_claim, batch_name="f",
+        run="condorpool-1", options=description.JobOptions(**options), defaults=defaults or {},
+    )  # fmt: skip
 
 
 class TestCheck:
@@ -85,11 +84,21 @@ class TestBuild:
 
     def test_odd_names_are_quoted(self):
         """Spaces, quotes and dollar signs of paths reach the job."""
-        built = build(python='/opt/a "b" $(c)/python', directory=Path("/data/$(x)"))
+        built = build(python='/opt/a "b" $(c)/python')
         assert '\'/opt/a ""b"" $(DOLLAR)(c)/python\'' in built["arguments"]
-        assert built["initialdir"] == "/data/$(DOLLAR)(x)"
+        assert built["initialdir"] == "/work/condorpool-$(DOLLAR)(x)"
 
     def test_linger(self):
         """A slot is kept only when asked for."""
         assert "keep_claim_idle" not in build()
-        assert build(linger=20.0)["keep_claim_idle"] == "20"
+        assert build(keep_claim=20.0)["keep_claim_idle"] == "20"
+
+    def test_runners_and_plain_jobs(self):
+        """A runner has chirp and brings nothing back; a plain job has its own chunk."""
+        runner, plain = build(batch=None), build()
+        assert runner["want_io_proxy"] == "True"
+        assert runner["transfer_output_files"] == '""'
+        assert "$(chunk)" not in str(runner)
+        assert plain["transfer_output_files"] == "1-$(chunk).outcome"
+        files = {"transfer_output_files": "log.txt"}
+        assert build(batch=None, submitkwargs=files)["transfer_output_files"] == "log.txt"

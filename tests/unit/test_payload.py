@@ -63,12 +63,11 @@ class TestProgram:
         directory = SubmitDir.create(tmp_path)
 
         def run(func, *items, style="map", environment=None):
-            payload.write_call(
-                directory / "c", payload.Call(func, style), environment or {}, tmp_path
-            )
+            payload.write_crew(directory / "w", None, (), environment or {}, tmp_path)
+            payload.write_call(directory / "c", payload.Call(func, style))
             payload.write_chunk(directory / "k", items, 0)
             command = [directory / "launch.sh", sys.executable, program.PYTHON, "o"]
-            command += ["-c", START, "support.zip", "c", "k", "o"]
+            command += ["-c", START, "support.zip", "once", "w", "c", "k", "o"]
             (directory / "o").unlink(missing_ok=True)
             subprocess.run(["/bin/sh", *command], cwd=directory.path, check=True, timeout=30)
             return payload.read_outcome(directory / "o")

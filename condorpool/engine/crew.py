@@ -1,0 +1,212 @@
+"""Crews and batches: jobs, and the chunks that they make.
+
+A batch is the chunks of one call of map.  A crew is the jobs that make them: a
+resident crew's jobs take chunks of all its batches, a plain crew has one batch
+and a job for each of its chunks.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from condorpool.engine.payload import Outcome
+from condorpool.values.events import JobEvent, JobState, state_after
+from condorpool.values.exceptions import JobError, JobHeldError
+
+#: Takes a chunk's index and what it came to.
+Deliver = Callable[[int, "Outcome | JobError"], None]
+
+_MOVING = (JobState.IDLE, JobState.RUNNING, JobState.SUSPENDED)
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """What is known of one job."""
+
+    state: JobState = JobState.UNMATERIALIZED
+    host: str = ""
+    reason: str = ""
+    code: int = 0
+    subcode: int = 0
+    attempts: int = 0
+    exit: str = ""
+    status: int | None = None  # the exit code, once it has exited with one
+    missed: int = 0  # reconciles in a row that did not find it in the queue
+
+
+class Cluster:
+    """The jobs of one submission, as the event log tells of them.
+
+    Parameters
+    ----------
+    chunks
+        The chunk that each job makes, in a plain crew; None where jobs take them.
+    """
+
+    def __init__(self, number: int, size: int, chunks: Sequence[int] | None = None) -> None:
+        self.number = number
+        self.jobs = [JobRecord() for _ in range(size)]
+        self.chunks = chunks
+        self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
+
+    def job_id(self, proc: int) -> str:
+        """Return ``ClusterId.ProcId``."""
+        return f"{self.number}.{proc}"
+
+    @property
+    def live(self) -> int:
+        """How many jobs have not ended."""
+        return sum(n for state, n in self.counts.items() if not state.is_final)
+
+    def set_state(self, proc: int, state: JobState) -> None:
+        """Move a job to a state and keep the counts."""
+        job = self.jobs[proc]
+        if state is not job.state:
+            self.counts[job.state] -= 1
+            self.counts[state] += 1
+            job.state = state
+
+    def apply(self, event: JobEvent) -> list[int]:
+        """Take in one event; return the jobs that it ended."""
+        if event.kind == "CLUSTER_REMOVE":
+            # The jobs that the factory had not made yet leave no event of their own.
+            rest = [p for p, job in enumerate(self.jobs) if job.state is JobState.UNMATERIALIZED]
+            for proc in rest:
+                self.jobs[proc].reason = "it was removed before it was in the queue"
+                self.set_state(proc, JobState.REMOVED)
+            return rest
+        proc, facts = event.proc, event.facts
+        if not 0 <= proc < len(self.jobs) or self.jobs[proc].state.is_final:
+            return []
+        job = self.jobs[proc]
+        if event.kind == "EXECUTE":
+            job.attempts += 1
+            job.host = str(facts.get("SlotName") or facts.get("ExecuteHost") or "")
+        elif event.kind == "JOB_HELD":
+            self.note_hold(proc, facts)
+        elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
+            told = str(facts.get("Reason") or facts.get("Message") or "")
+            # Why a job was held says more than that somebody then removed it.
+            job.reason = job.reason if job.state is JobState.HELD else told
+        elif event.kind == "JOB_TERMINATED":
+            if facts.get("TerminatedNormally"):
+                job.status = int(str(facts.get("ReturnValue", 0)))
+                job.exit = f"it exited with code {job.status}"
+            else:
+                job.exit = f"it was killed by signal {facts.get('TerminatedBySignal')}"
+        self.set_state(proc, state_after(job.state, event.kind))
+        return [proc] if job.state.is_final else []
+
+    def note_hold(self, proc: int, facts: Mapping[str, object]) -> None:
+        """Keep why a job is held."""
+        job = self.jobs[proc]
+        job.reason = str(facts.get("HoldReason", ""))
+        job.code = int(str(facts.get("HoldReasonCode", 0)))
+        job.subcode = int(str(facts.get("HoldReasonSubCode", 0)))
+
+
+class Crew:
+    """The jobs that make the chunks of some batches.
+
+    Parameters
+    ----------
+    limit
+        The most jobs at once.
+    is_resident
+        Whether jobs take chunks one after the other, or each makes just its own.
+    """
+
+    def __init__(self, number: int, limit: int, *, is_resident: bool) -> None:
+        self.number = number
+        self.limit = limit
+        self.is_resident = is_resident
+        self.clusters: list[Cluster] = []
+        self.batches: list[Batch] = []
+
+    def count(self, *states: JobState) -> int:
+        """How many jobs are in one of these states."""
+        return sum(cluster.counts[state] for cluster in self.clusters for state in states)
+
+    @property
+    def live(self) -> int:
+        """How many jobs have not ended."""
+        return sum(cluster.live for cluster in self.clusters)
+
+    @property
+    def pending(self) -> int:
+        """How many chunks have not come to anything yet."""
+        return sum(len(batch.pending) for batch in self.batches)
+
+
+class Batch:
+    """The chunks of one call of map.
+
+    Everything here changes under the session's lock, and by the events that the
+    tracker's thread reads.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        size: int,
+        crew: Crew,
+        deliver: Deliver,
+        *,
+        killstats: tuple[str, ...],
+        cleanup: bool,
+        cleanfailed: bool,
+        cleanupfiles: tuple[str, ...],
+    ) -> None:
+        self.number = number
+        self.crew = crew
+        self.deliver = deliver
+        self.killstats = killstats
+        self.cleanup = cleanup
+        self.cleanfailed = cleanfailed
+        self.cleanupfiles = cleanupfiles
+        self.size = size
+        self.pending = set(range(size))
+        self.failed: set[int] = set()
+        #: The job that makes, or made, a chunk.
+        self.holders: dict[int, tuple[Cluster, int]] = {}
+
+    @property
+    def held(self) -> list[tuple[Cluster, int]]:
+        """The held jobs that keep chunks of this batch, or could take them."""
+        holders = [self.holders[i] for i in sorted(self.pending & self.holders.keys())]
+        if not holders and self.crew.is_resident:
+            holders = [(c, p) for c in self.crew.clusters for p in range(len(c.jobs))]
+        return [(c, p) for c, p in holders if c.jobs[p].state is JobState.HELD]
+
+    @property
+    def only_held_left(self) -> bool:
+        """Whether nothing goes on here until somebody releases or removes held jobs."""
+        held = self.held
+        if not held or not self.pending:
+            return False
+        if self.crew.is_resident:
+            # Chunks that no job has are taken by any that moves.
+            untaken = len(self.pending - self.holders.keys())
+            return len(held) >= len(self.pending) - untaken and not (
+                untaken and self.crew.count(*_MOVING, JobState.UNMATERIALIZED)
+            )
+        # Held jobs take room in the queue: with enough of them the factory
+        # that makes the others stands still.
+        waiting = self.crew.count(JobState.UNMATERIALIZED)
+        return not self.crew.count(*_MOVING) and (not waiting or len(held) >= self.crew.limit)
+
+    def held_error(self) -> JobHeldError:
+        """Say why nothing goes on, with the first held job's reason."""
+        cluster, proc = self.held[0]
+        job = cluster.jobs[proc]
+        return JobHeldError(
+            cluster.job_id(proc),
+            job.reason,
+            job.code,
+            job.subcode,
+            len(self.held),
+            host=job.host,
+            hint="Cure the cause and release() the result or its job, or remove() it.",
+        )

@@ -1,0 +1,104 @@
+"""What crews and batches make of events."""
+
+from __future__ import annotations
+
+import pytest
+
+from condorpool.engine.crew import Batch, Cluster, Crew
+from condorpool.values.events import JobEvent, JobState
+
+
+def batch(size=3, limit=10, *, is_resident=False, jobs=None):
+    """Make a batch whose jobs were submitted as cluster 7."""
+    crew = Crew(1, limit, is_resident=is_resident)
+    made = Batch(
+        1, size, crew, lambda *_: None,
+        killstats=(), cleanup=True, cleanfailed=False, cleanupfiles=(),
+    )  # fmt: skip
+    cluster = Cluster(7, jobs or size, None if is_resident else range(size))
+    crew.clusters, crew.batches = [cluster], [made]
+    if not is_resident:
+        made.holders = {i: (cluster, i) for i in range(size)}
+    return made
+
+
+def feed(made, *events):
+    """Apply events given as ``(kind, proc)``; finish the chunks of jobs that end."""
+    cluster = made.crew.clusters[0]
+    for kind, proc in events:
+        facts = {"HoldReason": "why", "HoldReasonCode": 34}
+        ended = cluster.apply(JobEvent(kind, 7, proc, facts))
+        if cluster.chunks is not None:
+            made.pending -= set(ended)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "events", "expected"),
+    [
+        pytest.param(1, 9, [("SUBMIT", 0)], False, id="idle"),
+        pytest.param(1, 9, [("SUBMIT", 0), ("JOB_HELD", 0)], True, id="held"),
+        pytest.param(2, 9, [("JOB_HELD", 0), ("EXECUTE", 1)], False, id="one-runs"),
+        pytest.param(2, 9, [("JOB_HELD", 0), ("JOB_SUSPENDED", 1)], False, id="one-is-suspended"),
+        pytest.param(2, 9, [("JOB_HELD", 0), ("JOB_TERMINATED", 1)], True, id="rest-has-ended"),
+        pytest.param(2, 9, [("JOB_HELD", 0)], False, id="more-to-come"),
+        pytest.param(2, 1, [("JOB_HELD", 0)], True, id="held-jobs-fill-the-queue"),
+    ],
+)
+def test_only_held_left_in_a_plain_crew(size, limit, events, expected):
+    """Nothing goes on when only held jobs are left, also when they keep others out."""
+    made = batch(size, limit)
+    feed(made, *events)
+    assert made.only_held_left is expected
+
+
+@pytest.mark.parametrize(
+    ("taken", "events", "expected"),
+    [
+        pytest.param({}, [("JOB_HELD", 0), ("JOB_HELD", 1)], True, id="no-job-can-take"),
+        pytest.param({}, [("JOB_HELD", 0), ("EXECUTE", 1)], False, id="another-takes-it"),
+        pytest.param({0: 0}, [("JOB_HELD", 0), ("EXECUTE", 1)], True, id="a-held-job-has-it"),
+        pytest.param({0: 1}, [("JOB_HELD", 0), ("EXECUTE", 1)], False, id="a-running-job-has-it"),
+    ],
+)
+def test_only_held_left_in_a_resident_crew(taken, events, expected):
+    """It matters which job has the chunk; what no job has, any takes."""
+    made = batch(1, is_resident=True, jobs=2)
+    made.holders = {chunk: (made.crew.clusters[0], proc) for chunk, proc in taken.items()}
+    feed(made, *events)
+    assert made.only_held_left is expected
+
+
+def test_counts_follow_the_states():
+    """Every job is counted once, whatever happens to it."""
+    made = batch()
+    feed(made, ("SUBMIT", 0), ("EXECUTE", 0), ("JOB_EVICTED", 0), ("EXECUTE", 0), ("EXECUTE", 9))
+    cluster = made.crew.clusters[0]
+    assert cluster.counts[JobState.RUNNING] == 1
+    assert cluster.counts[JobState.UNMATERIALIZED] == 2
+    assert cluster.live == 3
+    assert cluster.jobs[0].attempts == 2
+
+
+def test_a_removed_cluster_ends_the_jobs_that_were_never_made():
+    """They leave no event of their own."""
+    cluster = Cluster(7, 3)
+    cluster.apply(JobEvent("SUBMIT", 7, 0))
+    assert cluster.apply(JobEvent("CLUSTER_REMOVE", 7)) == [1, 2]
+    assert cluster.live == 1
+
+
+def test_a_held_job_that_is_removed_keeps_its_reason():
+    """Why it was held says more than that it was removed."""
+    made = batch(1)
+    feed(made, ("JOB_HELD", 0))
+    cluster = made.crew.clusters[0]
+    cluster.apply(JobEvent("JOB_ABORTED", 7, 0, {"Reason": "removed by user"}))
+    assert cluster.jobs[0].reason == "why"
+
+
+def test_the_error_names_the_first_held_job():
+    """With its reason, its codes, and how many more there are."""
+    made = batch(3)
+    feed(made, ("JOB_HELD", 2), ("JOB_HELD", 1))
+    error = made.held_error()
+    assert (error.job_id, error.code, error.count) == ("7.1", 34, 2)

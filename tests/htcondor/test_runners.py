@@ -1,0 +1,221 @@
+"""Resident runners: whatever happens to one, no call is lost and none counts twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import condorpool
+from condorpool import personal
+from condorpool.access.bindings import htcondor2
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def note(folder, x, seconds=0.05):
+    """Leave a line for each time that the call is made."""
+    with Path(folder, f"made-{x}").open("a") as file:
+        file.write("x")
+    time.sleep(seconds)
+    return x
+
+
+def made(folder):
+    """Return how often each call was made."""
+    return Counter({int(f.name[5:]): len(f.read_text()) for f in folder.glob("made-*")})
+
+
+def has_job(result):
+    """Wait until a job has the call; return it."""
+    while result.job is None:
+        time.sleep(0.02)
+    return result.job
+
+
+def test_every_call_is_made_once(pool, tmp_path):
+    """Two runners that race for chunks never make the same one."""
+    assert pool.starmap(note, [(tmp_path, x) for x in range(60)], chunksize=1) == list(range(60))
+    assert made(tmp_path) == Counter(range(60))
+
+
+def test_a_lingering_runner_makes_the_next_call(make_pool):
+    """The same process makes both, and a call costs no new job."""
+    pool = make_pool(processes=1)
+    assert pool.apply(os.getpid) == pool.apply(os.getpid)
+
+
+def test_a_runner_leaves_after_its_linger(make_pool, access_point):
+    """Its slot is free then, and the next call gets another runner."""
+    pool = make_pool(processes=1, linger=0.5)
+    first = pool.apply(os.getpid)
+    end = time.monotonic() + 20
+    while access_point.query("true", ["ClusterId"]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert pool.apply(os.getpid) != first
+
+
+def test_a_runner_retires(make_pool):
+    """After ``retire_after`` seconds it takes no chunk, and another goes on."""
+    pool = make_pool(processes=1, retire_after=0.5)
+    calls = [lambda: (time.sleep(0.3), os.getpid())[1]] * 5
+    pids = pool.map(lambda call: call(), calls, chunksize=1)
+    assert 1 < len(set(pids)) < 5
+
+
+def test_a_vacated_runner_makes_its_chunk_again(make_pool, htcondor, tmp_path):
+    """Eviction is no failure: the job comes back, or another takes the chunk."""
+    pool = make_pool(processes=1)
+    result = pool.apply_async(note, (tmp_path, 1, 2))
+    job = has_job(result)
+    subprocess.run(
+        [htcondor.installation.bin / "condor_vacate_job", "-fast", job.id],
+        env={**os.environ, **htcondor.environment()}, check=True, capture_output=True,
+    )  # fmt: skip
+    assert result.get(timeout=100) == 1
+    assert made(tmp_path) == Counter({1: 2})
+
+
+def test_a_killed_runner_fails_its_chunk_alone(make_pool, tmp_path):
+    """A call that takes its process along is told; the others are made by another runner."""
+    pool = make_pool(processes=1)
+
+    def deadly(x):
+        if x == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    result = pool.map_async(deadly, range(4), chunksize=1)
+    with pytest.raises(condorpool.JobFailedError, match="signal 9"):
+        result.get(timeout=60)
+    assert [result._values[x] for x in (0, 2, 3)] == [0, 2, 3]
+    assert list(result._errors) == [1]
+
+
+def test_a_removed_runner(make_pool):
+    """Removing the job of a call ends the call, and its result says so."""
+    pool = make_pool(processes=1)
+    result = pool.apply_async(time.sleep, (60,))
+    assert has_job(result).remove()
+    with pytest.raises(condorpool.JobRemovedError):
+        result.get(timeout=30)
+    assert pool.apply(abs, (-1,)) == 1
+
+
+def test_removing_a_result_takes_its_chunks_back(make_pool, tmp_path):
+    """Calls that no job has are never made; other results are not touched."""
+    pool = make_pool(processes=1)
+    other = pool.apply_async(time.sleep, (0.7,))
+    result = pool.starmap_async(note, [(tmp_path, x) for x in range(5)], chunksize=1)
+    assert result.remove() == 5
+    with pytest.raises(condorpool.JobRemovedError, match="taken back"):
+        result.get(timeout=30)
+    assert other.get(timeout=30) is None
+    assert not made(tmp_path)
+
+
+def test_a_held_runner_keeps_its_chunk(make_pool, tmp_path):
+    """What a job is held for is not given to the next one; released, it makes it again."""
+    pool = make_pool(processes=2)
+    result = pool.apply_async(note, (tmp_path, 1, 1.5))
+    assert has_job(result).hold()
+    with pytest.raises(condorpool.JobHeldError):
+        result.get(timeout=30)
+    assert result.release() == 1
+    assert result.get(timeout=60) == 1
+
+
+def test_a_suspended_runner_goes_on(make_pool, access_point):
+    """A suspended job is waited for, and its call ends when it continues."""
+    pool = make_pool(processes=1)
+    result = pool.apply_async(time.sleep, (1,))
+    job = has_job(result)
+    schedd = access_point._schedd()
+    schedd.act(htcondor2.JobAction.Suspend, [job.id])
+    while job.state is not condorpool.JobState.SUSPENDED:
+        time.sleep(0.05)
+    with pytest.raises(condorpool.ResultTimeoutError):
+        result.get(timeout=1.5)
+    schedd.act(htcondor2.JobAction.Continue, [job.id])
+    assert result.get(timeout=30) is None
+
+
+def test_the_event_log_is_deleted(make_pool, tmp_path):
+    """Outcomes are found on disk and in the queue, only later."""
+    pool = make_pool(processes=1)
+    result = pool.map_async(time.sleep, [0.3] * 3, chunksize=1)
+    (log,) = tmp_path.glob("condorpool-*/events.log")
+    log.unlink()
+    assert result.get(timeout=60) == [None] * 3
+
+
+def test_a_call_that_forks(pool):
+    """The child comes back from the call too, and must not leave a second outcome."""
+
+    def forks():
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        return child
+
+    assert pool.apply(forks) > 0
+    assert pool.apply(abs, (-2,)) == 2
+
+
+def test_a_call_that_spoils_its_process(pool, tmp_path):
+    """The next call finds its folder and its standard output again."""
+
+    def spoil():
+        os.chdir("/")
+        os.close(1)
+        sys.stdout.close()
+
+    pool.apply(spoil)
+    result = pool.apply_async(lambda: print(os.getcwd()))
+    result.get()
+    assert result.stdout() == f"{tmp_path}\n"
+
+
+def test_what_each_call_prints(pool):
+    """Every result has its own, in order, also of calls that raise."""
+    one = pool.map_async(print, ["a", "b"], chunksize=1)
+    two = pool.apply_async(lambda: (print("c"), sys.stderr.write("d"), 1 / 0))
+    one.wait()
+    two.wait()
+    assert (one.stdout(), two.stdout(), two.stderr()) == ("a\nb\n", "c\n", "d")
+
+
+def test_nothing_is_shared(make_pool):
+    """With file transfer everything goes through HTCondor's channel."""
+    pool = make_pool(submitkwargs={"should_transfer_files": "YES"})
+    data = os.urandom(5 << 20)
+    assert pool.map(bytes.swapcase, [data] * 3, chunksize=1) == [data.swapcase()] * 3
+
+
+def test_a_site_without_chirp(make_pool, tmp_path):
+    """Every chunk gets a job of its own, with the same results."""
+    with personal.start(tmp_path / "own", cpus=2, settings={"ENABLE_CHIRP": "False"}) as own:
+        pool = make_pool(personal=own)
+        result = pool.map_async(note, [tmp_path], chunksize=1)
+        with pytest.raises(TypeError):
+            result.get(timeout=60)
+        assert pool.starmap(note, [(tmp_path, x) for x in range(4)], chunksize=2) == [0, 1, 2, 3]
+        assert not pool._sessions[tmp_path].has_chirp
+        pool.close()
+
+
+def test_a_pool_does_not_wait_for_anothers_lingering_runners(make_pool):
+    """Runners that only linger give their slots to who wants them."""
+    one, two = make_pool(linger=60), make_pool()
+    one.map(time.sleep, [0.2] * 4, chunksize=1)
+    start = time.monotonic()
+    two.map(time.sleep, [0.2] * 4, chunksize=1)
+    assert time.monotonic() - start < 30

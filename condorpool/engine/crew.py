@@ -11,6 +11,7 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Outcome
 from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.exceptions import JobError, JobHeldError
@@ -49,6 +50,8 @@ class Cluster:
         self.number = number
         self.jobs = [JobRecord() for _ in range(size)]
         self.chunks = chunks
+        #: The queue has nothing of it any more, and no event will come.
+        self.is_gone = False
         self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
 
     def job_id(self, proc: int) -> str:
@@ -72,6 +75,7 @@ class Cluster:
         """Take in one event; return the jobs that it ended."""
         if event.kind == "CLUSTER_REMOVE":
             # The jobs that the factory had not made yet leave no event of their own.
+            self.is_gone = True
             rest = [p for p, job in enumerate(self.jobs) if job.state is JobState.UNMATERIALIZED]
             for proc in rest:
                 self.jobs[proc].reason = "it was removed before it was in the queue"
@@ -112,15 +116,21 @@ class Crew:
 
     Parameters
     ----------
+    name
+        What its jobs are called in the queue.
     limit
         The most jobs at once.
     is_resident
         Whether jobs take chunks one after the other, or each makes just its own.
     """
 
-    def __init__(self, number: int, limit: int, *, is_resident: bool) -> None:
+    def __init__(
+        self, number: int, name: str, limit: int, options: JobOptions, *, is_resident: bool
+    ) -> None:
         self.number = number
+        self.name = name
         self.limit = limit
+        self.options = options
         self.is_resident = is_resident
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
@@ -148,29 +158,24 @@ class Batch:
     """
 
     def __init__(
-        self,
-        number: int,
-        size: int,
-        crew: Crew,
-        deliver: Deliver,
-        *,
-        killstats: tuple[str, ...],
-        cleanup: bool,
-        cleanfailed: bool,
-        cleanupfiles: tuple[str, ...],
+        self, number: int, size: int, crew: Crew, deliver: Deliver, options: JobOptions
     ) -> None:
         self.number = number
         self.crew = crew
         self.deliver = deliver
-        self.killstats = killstats
-        self.cleanup = cleanup
-        self.cleanfailed = cleanfailed
-        self.cleanupfiles = cleanupfiles
+        self.options = options
         self.size = size
         self.pending = set(range(size))
         self.failed: set[int] = set()
         #: The job that makes, or made, a chunk.
         self.holders: dict[int, tuple[Cluster, int]] = {}
+
+    @property
+    def is_forgettable(self) -> bool:
+        """Whether nobody will ask for the batch, or its files, any more."""
+        options = self.options
+        tidy = options.cleanup and not options.cleanupfiles
+        return tidy and not self.pending and (options.cleanfailed or not self.failed)
 
     @property
     def held(self) -> list[tuple[Cluster, int]]:

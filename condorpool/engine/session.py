@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import math
+import re
 import threading
 import time
 import weakref
@@ -40,6 +41,9 @@ PATIENCE = 600.0
 #: How long an outcome may take to show up on a network file system, in seconds.
 OUTCOME_LAG = 20.0
 
+#: Seconds that the last event of a cluster may take after its last job's.
+LAST_EVENT = 3.0
+
 #: Seconds between the events that a job was evicted and that it is held, at most.
 HOLD_LAG = 2.0
 
@@ -48,6 +52,9 @@ LEAVE_TIME = 10.0
 
 #: Why a runner is removed that no chunk is left for.
 SURPLUS = "condorpool has no chunk left for this job"
+
+# Users' calls may write events too, so nothing is taken on trust.
+_ANNOUNCEMENT = re.compile(rf"{program.ANNOUNCES} (\d+)-(\d+)")
 
 #: Events after which HTCondor runs the job again, maybe much later.
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
@@ -76,7 +83,7 @@ class Session:
         self.silent: tuple[HTCondorError, float] | None = None
         self.has_chirp = True
         self._clusters: dict[int, tuple[Crew, Cluster]] = {}
-        self._crews: dict[object, tuple[Crew, str, JobOptions]] = {}
+        self._crews: dict[object, Crew] = {}
         self._numbers = itertools.count(1)
         self._manning = threading.Lock()
         self._early: list[JobEvent] = []
@@ -123,25 +130,16 @@ class Session:
                 payload.write_call(self.directory / submitdir.call_name(number), call)
                 size = self._write_chunks(number, chunks)
                 crew = self._crew(number, size, name, options)
-            batch = Batch(
-                number,
-                size,
-                crew,
-                deliver,
-                killstats=options.killstats,
-                cleanup=options.cleanup,
-                cleanfailed=options.cleanfailed,
-                cleanupfiles=options.cleanupfiles,
-            )
+            batch = Batch(number, size, crew, deliver, options)
             with self.changed:
                 self.batches[number] = batch
                 crew.batches.append(batch)
             if crew.is_resident:
                 with self.directory.explained():
                     self.directory.post_chunks(crew.number, number, range(size))
-                self._man(crew, name, options)
+                self._man(crew)
             else:
-                self._submit_plain(crew, batch, range(size), name, options)
+                self._submit_plain(crew, batch, range(size))
         except BaseException:
             self._withdraw(number, crew)
             raise
@@ -172,18 +170,18 @@ class Session:
         resident = self.is_resident(options)
         key = (tuple(options.submitkwargs.items()), tuple(environment.items()))
         if resident and key in self._crews:
-            return self._crews[key][0]
+            return self._crews[key]
         limit = options.limit if resident else min(size, options.limit)
-        crew = Crew(number, limit, is_resident=resident)
+        crew = Crew(number, name, limit, options, is_resident=resident)
         path = self.directory / submitdir.crew_name(number)
         payload.write_crew(path, options.initializer, options.initargs, environment, self.base)
         if resident:
             self.directory.make_crew(number)
             with self.changed:
-                self._crews[key] = crew, name, options
+                self._crews[key] = crew
         return crew
 
-    def _man(self, crew: Crew, name: str, options: JobOptions) -> None:
+    def _man(self, crew: Crew) -> None:
         """Submit the runners that a resident crew lacks."""
         with self._manning:
             with self.changed:
@@ -193,21 +191,23 @@ class Session:
                 return
             for session in list(_sessions):
                 session._dismiss_idle_crews(crew)  # noqa: SLF001
-            submit = self.describe(crew.number, None, missing, name, options)
+            submit = self.describe(crew.number, None, missing, crew.name, crew.options)
             self._submit(crew, submit, missing, None, "runner")
 
     def _dismiss_idle_crews(self, but: Crew) -> None:
         """Have the runners of other crews leave that only linger: their slots are wanted."""
-        for key, (crew, _, _) in list(self._crews.items()):
-            if crew is not but and crew.live and not crew.pending:
+        with self.changed:
+            idle = {
+                k: c for k, c in self._crews.items() if c is not but and c.live and not c.pending
+            }
+            for key in idle:
                 del self._crews[key]
-                self.directory.close_crew(crew.number)
+        for crew in idle.values():
+            self.directory.close_crew(crew.number)
 
-    def _submit_plain(
-        self, crew: Crew, batch: Batch, chunks: Sequence[int], name: str, options: JobOptions
-    ) -> None:
+    def _submit_plain(self, crew: Crew, batch: Batch, chunks: Sequence[int]) -> None:
         """Submit a job for each of these chunks."""
-        submit = self.describe(crew.number, batch.number, crew.limit, name, options)
+        submit = self.describe(crew.number, batch.number, crew.limit, crew.name, crew.options)
         cluster = self._submit(crew, submit, len(chunks), chunks, "chunk")
         with self.changed:
             batch.holders.update((c, (cluster, proc)) for proc, c in enumerate(chunks))
@@ -262,7 +262,8 @@ class Session:
             self._job_ended(crew, cluster, proc)
         self._put_back_evicted()
         for (number, index), (cluster, proc, _) in list(self._late.items()):
-            self._settle(self.batches[number], index, cluster, proc)
+            if number in self.batches:
+                self._settle(self.batches[number], index, cluster, proc)
         if events or self._late:
             self._let_go()
             with self.changed:
@@ -270,14 +271,12 @@ class Session:
 
     def _announced(self, event: JobEvent) -> Iterator[tuple[Batch, int]]:
         """Give the chunk whose outcome an event announces."""
-        word, _, name = str(event.facts.get("Info", "")).strip().partition(" ")
-        if word == program.ANNOUNCES:
-            number, _, index = name.partition("-")
-            batch = self.batches.get(int(number))
-            if batch is not None and int(index) in batch.pending:
-                if event.cluster in self._clusters:
-                    batch.holders[int(index)] = self._clusters[event.cluster][1], event.proc
-                yield batch, int(index)
+        told = _ANNOUNCEMENT.fullmatch(str(event.facts.get("Info", "")).strip())
+        batch = self.batches.get(int(told[1])) if told else None
+        if told and batch and int(told[2]) in batch.pending:
+            if event.cluster in self._clusters:
+                batch.holders[int(told[2])] = self._clusters[event.cluster][1], event.proc
+            yield batch, int(told[2])
 
     def _note_run(self, crew: Crew, cluster: Cluster, event: JobEvent) -> None:
         """Note that a runner does not run any more, and has maybe kept a chunk."""
@@ -330,14 +329,13 @@ class Session:
                 self._settle(self.batches[number], index, cluster, proc)
         if not crew.pending or crew.live > crew.count(JobState.HELD):
             return
-        name, options = next((n, o) for c, n, o in self._crews.values() if c is crew)
         if job.status == program.EX_NO_CHIRP:
-            self._fall_back(crew, name, options)
+            self._fall_back(crew)
         elif job.state is JobState.REMOVED and not job.reason.startswith(SURPLUS):
             self._give_up(crew, self._failure(cluster, proc))
         elif had or job.status == 0 or job.state is JobState.REMOVED:
             try:
-                self._man(crew, name, options)
+                self._man(crew)
             except (SubmitError, HTCondorError) as error:
                 self._give_up(crew, JobFailedError(cluster.job_id(proc), str(error)))
         else:
@@ -352,7 +350,7 @@ class Session:
                     self.directory.take_back(crew.number, batch.number, index)
                     self._finish(batch, index, error)
 
-    def _fall_back(self, crew: Crew, name: str, options: JobOptions) -> None:
+    def _fall_back(self, crew: Crew) -> None:
         """Give every chunk a job of its own: this site forbids the channel that runners need."""
         self.has_chirp = False
         for batch in crew.batches:
@@ -361,11 +359,12 @@ class Session:
                 for index in sorted(batch.pending)
                 if self.directory.take_back(crew.number, batch.number, index)
             ]
-            plain = Crew(crew.number, min(len(chunks), options.limit), is_resident=False)
+            limit = min(len(chunks), crew.limit)
+            plain = Crew(crew.number, crew.name, limit, crew.options, is_resident=False)
             with self.changed:
                 plain.batches, batch.crew = [batch], plain
             if chunks:
-                self._submit_plain(plain, batch, chunks, name, options)
+                self._submit_plain(plain, batch, chunks)
         with self.changed:
             crew.batches = []
 
@@ -417,12 +416,17 @@ class Session:
         """Forget batches that are done; remove runners from the queue that came too late."""
         surplus = []
         with self.changed:
+            done = [batch for batch in self.batches.values() if batch.is_forgettable]
+            for batch in done:
+                del self.batches[batch.number]
             for crew in {id(crew): crew for crew, _ in self._clusters.values()}.values():
                 if crew.is_resident:
                     crew.batches = [batch for batch in crew.batches if batch.pending]
                     waiting = crew.count(JobState.IDLE, JobState.UNMATERIALIZED)
                     if waiting and not crew.batches:
                         surplus += [c.number for c in crew.clusters if c.live]
+        for batch in done:
+            self.directory.discard_chunks(batch.number, batch.size)
         if surplus:
             constraint = " || ".join(f"ClusterId == {number}" for number in surplus)
             with contextlib.suppress(HTCondorError):
@@ -564,7 +568,7 @@ class Session:
         killed: set[str] = set()
         while True:
             with self.changed:
-                waited = [b for b in self.batches.values() if b.cleanup and b.pending]
+                waited = [b for b in self.batches.values() if b.options.cleanup and b.pending]
                 left = sum(len(b.pending) for b in waited)
                 doomed = sorted({job for b in waited for job in _killable(b)} - killed)
                 if not left:
@@ -579,17 +583,18 @@ class Session:
         self._dismiss(patience)
 
     def _dismiss(self, patience: float) -> None:
-        """Have the runners leave, and wait until they have."""
+        """Have the runners leave, and wait until HTCondor has done with all jobs that ended."""
         with self.changed:
-            known = {id(crew): crew for crew, _ in self._clusters.values() if crew.is_resident}
-        for crew in known.values():
-            self.directory.close_crew(crew.number)
+            known = {id(crew): crew for crew, _ in self._clusters.values()}
         crews = [crew for crew in known.values() if not crew.pending]
+        for crew in known.values():
+            if crew.is_resident:
+                self.directory.close_crew(crew.number)
         begun = time.monotonic()
         while time.monotonic() - begun < min(2 * LEAVE_TIME, 2 * patience):
             with self.changed:
                 if self.changed.wait_for(lambda: not any(c.live for c in crews), 0.2):
-                    return
+                    break
                 rest = [c.number for crew in crews for c in crew.clusters if c.live]
             constraint = " || ".join(f"ClusterId == {number}" for number in rest)
             hesitates = time.monotonic() - begun > LEAVE_TIME
@@ -598,25 +603,30 @@ class Session:
                     return  # gone, and the event log was not told
                 act_on = constraint if hesitates else f"({constraint}) && JobStatus != 2"
                 self.access_point.act("remove", act_on, SURPLUS)
+        # HTCondor makes a folder anew to write the last event of a cluster there
+        # (write_user_log.cpp): so it is not deleted before.
+        ended = [c for crew in crews for c in crew.clusters]
+        with self.changed:
+            self.changed.wait_for(lambda: all(c.is_gone for c in ended), min(LAST_EVENT, patience))
 
     def clean(self) -> None:
         """Delete what nobody needs any more; keep files of failed jobs, unless told otherwise."""
         with self.changed:
             batches = list(self.batches.values())
         for batch in batches:
-            for name in batch.cleanupfiles if batch.cleanup else ():
+            for name in batch.options.cleanupfiles if batch.options.cleanup else ():
                 (self.base / name).unlink(missing_ok=True)
-        if all(b.cleanup and (b.cleanfailed or not b.failed) for b in batches):
+        if all(b.options.cleanup and (b.options.cleanfailed or not b.failed) for b in batches):
             self.directory.remove()
             return
         kept_jobs = set()
         for batch in batches:
-            if batch.cleanup and not batch.pending:
-                failed = () if batch.cleanfailed else batch.failed
+            if batch.options.cleanup and not batch.pending:
+                failed = () if batch.options.cleanfailed else batch.failed
                 self.directory.discard_batch(batch.number, failed)
                 holders = [batch.holders[i] for i in failed if i in batch.holders]
                 kept_jobs |= {cluster.job_id(proc) for cluster, proc in holders}
-        if all(batch.cleanup for batch in batches):
+        if all(batch.options.cleanup for batch in batches):
             self.directory.discard_jobs(kept_jobs)
 
     def close_log(self) -> None:
@@ -631,9 +641,11 @@ def _killable(batch: Batch) -> list[str]:
     return [
         cluster.job_id(proc)
         for cluster in batch.crew.clusters
-        if any(cluster.counts[state] for state in JobState if state.value in batch.killstats)
+        if any(
+            cluster.counts[state] for state in JobState if state.value in batch.options.killstats
+        )
         for proc, job in enumerate(cluster.jobs)
-        if job.state.value in batch.killstats
+        if job.state.value in batch.options.killstats
     ]
 
 

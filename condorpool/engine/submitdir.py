@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -186,6 +187,13 @@ class SubmitDir:
             folder = self.path / posted_name(crew) if posted else self.path
             with contextlib.suppress(OSError):
                 (self.path / taken_name(crew) / f"{name}@{job}").rename(folder / name)
+
+    def discard_chunks(self, batch: int, size: int) -> None:
+        """Delete the files of a batch that is done, by their names: the folder may be large."""
+        names = (name(batch, i) for i in range(size) for name in (outcome_name, chunk_name))
+        for name in itertools.chain([call_name(batch)], names):
+            with contextlib.suppress(OSError):
+                os.unlink(self.path / name)  # noqa: PTH108
 
     # -- the end -------------------------------------------------------------------------
     def discard_batch(self, batch: int, keep: Iterable[int] = ()) -> None:

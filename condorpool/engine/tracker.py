@@ -84,7 +84,8 @@ class Tracker:
                     logger.exception("condorpool cannot follow %s", session.directory.path)
             if reconcile:
                 reconcile_at = time.monotonic() + self.reconcile_interval
-        watch.close()
+        with self._lock:  # whoever ended this thread may still be waking it
+            watch.close()
 
 
 _tracker = Tracker()

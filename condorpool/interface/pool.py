@@ -330,6 +330,8 @@ class Pool:
         call = payload.Call(func, style)
         batch = session.post(call, chunks, result._deliver, options)  # noqa: SLF001
         result._batch = batch  # noqa: SLF001
+        # What has ended well is the caller's alone; values must not pile up here.
+        self._results = [r for r in self._results if not r._is_ready or r._errors]  # noqa: SLF001
         self._results.append(result)
         tracker().look()
         return result

@@ -9,6 +9,7 @@ on the machine meanwhile.
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import statistics
 import subprocess
@@ -18,6 +19,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy
 
 import condorpool
 from condorpool import personal
@@ -112,11 +115,129 @@ def first_call(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
     compare("first call of a fresh process", ours, floor)
 
 
+def show(what: str, value: float, unit: str, against: str) -> None:
+    """Print a line of the table."""
+    print(f"{what:<44} {value:8.4g} {unit:<3} {against}", flush=True)
+
+
+def median(action: Callable[[], object], times: int) -> float:
+    """Return the median time of an action, in seconds."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def trivial(x: int) -> int:
+    """Do next to nothing."""
+    return x + 1
+
+
+@row
+def warm(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
+    """Calls and maps while runners linger, against multiprocessing.Pool(2) in the same run."""
+    with (
+        condorpool.Pool(personal=htcondor, submitdir=folder) as pool,
+        multiprocessing.Pool(2) as local,
+    ):
+        pool.map(time.sleep, [0.5] * 4, chunksize=1)  # both runners are up
+        for what, calls, reach in (("1,000", 1000, 0.04), ("10,000", 10_000, 0.15)):
+            ours = median(lambda n=calls: pool.map(trivial, range(n)), 9)
+            floor = median(lambda n=calls: local.map(trivial, range(n)), 9)
+            show(
+                f"map of {what} trivial calls, warm", ours, "s", f"reach {reach}  local {floor:.4f}"
+            )
+        ours = median(lambda: pool.apply(abs, (-1,)), 101) * 1000
+        floor = median(lambda: local.apply(abs, (-1,)), 101) * 1000
+        show("warm single call", ours, "ms", f"reach 6  local {floor:.3f}")
+        ours = median(lambda: pool.map(time.sleep, [0.1] * 200, chunksize=1), 1)
+        show("200 calls of 0.1 s, of ideal", 100 * 10 / ours, "%", "reach 97")
+        time.sleep(5)
+        show(
+            "single call after 5 s of nothing",
+            median(lambda: pool.apply(abs, (-1,)), 1) * 1000,
+            "ms",
+            "",
+        )
+
+
+@row
+def million(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
+    """1,000,000 trivial calls in one map."""
+    with (
+        condorpool.Pool(personal=htcondor, submitdir=folder) as pool,
+        multiprocessing.Pool(2) as local,
+    ):
+        pool.map(time.sleep, [0.5] * 4, chunksize=1)
+        floor = median(lambda: local.map(trivial, range(1_000_000)), 1)
+        before = _resident()
+        ours = median(lambda: pool.map(trivial, range(1_000_000)), 1)
+        show("1,000,000 trivial calls", ours, "s", f"reach {2 * floor + 2:.1f}  local {floor:.2f}")
+        show("  memory that stays", _resident() - before, "MiB", "")
+
+
+@row
+def arrays(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
+    """20 arrays of 10 MB there, and back."""
+    data = [numpy.full(1_250_000, float(i)) for i in range(20)]
+    with condorpool.Pool(personal=htcondor, submitdir=folder) as pool:
+        pool.map(numpy.ones, [1] * 4, chunksize=1)
+        show(
+            "20 arrays of 10 MB in, sums out",
+            median(lambda: pool.map(numpy.sum, data), 5),
+            "s",
+            "reach 0.6",
+        )
+        sizes = [1_250_000] * 20
+        show(
+            "20 arrays of 10 MB out",
+            median(lambda: pool.map(numpy.ones, sizes), 5),
+            "s",
+            "reach 1.4",
+        )
+
+
+@row
+def slow_cycle(_: personal.PersonalHTCondor, folder: Path) -> None:
+    """The second map where the negotiator works once a minute, as in production."""
+    settings = {
+        "NEGOTIATOR_INTERVAL": "60", "NEGOTIATOR_MIN_INTERVAL": "60", "NEGOTIATOR_CYCLE_DELAY": "60",
+        "SCHEDD_INTERVAL": "300", "SCHEDD_MIN_INTERVAL": "5",
+    }  # fmt: skip
+    with personal.start(folder / "slow", cpus=2, settings=settings) as slow:
+        time.sleep(12)
+        with condorpool.Pool(personal=slow, submitdir=folder) as pool:
+            pool.map(time.sleep, [1] * 4, chunksize=1)
+            time.sleep(2)
+            ours = median(lambda: pool.map(trivial, range(10)), 3)
+            show("second map of 10, minute cycle, lingering", ours, "s", "reach 0.03")
+        with condorpool.Pool(personal=slow, submitdir=folder) as pool:
+            ours = median(lambda: pool.map(trivial, range(10)), 1)
+            show("the same in a new pool, on a warm claim", ours, "s", "reach 0.3")
+
+
+@row
+def footprint(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
+    """What a client is, and what it leaves."""
+    place = folder / "footprint"
+    code = (
+        "import condorpool, pathlib, resource\n"
+        f"with condorpool.Pool(personal={str(htcondor.folder)!r}, submitdir={str(place)!r}) as pool:\n"
+        "    pool.map(abs, range(100_000))\n"
+        "print(int(pathlib.Path('/proc/self/statm').read_text().split()[1]) / 256)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    show("client after a map of 100,000", float(done.stdout), "MiB", "reach 60")
+    show("  files left", len(list(place.iterdir())), "", "reach 0")
+
+
 @row
 def thousand_jobs(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
     """1,000 calls as 1,000 jobs, against 1,000 raw jobs."""
     place = htcondor.access_point()
-    with condorpool.Pool(personal=htcondor, submitdir=folder) as pool:
+    with condorpool.Pool(personal=htcondor, submitdir=folder, maxtasksperchild=1) as pool:
         started = time.perf_counter()
         pool.map(abs, range(1000), chunksize=1)
         ours = time.perf_counter() - started
@@ -145,7 +266,7 @@ class LockWatch(threading.Thread):
 @row
 def submit_10000(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
     """Return of a map_async of 10,000 jobs, and what the pending jobs cost this process."""
-    with condorpool.Pool(personal=htcondor, submitdir=folder) as pool:
+    with condorpool.Pool(personal=htcondor, submitdir=folder, maxtasksperchild=1) as pool:
         pool.apply(abs, (1,))
         before = _resident()
         watch = LockWatch()

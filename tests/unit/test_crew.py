@@ -5,16 +5,14 @@ from __future__ import annotations
 import pytest
 
 from condorpool.engine.crew import Batch, Cluster, Crew
+from condorpool.engine.description import JobOptions
 from condorpool.values.events import JobEvent, JobState
 
 
 def batch(size=3, limit=10, *, is_resident=False, jobs=None):
     """Make a batch whose jobs were submitted as cluster 7."""
-    crew = Crew(1, limit, is_resident=is_resident)
-    made = Batch(
-        1, size, crew, lambda *_: None,
-        killstats=(), cleanup=True, cleanfailed=False, cleanupfiles=(),
-    )  # fmt: skip
+    crew = Crew(1, "f", limit, JobOptions(), is_resident=is_resident)
+    made = Batch(1, size, crew, lambda *_: None, JobOptions())
     cluster = Cluster(7, jobs or size, None if is_resident else range(size))
     crew.clusters, crew.batches = [cluster], [made]
     if not is_resident:

@@ -1,0 +1,137 @@
+"""The protocol of chunks and runners (runner/PROTOCOL.md), through every interleaving.
+
+A small model of the rules, explored exhaustively: from every state each actor takes
+each step that it may take.  The file operations are the protocol's own; what is
+checked is what the page promises.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+CHUNKS = ("a", "b")
+
+
+class World(NamedTuple):
+    """Everything that outlives a process, and what each process is about to do."""
+
+    where: tuple[str, ...]  # of each chunk: written, posted, taken by 0/1, back
+    outcomes: frozenset[str]
+    announced: frozenset[str]  # in the event log, each once or twice
+    read: tuple[str, ...]  # what the client has delivered, in order
+    runners: tuple[str, ...]  # idle, has a, wrote a, evicted, gone
+    client: str  # posting, waits, dead
+    deaths: int  # evictions that may still happen
+
+
+START = World(("written",) * 2, frozenset(), frozenset(), (), ("idle", "idle"), "posting", 1)
+
+
+def replace_at(values, index, value):
+    """Return a tuple with one item changed."""
+    return (*values[:index], value, *values[index + 1 :])
+
+
+def steps(world):
+    """Give every world that one step leads to."""
+    yield from client_steps(world)
+    for who in range(len(world.runners)):
+        yield from runner_steps(world, who)
+        yield from fates(world, who)
+
+
+def client_steps(world):
+    """Post what is written; deliver what an event or the reconcile tells of."""
+    if world.client == "posting":
+        for chunk, here in enumerate(world.where):
+            if here == "written":
+                yield world._replace(where=replace_at(world.where, chunk, "posted"))
+        if "written" not in world.where:
+            yield world._replace(client="waits")
+    if world.client == "waits":
+        for name in sorted((world.announced | world.outcomes) - set(world.read)):
+            yield world._replace(read=(*world.read, name))
+
+
+def runner_steps(world, who):
+    """Take a chunk, or find one's own again; leave its outcome; announce it."""
+    runner = world.runners[who]
+    for chunk, name in enumerate(CHUNKS):
+        here = world.where[chunk]
+        if runner == "idle" and here in ("posted", f"taken {who}"):  # the first rename wins
+            yield world._replace(
+                where=replace_at(world.where, chunk, f"taken {who}"),
+                runners=replace_at(world.runners, who, f"has {name}"),
+            )
+        if runner == f"has {name}":
+            yield world._replace(
+                outcomes=world.outcomes | {name},
+                runners=replace_at(world.runners, who, f"wrote {name}"),
+            )
+        if runner == f"wrote {name}":
+            mine = here == f"taken {who}"
+            yield world._replace(
+                announced=world.announced | {name},
+                where=replace_at(world.where, chunk, "done") if mine else world.where,
+                runners=replace_at(world.runners, who, "idle"),
+            )
+
+
+def fates(world, who):
+    """Be evicted; have one's chunk posted again meanwhile; be run again by HTCondor."""
+    if world.runners[who] != "evicted":
+        if world.deaths:
+            runners = replace_at(world.runners, who, "evicted")
+            yield world._replace(runners=runners, deaths=world.deaths - 1)
+        return
+    yield world._replace(runners=replace_at(world.runners, who, "idle"))
+    for chunk, name in enumerate(CHUNKS):
+        taken = world.where[chunk] == f"taken {who}" and name not in world.outcomes
+        if world.client == "waits" and taken:
+            yield world._replace(where=replace_at(world.where, chunk, "posted"))
+
+
+def explore(start):
+    """Return every world that can be reached, and the worlds that nothing follows."""
+    seen, todo, ends = {start}, [start], []
+    while todo:
+        world = todo.pop()
+        following = list(steps(world))
+        if not following:
+            ends.append(world)
+        for after in following:
+            if after not in seen:
+                seen.add(after)
+                todo.append(after)
+    return seen, ends
+
+
+@pytest.mark.parametrize("deaths", [0, 1, 2])
+def test_no_call_is_lost_and_none_counts_twice(deaths):
+    """Wherever things stop, every chunk was delivered, once."""
+    seen, ends = explore(START._replace(deaths=deaths))
+    assert len(seen) > 50
+    assert ends
+    for world in ends:
+        assert sorted(world.read) == sorted(CHUNKS)
+    for world in seen:
+        assert len(set(world.read)) == len(world.read)
+        assert set(world.read) <= world.outcomes
+
+
+def test_runners_finish_what_a_dead_client_has_posted():
+    """The work goes on without the client."""
+    posted = START._replace(where=("posted", "posted"), client="dead", deaths=1)
+    _, ends = explore(posted)
+    assert ends
+    assert all(world.outcomes == set(CHUNKS) for world in ends)
+
+
+def test_nobody_makes_what_another_has():
+    """Without an eviction a chunk is in at most one runner's hands."""
+    seen, _ = explore(START._replace(deaths=0))
+    for world in seen:
+        busy = [runner[-1] for runner in world.runners if runner.startswith(("has", "wrote"))]
+        assert len(set(busy)) == len(busy)

@@ -10,7 +10,7 @@ import py_compile
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -57,25 +57,18 @@ class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing 
 
 
 @dataclass(frozen=True)
-class CallOutcome:
-    """What one call came to: a value, or the exception to raise."""
-
-    value: Any = None
-    error: BaseException | None = None
-    stdout: str = ""
-    stderr: str = ""
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What the calls of one chunk came to, in order, and where they were made."""
 
-    calls: Sequence[CallOutcome]
+    values: Sequence[Any]
+    errors: Mapping[int, BaseException]
     host: str
     python: str
     job: str = ""
     started: float = 0.0
     seconds: float = 0.0
+    stdout: str = ""
+    stderr: str = ""
 
 
 def name_of(func: Callable[..., Any]) -> str:
@@ -156,29 +149,37 @@ def read_outcome(path: Path) -> Outcome | None:
             "between the same Python versions: choose the job's with Pool(python=...), or "
             "run this notebook with the other."
         )
-        return Outcome([CallOutcome(error=mismatch)], about["host"], about["python"])
-    calls, position = [], 0
-    for what, text, length, printed in about["calls"]:
-        call = _call_outcome(what, text, frames[position : position + length])
-        calls.append(replace(call, stdout=printed[0], stderr=printed[1]) if printed else call)
-        position += length
+        errors: dict[int, BaseException] = dict.fromkeys(range(about["count"]), mismatch)
+        return Outcome([None] * about["count"], errors, about["host"], about["python"])
+    values, errors, position = [], {}, 0
+    if about["calls"] is None:
+        values = program.loads(frames)
+    else:
+        for number, (what, text, length) in enumerate(about["calls"]):
+            value, error = _rebuilt(what, text, frames[position : position + length])
+            position += length
+            values.append(value)
+            if error is not None:
+                errors[number] = error
+    stdout, stderr = about["printed"] or ("", "")
     return Outcome(
-        calls,
+        values,
+        errors,
         about["host"],
         about["python"],
         about.get("job", ""),
         about["started"],
         about["seconds"],
+        stdout,
+        stderr,
     )
 
 
-def _call_outcome(what: str, text: str, frames: list[Any]) -> CallOutcome:
+def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseException | None]:
+    """Return the value of a call, or None and its exception."""
     if what == "unpicklable":
-        return CallOutcome(
-            error=ResultPicklingError(
-                f"{text}\nReturn plain data (numbers, arrays, tables) or a picklable object."
-            )
-        )
+        hint = "Return plain data (numbers, arrays, tables) or a picklable object."
+        return None, ResultPicklingError(f"{text}\n{hint}")
     try:
         value = program.loads(frames)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's class
@@ -187,11 +188,11 @@ def _call_outcome(what: str, text: str, frames: list[Any]) -> CallOutcome:
             f"here: {type(error).__name__}: {error}"
         )
         lost.__cause__ = RemoteTraceback(text) if text else error
-        return CallOutcome(error=lost)
+        return None, lost
     if what == "raise":
         value.__cause__ = RemoteTraceback(text)
-        return CallOutcome(error=value)
-    return CallOutcome(value=value)
+        return None, value
+    return value, None
 
 
 def sources_of_cells() -> dict[str, str]:

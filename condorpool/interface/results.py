@@ -40,7 +40,7 @@ class _Result(Generic[T]):
             self._starts.append(self._starts[-1] + size)
         self._values: list[Any] = [None] * self._starts[-1]
         self._errors: dict[int, BaseException] = {}
-        self._printed: dict[int, tuple[str, str]] = {}
+        self._printed: dict[int, tuple[str, str]] = {}  # by chunk
         self._missing = len(sizes)
         self._is_ready = not sizes
         self._seen = False
@@ -51,17 +51,11 @@ class _Result(Generic[T]):
         first, last = self._starts[index], self._starts[index + 1]
         if isinstance(result, JobError):
             self._errors.update(dict.fromkeys(range(first, last), result))
-        elif len(result.calls) != last - first:  # the payload could not even be read
-            error = cast("BaseException", result.calls[0].error)
-            self._errors.update(dict.fromkeys(range(first, last), error))
         else:
-            for position, call in enumerate(result.calls, first):
-                if call.stdout or call.stderr:
-                    self._printed[position] = call.stdout, call.stderr
-                if call.error is not None:
-                    self._errors[position] = call.error
-                else:
-                    self._values[position] = call.value
+            self._values[first:last] = result.values
+            self._errors.update((first + n, error) for n, error in result.errors.items())
+            if result.stdout or result.stderr:
+                self._printed[index] = result.stdout, result.stderr
         self._missing -= 1
         if not self._missing:
             self._finish()

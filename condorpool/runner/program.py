@@ -51,7 +51,12 @@ CLOSED = "CLOSED"
 #: The event that announces an outcome has this word, then the chunk's name.
 ANNOUNCES = "condorpool-outcome"
 
-#: The most that is kept of what one call prints, in bytes.
+#: Values of these types are always rebuilt.
+PLAIN = {int, float, complex, bool, str, bytes, type(None)}
+
+getpid = os.getpid
+
+#: The most that is kept of what the calls of a chunk print, in bytes.
 MAX_PRINTED = 1 << 20
 
 
@@ -156,21 +161,26 @@ def pickled(value: Any) -> list[Any]:
         return dumps(value, cloudpickle)
 
 
-def outcome_of(
+def attempt(
     func: Any, args: Iterable[Any], kwargs: dict[str, Any], sources: dict[str, str]
-) -> tuple[tuple[str, str], list[Any]]:
-    """Make one call; return what it came to and the frames of its value.
-
-    The first is ``("value", "")``, ``("raise", traceback)``, or
-    ``("unpicklable", why)`` when the value or exception cannot be sent.
-    """
-    process = os.getpid()
+) -> tuple[Any, str]:
+    """Make one call; return its value, or its exception and the text of its traceback."""
+    process = getpid()
     try:
         value, text = func(*args, **kwargs), ""
     except BaseException as error:  # also SystemExit and KeyboardInterrupt
         value, text = error, describe(error, sources)
-    if os.getpid() != process:
+    if getpid() != process:
         os._exit(0)  # a child that the call forked came back with it; the outcome is its parent's
+    return value, text
+
+
+def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
+    """Return what a call came to, and the frames of its value or exception.
+
+    The first is ``("value", "")``, ``("raise", traceback)``, or
+    ``("unpicklable", why)`` when the value or exception cannot be sent.
+    """
     try:
         frames = pickled(value)
         if text:
@@ -298,7 +308,7 @@ class Worker:
         """
         about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
         if self.mismatch:
-            return dict(about, calls=[], mismatch=self.mismatch), []
+            return dict(about, count=chunk[0]["calls"], mismatch=self.mismatch), []
         if not self.ready:
             self.initialize()
         failure, items, style = self.failure, [], "map"
@@ -321,16 +331,24 @@ class Worker:
 
             items, style = [()] * chunk[0]["calls"], "starmap"
             shared = {"sources": {}}
-        outcomes: list[Any] = []
-        frames: list[Any] = []
         self.printed.restore()
         self.printed.taken()
-        for args, kwargs in calls_of(style, items):
-            what, own = outcome_of(func, args, kwargs, shared["sources"])
-            outcomes.append((what[0], what[1], len(own), self.printed.taken()))
+        calls = [
+            attempt(func, args, kwargs, shared["sources"])
+            for args, kwargs in calls_of(style, items)
+        ]
+        about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
+        values = [value for value, text in calls if not text]
+        if len(values) == len(calls) and {type(value) for value in values} <= PLAIN:
+            # One pickle for all: nothing in it can fail to be rebuilt.
+            return dict(about, calls=None), dumps(values)
+        outcomes: list[Any] = []
+        frames: list[Any] = []
+        for value, text in calls:
+            what, own = outcome_of(value, text)
+            outcomes.append((*what, len(own)))
             frames.extend(own)
-        about.update(started=started, seconds=time.time() - started, calls=outcomes)
-        return about, frames
+        return dict(about, calls=outcomes), frames
 
 
 # -- the submit directory, seen from the job ------------------------------------------

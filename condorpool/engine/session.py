@@ -485,40 +485,64 @@ class Session:
 
     # -- acting -----------------------------------------------------------------
     def act(self, action: str, batch: Batch) -> int:
-        """Hold, release or remove what makes the chunks of a batch; return how many jobs.
+        """Hold, release or remove what makes the chunks of a batch; return how many.
 
-        Chunks that no job has yet are taken back by "remove".
+        "remove" counts chunks, and takes those back that no job has yet; the
+        others count jobs.
         """
-        why, done = "asked for by condorpool's user", 0
         crew = batch.crew
         if not crew.is_resident:
-            for cluster in crew.clusters:
-                jobs = f"ClusterId == {cluster.number}"
-                done += self.access_point.act(action, f"{jobs} && ProcId >= 0", why)
-                # The factory that makes the jobs counts as one too: it is acted on by itself.
-                self.access_point.act(action, jobs, why)
-                if done:
-                    self._foresee(action, [(cluster, p) for p in range(len(cluster.jobs))])
-            return done
+            return sum(self._act_on_cluster(action, cluster) for cluster in crew.clusters)
         if action == "remove":
-            error = JobRemovedError("(none yet)", "it was taken back before a job had it")
-            for index in sorted(batch.pending):
-                if self.directory.take_back(crew.number, batch.number, index):
-                    done += 1
-                    self._finish(batch, index, error)
+            return self._remove_chunks(batch)
         self.note_takers(crew)
         with self.changed:
-            jobs_of = [batch.holders[i] for i in batch.pending if i in batch.holders]
-            if not jobs_of and action != "remove":
-                jobs_of = [(c, p) for c in crew.clusters for p in range(len(c.jobs))]
-            alive = [(c, p) for c, p in jobs_of if not c.jobs[p].state.is_final]
+            jobs = [batch.holders[i] for i in batch.pending if i in batch.holders]
+            jobs = jobs or [(c, p) for c in crew.clusters for p in range(len(c.jobs))]
+        return self.act_on(action, jobs)
+
+    def _act_on_cluster(self, action: str, cluster: Cluster) -> int:
+        jobs, why = f"ClusterId == {cluster.number}", "asked for by condorpool's user"
+        done = self.access_point.act(action, f"{jobs} && ProcId >= 0", why)
+        # The factory that makes the jobs counts as one too: it is acted on by itself.
+        self.access_point.act(action, jobs, why)
+        if done:
+            self._foresee(action, [(cluster, proc) for proc in range(len(cluster.jobs))])
+        return done
+
+    def _remove_chunks(self, batch: Batch) -> int:
+        crew, error = (
+            batch.crew,
+            JobRemovedError("(none yet)", "it was taken back before a job had it"),
+        )
+        self.note_takers(crew)
         with self.changed:
+            stuck = batch.held if batch.only_held_left else []
+        if stuck:
+            cluster, proc = stuck[0]
+            error = JobRemovedError(cluster.job_id(proc), cluster.jobs[proc].reason)
+        back = [
+            i
+            for i in sorted(batch.pending)
+            if self.directory.take_back(crew.number, batch.number, i)
+        ]
+        for index in back:
+            if stuck:
+                batch.holders.setdefault(index, stuck[0])
+            self._finish(batch, index, error)
+        self.note_takers(crew)
+        with self.changed:
+            taken = [batch.holders[i] for i in batch.pending if i in batch.holders]
+            unused = [] if crew.pending else [job for job in stuck if job not in taken]
             self.changed.notify_all()
-        return done + (self.act_on(action, alive) if alive else 0)
+        self.act_on("remove", unused)
+        return len(back) + self.act_on("remove", taken)
 
     def act_on(self, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
-        """Hold, release or remove these jobs; return how many."""
-        ids = [cluster.job_id(proc) for cluster, proc in jobs]
+        """Hold, release or remove these jobs, those that have not ended; return how many."""
+        ids = [c.job_id(proc) for c, proc in jobs if not c.jobs[proc].state.is_final]
+        if not ids:
+            return 0
         done = self.access_point.act(action, ids, "asked for by condorpool's user")
         if done:
             self._foresee(action, jobs)

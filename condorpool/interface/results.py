@@ -156,12 +156,13 @@ class _Result(Generic[T]):
 
     @property
     def jobs(self) -> list[Job]:
-        """The jobs that have, or had, the calls; none for calls that wait for one."""
+        """The jobs that have, or had, the calls, or are held for them; none for calls that wait."""
         if self._batch is None:
             return []
         self._session.note_takers(self._batch.crew)
         with self._session.changed:
             holders = [self._batch.holders[i] for i in sorted(self._batch.holders)]
+            holders = holders or self._batch.held
         return [Job(self._session, cluster, proc) for cluster, proc in dict.fromkeys(holders)]
 
     def stdout(self) -> str:

@@ -219,3 +219,58 @@ def test_a_pool_does_not_wait_for_anothers_lingering_runners(make_pool):
     start = time.monotonic()
     two.map(time.sleep, [0.2] * 4, chunksize=1)
     assert time.monotonic() - start < 30
+
+
+def test_the_work_goes_on_without_the_client(htcondor, access_point, tmp_path):
+    """A killed kernel's chunks are all made; then the runners leave by themselves."""
+    code = (
+        "import condorpool, os, signal, sys, time\n"
+        f"pool = condorpool.Pool(2, personal={str(htcondor.folder)!r}, linger=1)\n"
+        "pool.map_async(time.sleep, [0.3] * 8, chunksize=1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (folder,) = tmp_path.glob("condorpool-*")
+    end = time.monotonic() + 60
+    while access_point.query("true", ["ClusterId"]):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert len(list(folder.glob("1-*.outcome"))) == 8
+    assert not list(folder.glob("1.taken/*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_the_disk_is_full_when_an_outcome_is_written(make_pool, tmp_path):
+    """The call is told to have failed, and why; smaller ones go on."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=True)
+    try:
+        pool = make_pool(processes=1, submitdir=folder)
+        assert pool.apply(len, (b"123",)) == 3
+        with pytest.raises(condorpool.JobFailedError, match="No space left"):
+            pool.apply(bytes, (1 << 22,))
+        assert pool.apply(len, (b"12",)) == 2
+        pool.close()
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_job_that_is_held_before_it_takes_anything(make_pool, access_point):
+    """It is shown with the call that waits for it, and removed with it."""
+    commands = {"transfer_input_files": "/no/such/file", "should_transfer_files": "YES"}
+    pool = make_pool(submitkwargs=commands)
+    result = pool.apply_async(abs, (1,))
+    with pytest.raises(condorpool.JobHeldError, match="/no/such/file"):
+        result.get(timeout=60)
+    (job,) = result.jobs
+    assert job.state is condorpool.JobState.HELD
+    assert result.remove() == 1
+    with pytest.raises(condorpool.JobRemovedError, match="/no/such/file"):
+        result.get(timeout=10)
+    assert result.jobs[0].id == job.id
+    end = time.monotonic() + 10
+    while access_point.query("JobStatus == 5", ["ClusterId"]):
+        assert time.monotonic() < end
+        time.sleep(0.05)

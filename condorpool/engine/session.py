@@ -194,7 +194,15 @@ class Session:
             submit = self.describe(crew.number, None, missing, crew.name, crew.options)
             self._submit(crew, submit, missing, None, "runner")
 
-    def _dismiss_idle_crews(self, but: Crew) -> None:
+    def starves(self) -> bool:
+        """Tell whether a crew has chunks, and all its jobs wait for slots."""
+        with self.changed:
+            return any(
+                crew.pending and crew.count(JobState.IDLE) and not crew.count(JobState.RUNNING)
+                for crew in self._crews.values()
+            )
+
+    def _dismiss_idle_crews(self, but: Crew | None = None) -> None:
         """Have the runners of other crews leave that only linger: their slots are wanted."""
         with self.changed:
             idle = {
@@ -420,11 +428,16 @@ class Session:
             for batch in done:
                 del self.batches[batch.number]
             for crew in {id(crew): crew for crew, _ in self._clusters.values()}.values():
+                crew.clusters = [c for c in crew.clusters if c.live or not c.is_gone]
                 if crew.is_resident:
                     crew.batches = [batch for batch in crew.batches if batch.pending]
                     waiting = crew.count(JobState.IDLE, JobState.UNMATERIALIZED)
                     if waiting and not crew.batches:
                         surplus += [c.number for c in crew.clusters if c.live]
+            for number in [n for n, (_, c) in self._clusters.items() if c.is_gone and not c.live]:
+                del self._clusters[number]
+        if any(session.starves() for session in list(_sessions)):
+            self._dismiss_idle_crews()
         for batch in done:
             self.directory.discard_chunks(batch.number, batch.size)
         if surplus:

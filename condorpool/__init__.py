@@ -1,5 +1,6 @@
 """multiprocessing.Pool whose calls run as HTCondor jobs, made for notebooks."""
 
+from condorpool.engine.payload import Shared
 from condorpool.interface.job import Job
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, MapResult
@@ -50,6 +51,7 @@ __all__ = [
     "PoolClosedError",
     "ResultPicklingError",
     "ResultTimeoutError",
+    "Shared",
     "SubmitError",
     "TimeoutError",
     "UnsubmittedError",

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from condorpool.engine import submitdir as names
 from condorpool.engine.payload import PROGRAM
 from condorpool.runner.program import PYTHON
 
-#: Jobs of a map that are in the queue at once, at least, when the user sets no limit.
+#: Jobs of a map that are in the queue at once, at most, when the user sets no limit.
 #: Ten times as many keep the access point, and all who ask it, waiting for a second.
 QUEUE_LIMIT = 1_000
 
@@ -45,8 +45,10 @@ class JobOptions:
     python
         Interpreter on the execution point; None for this one's path, or whatever
         Python of the same version the execution point has.
-    limit
-        The most jobs at once.
+    processes
+        The most jobs at once, if the user said so.
+    cpus
+        How many CPUs the HTCondor pool has.
     linger
         Seconds that a runner waits for the next call, or a slot is kept for it.
     retire_after
@@ -57,7 +59,8 @@ class JobOptions:
 
     submitkwargs: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
-    limit: int = QUEUE_LIMIT
+    processes: int | None = None
+    cpus: int = 1
     linger: float = 0.0
     retire_after: float = math.inf
     maxtasksperchild: int | None = None
@@ -68,198 +71,52 @@ class JobOptions:
     cleanfailed: bool = False
     cleanupfiles: tuple[str, ...] = ()
 
+    def limit(self, *, is_resident: bool) -> int:
+        """Return the most jobs at once: no more runners than they can have CPUs."""
+        return self.processes or (min(self.cpus, QUEUE_LIMIT) if is_resident else QUEUE_LIMIT)
+
 
 #: Keys that condorpool sets itself: with others it would not find its own files.
 RESERVED = frozenset(
-    [
-        "arguments",
-        "executable",
-        "transfer_executable",
-        "initialdir",
-        "initial_dir",
-        "log",
-        "output",
-        "error",
-        "input",
-        "stdout",
-        "stderr",
-        "stdin",
-        "hold",
-        "queue",
-        "universe",
-        "noop_job",
-        "max_materialize",
-        "materialize_max_idle",
-        "max_idle",
-        "transfer_output_remaps",
-        "output_destination",
-        "leave_in_queue",
-        "shell",
-    ]
+    """arguments error executable hold initial_dir initialdir input leave_in_queue log
+    materialize_max_idle max_idle max_materialize noop_job output output_destination queue shell
+    stderr stdin stdout transfer_executable transfer_output_remaps universe""".split()
 )
 
 #: The submit commands of HTCondor 25 (condor_submit's manual page) that serve such jobs.
 KNOWN = frozenset(
-    [
-        "accounting_group",
-        "accounting_group_user",
-        "allow_arguments_v1",
-        "allow_environment_v1",
-        "allowed_execute_duration",
-        "allowed_job_duration",
-        "append_files",
-        "batch_name",
-        "batch_id",
-        "batch_project",
-        "batch_queue",
-        "batch_runtime",
-        "batch_extra_submit_args",
-        "buffer_block_size",
-        "buffer_files",
-        "buffer_size",
-        "checkpoint_destination",
-        "checkpoint_exit_code",
-        "compress_files",
-        "concurrency_limits",
-        "concurrency_limits_expr",
-        "container_image",
-        "container_is_common",
-        "container_service_names",
-        "container_target_dir",
-        "copy_to_spool",
-        "core_size",
-        "coresize",
-        "cron_day_of_month",
-        "cron_day_of_week",
-        "cron_hour",
-        "cron_minute",
-        "cron_month",
-        "cron_prep_time",
-        "cron_window",
-        "cuda_version",
-        "dagman_log",
-        "deferral_prep_time",
-        "deferral_time",
-        "deferral_window",
-        "delegate_job_gsi_credentials_lifetime",
-        "description",
-        "disk_usage",
-        "docker_image",
-        "docker_network_type",
-        "docker_override_entrypoint",
-        "docker_pull_policy",
-        "docker_send_credentials",
-        "dont_encrypt_input_files",
-        "dont_encrypt_output_files",
-        "email_attributes",
-        "encrypt_execute_directory",
-        "encrypt_input_files",
-        "encrypt_output_files",
-        "env",
-        "environment",
-        "erase_output_and_error_on_restart",
-        "exit_requirements",
-        "fetch_files",
-        "file_remaps",
-        "getenv",
-        "get_env",
-        "gpus_maximum_capability",
-        "gpus_minimum_capability",
-        "gpus_minimum_memory",
-        "gpus_minimum_runtime",
-        "hold_kill_sig",
-        "image_size",
-        "job_ad_information_attrs",
-        "job_lease_duration",
-        "job_machine_attrs",
-        "job_machine_attrs_history_length",
-        "job_max_vacate_time",
-        "jobset",
-        "keep_claim_idle",
-        "kill_sig",
-        "kill_sig_timeout",
-        "load_profile",
-        "local_files",
-        "manifest",
-        "manifest_dir",
-        "match_list_length",
-        "max_job_retirement_time",
-        "max_retries",
-        "max_transfer_input_mb",
-        "max_transfer_output_mb",
-        "memory_usage",
-        "mount_under_scratch",
-        "next_job_start_delay",
-        "nice_user",
-        "notification",
-        "notify_user",
-        "on_exit_hold",
-        "on_exit_hold_reason",
-        "on_exit_hold_subcode",
-        "on_exit_remove",
-        "periodic_hold",
-        "periodic_hold_reason",
-        "periodic_hold_subcode",
-        "periodic_release",
-        "periodic_remove",
-        "periodic_vacate",
-        "preferences",
-        "preserve_relative_paths",
-        "primary_unix_group",
-        "prio",
-        "priority",
-        "project_name",
-        "public_input_files",
-        "rank",
-        "remove_kill_sig",
-        "request_cpus",
-        "request_disk",
-        "request_gpus",
-        "request_memory",
-        "require_gpus",
-        "requirements",
-        "retry_request_disk",
-        "retry_request_memory",
-        "retry_request_memory_increase",
-        "retry_request_memory_max",
-        "retry_until",
-        "run_as_owner",
-        "scitokens_file",
-        "send_credential",
-        "should_transfer_files",
-        "skip_filechecks",
-        "skip_if_dataflow",
-        "stack_size",
-        "starter_debug",
-        "starter_log",
-        "stream_error",
-        "stream_input",
-        "stream_output",
-        "submit_event_notes",
-        "submit_event_user_notes",
-        "success_exit_code",
-        "suspend_job_at_exec",
-        "transfer_checkpoint_files",
-        "transfer_common_input",
-        "transfer_container",
-        "transfer_error",
-        "transfer_input",
-        "transfer_input_files",
-        "transfer_output",
-        "transfer_output_files",
-        "transfer_plugins",
-        "ulog_execute_attrs",
-        "use_oauth_services",
-        "use_scitoken",
-        "use_scitokens",
-        "use_x509userproxy",
-        "want_ads",
-        "want_graceful_removal",
-        "want_io_proxy",
-        "want_job_networking",
-        "when_to_transfer_output",
-        "x509userproxy",
-    ]
+    """accounting_group accounting_group_user allow_arguments_v1 allow_environment_v1
+    allowed_execute_duration allowed_job_duration append_files batch_extra_submit_args batch_id
+    batch_name batch_project batch_queue batch_runtime buffer_block_size buffer_files
+    buffer_size checkpoint_destination checkpoint_exit_code compress_files concurrency_limits
+    concurrency_limits_expr container_image container_is_common container_service_names
+    container_target_dir copy_to_spool core_size coresize cron_day_of_month cron_day_of_week
+    cron_hour cron_minute cron_month cron_prep_time cron_window cuda_version dagman_log
+    deferral_prep_time deferral_time deferral_window delegate_job_gsi_credentials_lifetime
+    description disk_usage docker_image docker_network_type docker_override_entrypoint
+    docker_pull_policy docker_send_credentials dont_encrypt_input_files
+    dont_encrypt_output_files email_attributes encrypt_execute_directory encrypt_input_files
+    encrypt_output_files env environment erase_output_and_error_on_restart exit_requirements
+    fetch_files file_remaps get_env getenv gpus_maximum_capability gpus_minimum_capability
+    gpus_minimum_memory gpus_minimum_runtime hold_kill_sig image_size job_ad_information_attrs
+    job_lease_duration job_machine_attrs job_machine_attrs_history_length job_max_vacate_time
+    jobset keep_claim_idle kill_sig kill_sig_timeout load_profile local_files manifest
+    manifest_dir match_list_length max_job_retirement_time max_retries max_transfer_input_mb
+    max_transfer_output_mb memory_usage mount_under_scratch next_job_start_delay nice_user
+    notification notify_user on_exit_hold on_exit_hold_reason on_exit_hold_subcode
+    on_exit_remove periodic_hold periodic_hold_reason periodic_hold_subcode periodic_release
+    periodic_remove periodic_vacate preferences preserve_relative_paths primary_unix_group prio
+    priority project_name public_input_files rank remove_kill_sig request_cpus request_disk
+    request_gpus request_memory require_gpus requirements retry_request_disk
+    retry_request_memory retry_request_memory_increase retry_request_memory_max retry_until
+    run_as_owner scitokens_file send_credential should_transfer_files skip_filechecks
+    skip_if_dataflow stack_size starter_debug starter_log stream_error stream_input
+    stream_output submit_event_notes submit_event_user_notes success_exit_code
+    suspend_job_at_exec transfer_checkpoint_files transfer_common_input transfer_container
+    transfer_error transfer_input transfer_input_files transfer_output transfer_output_files
+    transfer_plugins ulog_execute_attrs use_oauth_services use_scitoken use_scitokens
+    use_x509userproxy want_ads want_graceful_removal want_io_proxy want_job_networking
+    when_to_transfer_output x509userproxy""".split()
 )
 
 #: Sites invent resources (``request_fpgas``) and services (``mytoken_oauth_scopes``).
@@ -348,6 +205,7 @@ def build(
     keep_claim: float,
     batch_name: str,
     run: str,
+    shared: Sequence[str],
     options: JobOptions,
     defaults: Mapping[str, str],
 ) -> dict[str, str]:
@@ -362,11 +220,13 @@ def build(
         The most jobs that are in the queue at once.
     keep_claim
         Seconds for which HTCondor keeps the slot for the next jobs.
+    shared
+        Files with shared objects that go along.
     defaults
         Commands for this access point.
     """
     job = "$(ClusterId).$(ProcId)"
-    shipped = [*names.SHIPPED, names.crew_name(crew)]
+    shipped = [*names.SHIPPED, names.crew_name(crew), *shared]
     if batch is None:
         outcome = ""
         task = ["serve", names.crew_name(crew), names.posted_name(crew), names.taken_name(crew)]

@@ -7,13 +7,14 @@ import linecache
 import os
 import platform
 import py_compile
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import cloudpickle
 
@@ -28,7 +29,12 @@ from condorpool.values.exceptions import (
 Style = Literal["map", "starmap", "apply"]
 
 #: The name of the shipped program as a module; no module of the user's has it.
-PROGRAM = "_condorpool_program"
+PROGRAM = program.shared.__module__
+
+# Pickles that name a function of it are written here as jobs will read them.
+sys.modules.setdefault(PROGRAM, program)
+
+T = TypeVar("T")
 
 #: Bytes of notebook cells that go along, the latest first.
 MAX_SOURCES = 200_000
@@ -115,6 +121,36 @@ def write_crew(
     }
     frames = _frames((initializer, initargs), "the initializer or its arguments")
     program.write(str(path), about, frames)
+
+
+def write_shared(path: Path, value: Any) -> None:
+    """Write an object that calls share."""
+    program.write(
+        str(path), {}, _frames(value, f"the shared object of type {type(value).__name__}")
+    )
+
+
+class Shared(Generic[T]):
+    """An object that many calls use and each job reads once; see `Pool.share`.
+
+    A call that gets it, as an argument or from the function's surroundings, gets
+    the object itself.
+
+    Attributes
+    ----------
+    value
+        The object, here.
+    """
+
+    def __init__(self, name: str, value: T) -> None:
+        self._name = name
+        self.value = value
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return program.shared, (self._name,)
+
+    def __repr__(self) -> str:
+        return f"<Shared {type(self.value).__name__} as {self._name}>"
 
 
 def write_call(path: Path, call: Call) -> None:

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog
@@ -29,6 +29,8 @@ from condorpool.values.exceptions import (
     JobRemovedError,
     SubmitError,
 )
+
+T = TypeVar("T")
 
 logger = logging.getLogger("condorpool")
 
@@ -82,6 +84,7 @@ class Session:
         self.batches: dict[int, Batch] = {}
         self.silent: tuple[HTCondorError, float] | None = None
         self.has_chirp = True
+        self._shared: list[str] = []
         self._clusters: dict[int, tuple[Crew, Cluster]] = {}
         self._crews: dict[object, Crew] = {}
         self._numbers = itertools.count(1)
@@ -92,6 +95,14 @@ class Session:
         self._log = EventLog(self.directory.log)
         self._closed = False
         _sessions.add(self)
+
+    def share(self, value: T) -> payload.Shared[T]:
+        """Write an object that calls share."""
+        name = submitdir.shared_name(next(self._numbers))
+        with self.directory.explained():
+            payload.write_shared(self.directory / name, value)
+        self._shared.append(name)
+        return payload.Shared(name, value)
 
     # -- posting ------------------------------------------------------------
     def describe(
@@ -107,6 +118,8 @@ class Session:
             keep_claim=options.linger if self.access_point.keeps_claims else 0.0,
             batch_name=name,
             run=self.directory.run,
+            # A plain job has no channel by which to ask for them.
+            shared=() if batch is None else tuple(self._shared),
             options=options,
             defaults={"request_memory": str(memory)} if memory else {},
         )
@@ -171,7 +184,8 @@ class Session:
         key = (tuple(options.submitkwargs.items()), tuple(environment.items()))
         if resident and key in self._crews:
             return self._crews[key]
-        limit = options.limit if resident else min(size, options.limit)
+        limit = options.limit(is_resident=resident)
+        limit = limit if resident else min(size, limit)
         crew = Crew(number, name, limit, options, is_resident=resident)
         path = self.directory / submitdir.crew_name(number)
         payload.write_crew(path, options.initializer, options.initargs, environment, self.base)
@@ -367,7 +381,7 @@ class Session:
                 for index in sorted(batch.pending)
                 if self.directory.take_back(crew.number, batch.number, index)
             ]
-            limit = min(len(chunks), crew.limit)
+            limit = min(len(chunks), crew.options.limit(is_resident=False))
             plain = Crew(crew.number, crew.name, limit, crew.options, is_resident=False)
             with self.changed:
                 plain.batches, batch.crew = [batch], plain

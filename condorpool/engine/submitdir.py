@@ -57,6 +57,11 @@ def outcome_name(batch: int, index: int | str) -> str:
     return f"{batch}-{index}.outcome"
 
 
+def shared_name(number: int) -> str:
+    """Name the file of an object that calls share."""
+    return f"{number}.shared"
+
+
 def stdout_name(job: str) -> str:
     """Name the standard output of a job, by its id."""
     return f"job-{job}.out"

@@ -44,7 +44,7 @@ class Pool:
     ----------
     processes
         The most jobs at once: the pool's worker processes.  By default as many
-        as the HTCondor pool has CPUs.
+        as the HTCondor pool has CPUs, but no more than 1,000.
     initializer, initargs
         ``initializer(*initargs)`` is called once in each job, before its calls.
     maxtasksperchild
@@ -264,6 +264,28 @@ class Pool:
             return result
         return self._post(session, func, style, chunks, result, options)
 
+    def share(self, value: T) -> payload.Shared[T]:
+        """Send an object that many calls use once to each job, and not with every call.
+
+        Returns
+        -------
+        Shared
+            What to give to calls instead: there it is the object itself.  It is
+            good for calls of this pool (and this ``submitdir``) as long as it is open.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     field = pool.share(np.arange(1_000_000))
+        ...     pool.starmap(np.take, [(field, i) for i in (0, 10)])
+        [np.int64(0), np.int64(10)]
+        """
+        if self._closed:
+            raise PoolClosedError
+        return self._options(None, None)[1].share(value)
+
     def submit_description(
         self,
         func: Callable[..., Any],
@@ -282,7 +304,7 @@ class Pool:
         options, session = self._options(submitkwargs, jobkwargs)
         jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
         resident = session.is_resident(options)
-        limit = min(jobs, options.limit)
+        limit = min(jobs, options.limit(is_resident=resident))
         return session.describe(0, None if resident else 0, limit, payload.name_of(func), options)
 
     # -- posting ----------------------------------------------------------------------
@@ -308,7 +330,8 @@ class Pool:
         options = JobOptions(
             submitkwargs=submit,
             python=self._python,
-            limit=self._processes or self._count_cpus(),
+            processes=self._processes,
+            cpus=self._count_cpus(),
             linger=self._linger,
             retire_after=self._retire_after,
             maxtasksperchild=self._maxtasksperchild,

@@ -136,6 +136,29 @@ def fill(file: Any, data: bytearray) -> None:
         rest = rest[count:]
 
 
+# -- shared objects -------------------------------------------------------------------
+
+_shared: dict[str, Any] = {}
+_read_shared: Any = None
+
+
+def shared(name: str) -> Any:
+    """Return an object that the pool has shared; each job reads it once."""
+    if name not in _shared:
+        try:
+            _shared[name] = loads(_read_shared(name)[1])
+        except (FileNotFoundError, TypeError):
+            raise LookupError(
+                f"the shared object {name} is not one of this pool: share it with the pool "
+                "that makes the call"
+            ) from None
+    return _shared[name]
+
+
+# The name under which the notebook's pickles know it, and a job imports it.
+shared.__module__ = "_condorpool_program"
+
+
 # -- calls --------------------------------------------------------------------------
 
 
@@ -515,6 +538,12 @@ class Runner:
             except FileNotFoundError:
                 self.misses += 1  # another was quicker
 
+    def read(self, name: str) -> tuple[dict[str, Any], list[Any]]:
+        """Read a container of the submit directory."""
+        if self.worker.shares:
+            return read(f"{self.worker.submit_dir}/{name}")
+        return self.chirp.read(name)
+
     def work(self, mine: str) -> None:
         """Make the calls of a taken chunk, leave the outcome and announce it."""
         name = mine.partition(".chunk@")[0]
@@ -523,15 +552,12 @@ class Runner:
             f"{name}.outcome",
             f"{self.taken}/{mine}",
         )
+        about, frames = self.worker.make(call, lambda: self.read(call), self.read(path))
+        about["job"] = self.job
         if self.worker.shares:
-            folder = self.worker.submit_dir + "/"
-            chunk = read(folder + path)
-            about, frames = self.worker.make(call, lambda: read(folder + call), chunk)
-            write(folder + outcome, dict(about, job=self.job), frames)
+            write(f"{self.worker.submit_dir}/{outcome}", about, frames)
         else:
-            chunk = self.chirp.read(path)
-            about, frames = self.worker.make(call, lambda: self.chirp.read(call), chunk)
-            self.chirp.write(outcome, self.job, dict(about, job=self.job), frames)
+            self.chirp.write(outcome, self.job, about, frames)
         self.chirp.patiently("ulog", f"{ANNOUNCES} {name}")
         try:
             self.chirp.ask("unlink", path)
@@ -568,6 +594,7 @@ class Runner:
 
 def main(arguments: list[str]) -> None:
     """Do what the arguments say and end this process at once."""
+    global _read_shared  # noqa: PLW0603 - set once, before the first call
     status = 0
     try:
         worker = Worker(read(arguments[1]))
@@ -575,6 +602,7 @@ def main(arguments: list[str]) -> None:
             call, chunk, outcome = arguments[2:]
             if not os.path.getsize(outcome):  # else an earlier run of this job left it
                 folder = worker.submit_dir + "/"
+                _read_shared = lambda name: read(folder + name)  # noqa: E731
                 made = worker.make(call, lambda: read(folder + call), read(folder + chunk))
                 write(folder + outcome, *made)
         else:
@@ -585,6 +613,7 @@ def main(arguments: list[str]) -> None:
                 sys.stderr.write(f"condorpool: no channel to the access point: {error!r}\n")
                 status = EX_NO_CHIRP
             else:
+                _read_shared = runner.read
                 runner.serve(float(linger), float(retire_after), int(chunks))
     except OSError as error:
         sys.stderr.write(f"condorpool: cannot read the payload or leave the outcome: {error!r}\n")

@@ -274,3 +274,45 @@ def test_a_job_that_is_held_before_it_takes_anything(make_pool, access_point):
     while access_point.query("JobStatus == 5", ["ClusterId"]):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+class Heavy:
+    """An object that counts how often it is brought to life in a process."""
+
+    lives = 0
+
+    def __init__(self):
+        self.data = bytes(3 << 20)
+
+    def __setstate__(self, state):
+        type(self).lives += 1
+        self.__dict__.update(state)
+
+
+def weigh(heavy, _):
+    """Say how large the object is, and how often this process has made it."""
+    return len(heavy.data), type(heavy).lives
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param({}, id="shared-file-system"),
+        pytest.param({"should_transfer_files": "YES"}, id="file-transfer"),
+    ],
+)
+@pytest.mark.parametrize("one_chunk", [None, 1], ids=["runners", "plain-jobs"])
+def test_a_shared_object_goes_over_once_per_job(make_pool, tmp_path, commands, one_chunk):
+    """Calls get the object itself; their chunks stay small."""
+    pool = make_pool(processes=1, maxtasksperchild=one_chunk, submitkwargs=commands)
+    heavy = pool.share(Heavy())
+    result = pool.starmap_async(weigh, [(heavy, x) for x in range(4)], chunksize=2)
+    assert result.get(timeout=90) == [(3 << 20, 1)] * 4
+    assert heavy.value.data
+
+
+def test_a_shared_object_belongs_to_its_pool(make_pool):
+    """Another pool says so."""
+    mine, other = make_pool(), make_pool()
+    with pytest.raises(LookupError, match="not one of this pool"):
+        other.apply(len, (mine.share([1]),))

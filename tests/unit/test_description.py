@@ -12,7 +12,7 @@ from condorpool.engine import description
 def build(*, batch=1, defaults=None, keep_claim=0, **options):
     """Describe a crew's jobs."""
     return description.build(
-        directory=Path("/work/condorpool-$(x)"), crew=1, batch=batch, limit=10, keep_claim=keep_claim, batch_name="f",
+        directory=Path("/work/condorpool-$(x)"), crew=1, batch=batch, limit=10, keep_claim=keep_claim, batch_name="f", shared=(),
         run="condorpool-1", options=description.JobOptions(**options), defaults=defaults or {},
     )  # fmt: skip
 

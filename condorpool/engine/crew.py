@@ -132,6 +132,7 @@ class Crew:
         self.limit = limit
         self.options = options
         self.is_resident = is_resident
+        self.lost = 0  # jobs that left the queue without a word, and were made up for
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
 

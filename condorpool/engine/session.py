@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog
 from condorpool.engine import description, payload, submitdir
-from condorpool.engine.crew import Batch, Cluster, Crew, Deliver
+from condorpool.engine.crew import Batch, Cluster, Crew, Deliver, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner import program
@@ -42,6 +42,9 @@ PATIENCE = 600.0
 
 #: How long an outcome may take to show up on a network file system, in seconds.
 OUTCOME_LAG = 20.0
+
+#: Jobs of a crew that may leave the queue without a word and are made up for.
+MAX_LOST = 3
 
 #: Seconds that the last event of a cluster may take after its last job's.
 LAST_EVENT = 3.0
@@ -283,13 +286,19 @@ class Session:
         for crew, cluster, proc in ended:
             self._job_ended(crew, cluster, proc)
         self._put_back_evicted()
-        for (number, index), (cluster, proc, _) in list(self._late.items()):
-            if number in self.batches:
-                self._settle(self.batches[number], index, cluster, proc)
+        self._settle_late()
         if events or self._late:
             self._let_go()
             with self.changed:
                 self.changed.notify_all()
+
+    def _settle_late(self) -> None:
+        """Look again for outcomes that a network file system may show later."""
+        for (number, index), (cluster, proc, _) in list(self._late.items()):
+            if number in self.batches:
+                self._settle(self.batches[number], index, cluster, proc)
+            else:
+                del self._late[number, index]
 
     def _announced(self, event: JobEvent) -> Iterator[tuple[Batch, int]]:
         """Give the chunk whose outcome an event announces."""
@@ -355,13 +364,20 @@ class Session:
             self._fall_back(crew)
         elif job.state is JobState.REMOVED and not job.reason.startswith(SURPLUS):
             self._give_up(crew, self._failure(cluster, proc))
-        elif had or job.status == 0 or job.state is JobState.REMOVED:
+        elif had or job.status == 0 or job.state is JobState.REMOVED or self._replaces(crew, job):
             try:
                 self._man(crew)
             except (SubmitError, HTCondorError) as error:
                 self._give_up(crew, JobFailedError(cluster.job_id(proc), str(error)))
         else:
             self._give_up(crew, self._failure(cluster, proc))
+
+    def _replaces(self, crew: Crew, job: JobRecord) -> bool:
+        """Tell whether to make up for a job that left the queue without a word: not for ever."""
+        if job.exit or not (self.directory / submitdir.crew_name(crew.number)).exists():
+            return False
+        crew.lost += 1
+        return crew.lost <= MAX_LOST
 
     def _give_up(self, crew: Crew, error: JobError) -> None:
         """End the chunks that no job is left for; held jobs keep theirs."""

@@ -157,6 +157,19 @@ def test_the_event_log_is_deleted(make_pool, tmp_path):
     assert result.get(timeout=60) == [None] * 3
 
 
+def test_a_runner_that_leaves_without_a_word_is_made_up_for(make_pool, access_point, tmp_path):
+    """The event log is gone, and with it the news that nobody is there for the next call."""
+    pool = make_pool(processes=1, linger=0.5)
+    first = pool.apply(os.getpid)
+    (log,) = tmp_path.glob("condorpool-*/events.log")
+    log.unlink()
+    end = time.monotonic() + 20
+    while access_point.query("true", ["ClusterId"]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert pool.apply_async(os.getpid).get(timeout=60) != first
+
+
 def test_a_call_that_forks(pool):
     """The child comes back from the call too, and must not leave a second outcome."""
 

@@ -76,6 +76,8 @@ def test_a_vacated_runner_makes_its_chunk_again(make_pool, htcondor, tmp_path):
     pool = make_pool(processes=1)
     result = pool.apply_async(note, (tmp_path, 1, 2))
     job = has_job(result)
+    while not made(tmp_path):  # the job has the chunk a moment before it makes the call
+        time.sleep(0.02)
     subprocess.run(
         [htcondor.installation.bin / "condor_vacate_job", "-fast", job.id],
         env={**os.environ, **htcondor.environment()}, check=True, capture_output=True,

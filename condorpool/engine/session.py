@@ -165,7 +165,8 @@ class Session:
         with self.changed:
             batch = self.batches.pop(number, None)
             if crew and batch:
-                crew.batches.remove(batch)
+                # The tracker may have let go of it already.
+                crew.batches = [other for other in crew.batches if other is not batch]
         if crew and batch:
             for index in range(batch.size):
                 self.directory.take_back(crew.number, number, index)

@@ -331,7 +331,8 @@ class Pool:
             submitkwargs=submit,
             python=self._python,
             processes=self._processes,
-            cpus=self._count_cpus(),
+            # Only a pool whose size nobody has set need ask the collector.
+            cpus=1 if self._processes else self._count_cpus(),
             linger=self._linger,
             retire_after=self._retire_after,
             maxtasksperchild=self._maxtasksperchild,

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 MAGIC = b"condorpool-payload-1 "
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
-#: Exit codes of the program; a job that made its calls exits with 0.
-EX_NO_PYTHON = 72
+#: Exit codes of the program (72 is launch.sh's); a job that made its calls exits with 0.
 EX_CANNOT_WRITE = 73
 EX_NO_CHIRP = 74
 

@@ -24,11 +24,6 @@ class JobState(enum.Enum):
         """Whether the job has left the queue for good."""
         return self in _FINAL
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether the job goes on only after somebody acts."""
-        return self in (JobState.HELD, JobState.SUSPENDED)
-
 
 _FINAL = frozenset({JobState.COMPLETED, JobState.REMOVED})
 

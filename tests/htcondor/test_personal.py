@@ -436,6 +436,7 @@ def as_user(uid):
     return [
         "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
         f"--inh-caps={reading}", f"--ambient-caps={reading}", f"--bounding-set={reading}",
+        "--securebits=+no_setuid_fixup",  # or access() forgets them
     ]  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from condorpool.engine.payload import Outcome
 from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.exceptions import JobError, JobHeldError
 
-#: Takes a chunk's index and what it came to.
-Deliver = Callable[[int, "Outcome | JobError"], None]
+#: Takes a chunk's first call, its end, and what it came to.
+Deliver = Callable[[int, int, "Outcome | JobError"], None]
 
 _MOVING = (JobState.IDLE, JobState.RUNNING, JobState.SUSPENDED)
 
@@ -150,38 +150,71 @@ class Crew:
         """How many chunks have not come to anything yet."""
         return sum(len(batch.pending) for batch in self.batches)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether its jobs only wait for more."""
+        return all(batch.is_done for batch in self.batches)
+
 
 class Batch:
-    """The chunks of one call of map.
+    """The chunks of one call of map; a chunk is known by its first call.
 
     Everything here changes under the session's lock, and by the events that the
     tracker's thread reads.
+
+    Parameters
+    ----------
+    keeps
+        Whether the files of a chunk stay until the whole batch is done.
     """
 
     def __init__(
-        self, number: int, size: int, crew: Crew, deliver: Deliver, options: JobOptions
+        self, number: int, crew: Crew, deliver: Deliver, options: JobOptions, *, keeps: bool
     ) -> None:
         self.number = number
         self.crew = crew
         self.deliver = deliver
         self.options = options
-        self.size = size
-        self.pending = set(range(size))
+        self.keeps = keeps
+        self.size = 0  # calls, so far
+        self.is_open = True  # more chunks may come
+        #: The first call of each chunk that has not come to anything → its end.
+        self.pending: dict[int, int] = {}
+        #: The first calls of chunks that have files.
+        self.files: set[int] = set()
         self.failed: set[int] = set()
         #: The job that makes, or made, a chunk.
         self.holders: dict[int, tuple[Cluster, int]] = {}
+
+    def split(self, middle: int) -> bool:
+        """Take in that a job has left the calls from ``middle`` on to others.
+
+        Tell whether a chunk that begins there is now waited for.
+        """
+        if middle not in self.pending:
+            for first, end in self.pending.items():
+                if first < middle < end:
+                    self.pending[first], self.pending[middle] = middle, end
+                    self.files.add(middle)
+                    break
+        return middle in self.pending
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all its chunks have come to something."""
+        return not self.pending and not self.is_open
 
     @property
     def is_forgettable(self) -> bool:
         """Whether nobody will ask for the batch, or its files, any more."""
         options = self.options
         tidy = options.cleanup and not options.cleanupfiles
-        return tidy and not self.pending and (options.cleanfailed or not self.failed)
+        return self.is_done and tidy and (options.cleanfailed or not self.failed)
 
     @property
     def held(self) -> list[tuple[Cluster, int]]:
         """The held jobs that keep chunks of this batch, or could take them."""
-        holders = [self.holders[i] for i in sorted(self.pending & self.holders.keys())]
+        holders = [self.holders[i] for i in sorted(self.pending.keys() & self.holders.keys())]
         if not holders and self.crew.is_resident:
             holders = [(c, p) for c in self.crew.clusters for p in range(len(c.jobs))]
         return [(c, p) for c, p in holders if c.jobs[p].state is JobState.HELD]
@@ -194,7 +227,7 @@ class Batch:
             return False
         if self.crew.is_resident:
             # Chunks that no job has are taken by any that moves.
-            untaken = len(self.pending - self.holders.keys())
+            untaken = len(self.pending.keys() - self.holders.keys())
             return len(held) >= len(self.pending) - untaken and not (
                 untaken and self.crew.count(*_MOVING, JobState.UNMATERIALIZED)
             )

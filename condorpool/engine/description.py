@@ -187,6 +187,16 @@ def _literal(text: str) -> str:
     return text.replace("$", "$(DOLLAR)")
 
 
+# What differs between the jobs of a cluster; no path has a NUL that could be taken for one.
+_JOB, _CHUNK, _FIRST, _END = "\0job", "\0chunk", "\0first", "\0end"
+
+
+def _filled(text: str) -> str:
+    """Put HTCondor's macros where jobs differ."""
+    text = text.replace(_JOB, "$(ClusterId).$(ProcId)")
+    return re.sub("\0([a-z]+)", r"$(\1)", text)
+
+
 def _environment() -> str:
     words = [
         f"{name}='" + os.environ[name].replace("'", "''") + "'"
@@ -214,8 +224,8 @@ def build(
     Parameters
     ----------
     batch
-        Its number, for jobs that make one chunk each: ``$(chunk)`` is the number
-        of that.  None for resident runners.
+        Its number, for jobs that make one chunk each: the calls ``$(first)`` to
+        ``$(end)``, from ``$(chunk)``.  None for resident runners.
     limit
         The most jobs that are in the queue at once.
     keep_claim
@@ -225,17 +235,16 @@ def build(
     defaults
         Commands for this access point.
     """
-    job = "$(ClusterId).$(ProcId)"
     shipped = [*names.SHIPPED, names.crew_name(crew), *shared]
     if batch is None:
         outcome = ""
         task = ["serve", names.crew_name(crew), names.posted_name(crew), names.taken_name(crew)]
-        task += ["JOB", str(limit), f"{options.linger:g}", f"{options.retire_after:g}"]
+        task += [_JOB, str(limit), f"{options.linger:g}", f"{options.retire_after:g}"]
         task += [str(options.maxtasksperchild or 0)]
     else:
-        outcome = names.outcome_name(batch, "CHUNK")
-        call, chunk = names.call_name(batch), names.chunk_name(batch, "CHUNK")
-        task = ["once", names.crew_name(crew), call, chunk, outcome]
+        outcome = names.outcome_name(batch, _FIRST)
+        call, chunk = names.call_name(batch), names.chunk_name(batch, _CHUNK)
+        task = ["once", names.crew_name(crew), call, chunk, outcome, _CHUNK, _FIRST, _END]
         shipped += [call, chunk]
     arguments = [
         names.LAUNCHER,
@@ -254,14 +263,14 @@ def build(
         # A shell is everywhere, also where the submit directory is mounted noexec.
         "executable": "/bin/sh",
         "transfer_executable": "False",
-        "arguments": _quoted(arguments).replace("CHUNK", "$(chunk)").replace("JOB", job),
+        "arguments": _filled(_quoted(arguments)),
         "initialdir": _literal(str(directory)),
         "log": names.EVENT_LOG,
-        "output": names.stdout_name(job),
-        "error": names.stderr_name(job),
+        "output": _filled(names.stdout_name(_JOB)),
+        "error": _filled(names.stderr_name(_JOB)),
         "should_transfer_files": "IF_NEEDED",
-        "transfer_input_files": ", ".join(shipped).replace("CHUNK", "$(chunk)"),
-        "transfer_output_files": outcome.replace("CHUNK", "$(chunk)") or '""',
+        "transfer_input_files": _filled(", ".join(shipped)),
+        "transfer_output_files": _filled(outcome) or '""',
         "request_cpus": "1",
         # The factory makes jobs as others end, so that the queue stays short,
         # and submitting takes no time: 10,000 jobs in 30 ms.

@@ -45,10 +45,17 @@ _KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
 
 @dataclass(frozen=True)
 class Call:
-    """What all chunks of one call of map share."""
+    """What all chunks of one call of map share.
+
+    Parameters
+    ----------
+    splits
+        Whether jobs may leave a part of a chunk to others.
+    """
 
     func: Callable[..., Any]
     style: Style
+    splits: bool = False
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing gave it
@@ -155,7 +162,7 @@ class Shared(Generic[T]):
 
 def write_call(path: Path, call: Call) -> None:
     """Write what all chunks of a batch share."""
-    about = {"style": call.style, "sources": sources_of_cells()}
+    about = {"style": call.style, "splits": call.splits, "sources": sources_of_cells()}
     program.write(str(path), about, _frames(call.func, f"the function {name_of(call.func)!r}"))
 
 
@@ -167,7 +174,7 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
         for number, item in enumerate(items, first):
             _frames(item, f"the arguments of call {number} (type {type(item).__name__})")
         frames = _frames(list(items), f"the arguments of calls {first} and following")
-    program.write(str(path), {"calls": len(items)}, frames)
+    program.write(str(path), {}, frames)
 
 
 def read_outcome(path: Path) -> Outcome | None:

@@ -19,7 +19,7 @@ from condorpool.access.eventlog import EventLog
 from condorpool.engine import description, payload, submitdir
 from condorpool.engine.crew import Batch, Cluster, Crew, Deliver, JobRecord
 from condorpool.engine.description import JobOptions
-from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.runner import program
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import (
@@ -138,49 +138,72 @@ class Session:
         deliver: Deliver,
         options: JobOptions,
     ) -> Batch:
-        """Write the payload of a batch, see that there are jobs for it, and follow them."""
-        number, name = next(self._numbers), payload.name_of(call.func)
-        crew = None
+        """Post all chunks of a batch, or none."""
+        batch = self.begin(call, deliver, options)
+        try:
+            self.add(batch, chunks)
+        except BaseException:
+            self._withdraw(batch)
+            raise
+        self.end(batch)
+        return batch
+
+    def begin(
+        self, call: payload.Call, deliver: Deliver, options: JobOptions, *, keeps: bool = True
+    ) -> Batch:
+        """Write what the chunks of a batch share, and follow it."""
+        number = next(self._numbers)
         try:
             with self.directory.explained():
                 payload.write_call(self.directory / submitdir.call_name(number), call)
-                size = self._write_chunks(number, chunks)
-                crew = self._crew(number, size, name, options)
-            batch = Batch(number, size, crew, deliver, options)
-            with self.changed:
-                self.batches[number] = batch
-                crew.batches.append(batch)
-            if crew.is_resident:
-                with self.directory.explained():
-                    self.directory.post_chunks(crew.number, number, range(size))
-                self._man(crew)
-            else:
-                self._submit_plain(crew, batch, range(size))
+                crew = self._crew(number, payload.name_of(call.func), options)
         except BaseException:
-            self._withdraw(number, crew)
+            self.directory.discard_call(number)
             raise
+        batch = Batch(number, crew, deliver, options, keeps=keeps)
+        with self.changed:
+            self.batches[number] = batch
+            crew.batches.append(batch)
         return batch
 
-    def _withdraw(self, number: int, crew: Crew | None) -> None:
+    def add(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> None:
+        """Write more chunks of a batch and see that there are jobs for them."""
+        number, first, new = batch.number, batch.size, {}
+        with self.directory.explained():
+            for items in chunks:
+                path = self.directory / submitdir.chunk_name(number, first)
+                batch.files.add(first)
+                payload.write_chunk(path, items, first)
+                new[first] = first = first + len(items)
+            with self.changed:
+                batch.pending.update(new)
+                batch.size = first
+            if batch.crew.is_resident:
+                self.directory.post(batch.crew.number, number, new)
+        if batch.crew.is_resident:
+            self._man(batch.crew)
+        else:
+            tokens = [Token(number, first, end, first) for first, end in new.items()]
+            self._submit_plain(batch.crew, batch, tokens)
+
+    def end(self, batch: Batch) -> None:
+        """No more chunks will come."""
         with self.changed:
-            batch = self.batches.pop(number, None)
-            if crew and batch:
-                # The tracker may have let go of it already.
-                crew.batches = [other for other in crew.batches if other is not batch]
-        if crew and batch:
-            for index in range(batch.size):
-                self.directory.take_back(crew.number, number, index)
-        self.directory.discard_batch(number)
+            batch.is_open = False
+            self.changed.notify_all()
 
-    def _write_chunks(self, number: int, chunks: Iterable[Sequence[Any]]) -> int:
-        first = size = 0
-        for size, items in enumerate(chunks, 1):
-            path = self.directory / submitdir.chunk_name(number, size - 1)
-            payload.write_chunk(path, items, first)
-            first += len(items)
-        return size
+    def _withdraw(self, batch: Batch) -> None:
+        with self.changed:
+            self.batches.pop(batch.number, None)
+            # The tracker may have let go of it already.
+            batch.crew.batches = [other for other in batch.crew.batches if other is not batch]
+        for token in self.directory.tokens(batch.crew.number):
+            if token.batch == batch.number and not token.job:
+                self.directory.take_back(batch.crew.number, token)
+        self.directory.discard_chunks(batch.number, batch.files)
+        self.directory.discard_call(batch.number)
 
-    def _crew(self, number: int, size: int, name: str, options: JobOptions) -> Crew:
+    def _crew(self, number: int, name: str, options: JobOptions) -> Crew:
         """Return the crew for such calls: the one that there is, or a new one."""
         sends = description.sends_environment(options.submitkwargs)
         environment = payload.environment_to_send() if sends else {}
@@ -189,7 +212,6 @@ class Session:
         if resident and key in self._crews:
             return self._crews[key]
         limit = options.limit(is_resident=resident)
-        limit = limit if resident else min(size, limit)
         crew = Crew(number, name, limit, options, is_resident=resident)
         path = self.directory / submitdir.crew_name(number)
         payload.write_crew(path, options.initializer, options.initargs, environment, self.base)
@@ -210,7 +232,7 @@ class Session:
             for session in list(_sessions):
                 session._dismiss_idle_crews(crew)  # noqa: SLF001
             submit = self.describe(crew.number, None, missing, crew.name, crew.options)
-            self._submit(crew, submit, missing, None, "runner")
+            self._submit(crew, submit, [{"runner": str(n)} for n in range(missing)])
 
     def starves(self) -> bool:
         """Tell whether a crew has chunks, and all its jobs wait for slots."""
@@ -223,35 +245,34 @@ class Session:
     def _dismiss_idle_crews(self, but: Crew | None = None) -> None:
         """Have the runners of other crews leave that only linger: their slots are wanted."""
         with self.changed:
-            idle = {
-                k: c for k, c in self._crews.items() if c is not but and c.live and not c.pending
-            }
+            idle = {k: c for k, c in self._crews.items() if c is not but and c.live and c.is_idle}
             for key in idle:
                 del self._crews[key]
         for crew in idle.values():
             self.directory.close_crew(crew.number)
 
-    def _submit_plain(self, crew: Crew, batch: Batch, chunks: Sequence[int]) -> None:
+    def _submit_plain(self, crew: Crew, batch: Batch, tokens: Sequence[Token]) -> None:
         """Submit a job for each of these chunks."""
-        submit = self.describe(crew.number, batch.number, crew.limit, crew.name, crew.options)
-        cluster = self._submit(crew, submit, len(chunks), chunks, "chunk")
+        limit = min(len(tokens), crew.limit)
+        submit = self.describe(crew.number, batch.number, limit, crew.name, crew.options)
+        items = [{"first": str(t.first), "end": str(t.end), "chunk": str(t.origin)} for t in tokens]
+        chunks = [token.first for token in tokens]
+        cluster = self._submit(crew, submit, items, chunks)
         with self.changed:
-            batch.holders.update((c, (cluster, proc)) for proc, c in enumerate(chunks))
+            batch.holders.update((first, (cluster, proc)) for proc, first in enumerate(chunks))
 
     def _submit(
         self,
         crew: Crew,
         submit: Mapping[str, str],
-        size: int,
-        chunks: Sequence[int] | None,
-        variable: str,
+        items: Sequence[Mapping[str, str]],
+        chunks: Sequence[int] | None = None,
     ) -> Cluster:
-        items = [{variable: str(item)} for item in (chunks or range(size))]
         # A slot kept for the next call is only looked at when jobs come in, and
         # it takes its last job's shadow this long to let go of it: jobs that
         # come earlier wait up to 8 s for a slot that stands ready.
         time.sleep(max(0.0, _last_end + SHADOW_EXIT - time.monotonic()))
-        cluster = Cluster(self.access_point.submit(submit, items), size, chunks)
+        cluster = Cluster(self.access_point.submit(submit, items), len(items), chunks)
         with self.changed:
             self._clusters[cluster.number] = crew, cluster
             crew.clusters.append(cluster)
@@ -282,8 +303,8 @@ class Session:
         if ended:
             global _last_end  # noqa: PLW0603 - slots are shared by all sessions
             _last_end = time.monotonic()
-        for batch, index in announced:
-            self._settle(batch, index)
+        for batch, first in announced:
+            self._settle(batch, first)
         for crew, cluster, proc in ended:
             self._job_ended(crew, cluster, proc)
         self._put_back_evicted()
@@ -295,17 +316,17 @@ class Session:
 
     def _settle_late(self) -> None:
         """Look again for outcomes that a network file system may show later."""
-        for (number, index), (cluster, proc, _) in list(self._late.items()):
+        for (number, first), (cluster, proc, _) in list(self._late.items()):
             if number in self.batches:
-                self._settle(self.batches[number], index, cluster, proc)
+                self._settle(self.batches[number], first, cluster, proc)
             else:
-                del self._late[number, index]
+                del self._late[number, first]
 
     def _announced(self, event: JobEvent) -> Iterator[tuple[Batch, int]]:
         """Give the chunk whose outcome an event announces."""
         told = _ANNOUNCEMENT.fullmatch(str(event.facts.get("Info", "")).strip())
         batch = self.batches.get(int(told[1])) if told else None
-        if told and batch and int(told[2]) in batch.pending:
+        if told and batch and batch.split(int(told[2])):
             if event.cluster in self._clusters:
                 batch.holders[int(told[2])] = self._clusters[event.cluster][1], event.proc
             yield batch, int(told[2])
@@ -328,37 +349,43 @@ class Session:
             if now < due:
                 waiting.append((crew, cluster, proc, due))
             elif cluster.jobs[proc].state is JobState.IDLE:
-                for number, index in self.directory.taken_by(crew.number, cluster.job_id(proc)):
-                    if number in self.batches:
-                        self.batches[number].holders.pop(index, None)
-                        self.directory.put_back(crew.number, number, index)
+                for token in self.directory.taken_by(crew.number, cluster.job_id(proc)):
+                    if token.batch in self.batches:
+                        self.batches[token.batch].holders.pop(token.first, None)
+                        self.directory.put_back(crew.number, token)
         self._evicted = waiting
 
     def note_takers(self, crew: Crew) -> None:
-        """Find out which job has which chunk."""
+        """Find out which chunks there are by now, and which job has which."""
         if not crew.is_resident:
             return
         with self.changed:
-            for (number, index), job in self.directory.takers(crew.number).items():
-                cluster, _, proc = job.partition(".")
-                known = self._clusters.get(int(cluster))
-                if number in self.batches and known:
-                    self.batches[number].holders[index] = known[1], int(proc)
+            for token in self.directory.tokens(crew.number):
+                batch = self.batches.get(token.batch)
+                if batch and batch.split(token.first) and token.job:
+                    cluster, _, proc = token.job.partition(".")
+                    known = self._clusters.get(int(cluster))
+                    if known:
+                        batch.holders[token.first] = known[1], int(proc)
 
     def _job_ended(self, crew: Crew, cluster: Cluster, proc: int) -> None:
         """Find out what became of the chunks of a job that has ended."""
         if cluster.chunks is not None:
-            index = cluster.chunks[proc]
+            first = cluster.chunks[proc]
             for batch in crew.batches:
-                if index in batch.pending:
-                    self._settle(batch, index, cluster, proc)
+                if first in batch.pending:
+                    self._settle(batch, first, cluster, proc)
             return
         job = cluster.jobs[proc]
         had = self.directory.taken_by(crew.number, cluster.job_id(proc))
-        for number, index in had:
-            if number in self.batches and index in self.batches[number].pending:
-                self.batches[number].holders[index] = cluster, proc
-                self._settle(self.batches[number], index, cluster, proc)
+        if had:
+            self.note_takers(crew)  # what it has left to others is not its own any more
+        for token in had:
+            whose = self.batches.get(token.batch)
+            if whose and token.first in whose.pending:
+                whose.holders[token.first] = cluster, proc
+                self._settle(whose, token.first, cluster, proc)
+            self.directory.take_back(crew.number, token)
         if not crew.pending or crew.live > crew.count(JobState.HELD):
             return
         if job.status == program.EX_NO_CHIRP:
@@ -382,41 +409,49 @@ class Session:
 
     def _give_up(self, crew: Crew, error: JobError) -> None:
         """End the chunks that no job is left for; held jobs keep theirs."""
+        self._take_back(crew)
         for batch in list(crew.batches):
-            for index in sorted(batch.pending):
-                cluster, proc = batch.holders.get(index, (None, 0))
+            for first in sorted(batch.pending):
+                cluster, proc = batch.holders.get(first, (None, 0))
                 if cluster is None or cluster.jobs[proc].state.is_final:
-                    self.directory.take_back(crew.number, batch.number, index)
-                    self._finish(batch, index, error)
+                    self._finish(batch, first, error)
+
+    def _take_back(self, crew: Crew, batch: Batch | None = None) -> list[Token]:
+        """Take the chunks back that no job has, of one batch or all; return what they were."""
+        self.note_takers(crew)
+        return [
+            token
+            for token in self.directory.tokens(crew.number)
+            if not token.job
+            and (batch is None or token.batch == batch.number)
+            and self.directory.take_back(crew.number, token)
+        ]
 
     def _fall_back(self, crew: Crew) -> None:
         """Give every chunk a job of its own: this site forbids the channel that runners need."""
         self.has_chirp = False
+        back = self._take_back(crew)
         for batch in crew.batches:
-            chunks = [
-                index
-                for index in sorted(batch.pending)
-                if self.directory.take_back(crew.number, batch.number, index)
-            ]
-            limit = min(len(chunks), crew.options.limit(is_resident=False))
+            tokens = sorted(token for token in back if token.batch == batch.number)
+            limit = crew.options.limit(is_resident=False)
             plain = Crew(crew.number, crew.name, limit, crew.options, is_resident=False)
             with self.changed:
                 plain.batches, batch.crew = [batch], plain
-            if chunks:
-                self._submit_plain(plain, batch, chunks)
+            if tokens:
+                self._submit_plain(plain, batch, tokens)
         with self.changed:
             crew.batches = []
 
     def _settle(
-        self, batch: Batch, index: int, cluster: Cluster | None = None, proc: int = 0
+        self, batch: Batch, first: int, cluster: Cluster | None = None, proc: int = 0
     ) -> None:
         """Find out what a chunk came to, and deliver it.
 
         Without an outcome the job is to blame, if it has ended.
         """
         result: payload.Outcome | JobError | None
-        result = payload.read_outcome(self.directory / submitdir.outcome_name(batch.number, index))
-        key = (batch.number, index)
+        result = payload.read_outcome(self.directory / submitdir.outcome_name(batch.number, first))
+        key = (batch.number, first)
         if result is None:
             if cluster is None:
                 return
@@ -426,19 +461,24 @@ class Session:
                 if time.monotonic() - since < OUTCOME_LAG:
                     return
             result = self._failure(cluster, proc)
-            if batch.crew.is_resident:
-                self.directory.put_back(batch.crew.number, batch.number, index, posted=False)
         self._late.pop(key, None)
-        self._finish(batch, index, result)
+        self._finish(batch, first, result)
 
-    def _finish(self, batch: Batch, index: int, result: payload.Outcome | JobError) -> None:
+    def _finish(self, batch: Batch, first: int, result: payload.Outcome | JobError) -> None:
         with self.changed:
-            if index not in batch.pending:
+            if first not in batch.pending:
                 return
-            batch.pending.discard(index)
+            made = first + len(result.values) if isinstance(result, payload.Outcome) else math.inf
+            if made < batch.pending[first]:
+                batch.split(int(made))  # its job has left the rest to others
+            end = batch.pending.pop(first)
             if isinstance(result, JobFailedError):
-                batch.failed.add(index)
-        batch.deliver(index, result)
+                batch.failed.add(first)
+            elif not batch.keeps:
+                batch.files.discard(first)
+                batch.holders.pop(first, None)
+                self.directory.discard_chunks(batch.number, [first])
+        batch.deliver(first, end, result)
 
     def _failure(self, cluster: Cluster, proc: int) -> JobError:
         job, job_id = cluster.jobs[proc], cluster.job_id(proc)
@@ -461,7 +501,7 @@ class Session:
             for crew in {id(crew): crew for crew, _ in self._clusters.values()}.values():
                 crew.clusters = [c for c in crew.clusters if c.live or not c.is_gone]
                 if crew.is_resident:
-                    crew.batches = [batch for batch in crew.batches if batch.pending]
+                    crew.batches = [batch for batch in crew.batches if not batch.is_done]
                     waiting = crew.count(JobState.IDLE, JobState.UNMATERIALIZED)
                     if waiting and not crew.batches:
                         surplus += [c.number for c in crew.clusters if c.live]
@@ -470,7 +510,8 @@ class Session:
         if any(session.starves() for session in list(_sessions)):
             self._dismiss_idle_crews()
         for batch in done:
-            self.directory.discard_chunks(batch.number, batch.size)
+            self.directory.discard_chunks(batch.number, batch.files)
+            self.directory.discard_call(batch.number)
         if surplus:
             constraint = " || ".join(f"ClusterId == {number}" for number in surplus)
             with contextlib.suppress(HTCondorError):
@@ -483,9 +524,9 @@ class Session:
         for crew in crews.values():
             self.note_takers(crew)
             for batch in list(crew.batches):
-                for index in list(batch.pending):
+                for first in list(batch.pending):
                     if crew.is_resident:
-                        self._settle(batch, index)
+                        self._settle(batch, first)
             for cluster in crew.clusters:
                 if not cluster.live:
                     continue
@@ -555,25 +596,18 @@ class Session:
         return done
 
     def _remove_chunks(self, batch: Batch) -> int:
-        crew, error = (
-            batch.crew,
-            JobRemovedError("(none yet)", "it was taken back before a job had it"),
-        )
-        self.note_takers(crew)
+        crew = batch.crew
+        error = JobRemovedError("(none yet)", "it was taken back before a job had it")
+        back = self._take_back(crew, batch)
         with self.changed:
             stuck = batch.held if batch.only_held_left else []
         if stuck:
             cluster, proc = stuck[0]
             error = JobRemovedError(cluster.job_id(proc), cluster.jobs[proc].reason)
-        back = [
-            i
-            for i in sorted(batch.pending)
-            if self.directory.take_back(crew.number, batch.number, i)
-        ]
-        for index in back:
+        for token in back:
             if stuck:
-                batch.holders.setdefault(index, stuck[0])
-            self._finish(batch, index, error)
+                batch.holders.setdefault(token.first, stuck[0])
+            self._finish(batch, token.first, error)
         self.note_takers(crew)
         with self.changed:
             taken = [batch.holders[i] for i in batch.pending if i in batch.holders]
@@ -613,10 +647,8 @@ class Session:
             batches = [batch for batch in self.batches.values() if batch.pending]
             clusters = [c.number for _, c in self._clusters.values() if c.live]
         for batch in batches:
-            if batch.crew.is_resident:
-                for index in sorted(batch.pending):
-                    if self.directory.take_back(batch.crew.number, batch.number, index):
-                        self._finish(batch, index, JobRemovedError("(none yet)", why))
+            for token in self._take_back(batch.crew, batch):
+                self._finish(batch, token.first, JobRemovedError("(none yet)", why))
         if clusters:
             constraint = " || ".join(f"ClusterId == {number}" for number in clusters)
             self.access_point.act("remove", constraint, why)
@@ -636,8 +668,8 @@ class Session:
         killed: set[str] = set()
         while True:
             with self.changed:
-                waited = [b for b in self.batches.values() if b.options.cleanup and b.pending]
-                left = sum(len(b.pending) for b in waited)
+                waited = [b for b in self.batches.values() if b.options.cleanup and not b.is_done]
+                left = sum(len(b.pending) + b.is_open for b in waited)
                 doomed = sorted({job for b in waited for job in _killable(b)} - killed)
                 if not left:
                     break
@@ -689,7 +721,7 @@ class Session:
             return
         kept_jobs = set()
         for batch in batches:
-            if batch.options.cleanup and not batch.pending:
+            if batch.options.cleanup and batch.is_done:
                 failed = () if batch.options.cleanfailed else batch.failed
                 self.directory.discard_batch(batch.number, failed)
                 holders = [batch.holders[i] for i in failed if i in batch.holders]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from condorpool.engine.payload import support_archive
 from condorpool.runner.program import CLOSED
@@ -47,14 +47,14 @@ def call_name(batch: int) -> str:
     return f"{batch}.call"
 
 
-def chunk_name(batch: int, index: int | str) -> str:
-    """Name the file with the arguments of a chunk."""
-    return f"{batch}-{index}.chunk"
+def chunk_name(batch: int, first: int | str) -> str:
+    """Name the file with the arguments of a chunk, by its first call."""
+    return f"{batch}-{first}.chunk"
 
 
-def outcome_name(batch: int, index: int | str) -> str:
+def outcome_name(batch: int, first: int | str) -> str:
     """Name the file that the job leaves for a chunk."""
-    return f"{batch}-{index}.outcome"
+    return f"{batch}-{first}.outcome"
 
 
 def shared_name(number: int) -> str:
@@ -70,6 +70,37 @@ def stdout_name(job: str) -> str:
 def stderr_name(job: str) -> str:
     """Name the standard error of a job, by its id."""
     return f"job-{job}.err"
+
+
+class Token(NamedTuple):
+    """What stands for a chunk where runners take it: an empty file with this name.
+
+    Attributes
+    ----------
+    batch, first, end
+        The calls ``first`` to ``end`` (not included) of a batch.
+    origin
+        The first call of the chunk whose arguments these are part of.
+    job
+        Who has taken it, as ``ClusterId.ProcId``.
+    """
+
+    batch: int
+    first: int
+    end: int
+    origin: int
+    job: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> Token:
+        """Return the token of this name."""
+        numbers, _, job = name.partition("@")
+        batch, first, end, origin = map(int, numbers.split("-"))
+        return cls(batch, first, end, origin, job)
+
+    def __str__(self) -> str:
+        name = f"{self.batch}-{self.first}-{self.end}-{self.origin}"
+        return f"{name}@{self.job}" if self.job else name
 
 
 class SubmitDir:
@@ -154,51 +185,50 @@ class SubmitDir:
         with contextlib.suppress(OSError):
             (self.path / posted_name(crew) / CLOSED).touch(mode=0o600)
 
-    def post_chunks(self, crew: int, batch: int, indices: Iterable[int]) -> None:
-        """Move chunks to where runners take them."""
+    def post(self, crew: int, batch: int, chunks: Mapping[int, int]) -> None:
+        """Put the tokens of chunks where runners take them; chunks are first call → end."""
         folder = self.path / posted_name(crew)
-        for index in indices:
-            name = chunk_name(batch, index)
-            (self.path / name).rename(folder / name)
+        for first, end in chunks.items():
+            os.close(_private(f"{folder}/{Token(batch, first, end, first)}", os.O_WRONLY))
 
-    def take_back(self, crew: int, batch: int, index: int) -> bool:
-        """Take a posted chunk back; tell whether no runner was quicker."""
-        name = chunk_name(batch, index)
+    def tokens(self, crew: int) -> Iterator[Token]:
+        """Give the tokens of a crew's chunks: those that are posted, then those taken."""
+        for folder in (posted_name(crew), taken_name(crew)):
+            with contextlib.suppress(OSError):
+                for name in os.listdir(self.path / folder):  # noqa: PTH208 - may be many
+                    if name != CLOSED:
+                        yield Token.named(name)
+
+    def taken_by(self, crew: int, job: str) -> list[Token]:
+        """Return the tokens of the chunks that a job has taken and not finished."""
+        return [token for token in self.tokens(crew) if token.job == job]
+
+    def take_back(self, crew: int, token: Token) -> bool:
+        """Take a chunk away that is posted, or whose job has ended; tell whether it was there."""
+        folder = taken_name(crew) if token.job else posted_name(crew)
         try:
-            (self.path / posted_name(crew) / name).rename(self.path / name)
+            (self.path / folder / str(token)).unlink()
         except OSError:
             return False
         return True
 
-    def takers(self, crew: int) -> dict[tuple[int, int], str]:
-        """Return the job that has taken each chunk, by batch and index."""
-        found = {}
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.path / taken_name(crew)):  # noqa: PTH208 - may be many
-                chunk, _, job = name.partition("@")
-                batch, _, index = chunk.removesuffix(".chunk").partition("-")
-                found[int(batch), int(index)] = job
-        return found
-
-    def taken_by(self, crew: int, job: str) -> list[tuple[int, int]]:
-        """Return the chunks, as batch and index, that a job has taken and not finished."""
-        return [chunk for chunk, taker in self.takers(crew).items() if taker == job]
-
-    def put_back(self, crew: int, batch: int, index: int, *, posted: bool = True) -> None:
-        """Let others take a taken chunk; or, not posted, keep it for people to look at."""
-        name = chunk_name(batch, index)
-        job = self.takers(crew).get((batch, index))
-        if job and not (posted and (self.path / outcome_name(batch, index)).exists()):
-            folder = self.path / posted_name(crew) if posted else self.path
+    def put_back(self, crew: int, token: Token) -> None:
+        """Let others take a taken chunk."""
+        if not (self.path / outcome_name(token.batch, token.first)).exists():
+            posted = self.path / posted_name(crew) / str(token._replace(job=""))
             with contextlib.suppress(OSError):
-                (self.path / taken_name(crew) / f"{name}@{job}").rename(folder / name)
+                (self.path / taken_name(crew) / str(token)).rename(posted)
 
-    def discard_chunks(self, batch: int, size: int) -> None:
-        """Delete the files of a batch that is done, by their names: the folder may be large."""
-        names = (name(batch, i) for i in range(size) for name in (outcome_name, chunk_name))
-        for name in itertools.chain([call_name(batch)], names):
-            with contextlib.suppress(OSError):
-                os.unlink(self.path / name)  # noqa: PTH108
+    def discard_chunks(self, batch: int, firsts: Iterable[int]) -> None:
+        """Delete the files of chunks, by their names: the folder may be large."""
+        for first in firsts:
+            for name in (outcome_name(batch, first), chunk_name(batch, first)):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path / name)  # noqa: PTH108
+
+    def discard_call(self, batch: int) -> None:
+        """Delete what all chunks of a batch share."""
+        (self.path / call_name(batch)).unlink(missing_ok=True)
 
     # -- the end -------------------------------------------------------------------------
     def discard_batch(self, batch: int, keep: Iterable[int] = ()) -> None:

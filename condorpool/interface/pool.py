@@ -176,8 +176,8 @@ class Pool:
         self._check_call(func)
         item = (tuple(args), dict(kwds or {}))
         options, session = self._options(submitkwargs, jobkwargs)
-        result: AsyncResult[T] = AsyncResult(session, [1], self._on_hold, callback, error_callback)
-        return self._post(session, func, "apply", [[item]], result, options)
+        result: AsyncResult[T] = AsyncResult(session, 1, self._on_hold, callback, error_callback)
+        return self._post(session, payload.Call(func, "apply"), [[item]], result, options)
 
     def map(
         self,
@@ -254,15 +254,16 @@ class Pool:
         self._check_call(func)
         _positive("chunksize", chunksize)
         items = list(iterable)
-        chunksize = chunksize or self._chunksize(len(items))
+        size = chunksize or self._chunksize(len(items))
         options, session = self._options(submitkwargs, jobkwargs)
-        chunks = [items[i : i + chunksize] for i in range(0, len(items), chunksize)]
-        sizes = [len(chunk) for chunk in chunks]
-        result = MapResult(session, sizes, self._on_hold, callback, error_callback)
+        chunks = [items[i : i + size] for i in range(0, len(items), size)]
+        result = MapResult(session, len(items), self._on_hold, callback, error_callback)
         if not chunks:
             result._finish()  # noqa: SLF001 - nothing to submit; its callback is due
             return result
-        return self._post(session, func, style, chunks, result, options)
+        # Chunks whose size nobody chose are split as the calls turn out to be long.
+        call = payload.Call(func, style, splits=chunksize is None)
+        return self._post(session, call, chunks, result, options)
 
     def share(self, value: T) -> payload.Shared[T]:
         """Send an object that many calls use once to each job, and not with every call.
@@ -345,13 +346,11 @@ class Pool:
     def _post(
         self,
         session: Session,
-        func: Callable[..., Any],
-        style: payload.Style,
+        call: payload.Call,
         chunks: Sequence[Sequence[Any]],
         result: R,
         options: JobOptions,
     ) -> R:
-        call = payload.Call(func, style)
         batch = session.post(call, chunks, result._deliver, options)  # noqa: SLF001
         result._batch = batch  # noqa: SLF001
         # What has ended well is the caller's alone; values must not pile up here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 from condorpool.engine.crew import Batch
@@ -21,12 +21,12 @@ ON_HOLD = ("raise", "wait", "remove")
 
 
 class _Result(Generic[T]):
-    """Collects the outcomes of a batch; ``_sizes`` are the calls of each chunk."""
+    """Collects the outcomes of a batch of ``calls`` calls."""
 
     def __init__(
         self,
         session: Session,
-        sizes: Sequence[int],
+        calls: int,
         on_hold: str,
         callback: Callback | None,
         error_callback: Callback | None,
@@ -35,28 +35,25 @@ class _Result(Generic[T]):
         self._on_hold = on_hold
         self._callback = callback
         self._error_callback = error_callback
-        self._starts = [0]
-        for size in sizes:
-            self._starts.append(self._starts[-1] + size)
-        self._values: list[Any] = [None] * self._starts[-1]
+        self._values: list[Any] = [None] * calls
         self._errors: dict[int, BaseException] = {}
-        self._printed: dict[int, tuple[str, str]] = {}  # by chunk
-        self._missing = len(sizes)
-        self._is_ready = not sizes
+        self._printed: dict[int, tuple[str, str]] = {}  # by the first call of a chunk
+        self._missing = calls
+        self._is_ready = not calls
         self._seen = False
         self._batch: Batch | None = None
 
     # -- the tracker's side ------------------------------------------------------
-    def _deliver(self, index: int, result: Outcome | JobError) -> None:
-        first, last = self._starts[index], self._starts[index + 1]
+    def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
         if isinstance(result, JobError):
-            self._errors.update(dict.fromkeys(range(first, last), result))
+            self._errors.update(dict.fromkeys(range(first, end), result))
         else:
-            self._values[first:last] = result.values
-            self._errors.update((first + n, error) for n, error in result.errors.items())
+            self._values[first:end] = result.values[: end - first]
+            errors = {first + n: e for n, e in result.errors.items() if first + n < end}
+            self._errors.update(errors)
             if result.stdout or result.stderr:
-                self._printed[index] = result.stdout, result.stderr
-        self._missing -= 1
+                self._printed[first] = result.stdout, result.stderr
+        self._missing -= end - first
         if not self._missing:
             self._finish()
 
@@ -193,10 +190,9 @@ class _Result(Generic[T]):
 
     def __repr__(self) -> str:
         calls, left = len(self._values), self._missing
-        done = f"{len(self._starts) - 1 - left} of {len(self._starts) - 1} chunks done"
         failed = f", {len(self._errors)} failed" if self._errors else ""
         held = len(self._batch.held) if self._batch and left else 0
-        return f"<{type(self).__name__}: {calls} calls, {done}{failed}" + (
+        return f"<{type(self).__name__}: {calls - left} of {calls} calls done{failed}" + (
             f", {held} jobs held>" if held else ">"
         )
 

@@ -1,7 +1,7 @@
 """The program of a job: make the calls of chunks and leave their outcomes.
 
     main(["serve", CREW, POSTED, TAKEN, JOB, PEERS, LINGER, RETIRE_AFTER, CHUNKS])
-    main(["once", CREW, CALL, CHUNK, OUTCOME])
+    main(["once", CREW, CALL, CHUNK, OUTCOME, ORIGIN, FIRST, END])
 
 The first is a resident runner: it takes chunks from the submit directory until
 none is left, and waits a little for more (PROTOCOL.md says who may do what).
@@ -49,6 +49,11 @@ CLOSED = "CLOSED"
 
 #: The event that announces an outcome has this word, then the chunk's name.
 ANNOUNCES = "condorpool-outcome"
+
+#: Seconds after which a chunk that can be split is, also when others have enough to do.
+LONG = 1.0
+
+NEVER = float("inf")
 
 #: Values of these types are always rebuilt.
 PLAIN = {int, float, complex, bool, str, bytes, type(None)}
@@ -321,16 +326,24 @@ class Worker:
             self.failure = error
 
     def make(
-        self, name: str, call: Any, chunk: tuple[dict[str, Any], list[Any]]
+        self,
+        name: str,
+        call: Any,
+        chunk: list[Any],
+        first: int,
+        end: int,
+        shrink: Any = None,
+        pause: float = NEVER,
     ) -> tuple[dict[str, Any], list[Any]]:
-        """Make the calls of a chunk; return the outcome.
+        """Make the calls ``first`` to ``end`` of the frames of a chunk; return the outcome.
 
         ``call()`` reads the container of the call called ``name``; that of the
-        last chunk's call is still known.
+        last chunk's call is still known.  Every ``pause`` seconds ``shrink(next, end,
+        seconds)`` is told how long the rest will take, and returns where it ends now.
         """
         about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
         if self.mismatch:
-            return dict(about, count=chunk[0]["calls"], mismatch=self.mismatch), []
+            return dict(about, count=end - first, mismatch=self.mismatch), []
         if not self.ready:
             self.initialize()
         failure, items, style = self.failure, [], "map"
@@ -342,7 +355,7 @@ class Worker:
                 self.last = (name, loads(call_frames), shared)
             _, func, shared = self.last
             style = shared["style"]
-            items = loads(chunk[1])
+            items = loads(chunk)
         except BaseException as error:
             failure = failure or error
         if failure is not None:
@@ -351,14 +364,22 @@ class Worker:
             def func(*_: Any) -> None:  # the calls cannot be made: each raises this
                 raise problem
 
-            items, style = [()] * chunk[0]["calls"], "starmap"
-            shared = {"sources": {}}
+            items, first, end, style = [()] * (end - first), 0, end - first, "starmap"
+            shared = {"sources": {}, "splits": False}
         self.printed.restore()
         self.printed.taken()
-        calls = [
-            attempt(func, args, kwargs, shared["sources"])
-            for args, kwargs in calls_of(style, items)
-        ]
+        calls: list[tuple[Any, str]] = []
+        sources, clock = shared["sources"], time.monotonic
+        begun = clock()
+        ask = begun + (pause if shared["splits"] else NEVER)
+        for args, kwargs in calls_of(style, items[first:end]):
+            calls.append(attempt(func, args, kwargs, sources))
+            if clock() > ask:
+                done = first + len(calls)
+                end = shrink(done, end, (clock() - begun) / len(calls) * (end - done))
+                if done >= end:
+                    break
+                ask = clock() + pause
         about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
         values = [value for value, text in calls if not text]
         if len(values) == len(calls) and {type(value) for value in values} <= PLAIN:
@@ -438,6 +459,12 @@ class Chirp:
         self.answer(("putfile", scratch))
         self.ask("rename", scratch, name)
 
+    def create(self, name: str) -> None:
+        """Make a file whose name says all."""
+        self.ask("putfile", name, str(0o600), "1")  # HTCondor never answers when it is 0
+        self.link.sendall(b"\n")
+        self.answer(("putfile", name))
+
     def patiently(self, *words: str) -> None:
         """Ask until it works: the access point may be restarting, the job lives on."""
         for attempt in range(600):
@@ -485,8 +512,8 @@ class Runner:
     job
         This job's ``ClusterId.ProcId``.
     peers
-        How many runners there may be: they look at so many chunks, and when idle as
-        much more rarely, that together they are no burden.
+        How many runners there may be: they look at so many chunks, and as much more
+        rarely, that together they are no burden.
     """
 
     def __init__(self, worker: Worker, posted: str, taken: str, job: str, peers: int) -> None:
@@ -498,44 +525,49 @@ class Runner:
             peers,
         )
         self.chirp = Chirp()
-        self.names: list[str] = []
+        self.tokens: list[str] = []
         self.misses = 0
         self.closed = False
         self.picks = os.getpid()
+        self.pause = max(0.05, min(5.0, 0.005 * peers))
 
     def own(self) -> list[str]:
         """Return the chunks that an earlier run of this job has taken."""
-        return [name for name in self.chirp.names(self.taken) if name.endswith("@" + self.job)]
+        names = self.chirp.names(self.taken)
+        return [name.partition("@")[0] for name in names if name.endswith("@" + self.job)]
 
     def look(self) -> None:
         """List what is posted."""
         names = self.chirp.names(self.posted)
         self.closed = CLOSED in names
-        numbered = [n for n in names if n.endswith(".chunk")]
-        numbered.sort(key=lambda n: [int(part) for part in n[:-6].split("-")])
-        self.names, self.misses = numbered, 0
+        tokens = [name for name in names if name[0].isdigit()]
+        tokens.sort(key=lambda token: [int(part) for part in token.split("-")])
+        self.tokens, self.misses = tokens, 0
 
     def take(self) -> str:
-        """Take a chunk; return its name in the folder of taken ones, empty if there is none.
+        """Take a chunk; return its token, empty if there is none.
 
         Each runner picks among the first of its list, at places of its own, so
         that runners seldom want the same one; a list that proves stale is read
         again.  So a chunk costs a few operations, however many there are.
         """
         while True:
-            if not self.names or self.misses > 3:
+            if not self.tokens or self.misses > 3:
                 self.look()
-            if not self.names:
+            if not self.tokens:
                 return ""
             self.picks = (self.picks * 1103515245 + 12345) & 0x7FFFFFFF
-            first = min(len(self.names), 2 * self.peers) if self.peers > 1 else 1
-            name = self.names.pop((self.picks >> 8) % first)
-            mine = f"{name}@{self.job}"
+            first = min(len(self.tokens), 2 * self.peers) if self.peers > 1 else 1
+            token = self.tokens.pop((self.picks >> 8) % first)
             try:
-                self.chirp.ask("rename", f"{self.posted}/{name}", f"{self.taken}/{mine}")
-                return mine
+                self.chirp.ask("rename", f"{self.posted}/{token}", self.mine(token))
+                return token
             except FileNotFoundError:
                 self.misses += 1  # another was quicker
+
+    def mine(self, token: str) -> str:
+        """Name the token of a chunk that this job has."""
+        return f"{self.taken}/{token}@{self.job}"
 
     def read(self, name: str) -> tuple[dict[str, Any], list[Any]]:
         """Read a container of the submit directory."""
@@ -543,36 +575,60 @@ class Runner:
             return read(f"{self.worker.submit_dir}/{name}")
         return self.chirp.read(name)
 
-    def work(self, mine: str) -> None:
+    def work(self, token: str) -> None:
         """Make the calls of a taken chunk, leave the outcome and announce it."""
-        name = mine.partition(".chunk@")[0]
-        call, outcome, path = (
-            f"{name.partition('-')[0]}.call",
-            f"{name}.outcome",
-            f"{self.taken}/{mine}",
+        batch, first, end, origin = map(int, token.split("-"))
+        call, name = f"{batch}.call", f"{batch}-{first}"
+        frames = self.read(f"{batch}-{origin}.chunk")[1]
+        size, begun = sum(len(frame) for frame in frames), time.monotonic()
+
+        def shrink(done: int, end: int, seconds: float) -> int:
+            """Post the second half of the rest, if others may want it."""
+            nonlocal token, begun
+            # Who takes it reads the whole chunk.
+            if end - done < 2 or seconds < max(self.pause, size / 1e6):
+                return end
+            if time.monotonic() < begun + LONG:
+                self.look()
+                if self.tokens:
+                    return end
+            middle, before = done + (end - done + 1) // 2, token
+            self.chirp.create(f"{self.posted}/{batch}-{origin + middle}-{origin + end}-{origin}")
+            token = f"{name}-{origin + middle}-{origin}"
+            self.chirp.ask("rename", self.mine(before), self.mine(token))
+            begun = time.monotonic()
+            return middle
+
+        about, frames = self.worker.make(
+            call,
+            lambda: self.read(call),
+            frames,
+            first - origin,
+            end - origin,
+            shrink,
+            self.pause,
         )
-        about, frames = self.worker.make(call, lambda: self.read(call), self.read(path))
         about["job"] = self.job
         if self.worker.shares:
-            write(f"{self.worker.submit_dir}/{outcome}", about, frames)
+            write(f"{self.worker.submit_dir}/{name}.outcome", about, frames)
         else:
-            self.chirp.write(outcome, self.job, about, frames)
+            self.chirp.write(f"{name}.outcome", self.job, about, frames)
         self.chirp.patiently("ulog", f"{ANNOUNCES} {name}")
         try:
-            self.chirp.ask("unlink", path)
+            self.chirp.ask("unlink", self.mine(token))
         except FileNotFoundError:
             pass  # the client was quicker
 
     def serve(self, linger: float, retire_after: float, chunks: int) -> None:
         """Take chunks until none has come for ``linger`` seconds, or it is time to retire."""
         started = idle_since = time.monotonic()
-        for mine in self.own():
-            self.work(mine)
+        for token in self.own():
+            self.work(token)
         done, delay, watch = 0, 0.002, None
         while not (chunks and done >= chunks) and time.monotonic() - started < retire_after:
-            mine = self.take()
-            if mine:
-                self.work(mine)
+            token = self.take()
+            if token:
+                self.work(token)
                 done, delay, idle_since = done + 1, 0.002, time.monotonic()
                 continue
             left = idle_since + linger - time.monotonic()
@@ -588,7 +644,7 @@ class Runner:
                 watch.wait(left)
             else:
                 time.sleep(min(delay, left))
-                delay = min(delay * 1.2, max(0.05, min(5.0, 0.005 * self.peers)))
+                delay = min(delay * 1.2, self.pause)
 
 
 def main(arguments: list[str]) -> None:
@@ -598,11 +654,15 @@ def main(arguments: list[str]) -> None:
     try:
         worker = Worker(read(arguments[1]))
         if arguments[0] == "once":
-            call, chunk, outcome = arguments[2:]
+            call, chunk, outcome = arguments[2:5]
+            origin, first, end = map(int, arguments[5:])
             if not os.path.getsize(outcome):  # else an earlier run of this job left it
                 folder = worker.submit_dir + "/"
                 _read_shared = lambda name: read(folder + name)  # noqa: E731
-                made = worker.make(call, lambda: read(folder + call), read(folder + chunk))
+                frames = read(folder + chunk)[1]
+                made = worker.make(
+                    call, lambda: read(folder + call), frames, first - origin, end - origin
+                )
                 write(folder + outcome, *made)
         else:
             posted, taken, job, peers, linger, retire_after, chunks = arguments[2:]

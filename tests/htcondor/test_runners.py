@@ -46,6 +46,49 @@ def test_every_call_is_made_once(pool, tmp_path):
     assert made(tmp_path) == Counter(range(60))
 
 
+def test_a_long_chunk_is_shared_out(make_pool, tmp_path):
+    """A runner leaves half of what it has left to one that has nothing to do."""
+    pool = make_pool(processes=2)
+    long = [(tmp_path, x, 0.3 if x < 8 else 0) for x in range(64)]  # the first chunk has 8
+
+    def make(folder, x, seconds):
+        note(folder, x, seconds)
+        return os.getpid()
+
+    pids = pool.starmap(make, long)
+    assert len(set(pids[:8])) == 2
+    assert made(tmp_path) == Counter(range(64))
+
+
+def test_a_chunk_whose_size_was_chosen_stays_whole(make_pool):
+    """Whoever says ``chunksize=8`` has one process make 8 calls."""
+    pool = make_pool(processes=2)
+
+    def make(seconds):
+        time.sleep(seconds)
+        return os.getpid()
+
+    pids = pool.map(make, [0.2] * 8 + [0] * 8, chunksize=8)
+    assert len(set(pids[:8])) == 1
+
+
+def test_what_a_killed_runner_has_left_to_others_is_made(make_pool):
+    """Only the calls that it still had fail with it."""
+    pool = make_pool(processes=2)
+
+    def make(x):
+        time.sleep(0.3 if x < 8 else 0)
+        if x == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    result = pool.map_async(make, range(64))  # chunks of 8
+    with pytest.raises(condorpool.JobFailedError, match="signal 9"):
+        result.get(timeout=60)
+    assert 1 in result._errors
+    assert max(result._errors) < 7
+
+
 def test_a_lingering_runner_makes_the_next_call(make_pool):
     """The same process makes both, and a call costs no new job."""
     pool = make_pool(processes=1)

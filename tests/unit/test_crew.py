@@ -12,7 +12,8 @@ from condorpool.values.events import JobEvent, JobState
 def batch(size=3, limit=10, *, is_resident=False, jobs=None):
     """Make a batch whose jobs were submitted as cluster 7."""
     crew = Crew(1, "f", limit, JobOptions(), is_resident=is_resident)
-    made = Batch(1, size, crew, lambda *_: None, JobOptions())
+    made = Batch(1, crew, lambda *_: None, JobOptions(), keeps=True)
+    made.pending, made.is_open = {i: i + 1 for i in range(size)}, False
     cluster = Cluster(7, jobs or size, None if is_resident else range(size))
     crew.clusters, crew.batches = [cluster], [made]
     if not is_resident:
@@ -27,7 +28,8 @@ def feed(made, *events):
         facts = {"HoldReason": "why", "HoldReasonCode": 34}
         ended = cluster.apply(JobEvent(kind, 7, proc, facts))
         if cluster.chunks is not None:
-            made.pending -= set(ended)
+            for proc_ended in ended:
+                del made.pending[proc_ended]
 
 
 @pytest.mark.parametrize(
@@ -100,3 +102,20 @@ def test_the_error_names_the_first_held_job():
     feed(made, ("JOB_HELD", 2), ("JOB_HELD", 1))
     error = made.held_error()
     assert (error.job_id, error.code, error.count) == ("7.1", 34, 2)
+
+
+@pytest.mark.parametrize(
+    ("middle", "is_known", "pending"),
+    [
+        pytest.param(4, True, {0: 4, 4: 9}, id="left-to-others"),
+        pytest.param(0, True, {0: 9}, id="known"),
+        pytest.param(9, False, {0: 9}, id="beyond"),
+        pytest.param(12, False, {0: 9}, id="not-waited-for"),
+    ],
+)
+def test_a_chunk_splits(middle, is_known, pending):
+    """What a job has left to others is a chunk of its own from then on."""
+    made = batch(0)
+    made.pending = {0: 9}
+    assert made.split(middle) is is_known
+    assert made.pending == pending

@@ -99,6 +99,6 @@ class TestBuild:
         assert runner["want_io_proxy"] == "True"
         assert runner["transfer_output_files"] == '""'
         assert "$(chunk)" not in str(runner)
-        assert plain["transfer_output_files"] == "1-$(chunk).outcome"
+        assert plain["transfer_output_files"] == "1-$(first).outcome"
         files = {"transfer_output_files": "log.txt"}
         assert build(batch=None, submitkwargs=files)["transfer_output_files"] == "log.txt"

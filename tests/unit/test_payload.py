@@ -67,7 +67,19 @@ class TestProgram:
             payload.write_call(directory / "c", payload.Call(func, style))
             payload.write_chunk(directory / "k", items, 0)
             command = [directory / "launch.sh", sys.executable, program.PYTHON, "o"]
-            command += ["-c", START, "support.zip", "once", "w", "c", "k", "o"]
+            command += [
+                "-c",
+                START,
+                "support.zip",
+                "once",
+                "w",
+                "c",
+                "k",
+                "o",
+                "0",
+                "0",
+                str(len(items)),
+            ]
             (directory / "o").unlink(missing_ok=True)
             subprocess.run(["/bin/sh", *command], cwd=directory.path, check=True, timeout=30)
             return payload.read_outcome(directory / "o")

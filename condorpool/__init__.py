@@ -1,6 +1,7 @@
 """multiprocessing.Pool whose calls run as HTCondor jobs, made for notebooks."""
 
 from condorpool.engine.payload import Shared
+from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import Job
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, MapResult
@@ -49,6 +50,7 @@ __all__ = [
     "PersonalError",
     "Pool",
     "PoolClosedError",
+    "ResultIterator",
     "ResultPicklingError",
     "ResultTimeoutError",
     "Shared",

@@ -143,7 +143,7 @@ class Session:
         try:
             self.add(batch, chunks)
         except BaseException:
-            self._withdraw(batch)
+            self.withdraw(batch)
             raise
         self.end(batch)
         return batch
@@ -192,7 +192,8 @@ class Session:
             batch.is_open = False
             self.changed.notify_all()
 
-    def _withdraw(self, batch: Batch) -> None:
+    def withdraw(self, batch: Batch) -> None:
+        """Take back what no job has of a batch, and delete its files."""
         with self.changed:
             self.batches.pop(batch.number, None)
             # The tracker may have let go of it already.

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,9 @@ from condorpool.engine import description, payload
 from condorpool.engine.description import JobOptions
 from condorpool.engine.session import PATIENCE, Session
 from condorpool.engine.tracker import tracker
+from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.locate import find_access_point
-from condorpool.interface.results import AsyncResult, Callback, MapResult, check_on_hold
+from condorpool.interface.results import AsyncResult, Callback, MapResult, Result, check_on_hold
 from condorpool.personal import PersonalHTCondor
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import CondorPoolError, JobFailedError, PoolClosedError
@@ -78,6 +80,8 @@ class Pool:
         HTCondor then keeps its slot; both are charged to the user.  0 for none.
     retire_after
         Seconds after which a job takes no new chunk, for sites that want short jobs.
+    echo
+        Print here what calls print, as they end.
 
     Examples
     --------
@@ -107,6 +111,7 @@ class Pool:
         python: str | None = None,
         linger: float = 10.0,
         retire_after: float = math.inf,
+        echo: bool = False,
     ) -> None:
         self._processes = _positive("processes", processes)
         self._maxtasksperchild = _positive("maxtasksperchild", maxtasksperchild)
@@ -130,6 +135,8 @@ class Pool:
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
         self._results: list[AsyncResult[Any] | MapResult] = []
+        self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
+        self._echo = echo
         self._closed = False
 
     # -- multiprocessing's verbs ---------------------------------------------------
@@ -142,9 +149,9 @@ class Pool:
     ) -> T:
         """Call ``func(*args, **kwds)`` in a job and return what it returns.
 
-        Takes ``submitkwargs`` and ``jobkwargs`` as `apply_async` does.
+        Takes the keywords of `apply_async` too.
         """
-        return self.apply_async(func, args, kwds, **kwargs).get()
+        return self._wait(self.apply_async(func, args, kwds, **kwargs))
 
     def apply_async(
         self,
@@ -153,9 +160,7 @@ class Pool:
         kwds: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-        *,
-        submitkwargs: Mapping[str, Any] | None = None,
-        jobkwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> AsyncResult[T]:
         """Submit ``func(*args, **kwds)`` as a job and return its `AsyncResult` at once.
 
@@ -163,8 +168,10 @@ class Pool:
         ----------
         callback, error_callback
             Called once with the value, or with the exception.
-        submitkwargs, jobkwargs
-            Update the pool's own for this call.
+        **kwargs
+            ``submitkwargs`` and ``jobkwargs`` update the pool's own for this call;
+            ``on_hold`` and ``echo`` replace them; with ``return_exceptions=True`` an
+            exception is returned like a value.
 
         Raises
         ------
@@ -173,11 +180,9 @@ class Pool:
         SubmitError
             The submit directory cannot be written, or HTCondor refused.
         """
-        self._check_call(func)
-        item = (tuple(args), dict(kwds or {}))
-        options, session = self._options(submitkwargs, jobkwargs)
-        result: AsyncResult[T] = AsyncResult(session, 1, self._on_hold, callback, error_callback)
-        return self._post(session, payload.Call(func, "apply"), [[item]], result, options)
+        items = [(tuple(args), dict(kwds or {}))]
+        call = payload.Call(func, "apply")
+        return self._post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
 
     def map(
         self,
@@ -193,17 +198,18 @@ class Pool:
         Parameters
         ----------
         chunksize
-            Calls per job.  By default four jobs are made for each CPU that the
-            HTCondor pool offers.
+            Calls that a job makes in one go.  By default four chunks are made for
+            each CPU that the HTCondor pool offers, and are split as calls turn out to
+            be long.
         **kwargs
-            ``submitkwargs`` and ``jobkwargs``, as for `apply_async`.
+            As for `apply_async`.
 
         Raises
         ------
         JobHeldError
             Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
         """
-        return self.map_async(func, iterable, chunksize, **kwargs).get()
+        return self._wait(self.map_async(func, iterable, chunksize, **kwargs))
 
     def map_async(
         self,
@@ -225,7 +231,7 @@ class Pool:
         **kwargs: Any,
     ) -> list[T]:
         """Like `map`, but each item is unpacked as arguments: ``func(*item)``."""
-        return self.starmap_async(func, iterable, chunksize, **kwargs).get()
+        return self._wait(self.starmap_async(func, iterable, chunksize, **kwargs))
 
     def starmap_async(
         self,
@@ -240,30 +246,50 @@ class Pool:
         items = (tuple(item) for item in iterable)
         return self._map(func, "starmap", items, chunksize, callback, error_callback, **kwargs)
 
-    def _map(
+    def imap(
         self,
-        func: Callable[..., Any],
-        style: payload.Style,
-        iterable: Iterable[Any],
-        chunksize: int | None,
-        callback: Callback | None,
-        error_callback: Callback | None,
-        submitkwargs: Mapping[str, Any] | None = None,
-        jobkwargs: Mapping[str, Any] | None = None,
-    ) -> MapResult:
-        self._check_call(func)
-        _positive("chunksize", chunksize)
-        items = list(iterable)
-        size = chunksize or self._chunksize(len(items))
-        options, session = self._options(submitkwargs, jobkwargs)
-        chunks = [items[i : i + size] for i in range(0, len(items), size)]
-        result = MapResult(session, len(items), self._on_hold, callback, error_callback)
-        if not chunks:
-            result._finish()  # noqa: SLF001 - nothing to submit; its callback is due
-            return result
-        # Chunks whose size nobody chose are split as the calls turn out to be long.
-        call = payload.Call(func, style, splits=chunksize is None)
-        return self._post(session, call, chunks, result, options)
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **kwargs: Any,
+    ) -> ResultIterator[T]:
+        """Call ``func`` on every item of ``iterable`` and iterate over the results in order.
+
+        The iterable may be endless: items are taken from it, in a thread, as results
+        are taken.
+
+        Parameters
+        ----------
+        chunksize
+            Calls that a job makes in one go; more than 1 is much faster for short calls.
+        buffersize
+            The most calls that are under way or whose results wait to be taken.  By
+            default 16 chunks for each process.
+        **kwargs
+            ``submitkwargs``, ``jobkwargs``, ``on_hold`` and ``echo``, as for `apply_async`.
+
+        Examples
+        --------
+        >>> import itertools, math
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     for root in pool.imap(math.sqrt, itertools.count(), chunksize=10):
+        ...         if root == 9:
+        ...             break
+        """
+        return self._imap(func, iterable, chunksize, buffersize, ordered=True, **kwargs)
+
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **kwargs: Any,
+    ) -> ResultIterator[T]:
+        """Like `imap`, but results come as chunks end."""
+        return self._imap(func, iterable, chunksize, buffersize, ordered=False, **kwargs)
 
     def share(self, value: T) -> payload.Shared[T]:
         """Send an object that many calls use once to each job, and not with every call.
@@ -345,19 +371,101 @@ class Pool:
 
     def _post(
         self,
-        session: Session,
+        kind: type[R],
         call: payload.Call,
-        chunks: Sequence[Sequence[Any]],
-        result: R,
-        options: JobOptions,
+        items: Sequence[Any],
+        chunksize: int,
+        callback: Callback | None,
+        error_callback: Callback | None,
+        submitkwargs: Mapping[str, Any] | None = None,
+        jobkwargs: Mapping[str, Any] | None = None,
+        on_hold: str | None = None,
+        echo: bool | None = None,
+        *,
+        return_exceptions: bool = False,
     ) -> R:
-        batch = session.post(call, chunks, result._deliver, options)  # noqa: SLF001
-        result._batch = batch  # noqa: SLF001
+        self._check_call(call.func)
+        held = check_on_hold(on_hold or self._on_hold)
+        options, session = self._options(submitkwargs, jobkwargs)
+        result = kind(
+            session,
+            call,
+            items,
+            chunksize,
+            options,
+            held,
+            callback,
+            error_callback,
+            echo=self._echo if echo is None else echo,
+            return_exceptions=return_exceptions,
+        )
+        result._post(range(len(items)))  # noqa: SLF001
         # What has ended well is the caller's alone; values must not pile up here.
-        self._results = [r for r in self._results if not r._is_ready or r._errors]  # noqa: SLF001
-        self._results.append(result)
+        self._results = [*self.results, result]
         tracker().look()
         return result
+
+    def _map(
+        self,
+        func: Callable[..., Any],
+        style: payload.Style,
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        callback: Callback | None,
+        error_callback: Callback | None,
+        **kwargs: Any,
+    ) -> MapResult:
+        self._check_call(func)
+        _positive("chunksize", chunksize)
+        items = list(iterable)
+        # Chunks whose size nobody chose are split as the calls turn out to be long.
+        call = payload.Call(func, style, splits=chunksize is None)
+        size = chunksize or self._chunksize(len(items))
+        return self._post(MapResult, call, items, size, callback, error_callback, **kwargs)
+
+    def _imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int,
+        buffersize: int | None,
+        submitkwargs: Mapping[str, Any] | None = None,
+        jobkwargs: Mapping[str, Any] | None = None,
+        on_hold: str | None = None,
+        echo: bool | None = None,
+        *,
+        ordered: bool,
+    ) -> ResultIterator[T]:
+        self._check_call(func)
+        _positive("chunksize", chunksize)
+        ahead = _positive("buffersize", buffersize)
+        held = check_on_hold(on_hold or self._on_hold)
+        options, session = self._options(submitkwargs, jobkwargs)
+        iterator: ResultIterator[T] = ResultIterator(
+            session,
+            payload.Call(func, "map"),
+            iterable,
+            chunksize,
+            options,
+            held,
+            ahead or 16 * chunksize * options.limit(is_resident=True),
+            ordered=ordered,
+            echo=self._echo if echo is None else echo,
+        )
+        self._iterators.add(iterator)
+        tracker().look()
+        return iterator
+
+    def _wait(self, result: Result[T]) -> T:
+        """Give what a blocking verb returns; an interrupt leaves the jobs alone."""
+        try:
+            return result.get()
+        except KeyboardInterrupt:
+            _tell(
+                "interrupted; the jobs go on. Their result is pool.results[-1]: "
+                ".get() waits again, .remove() ends them"
+            )
+            raise
 
     def _chunksize(self, calls: int) -> int:
         """Follow multiprocessing's rule: four chunks for each process."""
@@ -388,6 +496,8 @@ class Pool:
             Calls failed whose errors nobody has seen; all of them are told.
         """
         self._closed = True
+        for iterator in list(self._iterators):
+            iterator._hurry()  # noqa: SLF001
         self._end()
         unseen = [r for r in self._results if r._errors and not r._seen]  # noqa: SLF001
         self._results.clear()
@@ -403,6 +513,7 @@ class Pool:
         self._closed = True
         for result in self._results:
             result._seen = True  # noqa: SLF001 - what is thrown away is no news at the end
+        self._stop_feeding()
         for session in self._sessions.values():
             session.terminate()
 
@@ -425,8 +536,7 @@ class Pool:
             nonlocal noted
             if time.monotonic() - noted > _NOTE_INTERVAL:
                 noted = time.monotonic()
-                line = f"condorpool: waiting for {left} chunks before the pool is closed"
-                print(line, file=sys.stderr)  # noqa: T201 - a wait must show why it goes on
+                _tell(f"waiting for {left} chunks before the pool is closed")
 
         for session in list(self._sessions.values()):
             session.wait_all(note, patience)
@@ -436,6 +546,15 @@ class Pool:
             session.clean()
             del self._sessions[base]
         _open_pools.discard(self)
+
+    def _stop_feeding(self) -> None:
+        for iterator in list(self._iterators):
+            iterator._stop()  # noqa: SLF001
+
+    @property
+    def results(self) -> list[AsyncResult[Any] | MapResult]:
+        """The results that have not all ended well, the latest last."""
+        return [r for r in self._results if not r._is_ready or r._errors]  # noqa: SLF001
 
     def __enter__(self) -> Pool:
         if self._closed:
@@ -451,9 +570,9 @@ class Pool:
         if kind is KeyboardInterrupt:
             # Whoever interrupts does not want to wait.  The jobs go on.
             self._closed = True
-            line = "condorpool: the jobs go on; pool.join() waits, pool.terminate() removes them"
-            print(line, file=sys.stderr)  # noqa: T201
+            _tell("the jobs go on; pool.join() waits, pool.terminate() removes them")
             return
+        self._stop_feeding()
         try:
             self.close()
         except CondorPoolError:
@@ -470,6 +589,10 @@ class Pool:
         state = "closed" if self._closed else "open"
         left = sum(len(b.pending) for s in self._sessions.values() for b in s.batches.values())
         return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} chunks left>"
+
+
+def _tell(line: str) -> None:
+    print(f"condorpool: {line}", file=sys.stderr)  # noqa: T201 - what users are owed
 
 
 def _positive(name: str, value: int | None) -> int | None:
@@ -513,4 +636,4 @@ def _close_open_pools() -> None:
             pool._end(patience=5.0)  # noqa: SLF001 - the program is over: no ten minutes
             pool.close()
         except CondorPoolError as error:
-            print(f"condorpool: {error}", file=sys.stderr)  # noqa: T201
+            _tell(str(error))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from condorpool.engine.crew import Batch
-from condorpool.engine.payload import Outcome
+from condorpool.engine.description import JobOptions
+from condorpool.engine.payload import Call, Outcome
 from condorpool.engine.session import Session, logger
 from condorpool.interface.job import Job
 from condorpool.values.exceptions import JobError, ResultTimeoutError
@@ -19,41 +23,150 @@ Callback = Callable[[Any], object]
 #: What a wait does when nothing but held jobs is left.
 ON_HOLD = ("raise", "wait", "remove")
 
+#: Seconds after which an ``await`` looks up: the stop button of a notebook cancels
+#: the task, and does not wake its event loop.
+TICK = 0.1
 
-class _Result(Generic[T]):
-    """Collects the outcomes of a batch of ``calls`` calls."""
+
+class Handle:
+    """What a caller has of some calls: to wait for them, and to act on their jobs."""
+
+    def __init__(self, session: Session, on_hold: str, *, echo: bool) -> None:
+        self._session = session
+        self._on_hold = on_hold
+        self._batch: Batch | None = None
+        self._seen = False  # whoever has the calls knows how they ended
+        # What is printed in this context belongs to the cell that made the calls.
+        self._echo = contextvars.copy_context() if echo else None
+
+    def _show(self, outcome: Outcome) -> None:
+        """Print what the calls of a chunk printed, if that is wanted."""
+        if self._echo:
+            for stream, text in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
+                if text:
+                    self._echo.run(stream.write, text)
+
+    def _is_stuck(self, on_hold: str) -> bool:
+        """Tell, under the lock, whether held jobs are to be removed; raise if told to."""
+        self._session.check_reach()
+        if on_hold == "wait" or self._batch is None or not self._batch.only_held_left:
+            return False
+        if on_hold == "raise":
+            self._seen = True
+            raise self._batch.held_error()
+        return True
+
+    def _until(self, over: Callable[[], bool], timeout: float | None, on_hold: str | None) -> None:
+        """Wait until ``over()``, which is asked under the lock."""
+        on_hold = check_on_hold(on_hold or self._on_hold)
+        end = None if timeout is None else time.monotonic() + timeout
+        removed = False
+        while True:
+            with self._session.changed:
+                if over():
+                    return
+                if removed or not self._is_stuck(on_hold):
+                    left = None if end is None else end - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise ResultTimeoutError(cast("float", timeout))
+                    self._session.changed.wait(left)
+                    continue
+            removed = True
+            self.remove()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that have, or had, the calls, or are held for them; none for calls that wait."""
+        if self._batch is None:
+            return []
+        self._session.note_takers(self._batch.crew)
+        with self._session.changed:
+            holders = [self._batch.holders[i] for i in sorted(self._batch.holders)]
+            holders = holders or self._batch.held
+        return [Job(self._session, cluster, proc) for cluster, proc in dict.fromkeys(holders)]
+
+    def hold(self) -> int:
+        """Put the jobs that have the calls on hold; return how many."""
+        return self._act("hold")
+
+    def release(self) -> int:
+        """Let the held jobs run again; return how many."""
+        return self._act("release")
+
+    def remove(self) -> int:
+        """Remove the jobs that have the calls, and take back calls that wait; return how many."""
+        self._seen = True  # whoever throws calls away need not be told at the end
+        return self._act("remove")
+
+    def _act(self, action: str) -> int:
+        if not self._batch or self._batch.is_done:
+            return 0
+        return self._session.act(action, self._batch)
+
+
+class Result(Handle, Generic[T]):
+    """Collects the outcomes of calls."""
 
     def __init__(
         self,
         session: Session,
-        calls: int,
+        call: Call,
+        items: Sequence[Any],
+        chunksize: int,
+        options: JobOptions,
         on_hold: str,
         callback: Callback | None,
         error_callback: Callback | None,
+        *,
+        echo: bool = False,
+        return_exceptions: bool = False,
     ) -> None:
-        self._session = session
-        self._on_hold = on_hold
+        super().__init__(session, on_hold, echo=echo)
+        self._call, self._items, self._chunksize, self._options = call, items, chunksize, options
         self._callback = callback
         self._error_callback = error_callback
-        self._values: list[Any] = [None] * calls
+        self._return_exceptions = return_exceptions
+        self._values: list[Any] = [None] * len(items)
         self._errors: dict[int, BaseException] = {}
         self._printed: dict[int, tuple[str, str]] = {}  # by the first call of a chunk
-        self._missing = calls
-        self._is_ready = not calls
-        self._seen = False
-        self._batch: Batch | None = None
+        self._awaited: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._missing = 0
+        self._is_ready = False
+
+    def _post(self, numbers: Sequence[int]) -> None:
+        """Post these calls."""
+        items, size = self._items, self._chunksize
+        wanted = items if len(numbers) == len(items) else [items[n] for n in numbers]
+        chunks = (wanted[i : i + size] for i in range(0, len(wanted), size))
+        self._missing, self._is_ready = len(numbers), False
+        if self._batch:
+            self._session.withdraw(self._batch)
+        if not numbers:
+            self._finish()  # nothing to submit; its callback is due
+            return
+
+        def deliver(first: int, end: int, result: Outcome | JobError) -> None:
+            self._deliver(numbers[first:end], result)
+
+        self._batch = self._session.post(self._call, chunks, deliver, self._options)
 
     # -- the tracker's side ------------------------------------------------------
-    def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
+    def _deliver(self, numbers: Sequence[int], result: Outcome | JobError) -> None:
         if isinstance(result, JobError):
-            self._errors.update(dict.fromkeys(range(first, end), result))
+            self._errors.update(dict.fromkeys(numbers, result))
         else:
-            self._values[first:end] = result.values[: end - first]
-            errors = {first + n: e for n, e in result.errors.items() if first + n < end}
-            self._errors.update(errors)
+            if isinstance(numbers, range):
+                self._values[numbers.start : numbers.stop] = result.values[: len(numbers)]
+            else:
+                for number, value in zip(numbers, result.values, strict=False):
+                    self._values[number] = value
+            self._errors.update(
+                (numbers[n], error) for n, error in result.errors.items() if n < len(numbers)
+            )
             if result.stdout or result.stderr:
-                self._printed[first] = result.stdout, result.stderr
-        self._missing -= end - first
+                self._printed[numbers[0]] = result.stdout, result.stderr
+                self._show(result)
+        self._missing -= len(numbers)
         if not self._missing:
             self._finish()
 
@@ -62,6 +175,10 @@ class _Result(Generic[T]):
         with self._session.changed:
             self._is_ready = True
             self._session.changed.notify_all()
+            awaited, self._awaited = self._awaited, []
+        for loop, event in awaited:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
         callback = self._callback if error is None else self._error_callback
         if callback:
             self._seen = True
@@ -71,7 +188,9 @@ class _Result(Generic[T]):
                 logger.exception("a callback of condorpool raised; the result is not affected")
 
     def _error(self) -> BaseException | None:
-        return self._errors[min(self._errors)] if self._errors else None
+        if self._return_exceptions or not self._errors:
+            return None
+        return self._errors[min(self._errors)]
 
     def _value(self) -> T:
         raise NotImplementedError
@@ -96,7 +215,7 @@ class _Result(Generic[T]):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all calls have ended, at most ``timeout`` seconds."""
         with self._session.changed:
-            self._session.changed.wait_for(lambda: self._is_ready, timeout)
+            self._session.changed.wait_for(self.ready, timeout)
 
     def get(self, timeout: float | None = None, *, on_hold: str | None = None) -> T:
         """Wait for the calls to end and return what they returned.
@@ -125,42 +244,64 @@ class _Result(Generic[T]):
             Whatever a call raised, with the remote traceback as its cause; of
             several the first in order.
         """
-        on_hold = check_on_hold(on_hold or self._on_hold)
-        end = None if timeout is None else time.monotonic() + timeout
-        removed = False
-        while not self._is_ready:
-            with self._session.changed:
-                self._session.check_reach()
-                batch = self._batch
-                stuck = batch is not None and batch.only_held_left and on_hold != "wait"
-                if stuck and on_hold == "raise" and batch is not None:
-                    self._seen = True
-                    raise batch.held_error()
-                if not self._is_ready and (not stuck or removed):
-                    left = None if end is None else end - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise ResultTimeoutError(cast("float", timeout))
-                    self._session.changed.wait(left)
-                    continue
-            if stuck:
-                removed = True
-                self.remove()
+        self._until(self.ready, timeout, on_hold)
+        return self._outcome()
+
+    def _outcome(self) -> T:
         self._seen = True
         error = self._error()
         if error is not None:
             raise error
         return self._value()
 
-    @property
-    def jobs(self) -> list[Job]:
-        """The jobs that have, or had, the calls, or are held for them; none for calls that wait."""
-        if self._batch is None:
-            return []
-        self._session.note_takers(self._batch.crew)
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in a coroutine, as ``value = await result``."""
+        return self._wait_in_loop().__await__()
+
+    async def _wait_in_loop(self) -> T:
+        event = asyncio.Event()
         with self._session.changed:
-            holders = [self._batch.holders[i] for i in sorted(self._batch.holders)]
-            holders = holders or self._batch.held
-        return [Job(self._session, cluster, proc) for cluster, proc in dict.fromkeys(holders)]
+            self._awaited.append((asyncio.get_running_loop(), event))
+        on_hold = self._on_hold
+        while not self._is_ready:
+            with self._session.changed:
+                stuck = self._is_stuck(on_hold)
+            if stuck:
+                self.remove()
+                on_hold = "wait"
+            try:
+                await asyncio.wait_for(event.wait(), TICK)
+            except asyncio.TimeoutError:
+                continue
+        return self._outcome()
+
+    @property
+    def failed(self) -> list[int]:
+        """The numbers of the calls that have failed so far, in order; the first call is 0."""
+        return sorted(self._errors)
+
+    def exceptions(self) -> dict[int, BaseException]:
+        """Return the exception of each call that has failed so far, by its number."""
+        return {number: self._errors[number] for number in self.failed}
+
+    def rerun(self) -> int:
+        """Make the calls again that failed; return how many.
+
+        The result is then as if they had just been submitted for the first time:
+        `get` waits for them, and callbacks are called again.
+
+        Raises
+        ------
+        ValueError
+            Not all calls have ended, or the pool is closed.
+        """
+        if not self._is_ready:
+            raise ValueError(f"{self!r} not ready: wait() for it before you rerun what failed")
+        failed = self.failed
+        if failed:
+            self._errors.clear()
+            self._post(failed)
+        return len(failed)
 
     def stdout(self) -> str:
         """Return what the calls that have ended printed, in order."""
@@ -169,24 +310,6 @@ class _Result(Generic[T]):
     def stderr(self) -> str:
         """Return what the calls that have ended wrote to standard error, in order."""
         return "".join(self._printed[i][1] for i in sorted(self._printed))
-
-    def hold(self) -> int:
-        """Put the jobs that have the calls on hold; return how many."""
-        return self._act("hold")
-
-    def release(self) -> int:
-        """Let the held jobs run again; return how many."""
-        return self._act("release")
-
-    def remove(self) -> int:
-        """Remove the jobs that have the calls, and take back calls that wait; return how many."""
-        self._seen = True  # whoever throws calls away need not be told at the end
-        return self._act("remove")
-
-    def _act(self, action: str) -> int:
-        if not self._batch or self._is_ready:
-            return 0
-        return self._session.act(action, self._batch)
 
     def __repr__(self) -> str:
         calls, left = len(self._values), self._missing
@@ -197,11 +320,11 @@ class _Result(Generic[T]):
         )
 
 
-class AsyncResult(_Result[T]):
+class AsyncResult(Result[T]):
     """The result of one call, as `Pool.apply_async` returns it."""
 
     def _value(self) -> T:
-        return cast("T", self._values[0])
+        return cast("T", self._errors.get(0, self._values[0]))
 
     @property
     def job(self) -> Job | None:
@@ -209,10 +332,12 @@ class AsyncResult(_Result[T]):
         return next(iter(self.jobs), None)
 
 
-class MapResult(_Result[list[Any]]):
+class MapResult(Result[list[Any]]):
     """The results of a map, in order, as `Pool.map_async` returns them."""
 
     def _value(self) -> list[Any]:
+        if self._errors:
+            return [self._errors.get(n, value) for n, value in enumerate(self._values)]
         return self._values
 
 

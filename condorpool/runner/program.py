@@ -588,15 +588,21 @@ class Runner:
             # Who takes it reads the whole chunk.
             if end - done < 2 or seconds < max(self.pause, size / 1e6):
                 return end
-            if time.monotonic() < begun + LONG:
-                self.look()
-                if self.tokens:
-                    return end
-            middle, before = done + (end - done + 1) // 2, token
-            self.chirp.create(f"{self.posted}/{batch}-{origin + middle}-{origin + end}-{origin}")
-            token = f"{name}-{origin + middle}-{origin}"
-            self.chirp.ask("rename", self.mine(before), self.mine(token))
-            begun = time.monotonic()
+            middle, before = done + (end - done + 1) // 2, self.mine(token)
+            try:
+                if time.monotonic() < begun + LONG:
+                    self.look()
+                    if self.tokens:
+                        return end
+                rest = f"{batch}-{origin + middle}-{origin + end}-{origin}"
+                self.chirp.create(f"{self.posted}/{rest}")
+            except OSError:
+                return end  # the access point may be restarting; the calls go on
+            token, begun = f"{name}-{origin + middle}-{origin}", time.monotonic()
+            try:
+                self.chirp.ask("rename", before, self.mine(token))
+            except OSError:
+                pass  # at worst others make these calls too
             return middle
 
         about, frames = self.worker.make(

@@ -1,0 +1,163 @@
+"""Iterators over results: what `Pool.imap` and `Pool.imap_unordered` return."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+from condorpool.engine.description import JobOptions
+from condorpool.engine.payload import Call, Outcome
+from condorpool.engine.session import Session
+from condorpool.interface.results import Handle
+from condorpool.values.exceptions import JobError, PoolClosedError
+
+T = TypeVar("T")
+
+
+class _Raise:
+    """Stands for the exception of a call among values."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class ResultIterator(Handle, Generic[T]):
+    """The results of calls as they come, in order or not.
+
+    A thread takes items from the iterable as results are taken from here, so
+    that it may be endless, and that memory and disk have no more than
+    ``ahead`` calls.
+
+    Parameters
+    ----------
+    ahead
+        The most calls that are under way, or have ended and wait to be taken.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        call: Call,
+        iterable: Iterable[Any],
+        chunksize: int,
+        options: JobOptions,
+        on_hold: str,
+        ahead: float,
+        *,
+        ordered: bool,
+        echo: bool = False,
+    ) -> None:
+        super().__init__(session, on_hold, echo=echo)
+        self._iterator, self._chunksize, self._ahead = iter(iterable), chunksize, ahead
+        self._ordered = ordered
+        self._ready: deque[Any] = deque()
+        self._early: dict[int, list[Any]] = {}  # ended before those that come first
+        self._next = 0  # the call that comes next in order
+        self._taken = 0
+        self._stopped = False
+        self._end: BaseException | None = None  # how the iterable ended
+        self._mine = self._batch = session.begin(call, self._deliver, options, keeps=False)
+        threading.Thread(target=self._feed, name="condorpool-feeder", daemon=True).start()
+
+    # -- the feeder's thread -----------------------------------------------------
+    def _feed(self) -> None:
+        end: BaseException = StopIteration()
+        try:
+            while self._has_room():
+                items = list(itertools.islice(self._iterator, self._chunksize))
+                if not items:
+                    break
+                self._session.add(self._mine, [items])
+            else:
+                end = PoolClosedError()
+        except BaseException as error:  # noqa: BLE001 - the user's iterable; told where it belongs
+            end = error
+        with self._session.changed:
+            self._end = end
+        self._session.end(self._mine)
+
+    def _has_room(self) -> bool:
+        """Wait until there is room for a chunk; tell whether it is still wanted."""
+        with self._session.changed:
+            self._session.changed.wait_for(
+                lambda: self._stopped or self._mine.size - self._taken < self._ahead
+            )
+            return not self._stopped
+
+    def _stop(self) -> None:
+        """Take no more from the iterable."""
+        with self._session.changed:
+            self._stopped = True
+            self._session.changed.notify_all()
+
+    def _hurry(self) -> None:
+        """Take all that is left in the iterable, whether results are taken or not."""
+        with self._session.changed:
+            self._ahead = float("inf")
+            self._session.changed.notify_all()
+
+    # -- the tracker's thread ----------------------------------------------------
+    def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
+        if isinstance(result, JobError):
+            values: list[Any] = [_Raise(result)] * (end - first)
+        else:
+            values = list(result.values)
+            for number, error in result.errors.items():
+                values[number] = _Raise(error)
+            self._show(result)
+        with self._session.changed:
+            if not self._ordered:
+                self._ready.extend(values)
+            else:
+                self._early[first] = values
+                while self._next in self._early:
+                    values = self._early.pop(self._next)
+                    self._next += len(values)
+                    self._ready.extend(values)
+            self._session.changed.notify_all()
+
+    # -- the user's side -----------------------------------------------------------
+    def next(self, timeout: float | None = None, *, on_hold: str | None = None) -> T:
+        """Return the next result; waits for it at most ``timeout`` seconds.
+
+        Raises
+        ------
+        StopIteration
+            There are no more.
+        ResultTimeoutError
+            It did not come in time; ask again.
+        JobHeldError
+            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+        Exception
+            What the call raised, or in its place what the iterable raised.
+        """
+        if not self._ready:
+            self._until(self._has_something, timeout, on_hold)
+        if not self._ready:
+            end, self._end = self._end, StopIteration()
+            raise end or StopIteration
+        value = self._ready.popleft()
+        self._taken += 1
+        if self._mine.is_open and self._mine.size - self._taken < self._ahead:
+            with self._session.changed:
+                self._session.changed.notify_all()
+        if isinstance(value, _Raise):
+            raise value.error
+        return value  # type: ignore[no-any-return]
+
+    def _has_something(self) -> bool:
+        return bool(self._ready) or self._mine.is_done
+
+    def __next__(self) -> T:
+        return self.next()
+
+    def __iter__(self) -> ResultIterator[T]:
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f"<ResultIterator: {self._taken} results taken, {len(self._mine.pending)} chunks left>"
+        )

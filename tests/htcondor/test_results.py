@@ -1,0 +1,258 @@
+"""What users do with results: take them as they come, look at failures, make them good."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import condorpool
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def double(x):
+    """Double it."""
+    return 2 * x
+
+
+def odd_only(x):
+    """Raise for even numbers."""
+    if x % 2 == 0:
+        raise ValueError(x)
+    return x
+
+
+class TestIterators:
+    """Results as they come, of iterables that may have no end."""
+
+    @pytest.mark.parametrize("chunksize", [1, 3])
+    def test_in_order(self, pool, chunksize):
+        """As `map`, but lazily."""
+        assert list(pool.imap(double, range(10), chunksize)) == [2 * x for x in range(10)]
+
+    def test_as_they_end(self, make_pool):
+        """What ends first comes first."""
+        pool = make_pool(processes=2)
+        results = pool.imap_unordered(lambda s: (time.sleep(s), s)[1], [1.5, 0, 0])
+        assert list(results) == [0, 0, 1.5]
+
+    def test_an_endless_iterable(self, pool):
+        """Items are taken as results are."""
+        taken = []
+        source = (taken.append(x) or x for x in itertools.count())
+        results = pool.imap(double, source, buffersize=5)
+        assert [next(results) for _ in range(20)] == [2 * x for x in range(20)]
+        time.sleep(0.2)
+        assert len(taken) <= 26
+
+    def test_a_call_that_raises_does_not_end_it(self, pool):
+        """Its exception comes in its place, and the next result after it."""
+        results = pool.imap(odd_only, range(3))
+        with pytest.raises(ValueError, match="0"):
+            next(results)
+        assert next(results) == 1
+        with pytest.raises(ValueError, match="2"):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+
+    @pytest.mark.parametrize("verb", ["imap", "imap_unordered"])
+    def test_an_iterable_that_raises(self, pool, verb):
+        """What came before is made; then the iterable's own exception."""
+
+        def source():
+            yield from range(3)
+            raise KeyError("source")
+
+        results = getattr(pool, verb)(double, source())
+        assert sorted(next(results) for _ in range(3)) == [0, 2, 4]
+        with pytest.raises(KeyError, match="source"):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+
+    def test_a_timeout(self, pool):
+        """The result comes with the next request."""
+        results = pool.imap(lambda s: (time.sleep(s), s)[1], [0.8])
+        with pytest.raises(condorpool.TimeoutError):
+            results.next(timeout=0.2)
+        assert results.next(timeout=30) == 0.8
+
+    def test_close_makes_all_that_is_left(self, make_pool):
+        """As in multiprocessing: what was asked for before ``close`` is there after it."""
+        pool = make_pool()
+        results = pool.imap(double, range(200), buffersize=3)
+        pool.close()
+        pool.join()
+        assert list(results) == [2 * x for x in range(200)]
+
+    def test_leaving_the_pool_takes_no_more_items(self, make_pool, gone):
+        """An abandoned iterator over an endless iterable does not keep ``with``."""
+        with make_pool() as pool:
+            results = pool.imap(double, itertools.count())
+            assert next(results) == 0
+        with pytest.raises(condorpool.PoolClosedError):
+            list(results)
+        assert gone()
+
+    def test_the_disk_has_no_more_than_what_is_under_way(self, pool, tmp_path):
+        """Files go with their results."""
+        results = pool.imap(double, range(300), buffersize=10)
+        for _ in range(290):
+            next(results)
+        (folder,) = tmp_path.glob("condorpool-*")
+        assert len(list(folder.glob("*.chunk"))) <= 30
+        assert list(results) == [2 * x for x in range(290, 300)]
+
+    def test_bad_arguments(self, pool, tmp_path):
+        """They are told before an item is taken."""
+        for wrong in ({"chunksize": 0}, {"buffersize": -1}, {"on_hold": "maybe"}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                pool.imap(double, range(3), **wrong)
+        with pytest.raises(TypeError, match="iterable"):
+            pool.imap(double, 3)
+
+
+class TestFailures:
+    """One bad call never hides the rest."""
+
+    def test_exceptions_among_values(self, pool):
+        """With ``return_exceptions`` a map gives both."""
+        values = pool.map(odd_only, range(4), return_exceptions=True)
+        assert values[1::2] == [1, 3]
+        assert [str(error) for error in values[::2]] == ["0", "2"]
+        assert isinstance(pool.apply(odd_only, (2,), return_exceptions=True), ValueError)
+
+    def test_which_calls_failed(self, pool):
+        """By number, with their exceptions."""
+        result = pool.map_async(odd_only, range(4), chunksize=1)
+        result.wait()
+        assert result.failed == [0, 2]
+        assert {n: str(error) for n, error in result.exceptions().items()} == {0: "0", 2: "2"}
+
+    def test_what_failed_is_made_again(self, pool, tmp_path):
+        """Only that; the others keep their values."""
+
+        def once_unlucky(folder, x):
+            mark = Path(folder, f"made-{x}")
+            made = mark.exists()
+            mark.touch()
+            if x in (1, 4) and not made:
+                raise OSError("the disk was away")
+            assert x in (1, 4) or not made
+            return x
+
+        result = pool.starmap_async(once_unlucky, [(tmp_path, x) for x in range(6)], chunksize=2)
+        with pytest.raises(OSError, match="away"):
+            result.get(timeout=60)
+        assert result.rerun() == 2
+        assert result.get(timeout=60) == list(range(6))
+        assert result.rerun() == 0
+
+    def test_calls_of_a_killed_job_are_made_again(self, pool, tmp_path, gone):
+        """And nothing is left of the failure."""
+        mark = tmp_path / "once"
+
+        def deadly(mark):
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return "alive"
+
+        result = pool.apply_async(deadly, (mark,))
+        with pytest.raises(condorpool.JobFailedError):
+            result.get(timeout=60)
+        result.rerun()
+        assert result.get(timeout=60) == "alive"
+        pool.close()
+        assert gone()
+
+    def test_nothing_is_made_again_before_the_end(self, pool):
+        """Wait first."""
+        result = pool.apply_async(time.sleep, (0.5,))
+        with pytest.raises(ValueError, match="not ready"):
+            result.rerun()
+        result.wait()
+
+
+def test_echo(pool, capsys):
+    """What calls print comes here as they end."""
+    pool.map(print, ["a", "b"], chunksize=1, echo=True)
+    pool.apply(print, ("c",))
+    assert sorted(capsys.readouterr().out.split()) == ["a", "b"]
+
+
+class TestAwait:
+    """Results in coroutines."""
+
+    def test_values_and_errors(self, pool):
+        """``await`` gives what ``get`` gives, and other tasks go on meanwhile."""
+
+        async def both():
+            return await asyncio.gather(
+                pool.map_async(double, range(3)),
+                pool.apply_async(odd_only, (2,)),
+                asyncio.sleep(0, "other"),
+                return_exceptions=True,
+            )
+
+        values, error, other = asyncio.run(both())
+        assert (values, other) == ([0, 2, 4], "other")
+        assert isinstance(error, ValueError)
+
+    def test_it_can_be_cancelled(self, pool):
+        """The jobs go on; the result is there later."""
+        result = pool.apply_async(lambda: (time.sleep(0.6), 7)[1])
+
+        async def impatient():
+            await asyncio.wait_for(result, 0.2)
+
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(impatient())
+        assert result.get(timeout=30) == 7
+
+    def test_held_jobs(self, make_pool):
+        """They are told as by ``get``."""
+        commands = {"transfer_input_files": "/no/such/file", "should_transfer_files": "YES"}
+        result = make_pool(submitkwargs=commands).apply_async(abs, (1,))
+
+        async def wait():
+            return await result
+
+        with pytest.raises(condorpool.JobHeldError):
+            asyncio.run(wait())
+        result.remove()
+
+
+def test_an_interrupt_leaves_the_jobs(make_pool, capsys):
+    """Ctrl-C in a blocking call returns at once, and says how to go on."""
+    pool = make_pool(processes=1)
+    threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        pool.map(lambda s: (time.sleep(s), s)[1], [1.5, 0])
+    assert time.monotonic() - start < 1.4
+    assert "pool.results[-1]" in capsys.readouterr().err
+    assert pool.results[-1].get(timeout=30) == [1.5, 0]
+
+
+def test_a_pool_that_is_not_closed_keeps_nothing_of_results_that_were_taken(pool):
+    """Values must not pile up."""
+
+    def values():
+        return sum(isinstance(o, dict) and "only-in-this-test" in o for o in gc.get_objects())
+
+    for _ in range(3):
+        pool.map(lambda x: {"only-in-this-test": x}, range(10))
+    gc.collect()
+    assert values() <= 11

@@ -11,22 +11,26 @@ from typing import NamedTuple
 
 import pytest
 
-CHUNKS = ("a", "b")
+# The calls of "c" are the second half of "a", until a runner leaves them to others.
+CHUNKS = ("a", "b", "c")
+A, C = 0, 2
 
 
 class World(NamedTuple):
     """Everything that outlives a process, and what each process is about to do."""
 
-    where: tuple[str, ...]  # of each chunk: written, posted, taken by 0/1, back
+    where: tuple[str, ...]  # each token: none, written, posted, taken by 0/1, done; whole or half
     outcomes: frozenset[str]
     announced: frozenset[str]  # in the event log, each once or twice
     read: tuple[str, ...]  # what the client has delivered, in order
-    runners: tuple[str, ...]  # idle, has a, wrote a, evicted, gone
+    runners: tuple[str, ...]  # idle, has a, splits a, wrote a, evicted
     client: str  # posting, waits, dead
     deaths: int  # evictions that may still happen
 
 
-START = World(("written",) * 2, frozenset(), frozenset(), (), ("idle", "idle"), "posting", 1)
+START = World(
+    ("written", "written", "none"), frozenset(), frozenset(), (), ("idle", "idle"), "posting", 1
+)
 
 
 def replace_at(values, index, value):
@@ -56,18 +60,19 @@ def client_steps(world):
 
 
 def runner_steps(world, who):
-    """Take a chunk, or find one's own again; leave its outcome; announce it."""
+    """Take a chunk, or find one's own again; split it; leave its outcome; announce it."""
     runner = world.runners[who]
     for chunk, name in enumerate(CHUNKS):
-        here = world.where[chunk]
+        here, _, half = world.where[chunk].partition("/")
         if runner == "idle" and here in ("posted", f"taken {who}"):  # the first rename wins
             yield world._replace(
-                where=replace_at(world.where, chunk, f"taken {who}"),
-                runners=replace_at(world.runners, who, f"has {name}"),
+                where=replace_at(world.where, chunk, f"taken {who}" + (half and "/half")),
+                runners=replace_at(world.runners, who, f"has {name}" + (half and "/half")),
             )
-        if runner == f"has {name}":
+        if runner.partition("/")[0] == f"has {name}":
+            whole = chunk == A and not runner.endswith("/half")
             yield world._replace(
-                outcomes=world.outcomes | {name},
+                outcomes=world.outcomes | {name} | ({"c"} if whole else set()),
                 runners=replace_at(world.runners, who, f"wrote {name}"),
             )
         if runner == f"wrote {name}":
@@ -77,6 +82,17 @@ def runner_steps(world, who):
                 where=replace_at(world.where, chunk, "done") if mine else world.where,
                 runners=replace_at(world.runners, who, "idle"),
             )
+    if runner == "has a" and world.where[C] == "none":
+        yield world._replace(
+            where=replace_at(world.where, C, "posted"),
+            runners=replace_at(world.runners, who, "splits a"),
+        )
+    if runner == "splits a":
+        mine = world.where[A] == f"taken {who}"
+        yield world._replace(
+            where=replace_at(world.where, A, f"taken {who}/half") if mine else world.where,
+            runners=replace_at(world.runners, who, "has a/half"),
+        )
 
 
 def fates(world, who):
@@ -88,9 +104,11 @@ def fates(world, who):
         return
     yield world._replace(runners=replace_at(world.runners, who, "idle"))
     for chunk, name in enumerate(CHUNKS):
-        taken = world.where[chunk] == f"taken {who}" and name not in world.outcomes
+        here, slash, half = world.where[chunk].partition("/")
+        taken = here == f"taken {who}" and name not in world.outcomes
         if world.client == "waits" and taken:
-            yield world._replace(where=replace_at(world.where, chunk, "posted"))
+            posted = f"posted{slash}{half}"
+            yield world._replace(where=replace_at(world.where, chunk, posted))
 
 
 def explore(start):
@@ -123,7 +141,7 @@ def test_no_call_is_lost_and_none_counts_twice(deaths):
 
 def test_runners_finish_what_a_dead_client_has_posted():
     """The work goes on without the client."""
-    posted = START._replace(where=("posted", "posted"), client="dead", deaths=1)
+    posted = START._replace(where=("posted", "posted", "none"), client="dead", deaths=1)
     _, ends = explore(posted)
     assert ends
     assert all(world.outcomes == set(CHUNKS) for world in ends)
@@ -133,5 +151,5 @@ def test_nobody_makes_what_another_has():
     """Without an eviction a chunk is in at most one runner's hands."""
     seen, _ = explore(START._replace(deaths=0))
     for world in seen:
-        busy = [runner[-1] for runner in world.runners if runner.startswith(("has", "wrote"))]
+        busy = [runner.split()[1][0] for runner in world.runners if " " in runner]
         assert len(set(busy)) == len(busy)

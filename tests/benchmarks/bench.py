@@ -176,6 +176,23 @@ def million(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
         ours = median(lambda: pool.map(trivial, range(1_000_000)), 1)
         show("1,000,000 trivial calls", ours, "s", f"reach {2 * floor + 2:.1f}  local {floor:.2f}")
         show("  memory that stays", _resident() - before, "MiB", "")
+        before, most, started = _resident(), 0.0, time.perf_counter()
+        for value in pool.imap(trivial, iter(range(1_000_000)), 1000):
+            if not value % 100_000:
+                most = max(most, _resident() - before)
+        show("imap of a generator of 1,000,000", time.perf_counter() - started, "s", "")
+        show("  more memory meanwhile", most, "MiB", "")
+
+
+@row
+def uneven(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
+    """Calls of which a few are long, in chunks whose size nobody chose, or by hand."""
+    seconds = [1.0] * 4 + [0.02] * 196
+    with condorpool.Pool(personal=htcondor, submitdir=folder) as pool:
+        pool.map(time.sleep, [0.5] * 4, chunksize=1)
+        for size in (None, 1, 25, 100):
+            took = median(lambda size=size: pool.map(time.sleep, seconds, size), 1)
+            show(f"uneven calls, chunksize={size}, of ideal", 50 * sum(seconds) / took, "%", "")
 
 
 @row

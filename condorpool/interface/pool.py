@@ -400,7 +400,6 @@ class Pool:
             return_exceptions=return_exceptions,
         )
         result._post(range(len(items)))  # noqa: SLF001
-        # What has ended well is the caller's alone; values must not pile up here.
         self._results = [*self.results, result]
         tracker().look()
         return result
@@ -459,7 +458,9 @@ class Pool:
     def _wait(self, result: Result[T]) -> T:
         """Give what a blocking verb returns; an interrupt leaves the jobs alone."""
         try:
-            return result.get()
+            value = result.get()
+            self._results = self.results  # values must not pile up here
+            return value
         except KeyboardInterrupt:
             _tell(
                 "interrupted; the jobs go on. Their result is pool.results[-1]: "

@@ -458,15 +458,15 @@ class Pool:
     def _wait(self, result: Result[T]) -> T:
         """Give what a blocking verb returns; an interrupt leaves the jobs alone."""
         try:
-            value = result.get()
-            self._results = self.results  # values must not pile up here
-            return value
+            return result.get()
         except KeyboardInterrupt:
             _tell(
                 "interrupted; the jobs go on. Their result is pool.results[-1]: "
                 ".get() waits again, .remove() ends them"
             )
             raise
+        finally:
+            self._results = self.results  # values must not pile up here
 
     def _chunksize(self, calls: int) -> int:
         """Follow multiprocessing's rule: four chunks for each process."""

@@ -18,6 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import cloudpickle
 
+from condorpool.engine.modules import LocalModules, Module
 from condorpool.runner import program
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
@@ -160,10 +161,22 @@ class Shared(Generic[T]):
         return f"<Shared {type(self.value).__name__} as {self._name}>"
 
 
-def write_call(path: Path, call: Call) -> None:
-    """Write what all chunks of a batch share."""
-    about = {"style": call.style, "splits": call.splits, "sources": sources_of_cells()}
-    program.write(str(path), about, _frames(call.func, f"the function {name_of(call.func)!r}"))
+_modules = LocalModules()
+
+
+def write_call(
+    path: Path, call: Call, share: Callable[[Mapping[str, Module]], Shared[Mapping[str, Module]]]
+) -> None:
+    """Write what all chunks of a batch share; ``share`` is for the user's own modules."""
+    frames = _frames(call.func, f"the function {name_of(call.func)!r}")
+    modules = _modules.used_by(frames[0])
+    about = {
+        "style": call.style,
+        "splits": call.splits,
+        "sources": sources_of_cells(),
+        "modules": share(modules) if modules else {},
+    }
+    program.write(str(path), about, frames)
 
 
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:

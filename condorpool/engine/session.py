@@ -88,6 +88,7 @@ class Session:
         self.silent: tuple[HTCondorError, float] | None = None
         self.has_chirp = True
         self._shared: list[str] = []
+        self._modules: payload.Shared[Any] | None = None
         self._clusters: dict[int, tuple[Crew, Cluster]] = {}
         self._crews: dict[object, Crew] = {}
         self._numbers = itertools.count(1)
@@ -106,6 +107,12 @@ class Session:
             payload.write_shared(self.directory / name, value)
         self._shared.append(name)
         return payload.Shared(name, value)
+
+    def _share_modules(self, modules: T) -> payload.Shared[T]:
+        """Write the user's own modules, unless they are the same as the last time."""
+        if self._modules is None or self._modules.value is not modules:
+            self._modules = self.share(modules)
+        return self._modules
 
     # -- posting ------------------------------------------------------------
     def describe(
@@ -155,7 +162,8 @@ class Session:
         number = next(self._numbers)
         try:
             with self.directory.explained():
-                payload.write_call(self.directory / submitdir.call_name(number), call)
+                path = self.directory / submitdir.call_name(number)
+                payload.write_call(path, call, self._share_modules)
                 crew = self._crew(number, payload.name_of(call.func), options)
         except BaseException:
             self.directory.discard_call(number)

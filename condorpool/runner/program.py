@@ -26,6 +26,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from _frozen_importlib import ModuleSpec  # importlib costs each job half a millisecond
+from _frozen_importlib_external import PathFinder, SourceFileLoader, spec_from_file_location
 
 try:
     import _pickle as pickle  # pickle.py itself, which adds nothing here, costs each job 6 ms
@@ -163,6 +165,93 @@ def shared(name: str) -> Any:
 shared.__module__ = "_condorpool_program"
 
 
+# -- the user's own modules -----------------------------------------------------------
+
+
+class Sent(SourceFileLoader):
+    """Loads a module from the source that came with a call."""
+
+    def __init__(self, name: str, file: str, source: bytes) -> None:
+        super().__init__(name, file)
+        self.source = source
+
+    def get_data(self, path: str) -> bytes:
+        """Return the source; other files of a package are where the job can see them."""
+        return self.source if path == self.path else super().get_data(path)
+
+    def path_stats(self, path: str) -> Any:
+        """Keep away from compiled files."""
+        raise OSError(path)
+
+
+class Modules:
+    """The importer of what came with calls, before all others; see engine/modules.py."""
+
+    def __init__(self) -> None:
+        self.here: dict[str, tuple[str, bool, bytes | None]] = {}
+
+    def find_spec(self, name: str, path: Any = None, _target: Any = None) -> Any:
+        """Find a module, as importers do."""
+        if name not in self.here:
+            return None
+        file, is_package, source = self.here[name]
+        folder = os.path.dirname(file)
+        if source is not None:
+            places = [folder] if is_package else None
+            loader = Sent(name, file, source)
+            return spec_from_file_location(
+                name, file, loader=loader, submodule_search_locations=places
+            )
+        if not is_package:
+            return PathFinder.find_spec(name, [folder])
+        return PathFinder.find_spec(name, path) or ModuleSpec(name, None, is_package=True)
+
+    def bring(self, modules: dict[str, tuple[str, bool, bytes | None]]) -> bool:
+        """Serve these; tell whether others were loaded, which are all forgotten then."""
+        loaded = [
+            name
+            for name in self.here
+            if isinstance(getattr(sys.modules.get(name), "__loader__", None), Sent)
+        ]
+        changed = any(modules.get(name) != self.here[name] for name in loaded)
+        if changed:
+            import linecache
+
+            for name in loaded:
+                del sys.modules[name]
+            linecache.clearcache()
+        self.here = modules
+        return changed
+
+    def show(self) -> None:
+        """Have tracebacks show the lines that were sent, whatever the files are now."""
+        import linecache
+
+        for name, (file, _, source) in self.here.items():
+            if source is not None and file not in linecache.cache:
+                text = Sent(name, file, source).get_source(name) or ""
+                linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+
+    def explain(self, error: BaseException) -> None:
+        """Add to the interpreter's own words where a module is missing."""
+        if not isinstance(error, ModuleNotFoundError):
+            return
+        if error.msg != f"No module named {error.name!r}":
+            return
+        file = self.here.get(str(error.name), ("",))[0]
+        advice = (
+            f"it is compiled ({file}) and only sources go along, so name it in transfer_input_files"
+            if file
+            else "install it there, or give the jobs another python= or a container_image"
+        )
+        where = f"{os.uname().nodename} (Python {PYTHON} at {sys.executable})"
+        error.msg += f" on {where}: {advice}"
+        error.args = (error.msg,)
+
+
+modules = Modules()
+
+
 # -- calls --------------------------------------------------------------------------
 
 
@@ -173,6 +262,7 @@ def describe(error: BaseException, sources: dict[str, str]) -> str:
 
     for name, text in sources.items():
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    modules.show()
     # The first frame of the traceback is this program's own; users look for theirs.
     trace = error.__traceback__.tb_next if error.__traceback__ else None
     return "".join(traceback.format_exception(type(error), error, trace))
@@ -196,6 +286,7 @@ def attempt(
     try:
         value, text = func(*args, **kwargs), ""
     except BaseException as error:  # also SystemExit and KeyboardInterrupt
+        modules.explain(error)
         value, text = error, describe(error, sources)
     if getpid() != process:
         os._exit(0)  # a child that the call forked came back with it; the outcome is its parent's
@@ -309,6 +400,7 @@ class Worker:
         self.here = about["directory"] if self.shares else self.submit_dir
         # Imports come from where the calls are made, then from the archive.
         sys.path[0] = self.here
+        sys.meta_path.insert(0, modules)
         self.printed = Printed()
         self.ready = False
         self.failure: BaseException | None = None
@@ -316,7 +408,7 @@ class Worker:
 
     def initialize(self) -> None:
         """Run the initializer, once."""
-        self.ready = True
+        self.ready, self.failure = True, None
         try:
             os.chdir(self.here)
             initializer, initargs = loads(self.initial)
@@ -344,20 +436,28 @@ class Worker:
         about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
         if self.mismatch:
             return dict(about, count=end - first, mismatch=self.mismatch), []
-        if not self.ready:
-            self.initialize()
-        failure, items, style = self.failure, [], "map"
+        failure: BaseException | None = None
+        items, style = [], "map"
         started = time.time()
         try:
             os.chdir(self.here)
             if self.last[0] != name:
                 shared, call_frames = call()
+                if modules.bring(shared["modules"]):
+                    # What was made of the old modules is no use for the new ones.
+                    _shared.clear()
+                    self.ready = False
+            if not self.ready:
+                self.initialize()
+                started = time.time()
+            if self.last[0] != name:
                 self.last = (name, loads(call_frames), shared)
             _, func, shared = self.last
             style = shared["style"]
             items = loads(chunk)
         except BaseException as error:
-            failure = failure or error
+            failure = error
+        failure = self.failure or failure
         if failure is not None:
             problem = failure
 

@@ -62,9 +62,13 @@ class TestProgram:
         """Make calls through the shipped program; return their outcome."""
         directory = SubmitDir.create(tmp_path)
 
+        def share(value):
+            payload.write_shared(directory / "s", value)
+            return payload.Shared("s", value)
+
         def run(func, *items, style="map", environment=None):
             payload.write_crew(directory / "w", None, (), environment or {}, tmp_path)
-            payload.write_call(directory / "c", payload.Call(func, style))
+            payload.write_call(directory / "c", payload.Call(func, style), share)
             payload.write_chunk(directory / "k", items, 0)
             command = [directory / "launch.sh", sys.executable, program.PYTHON, "o"]
             command += [

@@ -1,0 +1,209 @@
+"""The user's own modules: files of theirs that go along with calls."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from condorpool.values.exceptions import PayloadError
+
+#: The file of a module, whether it is a package, and its source: None when it is
+#: compiled, or a folder alone.
+Module = tuple[str, bool, "bytes | None"]
+
+#: Bytes of source that go along, at most.
+MAX_BYTES = 20 << 20
+
+#: Whatever lies below these is installed; the job's Python has its own, or lacks it.
+_INSTALLED = tuple(
+    f"{folder}/"
+    for folder in {
+        os.path.dirname(os.__file__),
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        str(Path(__file__).parents[1]),
+    }
+)
+_SITE = re.compile(r"/(?:site|dist)-packages/")
+
+#: A short string in a pickle that is a name, maybe a dotted one.
+_NAME = re.compile(rb"\x8c.([^\W\d][\w.]*)\x94", re.DOTALL)
+
+
+class LocalModules:
+    """Finds the modules that are the user's own, and reads them when they change.
+
+    They are all that have been imported from folders that the user may write to, or
+    that lie beside the script or notebook, and are not installed; and what these
+    or the function name in import statements inside of functions.
+    """
+
+    def __init__(self) -> None:
+        self._foreign = {"__main__"}
+        self._seen: set[str] = set()
+        self._current: dict[str, Module] = {}
+
+    def used_by(self, pickled: bytes) -> Mapping[str, Module]:
+        """Return the modules that a function may need, as their files are now.
+
+        The same object as the last time, if nothing has changed.
+
+        Raises
+        ------
+        PayloadError
+            They are too many.
+        """
+        # What a function imports in its body is in its code's names, and these are
+        # strings in its pickle, however deep in it the function is.
+        words = {word.decode() for word in _NAME.findall(pickled)}
+        here = _here()
+        folders = [
+            path for path in (p or os.getcwd() for p in sys.path) if _is_own(f"{path}/", here)
+        ]
+        beside = set().union(*map(_names_in, folders))
+        found: dict[str, Module] = {}
+        todo = [
+            *sorted(self._seen),
+            *(name for name in list(sys.modules) if name not in self._foreign),
+        ]
+        todo += _with_parents(word for word in words if word.partition(".")[0] in beside)
+        for name in todo:  # grows
+            if name in found or name in self._foreign:
+                continue
+            if name in sys.modules:
+                place = _imported(sys.modules[name], here)
+                if place is None:
+                    self._foreign.add(name)
+            else:
+                place = _importable(name, found, folders)
+            try:
+                if place:
+                    found[name], imports = _read(name, *place)
+                    todo.extend(imports)
+            except OSError:
+                continue  # gone since it was imported; the job will tell
+            if name in words and name in found and found[name][1]:
+                inside = words & _names_in(os.path.dirname(found[name][0]))
+                todo.extend(f"{name}.{word}" for word in inside)
+        self._seen.update(found)
+        if found != self._current:
+            _check_size(found)
+            self._current = found
+        return self._current
+
+
+def _check_size(found: Mapping[str, Module]) -> None:
+    sizes = {name: len(source or b"") for name, (_, _, source) in found.items()}
+    if sum(sizes.values()) > MAX_BYTES:
+        biggest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
+        named = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in biggest)
+        raise PayloadError(
+            f"your own modules are {sum(sizes.values()) / 1e6:.0f} MB, too much to go along with "
+            f"calls; the biggest are {named}. Install what changes seldom, here and where the "
+            "jobs run, and read data from files that are no modules."
+        )
+
+
+def _here() -> tuple[str, str]:
+    """Return the folders of the notebook and of the script."""
+    script = getattr(sys.modules["__main__"], "__file__", None) or ""
+    return f"{os.getcwd()}/", f"{os.path.dirname(os.path.abspath(script))}/"
+
+
+@lru_cache(maxsize=4096)
+def _is_own(path: str, here: tuple[str, str]) -> bool:
+    if path.startswith(_INSTALLED) or _SITE.search(path):
+        return False
+    # What a site offers on the PYTHONPATH (from /cvmfs, say) does not look installed,
+    # but jobs find it where we do.
+    return path.startswith(here) or os.access(os.path.dirname(path), os.W_OK)
+
+
+def _names_in(folder: str) -> frozenset[str]:
+    try:
+        return _listed(folder, os.stat(folder).st_mtime_ns)
+    except OSError:
+        return frozenset()
+
+
+@lru_cache(maxsize=256)
+def _listed(folder: str, _changed: int) -> frozenset[str]:
+    return frozenset(name.partition(".")[0] for name in os.listdir(folder)) - {"__init__"}
+
+
+def _imported(module: Any, here: tuple[str, str]) -> tuple[str, bool] | None:
+    """Return the file of an imported module, and whether it is a package; None if not own."""
+    try:
+        # Of a module that is imported when first used, looking must not be a use.
+        attributes = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return None
+    file, folders = attributes.get("__file__"), attributes.get("__path__")
+    if not file and folders:
+        file = f"{next(iter(folders))}/"
+    is_own = isinstance(file, str) and _is_own(file, here)
+    return (file, folders is not None) if is_own else None
+
+
+def _importable(
+    name: str, found: Mapping[str, Module], folders: Iterable[str]
+) -> tuple[str, bool] | None:
+    """Return the same for a module that has not been imported, but could be."""
+    parent, _, last = name.rpartition(".")
+    if parent:
+        file, is_package, _ = found.get(parent, ("", False, None))
+        folders = [os.path.dirname(file)] if is_package else []
+    for folder in folders:
+        path = f"{folder}/{last}"
+        if os.path.isfile(f"{path}/__init__.py"):
+            return f"{path}/__init__.py", True
+        if os.path.isfile(f"{path}.py"):
+            return f"{path}.py", False
+        if os.path.isdir(path):
+            return f"{path}/", True
+    return None
+
+
+def _read(name: str, file: str, package: bool) -> tuple[Module, list[str]]:
+    """Return a module, and the names in its import statements."""
+    if not file.endswith(".py"):
+        return (file, package, None), []
+    about = os.stat(file)
+    base = name if package else name.rpartition(".")[0]
+    source, imports = _parsed(file, base, about.st_mtime_ns, about.st_size)
+    return (file, package, source), imports
+
+
+@lru_cache(maxsize=4096)
+def _parsed(file: str, base: str, _changed: int, _size: int) -> tuple[bytes, list[str]]:
+    source = Path(file).read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they have been told when it was imported
+            nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return source, []  # the job will tell
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = base.split(".")[: 1 - node.level or None] if node.level else []
+            origin = ".".join([*above, node.module or ""]).rstrip(".")
+            names.update(f"{origin}.{alias.name}" for alias in node.names if origin)
+    return source, _with_parents(names)
+
+
+def _with_parents(names: Iterable[str]) -> list[str]:
+    """Return dotted names and their beginnings, parents first."""
+    parts = [name.split(".") for name in names]
+    every = {tuple(words[:n]) for words in parts for n in range(1, len(words) + 1)}
+    return [".".join(words) for words in sorted(every, key=len)]

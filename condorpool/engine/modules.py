@@ -65,15 +65,12 @@ class LocalModules:
         # strings in its pickle, however deep in it the function is.
         words = {word.decode() for word in _NAME.findall(pickled)}
         here = _here()
-        folders = [
-            path for path in (p or os.getcwd() for p in sys.path) if _is_own(f"{path}/", here)
-        ]
+        folders = [path or os.getcwd() for path in sys.path]
+        folders = [path for path in folders if _is_own(f"{path}/", here)]
         beside = set().union(*map(_names_in, folders))
         found: dict[str, Module] = {}
-        todo = [
-            *sorted(self._seen),
-            *(name for name in list(sys.modules) if name not in self._foreign),
-        ]
+        todo = sorted(self._seen)
+        todo += [name for name in list(sys.modules) if name not in self._foreign]
         todo += _with_parents(word for word in words if word.partition(".")[0] in beside)
         for name in todo:  # grows
             if name in found or name in self._foreign:
@@ -90,8 +87,9 @@ class LocalModules:
                     todo.extend(imports)
             except OSError:
                 continue  # gone since it was imported; the job will tell
-            if name in words and name in found and found[name][1]:
-                inside = words & _names_in(os.path.dirname(found[name][0]))
+            file, is_package, source = found.get(name, ("", False, None))
+            if name in words and is_package and source is not None:
+                inside = words & _names_in(os.path.dirname(file))  # "from package import part"
                 todo.extend(f"{name}.{word}" for word in inside)
         self._seen.update(found)
         if found != self._current:
@@ -115,7 +113,7 @@ def _check_size(found: Mapping[str, Module]) -> None:
 def _here() -> tuple[str, str]:
     """Return the folders of the notebook and of the script."""
     script = getattr(sys.modules["__main__"], "__file__", None) or ""
-    return f"{os.getcwd()}/", f"{os.path.dirname(os.path.abspath(script))}/"
+    return f"{os.getcwd()}/", f"{os.path.abspath(os.path.dirname(script))}/"
 
 
 @lru_cache(maxsize=4096)

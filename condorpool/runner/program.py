@@ -220,6 +220,10 @@ class Modules:
             for name in loaded:
                 del sys.modules[name]
             linecache.clearcache()
+            if "cloudpickle" in sys.modules:
+                # Classes of the notebook would be known still, with their old bases.
+                known = sys.modules["cloudpickle"].cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001
+                known.clear()
         self.here = modules
         return changed
 

@@ -421,6 +421,21 @@ class Worker:
         except BaseException as error:  # told for every call of every chunk
             self.failure = error
 
+    def learn(self, name: str, call: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the function of a call, and what else its chunks share."""
+        os.chdir(self.here)
+        if self.last[0] != name:
+            shared, frames = call()
+            if modules.bring(shared["modules"]):
+                # What was made of the old modules is no use for the new ones.
+                _shared.clear()
+                self.ready = False
+        if not self.ready:
+            self.initialize()
+        if self.last[0] != name:
+            self.last = (name, loads(frames), shared)
+        return self.last[1:]
+
     def make(
         self,
         name: str,
@@ -444,20 +459,8 @@ class Worker:
         items, style = [], "map"
         started = time.time()
         try:
-            os.chdir(self.here)
-            if self.last[0] != name:
-                shared, call_frames = call()
-                if modules.bring(shared["modules"]):
-                    # What was made of the old modules is no use for the new ones.
-                    _shared.clear()
-                    self.ready = False
-            if not self.ready:
-                self.initialize()
-                started = time.time()
-            if self.last[0] != name:
-                self.last = (name, loads(call_frames), shared)
-            _, func, shared = self.last
-            style = shared["style"]
+            func, shared = self.learn(name, call)
+            started, style = time.time(), shared["style"]
             items = loads(chunk)
         except BaseException as error:
             failure = error

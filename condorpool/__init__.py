@@ -23,6 +23,7 @@ from condorpool.values.exceptions import (
     ResultPicklingError,
     ResultTimeoutError,
     SubmitError,
+    TaskTimeoutError,
     UnsubmittedError,
     VersionSkewError,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "ResultTimeoutError",
     "Shared",
     "SubmitError",
+    "TaskTimeoutError",
     "TimeoutError",
     "UnsubmittedError",
     "VersionSkewError",

@@ -98,6 +98,12 @@ class AccessPoint:
             relocate=lambda: cls.locate(schedd, collector),
         )
 
+    @property
+    def grows_memory(self) -> bool:
+        """Whether HTCondor runs a job with more memory when it needs it (from 25.2.1 on)."""
+        found = re.search(r"\b(\d+)\.(\d+)\.\d", self.version)
+        return found is None or (int(found[1]), int(found[2])) >= (25, 2)
+
     def _schedd(self) -> Any:
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
@@ -202,6 +208,15 @@ class AccessPoint:
                 yield dict(ad)
         except _FAULTS as error:
             raise self._fault("ask the collector for slots", error) from error
+
+
+def check_expression(name: str, text: str) -> str:
+    """Return a ClassAd expression that HTCondor can read."""
+    try:
+        classad2.ExprTree(text)
+    except (classad2.ClassAdException, ValueError) as error:
+        raise ValueError(f"{name}={text!r} is no ClassAd expression: {error}") from error
+    return text
 
 
 def is_configured() -> bool:

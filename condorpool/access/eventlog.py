@@ -15,6 +15,7 @@ from condorpool.values.events import JobEvent
 #: The attributes that are kept of each kind of event.
 _FACTS = {
     "EXECUTE": ("ExecuteHost", "SlotName"),
+    "JOB_EVICTED": ("ReasonCode", "ReasonSubCode"),
     "JOB_HELD": ("HoldReason", "HoldReasonCode", "HoldReasonSubCode"),
     "JOB_TERMINATED": ("TerminatedNormally", "ReturnValue", "TerminatedBySignal"),
     "JOB_ABORTED": ("Reason",),

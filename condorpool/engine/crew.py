@@ -15,6 +15,7 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Outcome
 from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.exceptions import JobError, JobHeldError
+from condorpool.values.holds import cure
 
 #: Takes a chunk's first call, its end, and what it came to.
 Deliver = Callable[[int, int, "Outcome | JobError"], None]
@@ -29,9 +30,10 @@ class JobRecord:
     state: JobState = JobState.UNMATERIALIZED
     host: str = ""
     reason: str = ""
-    code: int = 0
+    code: int = 0  # of the hold that it is in; 0 for none
     subcode: int = 0
     attempts: int = 0
+    holds: int = 0  # how often it was held
     exit: str = ""
     status: int | None = None  # the exit code, once it has exited with one
     missed: int = 0  # reconciles in a row that did not find it in the queue
@@ -90,10 +92,12 @@ class Cluster:
             job.host = str(facts.get("SlotName") or facts.get("ExecuteHost") or "")
         elif event.kind == "JOB_HELD":
             self.note_hold(proc, facts)
+        elif event.kind == "JOB_RELEASED":
+            job.code = job.subcode = 0
         elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
             told = str(facts.get("Reason") or facts.get("Message") or "")
             # Why a job was held says more than that somebody then removed it.
-            job.reason = job.reason if job.state is JobState.HELD else told
+            job.reason = job.reason if job.code else told
         elif event.kind == "JOB_TERMINATED":
             if facts.get("TerminatedNormally"):
                 job.status = int(str(facts.get("ReturnValue", 0)))
@@ -106,6 +110,7 @@ class Cluster:
     def note_hold(self, proc: int, facts: Mapping[str, object]) -> None:
         """Keep why a job is held."""
         job = self.jobs[proc]
+        job.holds += job.state is not JobState.HELD
         job.reason = str(facts.get("HoldReason", ""))
         job.code = int(str(facts.get("HoldReasonCode", 0)))
         job.subcode = int(str(facts.get("HoldReasonSubCode", 0)))
@@ -236,9 +241,9 @@ class Batch:
         waiting = self.crew.count(JobState.UNMATERIALIZED)
         return not self.crew.count(*_MOVING) and (not waiting or len(held) >= self.crew.limit)
 
-    def held_error(self) -> JobHeldError:
-        """Say why nothing goes on, with the first held job's reason."""
-        cluster, proc = self.held[0]
+    def held_error(self, held: tuple[Cluster, int] | None = None) -> JobHeldError:
+        """Say why nothing goes on, with the reason of this held job, or of the first."""
+        cluster, proc = held or self.held[0]
         job = cluster.jobs[proc]
         return JobHeldError(
             cluster.job_id(proc),
@@ -247,5 +252,5 @@ class Batch:
             job.subcode,
             len(self.held),
             host=job.host,
-            hint="Cure the cause and release() the result or its job, or remove() it.",
+            hint=cure(job.code, job.subcode),
         )

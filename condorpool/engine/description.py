@@ -45,6 +45,8 @@ class JobOptions:
     python
         Interpreter on the execution point; None for this one's path, or whatever
         Python of the same version the execution point has.
+    task_timeout
+        Seconds that a call may take.
     processes
         The most jobs at once, if the user said so.
     cpus
@@ -59,6 +61,7 @@ class JobOptions:
 
     submitkwargs: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
+    task_timeout: float | None = None
     processes: int | None = None
     cpus: int = 1
     linger: float = 0.0
@@ -144,7 +147,8 @@ def check(submitkwargs: Mapping[str, Any]) -> dict[str, str]:
                 f"submitkwargs[{key!r}] is set by condorpool itself; leave it out. "
                 f"Reserved are {', '.join(sorted(RESERVED))}."
             )
-        checked[key] = _text(key, value)
+        # HTCondor reads them in any case of letters; here, equal ones must meet.
+        checked[key.lower() if key.lower() in KNOWN else key] = _text(key, value)
     everything = " ".join(checked.values())
     for key in checked:
         used = f"$({key})" in everything

@@ -24,6 +24,7 @@ from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     PayloadError,
     ResultPicklingError,
+    TaskTimeoutError,
 )
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
@@ -165,7 +166,10 @@ _modules = LocalModules()
 
 
 def write_call(
-    path: Path, call: Call, share: Callable[[Mapping[str, Module]], Shared[Mapping[str, Module]]]
+    path: Path,
+    call: Call,
+    share: Callable[[Mapping[str, Module]], Shared[Mapping[str, Module]]],
+    task_timeout: float | None = None,
 ) -> None:
     """Write what all chunks of a batch share; ``share`` is for the user's own modules."""
     frames = _frames(call.func, f"the function {name_of(call.func)!r}")
@@ -174,6 +178,7 @@ def write_call(
         "style": call.style,
         "splits": call.splits,
         "sources": sources_of_cells(),
+        "task_timeout": task_timeout,
         "modules": share(modules) if modules else {},
     }
     program.write(str(path), about, frames)
@@ -190,10 +195,17 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
     program.write(str(path), {}, frames)
 
 
-def read_outcome(path: Path) -> Outcome | None:
+def read_outcome(path: Path, first: int = 0, job: str = "") -> Outcome | None:
     """Read what a job left; None while it has left nothing whole.
 
     A value that cannot be rebuilt here is an error of its own call alone.
+
+    Parameters
+    ----------
+    first
+        The number of its first call.
+    job
+        The id of its job, for one that does not know it.
     """
     try:
         about, frames = program.read(str(path))
@@ -212,6 +224,10 @@ def read_outcome(path: Path) -> Outcome | None:
         values = program.loads(frames)
     else:
         for number, (what, text, length) in enumerate(about["calls"]):
+            if what == "overtime":
+                values.append(None)
+                errors[number] = _overtime(about, first + number, job, text)
+                continue
             value, error = _rebuilt(what, text, frames[position : position + length])
             position += length
             values.append(value)
@@ -229,6 +245,14 @@ def read_outcome(path: Path) -> Outcome | None:
         stdout,
         stderr,
     )
+
+
+def _overtime(about: Mapping[str, Any], number: int, job: str, text: str) -> TaskTimeoutError:
+    """Say which call was out of time."""
+    reason = f"call {number} took longer than {about['task_timeout']:g} s"
+    error = TaskTimeoutError(about.get("job", job), reason, host=about["host"])
+    error.__cause__ = RemoteTraceback(text)
+    return error
 
 
 def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseException | None]:

@@ -28,7 +28,9 @@ from condorpool.values.exceptions import (
     JobFailedError,
     JobRemovedError,
     SubmitError,
+    TaskTimeoutError,
 )
+from condorpool.values.holds import MEMORY
 
 T = TypeVar("T")
 
@@ -60,6 +62,9 @@ SURPLUS = "condorpool has no chunk left for this job"
 
 # Users' calls may write events too, so nothing is taken on trust.
 _ANNOUNCEMENT = re.compile(rf"{program.ANNOUNCES} (\d+)-(\d+)")
+
+# The words of CPython's faulthandler, which ends a call that cannot be interrupted.
+_OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
 #: Events after which HTCondor runs the job again, maybe much later.
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
@@ -163,7 +168,7 @@ class Session:
         try:
             with self.directory.explained():
                 path = self.directory / submitdir.call_name(number)
-                payload.write_call(path, call, self._share_modules)
+                payload.write_call(path, call, self._share_modules, options.task_timeout)
                 crew = self._crew(number, payload.name_of(call.func), options)
         except BaseException:
             self.directory.discard_call(number)
@@ -217,7 +222,8 @@ class Session:
         sends = description.sends_environment(options.submitkwargs)
         environment = payload.environment_to_send() if sends else {}
         resident = self.is_resident(options)
-        key = (tuple(options.submitkwargs.items()), tuple(environment.items()))
+        commands = tuple(sorted(options.submitkwargs.items()))
+        key = (commands, options.python, tuple(environment.items()))
         if resident and key in self._crews:
             return self._crews[key]
         limit = options.limit(is_resident=resident)
@@ -344,7 +350,9 @@ class Session:
         """Note that a runner does not run any more, and has maybe kept a chunk."""
         if event.kind == "JOB_HELD":
             self.note_takers(crew)
-        elif event.kind in _PUT_BACK:
+        elif event.kind in _PUT_BACK and _codes(event) not in MEMORY:
+            # A job that runs out of memory comes back with more, for this chunk:
+            # in another's hands it would drive that one out too.
             self._evicted.append((crew, cluster, event.proc, time.monotonic() + HOLD_LAG))
 
     def _put_back_evicted(self) -> None:
@@ -459,7 +467,9 @@ class Session:
         Without an outcome the job is to blame, if it has ended.
         """
         result: payload.Outcome | JobError | None
-        result = payload.read_outcome(self.directory / submitdir.outcome_name(batch.number, first))
+        path = self.directory / submitdir.outcome_name(batch.number, first)
+        job_id = cluster.job_id(proc) if cluster else ""
+        result = payload.read_outcome(path, first, job_id)
         key = (batch.number, first)
         if result is None:
             if cluster is None:
@@ -469,7 +479,7 @@ class Session:
                 *_, since = self._late.setdefault(key, (cluster, proc, time.monotonic()))
                 if time.monotonic() - since < OUTCOME_LAG:
                     return
-            result = self._failure(cluster, proc)
+            result = self._failure(cluster, proc, batch.options.task_timeout)
         self._late.pop(key, None)
         self._finish(batch, first, result)
 
@@ -489,11 +499,17 @@ class Session:
                 self.directory.discard_chunks(batch.number, [first])
         batch.deliver(first, end, result)
 
-    def _failure(self, cluster: Cluster, proc: int) -> JobError:
+    def _failure(self, cluster: Cluster, proc: int, task_timeout: float | None = None) -> JobError:
         job, job_id = cluster.jobs[proc], cluster.job_id(proc)
         if job.state is JobState.REMOVED:
             return JobRemovedError(job_id, job.reason or "somebody removed it", host=job.host)
-        stderr = self.directory.tail(submitdir.stderr_name(job_id))
+        name = submitdir.stderr_name(job_id)
+        stderr = self.directory.tail(name)
+        dump = self.directory.tail(name, 1000, 1 << 16) if task_timeout else ""
+        if found := _OVERTIME.search(dump):
+            reason = f"a call took longer than {task_timeout:g} s, and could not be interrupted"
+            where = "\n".join(dump[found.start() :].splitlines()[:12])
+            return TaskTimeoutError(job_id, reason, host=job.host, stderr=where)
         reason = job.exit or job.reason or "it left the queue and nobody knows why"
         if not self.directory.path.exists():
             reason = "its submit directory was deleted meanwhile"
@@ -743,6 +759,10 @@ class Session:
         with self.changed:
             self._closed = True
             self._log.close()
+
+
+def _codes(event: JobEvent) -> tuple[object, object]:
+    return event.facts.get("ReasonCode"), event.facts.get("ReasonSubCode")
 
 
 def _killable(batch: Batch) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome
 from condorpool.engine.session import Session
+from condorpool.interface.onhold import OnHold
 from condorpool.interface.results import Handle
 from condorpool.values.exceptions import JobError, PoolClosedError
 
@@ -44,7 +45,7 @@ class ResultIterator(Handle, Generic[T]):
         iterable: Iterable[Any],
         chunksize: int,
         options: JobOptions,
-        on_hold: str,
+        on_hold: OnHold,
         ahead: float,
         *,
         ordered: bool,
@@ -120,7 +121,7 @@ class ResultIterator(Handle, Generic[T]):
             self._session.changed.notify_all()
 
     # -- the user's side -----------------------------------------------------------
-    def next(self, timeout: float | None = None, *, on_hold: str | None = None) -> T:
+    def next(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
         """Return the next result; waits for it at most ``timeout`` seconds.
 
         Raises

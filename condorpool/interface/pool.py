@@ -13,16 +13,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from condorpool.engine import description, payload
+from condorpool.engine import description, payload, resources
 from condorpool.engine.description import JobOptions
 from condorpool.engine.session import PATIENCE, Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.locate import find_access_point
-from condorpool.interface.results import AsyncResult, Callback, MapResult, Result, check_on_hold
+from condorpool.interface.onhold import OnHold, check_on_hold
+from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
 from condorpool.personal import PersonalHTCondor
+from condorpool.values import arguments
 from condorpool.values.events import JobState
-from condorpool.values.exceptions import CondorPoolError, JobFailedError, PoolClosedError
+from condorpool.values.exceptions import (
+    CondorPoolError,
+    HTCondorError,
+    JobFailedError,
+    PoolClosedError,
+)
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -59,8 +66,23 @@ class Pool:
         True for the user's personal HTCondor, a folder, or a running
         `PersonalHTCondor`; False never starts one.  By default the configured
         HTCondor is used, else the personal one, started when it is needed.
+    memory, disk
+        What each job may use: ``"2GB"``, ``"500 MiB"``, or a number of MiB.  KB, MB,
+        GB and TB are powers of 1024, as HTCondor reads them.
+    memory_max
+        A job that needs more than ``memory`` is run again with twice as much, and
+        so on up to this; its calls are made again.
+    cpus, gpus
+        How many each job may use.
+    task_timeout
+        Seconds that one call may take: then it is interrupted and raises
+        `TaskTimeoutError`, and the other calls go on.
+    container_image
+        The image that jobs run in, as ``"docker://python:3.11"``.
+    requirements
+        A ClassAd expression that machines must satisfy, as ``"OpSysMajorVer == 9"``.
     submitkwargs
-        Commands of the submit description, as ``{"request_memory": "2GB"}``.
+        Other commands of the submit description, as ``{"accounting_group": "higgs"}``.
     jobkwargs
         Defaults for what becomes of jobs: ``submitdir``, ``killstats``,
         ``cleanup``, ``cleanfailed``, ``cleanupfiles``.
@@ -71,7 +93,9 @@ class Pool:
         working directory.
     on_hold
         What a wait does when nothing but held jobs is left: ``"raise"``
-        `JobHeldError`, ``"wait"``, or ``"remove"`` them.
+        `JobHeldError`, ``"wait"``, or ``"remove"`` them.  Or a function, which the
+        wait calls with the `Job` each time that one is held, and which says what
+        to do with that: ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
     python
         The interpreter on the execution point.  By default this one's path, or
         whatever Python of the same version is found there.
@@ -103,40 +127,63 @@ class Pool:
         schedd: str | None = None,
         collector: str | None = None,
         personal: PersonalHTCondor | Path | str | bool | None = None,
+        memory: str | float | None = None,
+        memory_max: str | float | None = None,
+        disk: str | float | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        task_timeout: float | None = None,
+        container_image: str | os.PathLike[str] | None = None,
+        requirements: str | None = None,
+        python: str | os.PathLike[str] | None = None,
         submitkwargs: Mapping[str, Any] | None = None,
         jobkwargs: Mapping[str, Any] | None = None,
         killstats: Iterable[str] = ("Held", "Suspended"),
         submitdir: str | os.PathLike[str] = ".",
-        on_hold: str = "raise",
-        python: str | None = None,
+        on_hold: OnHold = "raise",
         linger: float = 10.0,
         retire_after: float = math.inf,
         echo: bool = False,
     ) -> None:
         self._processes = _positive("processes", processes)
         self._maxtasksperchild = _positive("maxtasksperchild", maxtasksperchild)
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        self._initializer, self._initargs = initializer, tuple(initargs)
-        if linger < 0:
-            raise ValueError(f"linger={linger} is a number of seconds, 0 or more")
-        self.submitkwargs = description.check(submitkwargs or {})
+        self._initializer = arguments.function("initializer", initializer)
+        self._initargs = arguments.positional("initargs", initargs)
+        self.submitkwargs = description.check({} if submitkwargs is None else submitkwargs)
+        given = {
+            "memory": memory,
+            "memory_max": memory_max,
+            "disk": disk,
+            "cpus": cpus,
+            "gpus": gpus,
+            "task_timeout": task_timeout,
+            "container_image": container_image,
+            "requirements": requirements,
+            "python": python,
+        }
+        self._resources = resources.check(given, self.submitkwargs)
+        resources.commands(self._resources, self.submitkwargs)
         self.killstats = _killstats(killstats)
         self.jobkwargs = {
-            "submitdir": submitdir,
+            **_check_jobkwargs({"submitdir": submitdir}),
             "killstats": self.killstats,
-            **_check_jobkwargs(jobkwargs or {}),
+            **_check_jobkwargs(jobkwargs),
         }
         self._on_hold = check_on_hold(on_hold)
-        if retire_after <= 0:
-            raise ValueError(f"retire_after={retire_after} is a number of seconds, more than 0")
-        self._python, self._linger, self._retire_after = python, linger, retire_after
+        self._linger = arguments.seconds("linger", linger)
+        self._retire_after = arguments.seconds(
+            "retire_after", retire_after, least=0.001, may_be_infinite=True
+        )
+        for name, value in (("schedd", schedd), ("collector", collector)):
+            arguments.kind(name, value, (str, type(None)), "a string")
+        kinds = (PersonalHTCondor, str, os.PathLike, bool, type(None))
+        arguments.kind("personal", personal, kinds, "a bool, a folder or a PersonalHTCondor")
         self._access_point = find_access_point(schedd, collector, personal)
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
         self._results: list[AsyncResult[Any] | MapResult] = []
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
-        self._echo = echo
+        self._echo = arguments.kind("echo", echo, bool, "True or False")
         self._closed = False
 
     # -- multiprocessing's verbs ---------------------------------------------------
@@ -169,8 +216,9 @@ class Pool:
         callback, error_callback
             Called once with the value, or with the exception.
         **kwargs
-            ``submitkwargs`` and ``jobkwargs`` update the pool's own for this call;
-            ``on_hold`` and ``echo`` replace them; with ``return_exceptions=True`` an
+            ``submitkwargs``, ``jobkwargs``, ``memory``, ``memory_max``, ``disk``, ``cpus``,
+            ``gpus``, ``task_timeout``, ``container_image``, ``requirements`` and ``python``
+            update the pool's own for this call; ``on_hold`` and ``echo`` replace them; with ``return_exceptions=True`` an
             exception is returned like a value.
 
         Raises
@@ -180,7 +228,8 @@ class Pool:
         SubmitError
             The submit directory cannot be written, or HTCondor refused.
         """
-        items = [(tuple(args), dict(kwds or {}))]
+        keywords = arguments.keywords("kwds", {} if kwds is None else kwds)
+        items = [(arguments.positional("args", args), keywords)]
         call = payload.Call(func, "apply")
         return self._post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
 
@@ -243,7 +292,7 @@ class Pool:
         **kwargs: Any,
     ) -> MapResult:
         """Submit the calls of `starmap` and return their `MapResult` at once."""
-        items = (tuple(item) for item in iterable)
+        items = map(_unpacked, arguments.iterable("iterable", iterable))
         return self._map(func, "starmap", items, chunksize, callback, error_callback, **kwargs)
 
     def imap(
@@ -267,7 +316,7 @@ class Pool:
             The most calls that are under way or whose results wait to be taken.  By
             default 16 chunks for each process.
         **kwargs
-            ``submitkwargs``, ``jobkwargs``, ``on_hold`` and ``echo``, as for `apply_async`.
+            As for `apply_async`, but for ``return_exceptions``.
 
         Examples
         --------
@@ -311,24 +360,23 @@ class Pool:
         """
         if self._closed:
             raise PoolClosedError
-        return self._options(None, None)[1].share(value)
+        return self._options()[1].share(value)
 
     def submit_description(
         self,
         func: Callable[..., Any],
         calls: int = 1,
         chunksize: int | None = None,
-        *,
-        submitkwargs: Mapping[str, Any] | None = None,
-        jobkwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> dict[str, str]:
         """Return exactly what HTCondor would get for a map of this many calls.
 
-        Nothing is submitted.
+        Nothing is submitted.  Takes what describes jobs, as `apply_async` does.
         """
+        self._check_call(func)
         _positive("calls", calls)
         _positive("chunksize", chunksize)
-        options, session = self._options(submitkwargs, jobkwargs)
+        options, session = self._options(**kwargs)
         jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
         resident = session.is_resident(options)
         limit = min(jobs, options.limit(is_resident=resident))
@@ -343,11 +391,19 @@ class Pool:
 
     def _options(
         self,
-        submitkwargs: Mapping[str, Any] | None,
-        jobkwargs: Mapping[str, Any] | None,
+        submitkwargs: Mapping[str, Any] | None = None,
+        jobkwargs: Mapping[str, Any] | None = None,
+        **given: Any,
     ) -> tuple[JobOptions, Session]:
-        submit = {**self.submitkwargs, **description.check(submitkwargs or {})}
-        job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs or {})}
+        submit = description.check({} if submitkwargs is None else submitkwargs)
+        asked = {**self._resources, **resources.check(given, submit)}
+        commands = resources.commands(asked, {**self.submitkwargs, **submit})
+        if "memory_max" in asked and not self._access_point.grows_memory:
+            raise HTCondorError(
+                f"memory_max needs HTCondor 25.2.1, and access point {self._access_point.name} "
+                f"runs {self._access_point.version}: leave it out and give memory= more."
+            )
+        job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs)}
         base = Path(job.pop("submitdir")).absolute()
         if base not in self._sessions:
             session = Session(base, self._access_point)
@@ -355,8 +411,9 @@ class Pool:
             self._sessions[base] = session
             _open_pools.add(self)
         options = JobOptions(
-            submitkwargs=submit,
-            python=self._python,
+            submitkwargs={**self.submitkwargs, **commands, **submit},
+            python=asked.get("python"),
+            task_timeout=asked.get("task_timeout"),
             processes=self._processes,
             # Only a pool whose size nobody has set need ask the collector.
             cpus=1 if self._processes else self._count_cpus(),
@@ -377,16 +434,16 @@ class Pool:
         chunksize: int,
         callback: Callback | None,
         error_callback: Callback | None,
-        submitkwargs: Mapping[str, Any] | None = None,
-        jobkwargs: Mapping[str, Any] | None = None,
-        on_hold: str | None = None,
+        on_hold: OnHold | None = None,
         echo: bool | None = None,
-        *,
         return_exceptions: bool = False,
+        **kwargs: Any,
     ) -> R:
         self._check_call(call.func)
+        arguments.function("callback", callback)
+        arguments.function("error_callback", error_callback)
         held = check_on_hold(on_hold or self._on_hold)
-        options, session = self._options(submitkwargs, jobkwargs)
+        options, session = self._options(**kwargs)
         result = kind(
             session,
             call,
@@ -416,7 +473,7 @@ class Pool:
     ) -> MapResult:
         self._check_call(func)
         _positive("chunksize", chunksize)
-        items = list(iterable)
+        items = list(arguments.iterable("iterable", iterable))
         # Chunks whose size nobody chose are split as the calls turn out to be long.
         call = payload.Call(func, style, splits=chunksize is None)
         size = chunksize or self._chunksize(len(items))
@@ -428,18 +485,18 @@ class Pool:
         iterable: Iterable[S],
         chunksize: int,
         buffersize: int | None,
-        submitkwargs: Mapping[str, Any] | None = None,
-        jobkwargs: Mapping[str, Any] | None = None,
-        on_hold: str | None = None,
+        on_hold: OnHold | None = None,
         echo: bool | None = None,
         *,
         ordered: bool,
+        **kwargs: Any,
     ) -> ResultIterator[T]:
         self._check_call(func)
         _positive("chunksize", chunksize)
         ahead = _positive("buffersize", buffersize)
+        arguments.iterable("iterable", iterable)
         held = check_on_hold(on_hold or self._on_hold)
-        options, session = self._options(submitkwargs, jobkwargs)
+        options, session = self._options(**kwargs)
         iterator: ResultIterator[T] = ResultIterator(
             session,
             payload.Call(func, "map"),
@@ -597,29 +654,42 @@ def _tell(line: str) -> None:
 
 
 def _positive(name: str, value: int | None) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is a whole number, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name}={value}: it must be at least 1")
-    return value
+    return None if value is None else arguments.count(name, value)
+
+
+def _unpacked(item: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(item)
+    except TypeError as error:
+        raise TypeError(f"each item of starmap's iterable is unpacked: {error}") from error
 
 
 def _killstats(states: Iterable[str]) -> tuple[str, ...]:
-    chosen = (states,) if isinstance(states, str) else tuple(states)
+    chosen = (states,) if isinstance(states, str) else arguments.iterable("killstats", states)
     for state in chosen:
         if state not in _STATES:
             raise ValueError(f"killstats has {state!r}; the states are {', '.join(_STATES)}")
-    return chosen
+    return tuple(chosen)
 
 
-def _check_jobkwargs(jobkwargs: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("submitdir", "killstats", "cleanup", "cleanfailed", "cleanupfiles", "polltime")
-    checked = dict(jobkwargs)
-    for key in checked:
-        if key not in known:
-            raise ValueError(f"jobkwargs[{key!r}] is none of {', '.join(known)}")
+#: The keys of jobkwargs, and what they take.
+_JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "submitdir": ((str, os.PathLike), "a folder"),
+    "killstats": (Iterable, "a state or several"),
+    "cleanup": (bool, "True or False"),
+    "cleanfailed": (bool, "True or False"),
+    "cleanupfiles": ((list, tuple, set, frozenset), "a list of file names"),
+    "polltime": ((int, float), "a number of seconds"),
+}
+
+
+def _check_jobkwargs(jobkwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = {} if jobkwargs is None else jobkwargs
+    checked = dict(arguments.kind("jobkwargs", given, Mapping, "a mapping"))
+    for key, value in checked.items():
+        if key not in _JOBKWARGS:
+            raise ValueError(f"jobkwargs[{key!r}] is none of {', '.join(_JOBKWARGS)}")
+        arguments.kind(key, value, *_JOBKWARGS[key])
     checked.pop("polltime", None)  # nothing is polled: the event log tells
     if "killstats" in checked:
         checked["killstats"] = _killstats(checked["killstats"])

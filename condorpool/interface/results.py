@@ -13,6 +13,8 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome
 from condorpool.engine.session import Session, logger
 from condorpool.interface.job import Job
+from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
+from condorpool.values import arguments
 from condorpool.values.exceptions import JobError, ResultTimeoutError
 
 if TYPE_CHECKING:
@@ -22,9 +24,6 @@ T = TypeVar("T")
 
 Callback = Callable[[Any], object]
 
-#: What a wait does when nothing but held jobs is left.
-ON_HOLD = ("raise", "wait", "remove")
-
 #: Seconds after which an ``await`` looks up: the stop button of a notebook cancels
 #: the task, and does not wake its event loop.
 TICK = 0.1
@@ -33,9 +32,10 @@ TICK = 0.1
 class Handle:
     """What a caller has of some calls: to wait for them, and to act on their jobs."""
 
-    def __init__(self, session: Session, on_hold: str, *, echo: bool) -> None:
+    def __init__(self, session: Session, on_hold: OnHold, *, echo: bool) -> None:
         self._session = session
         self._on_hold = on_hold
+        self._decisions = Decisions(session)
         self._batch: Batch | None = None
         self._seen = False  # whoever has the calls knows how they ended
         # What is printed in this context belongs to the cell that made the calls.
@@ -48,33 +48,48 @@ class Handle:
                 if text:
                     self._echo.run(stream.write, text)
 
-    def _is_stuck(self, on_hold: str) -> bool:
-        """Tell, under the lock, whether held jobs are to be removed; raise if told to."""
+    def _is_stuck(self, on_hold: OnHold) -> bool:
+        """Tell, under the lock, whether to `_resolve` that jobs are held; raise if told to."""
         self._session.check_reach()
-        if on_hold == "wait" or self._batch is None or not self._batch.only_held_left:
+        if self._batch is None:
+            return False
+        if callable(on_hold):
+            return bool(self._decisions.due(self._batch))
+        if on_hold == "wait" or not self._batch.only_held_left:
             return False
         if on_hold == "raise":
             self._seen = True
             raise self._batch.held_error()
         return True
 
-    def _until(self, over: Callable[[], bool], timeout: float | None, on_hold: str | None) -> None:
+    def _resolve(self, on_hold: OnHold) -> OnHold:
+        """Do what is to be done about held jobs; return what is from now on."""
+        if not callable(on_hold):
+            self.remove()
+            return "wait"
+        error = self._decisions.make(on_hold, self._batch) if self._batch else None
+        if error:
+            self._seen = True
+            raise error
+        return on_hold
+
+    def _until(
+        self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None
+    ) -> None:
         """Wait until ``over()``, which is asked under the lock."""
-        on_hold = check_on_hold(on_hold or self._on_hold)
+        on_hold, timeout = check_on_hold(on_hold or self._on_hold), arguments.timeout(timeout)
         end = None if timeout is None else time.monotonic() + timeout
-        removed = False
         while True:
             with self._session.changed:
                 if over():
                     return
-                if removed or not self._is_stuck(on_hold):
+                if not self._is_stuck(on_hold):
                     left = None if end is None else end - time.monotonic()
                     if left is not None and left <= 0:
                         raise ResultTimeoutError(cast("float", timeout))
                     self._session.changed.wait(left)
                     continue
-            removed = True
-            self.remove()
+            on_hold = self._resolve(on_hold)
 
     @property
     def jobs(self) -> list[Job]:
@@ -116,7 +131,7 @@ class Result(Handle, Generic[T]):
         items: Sequence[Any],
         chunksize: int,
         options: JobOptions,
-        on_hold: str,
+        on_hold: OnHold,
         callback: Callback | None,
         error_callback: Callback | None,
         *,
@@ -216,10 +231,11 @@ class Result(Handle, Generic[T]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all calls have ended, at most ``timeout`` seconds."""
+        timeout = arguments.timeout(timeout)
         with self._session.changed:
             self._session.changed.wait_for(self.ready, timeout)
 
-    def get(self, timeout: float | None = None, *, on_hold: str | None = None) -> T:
+    def get(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
         """Wait for the calls to end and return what they returned.
 
         May be called again, also after an error.
@@ -230,7 +246,8 @@ class Result(Handle, Generic[T]):
             Seconds; None waits as long as it takes.
         on_hold
             What to do when nothing but held jobs is left: ``"raise"``, ``"wait"``
-            or ``"remove"``; by default what the pool was told.
+            or ``"remove"``, or a function that decides for each job, as for `Pool`;
+            by default what the pool was told.
 
         Raises
         ------
@@ -271,8 +288,7 @@ class Result(Handle, Generic[T]):
             with self._session.changed:
                 stuck = self._is_stuck(on_hold)
             if stuck:
-                self.remove()
-                on_hold = "wait"
+                on_hold = self._resolve(on_hold)
             try:
                 await asyncio.wait_for(event.wait(), TICK)
             except asyncio.TimeoutError:
@@ -343,10 +359,3 @@ class MapResult(Result[list[Any]]):
         if self._errors:
             return [self._errors.get(n, value) for n, value in enumerate(self._values)]
         return self._values
-
-
-def check_on_hold(value: str) -> str:
-    """Return a policy for held jobs, or say which there are."""
-    if value not in ON_HOLD:
-        raise ValueError(f"on_hold={value!r} is none of {', '.join(map(repr, ON_HOLD))}")
-    return value

@@ -62,6 +62,9 @@ PLAIN = {int, float, complex, bool, str, bytes, type(None)}
 
 getpid = os.getpid
 
+#: Seconds that a call which is out of time gets to end by itself.
+GRACE = 5.0
+
 #: The most that is kept of what the calls of a chunk print, in bytes.
 MAX_PRINTED = 1 << 20
 
@@ -282,13 +285,59 @@ def pickled(value: Any) -> list[Any]:
         return dumps(value, cloudpickle)
 
 
+class OvertimeError(BaseException):
+    """Raised in a call that takes too long; no call catches it by accident."""
+
+
+def arm(seconds: float, stderr: int) -> None:
+    """Raise in the call that begins now when its time is over.
+
+    What cannot be interrupted, or catches even this, ends with its job, which leaves
+    on standard error where it was.
+    """
+    import faulthandler
+    import signal
+
+    def ring(*_: Any) -> None:
+        raise OvertimeError
+
+    # Each time anew: a call may have set a handler of its own.
+    signal.signal(signal.SIGALRM, ring)
+    # This one is a thread in C, and needs no interpreter.
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=stderr)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def disarm() -> None:
+    """Stop both clocks; the first may still ring until it is stopped."""
+    import faulthandler
+    import signal
+
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def attempt(
-    func: Any, args: Iterable[Any], kwargs: dict[str, Any], sources: dict[str, str]
+    func: Any,
+    args: Iterable[Any],
+    kwargs: dict[str, Any],
+    sources: dict[str, str],
+    limit: float | None = None,
+    stderr: int = 2,
 ) -> tuple[Any, str]:
     """Make one call; return its value, or its exception and the text of its traceback."""
     process = getpid()
     try:
-        value, text = func(*args, **kwargs), ""
+        if limit is None:
+            value, text = func(*args, **kwargs), ""
+        else:
+            try:
+                arm(limit, stderr)
+                value, text = func(*args, **kwargs), ""
+            finally:
+                disarm()
     except BaseException as error:  # also SystemExit and KeyboardInterrupt
         modules.explain(error)
         value, text = error, describe(error, sources)
@@ -301,8 +350,11 @@ def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
     """Return what a call came to, and the frames of its value or exception.
 
     The first is ``("value", "")``, ``("raise", traceback)``, or
-    ``("unpicklable", why)`` when the value or exception cannot be sent.
+    ``("unpicklable", why)`` when the value or exception cannot be sent, or
+    ``("overtime", traceback)``.
     """
+    if isinstance(value, OvertimeError):
+        return ("overtime", text), []
     try:
         frames = pickled(value)
         if text:
@@ -472,7 +524,8 @@ class Worker:
                 raise problem
 
             items, first, end, style = [()] * (end - first), 0, end - first, "starmap"
-            shared = {"sources": {}, "splits": False}
+            shared = {"sources": {}, "splits": False, "task_timeout": None}
+        limit, stderr = shared["task_timeout"], self.printed.kept[1]
         self.printed.restore()
         self.printed.taken()
         calls: list[tuple[Any, str]] = []
@@ -480,7 +533,7 @@ class Worker:
         begun = clock()
         ask = begun + (pause if shared["splits"] else NEVER)
         for args, kwargs in calls_of(style, items[first:end]):
-            calls.append(attempt(func, args, kwargs, sources))
+            calls.append(attempt(func, args, kwargs, sources, limit, stderr))
             if clock() > ask:
                 done = first + len(calls)
                 end = shrink(done, end, (clock() - begun) / len(calls) * (end - done))
@@ -488,6 +541,7 @@ class Worker:
                     break
                 ask = clock() + pause
         about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
+        about["task_timeout"] = limit
         values = [value for value, text in calls if not text]
         if len(values) == len(calls) and {type(value) for value in values} <= PLAIN:
             # One pickle for all: nothing in it can fail to be rebuilt.

@@ -13,6 +13,7 @@ CondorPoolError
 │   ├── JobHeldError                         HTCondor holds the job
 │   ├── JobRemovedError                      the job was removed from the queue
 │   └── JobFailedError                       the job crashed, was killed or was lost
+│       └── TaskTimeoutError                 a call took longer than its task_timeout
 └── HTCondorError                            no HTCondor, or it does not do what we ask
     ├── HTCondorNotFoundError                no pool is configured and no program is installed
     ├── VersionSkewError                     bindings and access point do not understand each other
@@ -163,6 +164,20 @@ class JobRemovedError(JobError):
 
 class JobFailedError(JobError):
     """The job crashed, was killed or was lost before it left an outcome."""
+
+
+class TaskTimeoutError(JobFailedError):
+    """A call took longer than the ``task_timeout`` that it was given.
+
+    The call alone is ended, and its job goes on.  A call that does not let itself be
+    interrupted ends with its job, and so do the other calls of its chunk.
+    """
+
+    state = "ran over time"
+
+    def __init__(self, job_id: str, reason: str, **facts: str) -> None:
+        facts.setdefault("hint", "Give task_timeout= more, or the call less to do.")
+        super().__init__(job_id, reason, **facts)
 
 
 class HTCondorError(CondorPoolError):

@@ -119,3 +119,14 @@ def test_a_chunk_splits(middle, is_known, pending):
     made.pending = {0: 9}
     assert made.split(middle) is is_known
     assert made.pending == pending
+
+
+def test_a_job_that_is_released_forgets_its_reason():
+    """What happens to it later has another; and each hold counts once."""
+    made = batch(1)
+    cluster = made.crew.clusters[0]
+    feed(made, ("JOB_HELD", 0), ("JOB_HELD", 0), ("JOB_RELEASED", 0), ("JOB_HELD", 0))
+    assert cluster.jobs[0].holds == 2
+    feed(made, ("JOB_RELEASED", 0))
+    cluster.apply(JobEvent("JOB_ABORTED", 7, 0, {"Reason": "removed by user"}))
+    assert cluster.jobs[0].reason == "removed by user"

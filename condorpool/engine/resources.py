@@ -1,0 +1,127 @@
+"""What jobs need, as plain keywords: what each means, and the submit commands that it becomes."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from condorpool.access.accesspoint import check_expression
+from condorpool.values import arguments
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:([KMGT])(?:i?B)?)?\s*", re.IGNORECASE)
+
+#: MiB in a unit.  As HTCondor reads them, KB and KiB are both 1024 bytes.
+_UNITS = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+
+
+def mebibytes(name: str, value: Any) -> int:
+    """Return a size in MiB, rounded up."""
+    if isinstance(value, str):
+        read = _SIZE.fullmatch(value)
+        if not read:
+            raise ValueError(f"{name}={value!r} is no size: write it as '2GB', or a number of MiB")
+        number = float(read[1]) * _UNITS[(read[2] or "M").upper()]
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        raise TypeError(f"{name} is a size as '2GB' or in MiB, not {type(value).__name__}")
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}={value!r}: a size is more than 0")
+    return math.ceil(number)
+
+
+def _text(name: str, value: Any) -> str:
+    text = os.fspath(arguments.kind(name, value, (str, os.PathLike), "a string"))
+    if not isinstance(text, str) or not text.strip() or "\n" in text:
+        raise ValueError(f"{name}={value!r} is empty, or not one line of text")
+    return text
+
+
+def _image(name: str, value: Any) -> str:
+    text = _text(name, value)
+    # HTCondor would look for it in the submit directory.
+    return str(Path(text).absolute()) if Path(text).exists() else text
+
+
+def _expression(name: str, value: Any) -> str:
+    return check_expression(name, _text(name, value))
+
+
+def _duration(name: str, value: Any) -> float:
+    # Less is no time for a call, and the clock that is used does not stop at 0.
+    return arguments.seconds(name, value, least=0.001)
+
+
+#: Each keyword: what reads it, and the submit commands that it sets.  With an empty
+#: one it does not go together.
+KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
+    "memory": (mebibytes, {"request_memory": "{}MB"}),
+    "memory_max": (
+        mebibytes,
+        {
+            "retry_request_memory": "",
+            "retry_request_memory_increase": "RequestMemory * 2",
+            "retry_request_memory_max": "{}MB",
+        },
+    ),
+    "disk": (mebibytes, {"request_disk": "{}MB"}),
+    "cpus": (arguments.count, {"request_cpus": "{}"}),
+    "gpus": (arguments.count, {"request_gpus": "{}"}),
+    "container_image": (_image, {"container_image": "{}", "docker_image": ""}),
+    "requirements": (_expression, {"requirements": "{}"}),
+    "python": (_text, {}),
+    "task_timeout": (_duration, {}),
+}
+
+
+def check(given: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> dict[str, Any]:
+    """Return what keywords mean; those that are None are not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A keyword that there is not, a value that it does not take, or a command
+        in ``submitkwargs`` that says the same.
+    """
+    checked = {}
+    for name, value in given.items():
+        if name not in KEYWORDS:
+            near = difflib.get_close_matches(name, [*KEYWORDS, "submitkwargs", "jobkwargs"], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYWORDS)}."
+            raise TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
+        if value is None:
+            continue
+        read, commands = KEYWORDS[name]
+        checked[name] = read(name, value)
+        for key in submitkwargs:
+            if key.lower() in commands:
+                raise ValueError(f"{name}= and submitkwargs[{key!r}] say the same: give one")
+    return checked
+
+
+def commands(resources: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> dict[str, str]:
+    """Return the submit commands for checked keywords.
+
+    Parameters
+    ----------
+    submitkwargs
+        The commands that go along.
+    """
+    if "memory_max" in resources:
+        most, first = resources["memory_max"], resources.get("memory")
+        if first is None and "request_memory" not in submitkwargs:
+            raise ValueError("memory_max needs memory too: what a job asks for at first")
+        if first is not None and first > most:
+            raise ValueError(f"memory={first} is more than memory_max={most} (MiB)")
+    return {
+        command: template.format(value)
+        for name, value in resources.items()
+        for command, template in KEYWORDS[name][1].items()
+        if template
+    }

@@ -1,0 +1,82 @@
+"""Checks of what users give: the error names the argument, before anything is done with it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
+    """Return the value if it is of this kind; ``what`` says in words which that is."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} is {what}, not {type(value).__name__}")
+    return value
+
+
+def count(name: str, value: Any) -> int:
+    """Return a whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} is a whole number, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}={value}: it must be at least 1")
+    return int(value)
+
+
+def seconds(name: str, value: Any, *, least: float = 0.0, may_be_infinite: bool = False) -> float:
+    """Return a number of seconds, ``least`` or more."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
+    number = float(value)
+    if not number >= least or (math.isinf(number) and not may_be_infinite):
+        finite = "" if may_be_infinite else " and finite"
+        raise ValueError(f"{name}={value}: seconds must be at least {least:g}{finite}")
+    return number
+
+
+def timeout(value: Any) -> float | None:
+    """Return how long a wait may take, as `multiprocessing` has it: None for ever."""
+    if value is None:
+        return None
+    return seconds("timeout", value, least=-math.inf, may_be_infinite=True)
+
+
+def function(name: str, value: Any) -> Callable[..., Any] | None:
+    """Return something that can be called, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is a function, not {type(value).__name__}")
+    return value  # type: ignore[no-any-return]
+
+
+def positional(name: str, value: Any) -> tuple[Any, ...]:
+    """Return the arguments of a call.
+
+    `multiprocessing` takes a string for its letters, and a dict for its keys:
+    nobody means that.
+    """
+    if isinstance(value, (str, bytes, Mapping)) or not _is_iterable(value):
+        raise TypeError(
+            f"{name} is a tuple of arguments, not {type(value).__name__}; "
+            f"for one argument write {name}=(value,)"
+        )
+    return tuple(value)
+
+
+def iterable(name: str, value: Any) -> Iterable[Any]:
+    """Return something to iterate over, with or without a length."""
+    if not _is_iterable(value):
+        raise TypeError(f"{name} cannot be iterated over: it is of type {type(value).__name__}")
+    return value  # type: ignore[no-any-return]
+
+
+def _is_iterable(value: Any) -> bool:
+    return hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+
+
+def keywords(name: str, value: Any) -> dict[str, Any]:
+    """Return keyword arguments."""
+    given = dict(kind(name, value, Mapping, "a mapping of keyword arguments"))
+    for key in given:
+        kind(f"the key {key!r} of {name}", key, str, "a string")
+    return given

@@ -13,6 +13,7 @@ import cloudpickle
 import pytest
 
 import condorpool
+from condorpool import personal
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -94,18 +95,24 @@ class TestKeywords:
 class TestMemory:
     """A call that needs more memory than its job asked for."""
 
-    def test_it_is_made_again_with_more(self, make_pool):
+    @pytest.fixture
+    def fresh(self, tmp_path):
+        """Start an HTCondor that has no slot left of jobs with more memory."""
+        with personal.start(tmp_path / "fresh", cpus=2) as started:
+            yield started
+
+    def test_it_is_made_again_with_more(self, fresh, make_pool):
         """HTCondor runs the job again, and no other job pays for it."""
-        pool = make_pool(processes=2, memory="64MB", memory_max="1GB")
+        pool = make_pool(personal=fresh, processes=2, memory="64MB", memory_max="1GB")
         result = pool.map_async(greedy, [200, 1, 1], chunksize=1)
         most, *others = result.get(timeout=90)
         assert most == 256
         assert set(others) == {64}
         assert sum(job.log().count("was evicted") for job in result.jobs) == 2
 
-    def test_without_a_most_it_is_held(self, make_pool):
+    def test_without_a_most_it_is_held(self, fresh, make_pool):
         """The error has HTCondor's reason, and the two keywords that help."""
-        pool = make_pool(memory="64MB")
+        pool = make_pool(personal=fresh, memory="64MB")
         with pytest.raises(condorpool.JobHeldError, match="memory usage exceeded") as caught:
             pool.apply_async(greedy, (200,)).get(timeout=60)
         assert caught.value.subcode == 102

@@ -532,14 +532,13 @@ class Worker:
         sources, clock = shared["sources"], time.monotonic
         begun = clock()
         ask = begun + (pause if shared["splits"] else NEVER)
-        for args, kwargs in calls_of(style, items[first:end]):
+        for done, (args, kwargs) in enumerate(calls_of(style, items[first:end]), first + 1):
             calls.append(attempt(func, args, kwargs, sources, limit, stderr))
-            if clock() > ask:
-                done = first + len(calls)
+            if done < end and clock() > ask:
                 end = shrink(done, end, (clock() - begun) / len(calls) * (end - done))
-                if done >= end:
-                    break
                 ask = clock() + pause
+            if done >= end:
+                break  # not one more: what follows is a chunk of others now
         about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
         about["task_timeout"] = limit
         values = [value for value, text in calls if not text]

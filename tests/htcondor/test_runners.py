@@ -374,3 +374,14 @@ def test_a_shared_object_belongs_to_its_pool(make_pool):
     mine, other = make_pool(), make_pool()
     with pytest.raises(LookupError, match="not one of this pool"):
         other.apply(len, (mine.share([1]),))
+
+
+def test_a_runner_keeps_to_what_it_has_left_to_itself(make_pool):
+    """Calls that turn out to be short after all do not carry it into the part of others."""
+    pool = make_pool(processes=2)
+
+    def short_in_the_end(x):
+        time.sleep(0.01 if x % 2500 < 10 else 0)
+        return x
+
+    assert pool.map_async(short_in_the_end, range(20_000)).get(timeout=60) == list(range(20_000))

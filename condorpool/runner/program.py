@@ -135,14 +135,15 @@ def read(path: str) -> tuple[dict[str, Any], list[Any]]:
     return unpacked(data, path)
 
 
-def fill(file: Any, data: bytearray) -> None:
-    """Read until the buffer is full or the file ends."""
+def fill(file: Any, data: bytearray) -> bool:
+    """Read until the buffer is full or the file ends; tell whether it is full."""
     rest = memoryview(data)
     while rest:
         count = file.readinto(rest)
         if not count:
-            return
+            return False
         rest = rest[count:]
+    return True
 
 
 # -- shared objects -------------------------------------------------------------------
@@ -560,7 +561,8 @@ class Worker:
 class Chirp:
     """HTCondor's own channel to the submit directory: through starter and shadow.
 
-    Raises FileNotFoundError where there is no such file, else OSError.
+    Raises FileNotFoundError where there is no such file, one of ``away`` when
+    nobody can tell whether it was done, else OSError.
     """
 
     def __init__(self) -> None:
@@ -576,6 +578,7 @@ class Chirp:
         # Without this every round trip waits 40 ms for a delayed acknowledgement.
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.link, self.replies = link, link.makefile("rb")
+        self.away = (ConnectionError, socket.timeout)
         self.ask("cookie", self.cookie)
 
     def ask(self, *words: str) -> int:
@@ -588,25 +591,30 @@ class Chirp:
         """Read the number that ends a command."""
         line = self.replies.readline()
         if not line:
-            raise OSError("HTCondor's channel to the access point is closed")
+            raise ConnectionError("HTCondor's channel to the access point is closed")
         number = int(line)
         if number == -3:
             raise FileNotFoundError(words[1])
+        if number == -17:
+            raise ConnectionError("the job's shadow does not answer")
         if number < 0:
             raise OSError(f"chirp: {words[0]} answered {number}")
         return number
 
+    def get(self, *words: str) -> bytearray:
+        """Send a command and return the bytes that it is answered with."""
+        data = bytearray(self.ask(*words))
+        if not fill(self.replies, data):
+            raise ConnectionError("HTCondor's channel to the access point is closed")
+        return data
+
     def names(self, folder: str) -> list[str]:
         """List a folder."""
-        data = bytearray(self.ask("getdir", folder))
-        fill(self.replies, data)
-        return data.decode("utf-8", "surrogateescape").split()
+        return self.get("getdir", folder).decode("utf-8", "surrogateescape").split()
 
     def read(self, name: str) -> tuple[dict[str, Any], list[Any]]:
         """Read a container."""
-        data = bytearray(self.ask("getfile", name))
-        fill(self.replies, data)
-        return unpacked(data, name)
+        return unpacked(self.get("getfile", name), name)
 
     def write(self, name: str, job: str, about: dict[str, Any], frames: list[Any]) -> None:
         """Write a container beside its name and move it into place."""
@@ -625,15 +633,12 @@ class Chirp:
         self.link.sendall(b"\n")
         self.answer(("putfile", name))
 
-    def patiently(self, *words: str) -> None:
-        """Ask until it works: the access point may be restarting, the job lives on."""
+    def patiently(self, operation: Any, *args: Any) -> Any:
+        """Do what may be done twice until it works: the access point may be restarting."""
         for attempt in range(600):
             try:
-                self.ask(*words)
-                return
-            except FileNotFoundError:
-                raise
-            except OSError:
+                return operation(*args)
+            except self.away:
                 time.sleep(min(0.1 * 2**attempt, 2.0))
                 try:
                     self.connect()
@@ -693,7 +698,7 @@ class Runner:
 
     def own(self) -> list[str]:
         """Return the chunks that an earlier run of this job has taken."""
-        names = self.chirp.names(self.taken)
+        names = self.chirp.patiently(self.chirp.names, self.taken)
         return [name.partition("@")[0] for name in names if name.endswith("@" + self.job)]
 
     def look(self) -> None:
@@ -713,7 +718,7 @@ class Runner:
         """
         while True:
             if not self.tokens or self.misses > 3:
-                self.look()
+                self.chirp.patiently(self.look)
             if not self.tokens:
                 return ""
             self.picks = (self.picks * 1103515245 + 12345) & 0x7FFFFFFF
@@ -724,6 +729,9 @@ class Runner:
                 return token
             except FileNotFoundError:
                 self.misses += 1  # another was quicker
+            except self.chirp.away:
+                if token in self.own():
+                    return token
 
     def mine(self, token: str) -> str:
         """Name the token of a chunk that this job has."""
@@ -733,7 +741,7 @@ class Runner:
         """Read a container of the submit directory."""
         if self.worker.shares:
             return read(f"{self.worker.submit_dir}/{name}")
-        return self.chirp.read(name)
+        return self.chirp.patiently(self.chirp.read, name)
 
     def work(self, token: str) -> None:
         """Make the calls of a taken chunk, leave the outcome and announce it."""
@@ -778,10 +786,11 @@ class Runner:
         if self.worker.shares:
             write(f"{self.worker.submit_dir}/{name}.outcome", about, frames)
         else:
-            self.chirp.write(f"{name}.outcome", self.job, about, frames)
-        self.chirp.patiently("ulog", f"{ANNOUNCES} {name}")
+            outcome = f"{name}.outcome"
+            self.chirp.patiently(self.chirp.write, outcome, self.job, about, frames)
+        self.chirp.patiently(self.chirp.ask, "ulog", f"{ANNOUNCES} {name}")
         try:
-            self.chirp.ask("unlink", self.mine(token))
+            self.chirp.patiently(self.chirp.ask, "unlink", self.mine(token))
         except FileNotFoundError:
             pass  # the client was quicker
 

@@ -9,18 +9,26 @@ on the machine meanwhile.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib.util
 import multiprocessing
+import os
 import resource
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy
+import psutil
 
 import condorpool
 from condorpool import personal
@@ -261,6 +269,139 @@ def thousand_jobs(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
     time.sleep(PAUSE)
     floor = raw(place.schedd_address, place.version, folder, 1000)
     compare("1,000 calls as 1,000 jobs", [ours], [floor])
+
+
+def _processor_seconds(htcondor: personal.PersonalHTCondor) -> Counter[str]:
+    """Return the CPU time of HTCondor's processes so far, by their names."""
+    used: Counter[str] = Counter()
+    for process in psutil.Process(htcondor.master_pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used[process.name()] += sum(process.cpu_times()[:2])
+    return used
+
+
+def _looks(folder: Path, seconds: float) -> float:
+    """Return how often a folder is listed in a second."""
+    libc, opened, closed = ctypes.CDLL(None), 0x20, 0x10
+    handle = libc.inotify_init1(os.O_NONBLOCK)
+    libc.inotify_add_watch(handle, os.fsencode(folder), opened | closed)
+    size, end = 0, time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if select.select([handle], [], [], left)[0]:
+            size += len(os.read(handle, 65536))
+    os.close(handle)
+    return size / 16 / 2 / seconds  # an event has 16 bytes, a look two events
+
+
+@row
+def runners(_: personal.PersonalHTCondor, folder: Path) -> None:
+    """What 60 idle runners cost the access point that look for chunks by chirp, and 1,000 would."""
+    count, seconds, place = 60, 20.0, folder / "runners"
+    submit = {"should_transfer_files": "YES", "request_memory": "32MB", "request_disk": "1MB"}
+    with (
+        personal.start(folder / "many", cpus=count) as many,
+        condorpool.Pool(
+            count, personal=many, submitdir=place, submitkwargs=submit, linger=300
+        ) as pool,
+    ):
+        up = pool.map_async(time.sleep, [1.0] * count, chunksize=1)
+        while len(many.access_point().query("JobStatus == 2", ["ProcId"])) < count:
+            time.sleep(0.5)
+        up.get()
+        time.sleep(15)  # the looks are as rare as they become, the daemons quiet
+        (posted,) = place.glob("*/*.posted")
+        log, costs, looks, lines = posted.parent / "events.log", [], 0.0, 0
+        family = psutil.Process(many.master_pid).children(recursive=True)
+        programs = [p for p in family if not p.name().startswith("condor_")]
+        for is_stopped in (False, True):  # what remains when runners stand still is HTCondor's
+            for program in programs if is_stopped else []:
+                program.suspend()
+            before, lines_before = _processor_seconds(many), log.read_bytes().count(b"\n")
+            rate = _looks(posted, seconds)
+            used = _processor_seconds(many) - before
+            costs.append({name: 100 * spent / seconds for name, spent in used.items()})
+            if not is_stopped:
+                looks, lines = rate, log.read_bytes().count(b"\n") - lines_before
+        for program in programs:
+            program.resume()
+        shadows = [p for p in family if p.name() == "condor_shadow"]
+        memory = statistics.median(p.memory_full_info().pss for p in shadows) / 2**20
+        show(f"{count} idle runners: looks", looks, "/s", "")
+        show("  lines of the event log", lines / seconds, "/s", "")
+        for name in ("condor_shadow", "condor_starter", "condor_schedd"):
+            busy, still = (cost.get(name, 0.0) for cost in costs)
+            show(f"  all {name}s", busy, "%", f"of a core; runners stopped {still:.2f}")
+        look = (costs[0]["condor_shadow"] - costs[1].get("condor_shadow", 0.0)) / looks
+        show("  a look", 10 * look, "ms", "of a shadow's CPU")
+        show("  memory of a shadow (PSS)", memory, "MiB", "")
+        # Beyond 10 runners a crew makes 200 looks a second, however many it has.
+        show("  looks of 1,000 runners", 200 * look, "%", "of a core, reach 10")
+
+
+@contextlib.contextmanager
+def dask_jobqueue(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Two dask workers as HTCondor jobs."""
+    from dask_jobqueue import HTCondorCluster
+    from distributed import Client
+
+    cluster = HTCondorCluster(cores=1, memory="1GB", disk="10MB", log_directory=str(folder / "dask"))
+    with cluster, Client(cluster) as client:
+        cluster.scale(2)
+        client.wait_for_workers(2)
+        yield (
+            lambda: client.submit(abs, -1, pure=False).result(),
+            lambda: client.gather(client.map(trivial, range(1000), pure=False)),
+        )
+
+
+@contextlib.contextmanager
+def ipyparallel(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Two engines on this machine, without HTCondor."""
+    import ipyparallel
+
+    with ipyparallel.Cluster(n=2, ipython_dir=str(folder / "ipython"), log_level=30) as client:
+        view = client.load_balanced_view()
+        yield (
+            lambda: view.apply_sync(abs, -1),
+            lambda: view.map_sync(trivial, range(1000), chunksize=125),
+        )
+
+
+@contextlib.contextmanager
+def parsl(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Two workers as HTCondor jobs."""
+    import parsl
+    from parsl.executors import HighThroughputExecutor
+    from parsl.providers import CondorProvider
+
+    provider = CondorProvider(
+        init_blocks=2, max_blocks=2, cores_per_slot=1, environment={"PATH": os.environ["PATH"]}
+    )
+    executor = HighThroughputExecutor(
+        address="127.0.0.1", max_workers_per_node=1, provider=provider, encrypted=False
+    )
+    config = parsl.Config([executor], run_dir=str(folder / "parsl"), usage_tracking=0)
+    with parsl.load(config):
+        one, many = parsl.python_app(abs), parsl.python_app(trivial)
+        yield (
+            lambda: one(-1).result(),
+            lambda: [future.result() for future in [many(x) for x in range(1000)]],
+        )
+
+
+@row
+def peers(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
+    """The same calls with other tools, those that are installed."""
+    os.environ.update(htcondor.environment())  # they use the command-line tools
+    for peer in (dask_jobqueue, ipyparallel, parsl):
+        if importlib.util.find_spec(peer.__name__) is None:
+            continue
+        started = time.perf_counter()
+        with peer(folder) as (one, thousand):
+            one()
+            show(f"{peer.__name__}: start and first call", time.perf_counter() - started, "s", "")
+            show("  warm single call", 1000 * median(one, 51), "ms", "")
+            show("  map of 1,000 trivial calls, warm", median(thousand, 3), "s", "")
 
 
 class LockWatch(threading.Thread):

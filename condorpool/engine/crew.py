@@ -20,6 +20,9 @@ from condorpool.values.holds import cure
 #: Takes a chunk's first call, its end, and what it came to.
 Deliver = Callable[[int, int, "Outcome | JobError"], None]
 
+#: Jobs of a crew that are made up for when they leave without a word, or are held idle.
+MAX_LOST = 3
+
 _MOVING = (JobState.IDLE, JobState.RUNNING, JobState.SUSPENDED)
 
 
@@ -137,7 +140,7 @@ class Crew:
         self.limit = limit
         self.options = options
         self.is_resident = is_resident
-        self.lost = 0  # jobs that left the queue without a word, and were made up for
+        self.lost = 0  # jobs that were made up for
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
 
@@ -149,6 +152,23 @@ class Crew:
     def live(self) -> int:
         """How many jobs have not ended."""
         return sum(cluster.live for cluster in self.clusters)
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether another job would do what none does: a held one has begun well, and has no chunk.
+
+        Those that are held before they begin, or for their chunk, are not made up for.
+        """
+        having = {b.holders[i] for b in self.batches for i in b.pending & b.holders.keys()}
+        return (
+            self.lost < MAX_LOST
+            and not self.count(*_MOVING, JobState.UNMATERIALIZED)
+            and any(
+                job.state is JobState.HELD and job.attempts and (cluster, proc) not in having
+                for cluster in self.clusters
+                for proc, job in enumerate(cluster.jobs)
+            )
+        )
 
     @property
     def pending(self) -> int:
@@ -220,7 +240,7 @@ class Batch:
     def held(self) -> list[tuple[Cluster, int]]:
         """The held jobs that keep chunks of this batch, or could take them."""
         holders = [self.holders[i] for i in sorted(self.pending.keys() & self.holders.keys())]
-        if not holders and self.crew.is_resident:
+        if not holders and self.crew.is_resident and not self.crew.is_replaceable:
             holders = [(c, p) for c in self.crew.clusters for p in range(len(c.jobs))]
         return [(c, p) for c, p in holders if c.jobs[p].state is JobState.HELD]
 

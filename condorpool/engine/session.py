@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog
 from condorpool.engine import description, payload, submitdir
-from condorpool.engine.crew import Batch, Cluster, Crew, Deliver, JobRecord
+from condorpool.engine.crew import MAX_LOST, Batch, Cluster, Crew, Deliver, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.runner import program
@@ -44,9 +44,6 @@ PATIENCE = 600.0
 
 #: How long an outcome may take to show up on a network file system, in seconds.
 OUTCOME_LAG = 20.0
-
-#: Jobs of a crew that may leave the queue without a word and are made up for.
-MAX_LOST = 3
 
 #: Seconds that the last event of a cluster may take after its last job's.
 LAST_EVENT = 3.0
@@ -325,6 +322,7 @@ class Session:
         self._put_back_evicted()
         self._settle_late()
         if events or self._late:
+            self._make_up_for_held()
             self._let_go()
             with self.changed:
                 self.changed.notify_all()
@@ -410,12 +408,24 @@ class Session:
         elif job.state is JobState.REMOVED and not job.reason.startswith(SURPLUS):
             self._give_up(crew, self._failure(cluster, proc))
         elif had or job.status == 0 or job.state is JobState.REMOVED or self._replaces(crew, job):
-            try:
-                self._man(crew)
-            except (SubmitError, HTCondorError) as error:
-                self._give_up(crew, JobFailedError(cluster.job_id(proc), str(error)))
+            self._man_again(crew, cluster.job_id(proc))
         else:
             self._give_up(crew, self._failure(cluster, proc))
+
+    def _man_again(self, crew: Crew, job_id: str) -> None:
+        try:
+            self._man(crew)
+        except (SubmitError, HTCondorError) as error:
+            self._give_up(crew, JobFailedError(job_id, str(error)))
+
+    def _make_up_for_held(self) -> None:
+        """Submit a runner where a call was posted for one that lingered, and it is held instead."""
+        with self.changed:
+            crews = {id(crew): crew for crew, _ in self._clusters.values() if crew.pending}
+        for crew in crews.values():
+            if crew.is_resident and crew.is_replaceable:
+                crew.lost += 1
+                self._man_again(crew, "(none yet)")
 
     def _replaces(self, crew: Crew, job: JobRecord) -> bool:
         """Tell whether to make up for a job that left the queue without a word: not for ever."""
@@ -576,6 +586,7 @@ class Session:
                     lost = _compare(cluster, {int(ad["ProcId"]): ad for ad in queue})
                 for proc in lost:
                     self._job_ended(crew, cluster, proc)
+        self._make_up_for_held()
         if crews:
             with self.changed:
                 self.changed.notify_all()

@@ -741,7 +741,8 @@ class Runner:
         """Read a container of the submit directory."""
         if self.worker.shares:
             return read(f"{self.worker.submit_dir}/{name}")
-        return self.chirp.patiently(self.chirp.read, name)
+        data: tuple[dict[str, Any], list[Any]] = self.chirp.patiently(self.chirp.read, name)
+        return data
 
     def work(self, token: str) -> None:
         """Make the calls of a taken chunk, leave the outcome and announce it."""

@@ -299,19 +299,20 @@ def runners(_: personal.PersonalHTCondor, folder: Path) -> None:
     count, seconds, place = 60, 20.0, folder / "runners"
     submit = {"should_transfer_files": "YES", "request_memory": "32MB", "request_disk": "1MB"}
     with (
-        personal.start(folder / "many", cpus=count) as many,
+        # Starters tell of their jobs as rarely as at a site.
+        personal.start(
+            folder / "many", cpus=count, settings={"STARTER_UPDATE_INTERVAL": "300"}
+        ) as many,
         condorpool.Pool(
             count, personal=many, submitdir=place, submitkwargs=submit, linger=300
         ) as pool,
     ):
-        up = pool.map_async(time.sleep, [1.0] * count, chunksize=1)
-        while len(many.access_point().query("JobStatus == 2", ["ProcId"])) < count:
-            time.sleep(0.5)
-        up.get()
-        time.sleep(15)  # the looks are as rare as they become, the daemons quiet
+        pool.map(time.sleep, [12.0] * count, chunksize=1)  # all runners are up
+        time.sleep(10)  # the looks are as rare as they become, the daemons quiet
         (posted,) = place.glob("*/*.posted")
         log, costs, looks, lines = posted.parent / "events.log", [], 0.0, 0
         family = psutil.Process(many.master_pid).children(recursive=True)
+        shadows = [p for p in family if p.name() == "condor_shadow"]
         programs = [p for p in family if not p.name().startswith("condor_")]
         for is_stopped in (False, True):  # what remains when runners stand still is HTCondor's
             for program in programs if is_stopped else []:
@@ -324,18 +325,18 @@ def runners(_: personal.PersonalHTCondor, folder: Path) -> None:
                 looks, lines = rate, log.read_bytes().count(b"\n") - lines_before
         for program in programs:
             program.resume()
-        shadows = [p for p in family if p.name() == "condor_shadow"]
         memory = statistics.median(p.memory_full_info().pss for p in shadows) / 2**20
-        show(f"{count} idle runners: looks", looks, "/s", "")
+        show(f"{len(shadows)} idle runners: looks", looks, "/s", "")
         show("  lines of the event log", lines / seconds, "/s", "")
         for name in ("condor_shadow", "condor_starter", "condor_schedd"):
             busy, still = (cost.get(name, 0.0) for cost in costs)
             show(f"  all {name}s", busy, "%", f"of a core; runners stopped {still:.2f}")
-        look = (costs[0]["condor_shadow"] - costs[1].get("condor_shadow", 0.0)) / looks
-        show("  a look", 10 * look, "ms", "of a shadow's CPU")
-        show("  memory of a shadow (PSS)", memory, "MiB", "")
+        busy, still = (cost.get("condor_shadow", 0.0) for cost in costs)
+        show("  a look", 10 * (busy - still) / looks, "ms", "of a shadow's CPU")
         # Beyond 10 runners a crew makes 200 looks a second, however many it has.
-        show("  looks of 1,000 runners", 200 * look, "%", "of a core, reach 10")
+        thousand = 200 * (busy - still) / looks + 1000 * still / len(shadows)
+        show("  shadows of 1,000 idle runners", thousand, "%", "of a core, reach 10")
+        show("  memory of a shadow (PSS)", memory, "MiB", "")
 
 
 @contextlib.contextmanager
@@ -344,7 +345,9 @@ def dask_jobqueue(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[]
     from dask_jobqueue import HTCondorCluster
     from distributed import Client
 
-    cluster = HTCondorCluster(cores=1, memory="1GB", disk="10MB", log_directory=str(folder / "dask"))
+    cluster = HTCondorCluster(
+        cores=1, memory="1GB", disk="10MB", log_directory=str(folder / "dask")
+    )
     with cluster, Client(cluster) as client:
         cluster.scale(2)
         client.wait_for_workers(2)
@@ -393,6 +396,7 @@ def parsl(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]
 def peers(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
     """The same calls with other tools, those that are installed."""
     os.environ.update(htcondor.environment())  # they use the command-line tools
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for peer in (dask_jobqueue, ipyparallel, parsl):
         if importlib.util.find_spec(peer.__name__) is None:
             continue

@@ -159,15 +159,14 @@ class Crew:
 
         Those that are held before they begin, or for their chunk, are not made up for.
         """
-        having = {b.holders[i] for b in self.batches for i in b.pending & b.holders.keys()}
-        return (
-            self.lost < MAX_LOST
-            and not self.count(*_MOVING, JobState.UNMATERIALIZED)
-            and any(
-                job.state is JobState.HELD and job.attempts and (cluster, proc) not in having
-                for cluster in self.clusters
-                for proc, job in enumerate(cluster.jobs)
-            )
+        moving = self.count(*_MOVING, JobState.UNMATERIALIZED)
+        if moving or not self.count(JobState.HELD) or self.lost >= MAX_LOST:
+            return False
+        having = {b.holders[i] for b in self.batches for i in b.pending.keys() & b.holders.keys()}
+        return any(
+            job.state is JobState.HELD and job.attempts and (cluster, proc) not in having
+            for cluster in self.clusters
+            for proc, job in enumerate(cluster.jobs)
         )
 
     @property

@@ -55,6 +55,8 @@ class Cluster:
         self.number = number
         self.jobs = [JobRecord() for _ in range(size)]
         self.chunks = chunks
+        #: Jobs that the access point has lost contact with; they may come back.
+        self.away: set[int] = set()
         #: The queue has nothing of it any more, and no event will come.
         self.is_gone = False
         self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
@@ -90,6 +92,7 @@ class Cluster:
         if not 0 <= proc < len(self.jobs) or self.jobs[proc].state.is_final:
             return []
         job = self.jobs[proc]
+        (self.away.add if event.kind == "JOB_DISCONNECTED" else self.away.discard)(proc)
         if event.kind == "EXECUTE":
             job.attempts += 1
             job.host = str(facts.get("SlotName") or facts.get("ExecuteHost") or "")

@@ -23,6 +23,7 @@ from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.runner import program
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import (
+    CondorPoolError,
     HTCondorError,
     JobError,
     JobFailedError,
@@ -50,6 +51,9 @@ LAST_EVENT = 3.0
 
 #: Seconds between the events that a job was evicted and that it is held, at most.
 HOLD_LAG = 2.0
+
+#: Seconds for which a job that the access point has lost contact with may come back.
+CONTACT_LAG = 60.0
 
 #: Seconds that runners get to leave by themselves when the pool closes.
 LEAVE_TIME = 10.0
@@ -87,7 +91,7 @@ class Session:
         self.directory = SubmitDir.create(base)
         self.changed = threading.Condition()
         self.batches: dict[int, Batch] = {}
-        self.silent: tuple[HTCondorError, float] | None = None
+        self.silent: tuple[CondorPoolError, float] | None = None
         self.has_chirp = True
         self._shared: list[str] = []
         self._modules: payload.Shared[Any] | None = None
@@ -237,7 +241,8 @@ class Session:
         """Submit the runners that a resident crew lacks."""
         with self._manning:
             with self.changed:
-                here = crew.live - crew.count(JobState.HELD)
+                away = sum(len(cluster.away) for cluster in crew.clusters)
+                here = crew.live - crew.count(JobState.HELD) - away
                 missing = min(crew.limit, crew.pending) - here
             if missing <= 0:
                 return
@@ -352,9 +357,11 @@ class Session:
             # A job that runs out of memory comes back with more, for this chunk:
             # in another's hands it would drive that one out too.
             self._evicted.append((crew, cluster, event.proc, time.monotonic() + HOLD_LAG))
+        elif event.kind == "JOB_DISCONNECTED":
+            self._evicted.append((crew, cluster, event.proc, time.monotonic() + CONTACT_LAG))
 
     def _put_back_evicted(self) -> None:
-        """Let others take the chunks of jobs that wait to run again.
+        """Let others take the chunks of jobs that wait to run again, or that are lost.
 
         A job that is held is evicted first: its chunk is what it is held for,
         and must not hold the next job too.
@@ -363,11 +370,12 @@ class Session:
         for crew, cluster, proc, due in self._evicted:
             if now < due:
                 waiting.append((crew, cluster, proc, due))
-            elif cluster.jobs[proc].state is JobState.IDLE:
+            elif cluster.jobs[proc].state is JobState.IDLE or proc in cluster.away:
                 for token in self.directory.taken_by(crew.number, cluster.job_id(proc)):
                     if token.batch in self.batches:
                         self.batches[token.batch].holders.pop(token.first, None)
                         self.directory.put_back(crew.number, token)
+                self._man_again(crew, cluster.job_id(proc))
         self._evicted = waiting
 
     def note_takers(self, crew: Crew) -> None:
@@ -573,13 +581,14 @@ class Session:
                     "HoldReasonSubCode",
                 ]
                 try:
+                    # HTCondor tries again and again, without a word, to start jobs
+                    # that cannot write their log.
+                    with self.directory.explained():
+                        self.directory.write(submitdir.PROBE, bytes(4096))
                     queue = self.access_point.query(f"ClusterId == {cluster.number}", wanted)
-                except HTCondorError as error:
+                except (HTCondorError, SubmitError) as error:
                     # The access point may be restarting; its queue is on its disk.
-                    with self.changed:
-                        since = self.silent[1] if self.silent else time.monotonic()
-                        self.silent = error, since
-                        self.changed.notify_all()
+                    self._is_silent(error)
                     return
                 with self.changed:
                     self.silent = None
@@ -591,8 +600,13 @@ class Session:
             with self.changed:
                 self.changed.notify_all()
 
+    def _is_silent(self, error: CondorPoolError) -> None:
+        with self.changed:
+            self.silent = error, self.silent[1] if self.silent else time.monotonic()
+            self.changed.notify_all()
+
     def check_reach(self, patience: float = PATIENCE) -> None:
-        """Raise when the access point has not answered for ``patience`` seconds.
+        """Raise when access point or disk have not done their part for ``patience`` seconds.
 
         A restart takes it away for a while, and its queue is on its disk; but a
         wait for one that never comes back would have no end.
@@ -600,8 +614,8 @@ class Session:
         if self.silent and time.monotonic() - self.silent[1] >= patience:
             error, since = self.silent
             raise HTCondorError(
-                f"{error} It has not answered for {time.monotonic() - since:.0f} s. "
-                "The jobs are in its queue: ask again once it is back."
+                f"{error} It has been so for {time.monotonic() - since:.0f} s. "
+                "The jobs are in the queue: ask again when that is cured."
             ) from error
 
     # -- acting -----------------------------------------------------------------

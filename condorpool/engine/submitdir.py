@@ -22,6 +22,7 @@ LAUNCHER = "launch.sh"
 SUPPORT = "support.zip"
 EVENT_LOG = "events.log"
 MANIFEST = "manifest.json"
+PROBE = "probe"
 
 #: What a job needs beside its own chunk.
 SHIPPED = (LAUNCHER, SUPPORT)

@@ -581,6 +581,15 @@ class Chirp:
         self.away = (ConnectionError, socket.timeout)
         self.ask("cookie", self.cookie)
 
+    def drop(self) -> None:
+        """Have the next operation find the connection closed."""
+        import socket
+
+        try:
+            self.link.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is
+
     def ask(self, *words: str) -> int:
         """Send a command and return the answer."""
         quoted = [word.replace("\\", "\\\\").replace(" ", "\\ ") for word in words]
@@ -766,12 +775,17 @@ class Runner:
                 rest = f"{batch}-{origin + middle}-{origin + end}-{origin}"
                 self.chirp.create(f"{self.posted}/{rest}")
             except OSError:
-                return end  # the access point may be restarting; the calls go on
+                # The access point may be restarting; the calls go on, and what
+                # follows asks on a new connection: this one may still be answered.
+                self.chirp.drop()
+                return end
             token, begun = f"{name}-{origin + middle}-{origin}", time.monotonic()
             try:
                 self.chirp.ask("rename", before, self.mine(token))
+            except FileNotFoundError:
+                pass  # it was given to others: at worst they make these calls too
             except OSError:
-                pass  # at worst others make these calls too
+                self.chirp.drop()
             return middle
 
         about, frames = self.worker.make(

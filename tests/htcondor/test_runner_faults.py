@@ -152,10 +152,10 @@ def test_a_call_that_ends_its_process_as_if_all_were_well(make_pool, monkeypatch
         pytest.param("schedd", signal.SIGKILL, "YES", id="schedd-killed"),
     ],
 )
-def test_a_daemon_ends_while_runners_work(make_pool, tmp_path, daemon, end, way):
+def test_a_daemon_ends_while_runners_work(make_pool, tmp_path, monkeypatch, daemon, end, way):
     """The master starts it again, and the map finishes."""
-    # Of an execution point that is silent HTCondor takes a job back when its lease is over.
-    commands = {"should_transfer_files": way, "job_lease_duration": 8}
+    monkeypatch.setattr(session, "CONTACT_LAG", 2.0)
+    commands = {"should_transfer_files": way}
     with (
         personal.start(tmp_path / "own", cpus=2) as own,
         make_pool(personal=own, submitkwargs=commands) as pool,

@@ -1,6 +1,7 @@
 """multiprocessing.Pool whose calls run as HTCondor jobs, made for notebooks."""
 
 from condorpool.engine.payload import Shared
+from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import Job
 from condorpool.interface.pool import Pool
@@ -37,6 +38,7 @@ __all__ = [
     "CallError",
     "CondorPoolError",
     "EnvironmentMismatchError",
+    "Executor",
     "HTCondorError",
     "HTCondorNotFoundError",
     "InstallError",

@@ -65,10 +65,10 @@ class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing 
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.text = text
+        self.tb = text
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+        return f'\n"""\n{self.tb}"""'
 
 
 @dataclass(frozen=True)

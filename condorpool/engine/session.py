@@ -61,6 +61,9 @@ LEAVE_TIME = 10.0
 #: Why a runner is removed that no chunk is left for.
 SURPLUS = "condorpool has no chunk left for this job"
 
+#: Why a call is not made that was taken back in time.
+TAKEN_BACK = "it was taken back before a job made it"
+
 # Users' calls may write events too, so nothing is taken on trust.
 _ANNOUNCEMENT = re.compile(rf"{program.ANNOUNCES} (\d+)-(\d+)")
 
@@ -645,9 +648,29 @@ class Session:
             self._foresee(action, [(cluster, proc) for proc in range(len(cluster.jobs))])
         return done
 
+    def take_back(self, batch: Batch | None = None) -> int:
+        """Take back the chunks that no job makes yet, of a batch or of all; return how many."""
+        with self.changed:
+            batches = [batch] if batch else list(self.batches.values())
+            crews = {id(batch.crew): batch.crew for batch in batches if batch.pending}
+        count = 0
+        for crew in crews.values():
+            if crew.is_resident:
+                error = JobRemovedError("(none yet)", TAKEN_BACK)
+                for token in self._take_back(crew, batch):
+                    if whose := self.batches.get(token.batch):
+                        self._finish(whose, token.first, error)
+                        count += 1
+            elif clusters := " || ".join(f"ClusterId == {c.number}" for c in crew.clusters):
+                waiting = f"({clusters}) && ProcId >= 0 && JobStatus != 2"
+                count += self.access_point.act("remove", waiting, TAKEN_BACK)
+        with self.changed:
+            self.changed.notify_all()
+        return count
+
     def _remove_chunks(self, batch: Batch) -> int:
         crew = batch.crew
-        error = JobRemovedError("(none yet)", "it was taken back before a job had it")
+        error = JobRemovedError("(none yet)", TAKEN_BACK)
         back = self._take_back(crew, batch)
         with self.changed:
             stuck = batch.held if batch.only_held_left else []

@@ -149,6 +149,11 @@ class ResultIterator(Handle, Generic[T]):
             raise value.error
         return value  # type: ignore[no-any-return]
 
+    def take_back(self) -> int:
+        """Take no more items, and back what no job makes yet; return how many chunks."""
+        self._stop()
+        return super().take_back()
+
     def _has_something(self) -> bool:
         return bool(self._ready) or self._mine.is_done
 

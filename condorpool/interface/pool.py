@@ -146,7 +146,10 @@ class Pool:
         echo: bool = False,
     ) -> None:
         self._processes = _positive("processes", processes)
-        self._maxtasksperchild = _positive("maxtasksperchild", maxtasksperchild)
+        try:
+            self._maxtasksperchild = _positive("maxtasksperchild", maxtasksperchild)
+        except TypeError as error:  # as multiprocessing has it, for this one alone
+            raise ValueError(str(error)) from None
         self._initializer = arguments.function("initializer", initializer)
         self._initargs = arguments.positional("initargs", initargs)
         self.submitkwargs = description.check({} if submitkwargs is None else submitkwargs)
@@ -489,6 +492,7 @@ class Pool:
         echo: bool | None = None,
         *,
         ordered: bool,
+        style: payload.Style = "map",
         **kwargs: Any,
     ) -> ResultIterator[T]:
         self._check_call(func)
@@ -499,7 +503,7 @@ class Pool:
         options, session = self._options(**kwargs)
         iterator: ResultIterator[T] = ResultIterator(
             session,
-            payload.Call(func, "map"),
+            payload.Call(func, style),
             iterable,
             chunksize,
             options,
@@ -608,6 +612,11 @@ class Pool:
     def _stop_feeding(self) -> None:
         for iterator in list(self._iterators):
             iterator._stop()  # noqa: SLF001
+
+    def _take_back(self) -> None:
+        self._stop_feeding()
+        for session in self._sessions.values():
+            session.take_back()
 
     @property
     def results(self) -> list[AsyncResult[Any] | MapResult]:

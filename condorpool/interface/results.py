@@ -115,6 +115,16 @@ class Handle:
         self._seen = True  # whoever throws calls away need not be told at the end
         return self._act("remove")
 
+    def take_back(self) -> int:
+        """Take back calls that no job makes yet; return in how many chunks.
+
+        Unlike `remove`, it leaves the others alone.
+        """
+        if not self._batch or self._batch.is_done:
+            return 0
+        self._seen = True
+        return self._session.take_back(self._batch)
+
     def _act(self, action: str) -> int:
         if not self._batch or self._batch.is_done:
             return 0
@@ -183,8 +193,10 @@ class Result(Handle, Generic[T]):
             if result.stdout or result.stderr:
                 self._printed[numbers[0]] = result.stdout, result.stderr
                 self._show(result)
-        self._missing -= len(numbers)
-        if not self._missing:
+        with self._session.changed:  # whoever takes calls back is here too
+            self._missing -= len(numbers)
+            is_last = not self._missing
+        if is_last:
             self._finish()
 
     def _finish(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PUBLIC = ["pool", "results", "iterators", "job"]
+PUBLIC = ["pool", "executor", "results", "iterators", "job"]
 
 
 @pytest.fixture

@@ -1,0 +1,244 @@
+"""The executor: concurrent.futures' interface to a pool."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+from condorpool.engine.session import TAKEN_BACK
+from condorpool.interface.iterators import ResultIterator
+from condorpool.interface.pool import Pool
+from condorpool.interface.results import AsyncResult
+from condorpool.values.events import JobState
+from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
+
+T = TypeVar("T")
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return isinstance(error, JobRemovedError) and error.reason.startswith(TAKEN_BACK)
+
+
+class Future(concurrent.futures.Future[T]):
+    """A call of an `Executor`: can be cancelled as long as no job makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: AsyncResult[T] | None = None  # until they have ended
+
+    # -- the tracker's thread ----------------------------------------------------
+    def _succeed(self, value: T) -> None:
+        self._calls = None
+        if self.set_running_or_notify_cancel():
+            self.set_result(value)
+
+    def _fail(self, error: BaseException) -> None:
+        self._calls = None
+        if _is_cancellation(error):
+            super().cancel()
+        if self.set_running_or_notify_cancel():
+            self.set_exception(error)
+
+    # -- the user's side -----------------------------------------------------------
+    def cancel(self) -> bool:
+        """Take the call back unless a job makes it, or has made it; tell whether it is cancelled."""
+        calls = self._calls
+        if calls and calls.take_back():
+            super().cancel()
+        return self.cancelled()
+
+    def running(self) -> bool:
+        """Tell whether a job makes the call."""
+        calls = self._calls
+        if calls is None or self.done():
+            return False
+        return any(job.state is JobState.RUNNING for job in calls.jobs)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the call to end and return what it returned, or raise what it raised.
+
+        Raises
+        ------
+        JobHeldError
+            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+        concurrent.futures.CancelledError, TimeoutError
+            As ever.
+        """
+        return super().result(self._waited(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the call to end and return what it raised; raises as `result` does."""
+        return super().exception(self._waited(timeout))
+
+    def _waited(self, timeout: float | None) -> float | None:
+        """Wait as the pool's results do, which know about held jobs; return the time left."""
+        calls = self._calls
+        try:
+            if calls:
+                calls._until(calls.ready, timeout, None)  # noqa: SLF001
+        except ResultTimeoutError:
+            return 0
+        return None
+
+
+class Executor(concurrent.futures.Executor):
+    """A `concurrent.futures.Executor` whose calls run as HTCondor jobs.
+
+    Parameters
+    ----------
+    max_workers
+        The most jobs at once; ``processes`` of `Pool`.
+    mp_context
+        Accepted for code written for `ProcessPoolExecutor`; HTCondor has none.
+    initializer, initargs
+        ``initializer(*initargs)`` is called once in each job, before its calls.
+    max_tasks_per_child
+        Calls that a job makes before it ends.
+    **arguments
+        What else `Pool` takes.
+
+    Attributes
+    ----------
+    pool
+        The pool that makes the calls.
+
+    Examples
+    --------
+    >>> from concurrent.futures import as_completed
+    >>> from condorpool import Executor
+    >>> with Executor() as executor:
+    ...     futures = [executor.submit(pow, 2, n) for n in (3, 4)]
+    ...     sorted(future.result() for future in as_completed(futures))
+    [8, 16]
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: object = None,  # noqa: ARG002 - as `context` of Pool
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
+        self._is_shut_down = False
+        self._closer: threading.Thread | None = None
+
+    def _check(self) -> None:
+        if self._is_shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Submit ``fn(*args, **kwargs)`` and return its `Future` at once.
+
+        Raises
+        ------
+        RuntimeError
+            The executor was shut down.
+        PayloadError
+            The function or an argument cannot be pickled; nothing was submitted.
+        """
+        self._check()
+        future: Future[T] = Future()
+        done, failed = future._succeed, future._fail  # noqa: SLF001
+        future._calls = self.pool.apply_async(fn, args, kwargs, done, failed)  # noqa: SLF001
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call ``fn`` on items of the iterables and iterate over the results in order.
+
+        Parameters
+        ----------
+        timeout
+            Seconds from now in which all results are to come.
+        chunksize
+            Calls that a job makes in one go; more than 1 is much faster for short calls.
+        buffersize
+            The most chunks that are under way or whose results wait to be taken; the
+            iterables may then be endless.  By default all items are taken now.
+
+        Raises
+        ------
+        TimeoutError
+            The time is over; calls that no job makes yet are taken back.
+        """
+        self._check()
+        end = None if timeout is None else time.monotonic() + timeout
+        items: Iterable[Any] = zip(*iterables, strict=False)
+        if buffersize is None:
+            items = list(items)
+            ahead = max(1, len(items))
+        else:
+            items, ahead = self._while_open(items), buffersize * chunksize
+        results: ResultIterator[T] = self.pool._imap(  # noqa: SLF001
+            fn, items, chunksize, ahead, style="starmap", ordered=True
+        )
+        return _results(results, end)
+
+    def _while_open(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self._check()
+            yield item
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls, and clean up when the last has ended.
+
+        Parameters
+        ----------
+        wait
+            Whether to wait for that here.
+        cancel_futures
+            Whether to take back the calls that no job makes yet.
+        """
+        self._is_shut_down = True
+        if cancel_futures:
+            self.pool._take_back()  # noqa: SLF001
+        if self._closer is None:
+            # Not a daemon: as ever, a program ends when its calls have.
+            self._closer = threading.Thread(target=self.pool.close, name="condorpool-closer")
+            self._closer.start()
+        if wait:
+            self._closer.join()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is KeyboardInterrupt:
+            # Whoever interrupts does not want to wait.
+            line = "condorpool: the jobs go on; executor.pool.terminate() removes them"
+            print(line, file=sys.stderr)  # noqa: T201 - what users are owed
+        self.shutdown(wait=kind is not KeyboardInterrupt)
+
+
+def _results(results: ResultIterator[T], end: float | None) -> Generator[T, None, None]:
+    """Give results until ``end``; take back what is left when nobody wants more."""
+    try:
+        while True:
+            yield results.next(None if end is None else max(0.0, end - time.monotonic()))
+    except StopIteration:
+        return
+    except ResultTimeoutError as error:
+        raise concurrent.futures.TimeoutError(str(error)) from None
+    except JobRemovedError as error:
+        if _is_cancellation(error):
+            raise concurrent.futures.CancelledError from None
+        raise
+    finally:
+        results.take_back()

@@ -1,0 +1,408 @@
+"""concurrent.futures' contract: the same cases on ProcessPoolExecutor and condorpool.Executor.
+
+CPython's own tests of executors (``Lib/test/test_concurrent_futures``) are here in
+our words, but for what is about threads, about pipes and processes that break, and
+about idle processes: the pool's own tests have jobs that do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import inspect
+import itertools
+import os
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
+
+import pytest
+
+import condorpool
+
+lazy = pytest.mark.parametrize(
+    "backend",
+    ["condorpool"] + ["multiprocessing"] * (sys.version_info >= (3, 14)),
+    indirect=True,
+    scope="module",
+)
+
+
+def after(seconds, value=None):
+    """Return the value after a while."""
+    time.sleep(seconds)
+    return value
+
+
+def captured(*args, **kwargs):
+    """Return how it was called."""
+    return args, kwargs
+
+
+def raise_it(error, seconds=0.0):
+    """Raise it after a while."""
+    time.sleep(seconds)
+    raise error
+
+
+def raise_with_a_comment():
+    """Raise on a line that can be recognised."""
+    raise RuntimeError(123)  # some comment
+
+
+def set_variable(value):
+    """Set a variable of the process."""
+    os.environ["CONTRACT"] = value
+
+
+class Thing:
+    """Something that can be referred to weakly."""
+
+    def method(self):
+        """Do nothing."""
+
+
+def make_thing(_):
+    """Return a new one."""
+    return Thing()
+
+
+class TestSubmit:
+    """One call, one future."""
+
+    def test_it_is_one(self, executor):
+        """Both are what concurrent.futures calls so."""
+        assert isinstance(executor, concurrent.futures.Executor)
+        future = executor.submit(pow, 2, 8)
+        assert isinstance(future, concurrent.futures.Future)
+        assert future.result() == future.result(timeout=0) == 256
+        assert future.exception() is None
+        assert future.done()
+        assert not future.running()
+        assert not future.cancelled()
+
+    def test_arguments_and_keywords(self, executor):
+        """All arrive, whatever they are called."""
+        assert executor.submit(captured, 1, self=2, fn=3).result() == ((1,), {"self": 2, "fn": 3})
+        with pytest.raises(TypeError):
+            executor.submit(fn=captured, arg=1)
+
+    def test_an_exception(self, executor):
+        """As itself, with the remote traceback as its cause."""
+        future = executor.submit(raise_with_a_comment)
+        with pytest.raises(RuntimeError) as caught:
+            future.result()
+        assert future.exception() is caught.value
+        assert caught.value.args == (123,)
+        assert "raise RuntimeError(123)  # some comment" in str(caught.value.__cause__)
+
+    def test_a_timeout(self, executor):
+        """The call goes on."""
+        future = executor.submit(after, 0.7, 7)
+        for question in (future.result, future.exception):
+            with pytest.raises(concurrent.futures.TimeoutError):
+                question(timeout=0.05)
+        assert future.result(timeout=60) == 7
+
+    def test_callbacks(self, executor):
+        """Once, with the future; also one that comes late."""
+        got, there = [], threading.Event()
+        future = executor.submit(after, 0.2)
+        future.add_done_callback(lambda f: (got.append(f), there.set()))
+        assert there.wait(60)
+        future.add_done_callback(got.append)
+        assert got == [future, future]
+
+    def test_a_future_that_nobody_keeps(self, executor):
+        """Nothing of its call stays, by the time of the next."""
+        thing = Thing()
+        watch = weakref.ref(thing)
+        executor.submit(thing.method)
+        del thing
+        end = time.monotonic() + 30
+        while watch() and time.monotonic() < end:
+            executor.submit(abs, 1).result()
+            gc.collect()
+        assert watch() is None
+
+
+class TestCancel:
+    """Calls that nobody makes yet can be taken back."""
+
+    def test_cancel(self, executor_class):
+        """What runs goes on, what waits does not begin."""
+        with executor_class(1) as executor:
+            futures = [executor.submit(after, 0.5, n) for n in range(8)]
+            while not futures[0].running():
+                time.sleep(0.01)
+            assert futures[-1].cancel()
+            assert futures[-1].cancel()
+            assert futures[-1].cancelled()
+            assert not futures[0].cancel()
+            assert futures[0].result() == 0
+            assert not futures[0].cancel()
+            with pytest.raises(concurrent.futures.CancelledError):
+                futures[-1].result()
+            executor.shutdown(cancel_futures=True)
+        states = [future.cancelled() for future in futures]
+        assert all(future.done() for future in futures)
+        assert states == sorted(states)
+        assert [f.result() for f in futures if not f.cancelled()] == list(range(states.index(True)))
+
+    def test_those_who_wait_are_told(self, executor_class):
+        """A cancelled future is a done one."""
+        with executor_class(1) as executor:
+            futures = [executor.submit(after, 0.5) for _ in range(5)]
+            told = []
+            futures[4].add_done_callback(told.append)
+            assert futures[4].cancel()
+            assert told == [futures[4]]
+            assert wait(futures, timeout=60).done == set(futures)
+
+    def test_one_task_per_child(self, executor_class):
+        """Also when each call is a process of its own."""
+        with executor_class(1, max_tasks_per_child=1) as executor:
+            futures = [executor.submit(after, 0.5) for _ in range(5)]
+            assert futures[4].cancel()
+            assert set(as_completed(futures, timeout=60)) == set(futures)
+            executor.shutdown(cancel_futures=True)
+
+
+class TestMap:
+    """Many calls."""
+
+    @pytest.mark.parametrize("chunksize", [1, 3, 100])
+    def test_in_order(self, executor, chunksize):
+        """As the builtin; the shortest iterable ends it."""
+        results = executor.map(pow, range(10), range(12), chunksize=chunksize)
+        assert next(results) == 1
+        assert list(results) == list(map(pow, range(10), range(10)))[1:]
+        assert list(executor.map(pow, [], [1])) == []
+
+    def test_an_exception(self, executor):
+        """It comes in its place, and ends the iteration."""
+        results = executor.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
+        assert [next(results), next(results)] == [(0, 1), (0, 1)]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+
+    def test_a_timeout(self, executor):
+        """For all results together."""
+        results, got = executor.map(after, [0, 0, 3.0], timeout=1.5), []
+        with pytest.raises(concurrent.futures.TimeoutError):
+            got.extend(iter(lambda: next(results), 1))
+        with pytest.raises(StopIteration):
+            next(results)
+
+    def test_items_are_taken_at_once(self, executor):
+        """Also when nobody asks for results."""
+        source = iter(range(5))
+        results = executor.map(abs, source)
+        assert next(source, None) is None
+        assert list(results) == list(range(5))
+
+    @lazy
+    def test_a_buffer(self, executor):
+        """Then items are taken as results are, and may have no end."""
+        source = itertools.count()
+        results = executor.map(abs, source, buffersize=4)
+        assert [next(results) for _ in range(10)] == list(range(10))
+        time.sleep(0.3)
+        assert next(source) <= 16
+        results.close()
+
+    @lazy
+    @pytest.mark.parametrize(
+        ("size", "error"), [(0, ValueError), (-1, ValueError), ("a", TypeError)]
+    )
+    def test_a_buffer_has_room(self, executor, size, error):
+        """At least one."""
+        with pytest.raises(error, match="buffersize"):
+            executor.map(abs, [1], buffersize=size)
+
+    def test_a_chunk_has_calls(self, executor):
+        """At least one."""
+        with pytest.raises(ValueError, match="chunksize"):
+            executor.map(abs, [1], chunksize=0)
+
+    def test_results_are_not_kept(self, executor):
+        """Once they were taken."""
+        for thing in executor.map(make_thing, range(5)):
+            watch = weakref.ref(thing)
+            del thing
+            gc.collect()
+            assert watch() is None
+
+    def test_an_iterable_that_raises(self, executor):
+        """Its own exception."""
+
+        def source():
+            yield 1
+            raise KeyError("source")
+
+        with pytest.raises(KeyError, match="source"):
+            list(executor.map(abs, source()))
+
+
+class TestWait:
+    """Futures are good for concurrent.futures' functions."""
+
+    def test_as_completed(self, executor):
+        """What ends first comes first, and each but once."""
+        fast, slow = executor.submit(after, 0), executor.submit(after, 0.7)
+        fast.result()
+        assert list(as_completed([slow, fast, slow])) == [fast, slow]
+
+    def test_as_completed_with_a_timeout(self, executor):
+        """What has ended comes before it."""
+        fast, slow = executor.submit(after, 0), executor.submit(after, 2.0)
+        fast.result()
+        got = []
+        with pytest.raises(concurrent.futures.TimeoutError):
+            got.extend(iter(as_completed([slow, fast], timeout=0.1)))
+        assert not slow.done()
+
+    @pytest.mark.parametrize(
+        ("condition", "done"),
+        [(FIRST_COMPLETED, {0}), (FIRST_EXCEPTION, {0, 1}), (ALL_COMPLETED, {0, 1, 2})],
+    )
+    def test_wait(self, executor_class, condition, done):
+        """For the first, for the first that raises, for all."""
+        with executor_class(1) as executor:
+            futures = [
+                executor.submit(after, 0),
+                executor.submit(raise_it, KeyError(1), 0.5),
+                executor.submit(after, 0.7),
+            ]
+            ended = wait(futures, return_when=condition)
+            assert ended.done == {futures[n] for n in done}
+            assert ended.not_done == set(futures) - ended.done
+
+    def test_wait_with_a_timeout(self, executor):
+        """What has ended by then."""
+        future = executor.submit(after, 1.0)
+        assert wait([future], timeout=0.05).not_done == {future}
+
+    def test_in_a_coroutine(self, executor):
+        """``run_in_executor`` and ``wrap_future``."""
+
+        async def both():
+            loop = asyncio.get_running_loop()
+            return await asyncio.gather(
+                loop.run_in_executor(executor, after, 0.1, "one"),
+                asyncio.wrap_future(executor.submit(after, 0, "two")),
+                asyncio.wrap_future(executor.submit(raise_it, KeyError(1))),
+                return_exceptions=True,
+            )
+
+        *values, error = asyncio.run(both())
+        assert values == ["one", "two"]
+        assert isinstance(error, KeyError)
+
+
+class TestShutdown:
+    """The end."""
+
+    def test_nothing_after_it(self, executor_class):
+        """It may be said again."""
+        executor = executor_class(1)
+        executor.shutdown()
+        executor.shutdown(wait=False)
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            executor.submit(abs, 1)
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            executor.map(abs, [1])
+
+    def test_leaving_with_waits(self, executor_class):
+        """For all calls, also those of a map that nobody asks."""
+        with executor_class(2) as executor:
+            future = executor.submit(after, 0.5, 1)
+            results = executor.map(after, [0.1] * 5, range(5))
+        assert future.result(timeout=0) == 1
+        assert list(results) == list(range(5))
+
+    def test_without_waiting(self, executor_class):
+        """The calls go on; a later shutdown waits for them."""
+        executor = executor_class(1)
+        futures = [executor.submit(after, 0.5, n) for n in range(2)]
+        executor.shutdown(wait=False)
+        assert not futures[1].done()
+        executor.shutdown()
+        assert [future.result(timeout=5) for future in futures] == [0, 1]
+
+    def test_cancelling_without_waiting(self, executor_class):
+        """What waits is cancelled, what runs goes on."""
+        executor = executor_class(1)
+        futures = [executor.submit(after, 0.5, n) for n in range(10)]
+        while not futures[0].running():
+            time.sleep(0.01)
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert futures[0].result() == 0
+        while not all(future.done() for future in futures):
+            time.sleep(0.01)
+        assert futures[9].cancelled()
+        executor.shutdown()
+
+    @lazy
+    def test_a_lazy_map(self, executor_class):
+        """It takes no more items."""
+        with executor_class(1) as executor:
+            results = executor.map(abs, itertools.count(), buffersize=2)
+            assert next(results) == 0
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            list(results)
+
+
+class TestWorkers:
+    """Who makes the calls."""
+
+    @pytest.mark.parametrize("number", [0, -1])
+    def test_there_is_one(self, executor_class, number):
+        """At least."""
+        with pytest.raises(ValueError, match=r"max_workers|processes"):
+            executor_class(max_workers=number)
+
+    def test_an_initializer(self, executor_class):
+        """Its work is there for the calls; it is called, or it is none."""
+        with executor_class(1, initializer=set_variable, initargs=("green",)) as executor:
+            assert executor.submit(os.getenv, "CONTRACT").result() == "green"
+        with pytest.raises(TypeError, match="initializer"):
+            executor_class(1, initializer=3)
+
+    def test_tasks_per_child(self, executor_class):
+        """Then another goes on."""
+        with executor_class(1, max_tasks_per_child=2) as executor:
+            pids = [executor.submit(os.getpid).result() for _ in range(5)]
+        assert len(set(pids)) == 3
+
+    @pytest.mark.parametrize(
+        "name", ["__init__", "submit", "map", "shutdown", "__enter__", "__exit__"]
+    )
+    def test_signatures(self, name):
+        """Everything that concurrent.futures takes, in that order."""
+        theirs, ours = (
+            list(inspect.signature(getattr(cls, name)).parameters.values())
+            for cls in (concurrent.futures.ProcessPoolExecutor, condorpool.Executor)
+        )
+        if name != "__exit__":  # its parameters have no names that anybody uses
+            assert [(p.name, p.kind) for p in ours][: len(theirs)] == [
+                (p.name, p.kind) for p in theirs
+            ]
+            assert [p.default for p in ours][: len(theirs)] == [p.default for p in theirs]
+
+
+@pytest.mark.parametrize("backend", ["condorpool"], indirect=True, scope="module")
+def test_held_jobs(executor_class):
+    """A wait for a future tells of them."""
+    with executor_class(1) as executor:
+        future = executor.submit(after, 60)
+        while not executor.pool.results[-1].hold():
+            time.sleep(0.02)
+        with pytest.raises(condorpool.JobHeldError):
+            future.result(timeout=30)
+    assert isinstance(future.exception(), condorpool.JobRemovedError)

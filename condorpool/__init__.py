@@ -1,7 +1,10 @@
 """multiprocessing.Pool whose calls run as HTCondor jobs, made for notebooks."""
 
+from typing import Any as _Any
+
 from condorpool.engine.payload import Shared
 from condorpool.interface.executor import Executor
+from condorpool.interface import display as _display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import Job
 from condorpool.interface.pool import Pool
@@ -30,6 +33,22 @@ from condorpool.values.exceptions import (
 )
 
 TimeoutError = ResultTimeoutError  # noqa: A001 - multiprocessing's name for it
+
+
+def _show(result: _Any, kind: str) -> _display.Display | None:
+    """Load what shows results with the first one that is shown."""
+    from condorpool.faces.notebook import show  # noqa: PLC0415
+
+    return show(result, kind)
+
+
+def _render(results: _Any, title: str) -> str:
+    from condorpool.faces.notebook import html  # noqa: PLC0415
+
+    return html(results, title)
+
+
+_display.register(_show, _render)
 
 __version__ = "0.1.0"
 

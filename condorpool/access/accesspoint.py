@@ -191,6 +191,18 @@ class AccessPoint:
             raise self._fault(f"{action} jobs", error) from error
         return int(done["TotalSuccess"])
 
+    def edit(self, jobs: str | Sequence[str], attribute: str, value: str) -> int:
+        """Change an attribute of jobs, given as for `act`; return of how many.
+
+        If one of them has left the queue, none is changed.  Jobs that HTCondor has
+        not made yet keep what they were described with: the bindings cannot change that.
+        """
+        spec = jobs if isinstance(jobs, str) else list(jobs)
+        try:
+            return int(self._ask(lambda schedd: schedd.edit(spec, attribute, value)))
+        except _FAULTS as error:
+            raise self._fault(f"change {attribute} of jobs", error) from error
+
     def query(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
         """Return these attributes of the jobs that are in the queue."""
         try:
@@ -198,6 +210,21 @@ class AccessPoint:
         except _FAULTS as error:
             raise self._fault("query jobs", error) from error
         return [dict(ad) for ad in ads]
+
+    def most_memory(self, jobs: Sequence[str]) -> int:
+        """Return the most MiB that one of these jobs asks for, or has used."""
+        constraint = " || ".join(
+            "(ClusterId == {} && ProcId == {})".format(*job.split(".")) for job in jobs
+        )
+        try:
+            ads = self._ask(lambda schedd: schedd.query(constraint))
+        except _FAULTS as error:
+            raise self._fault("query jobs", error) from error
+        # Both may be expressions over other attributes.
+        told = [
+            ad.eval(name) for ad in ads for name in ("RequestMemory", "MemoryUsage") if name in ad
+        ]
+        return max((int(value) for value in told if isinstance(value, int | float)), default=0)
 
     def slots(self) -> Iterator[dict[str, Any]]:
         """Give the slots that the collector knows: name, CPUs, memory (MiB), state."""

@@ -21,6 +21,8 @@ _FACTS = {
     "JOB_ABORTED": ("Reason",),
     "SHADOW_EXCEPTION": ("Message",),
     "GENERIC": ("Info",),
+    "FILE_TRANSFER": ("Type",),
+    "IMAGE_SIZE": ("MemoryUsage",),
 }
 
 
@@ -41,7 +43,7 @@ class EventLog:
         for event in self._log.events(stop_after=0):
             kind = event.type.name
             facts = {name: event[name] for name in _FACTS.get(kind, ()) if name in event}
-            yield JobEvent(kind, event.cluster, event.proc, facts)
+            yield JobEvent(kind, event.cluster, event.proc, facts, event.timestamp)
 
     def close(self) -> None:
         """Close the file."""

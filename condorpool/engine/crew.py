@@ -23,6 +23,9 @@ Deliver = Callable[[int, int, "Outcome | JobError"], None]
 #: Jobs of a crew that are made up for when they leave without a word, or are held idle.
 MAX_LOST = 3
 
+#: Types of FILE_TRANSFER events: input has begun to go over, output has begun to come back.
+_TRANSFERRING = (2, 5)
+
 _MOVING = (JobState.IDLE, JobState.RUNNING, JobState.SUSPENDED)
 
 
@@ -37,9 +40,20 @@ class JobRecord:
     subcode: int = 0
     attempts: int = 0
     holds: int = 0  # how often it was held
+    began: int = 0  # when its last run began and ended, in seconds since 1970
+    ended: int = 0
+    memory: int = 0  # MiB that it was last seen to use
     exit: str = ""
     status: int | None = None  # the exit code, once it has exited with one
     missed: int = 0  # reconciles in a row that did not find it in the queue
+
+    def note_exit(self, facts: Mapping[str, object]) -> None:
+        """Keep how the job ended."""
+        if facts.get("TerminatedNormally"):
+            self.status = int(str(facts.get("ReturnValue", 0)))
+            self.exit = f"it exited with code {self.status}"
+        else:
+            self.exit = f"it was killed by signal {facts.get('TerminatedBySignal')}"
 
 
 class Cluster:
@@ -60,6 +74,8 @@ class Cluster:
         #: The queue has nothing of it any more, and no event will come.
         self.is_gone = False
         self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
+        #: Jobs whose files are on their way, to or from where they run.
+        self.transferring: set[int] = set()
 
     def job_id(self, proc: int) -> str:
         """Return ``ClusterId.ProcId``."""
@@ -93,9 +109,16 @@ class Cluster:
             return []
         job = self.jobs[proc]
         (self.away.add if event.kind == "JOB_DISCONNECTED" else self.away.discard)(proc)
+        if facts.get("Type") in _TRANSFERRING:
+            self.transferring.add(proc)
+        elif event.kind != "IMAGE_SIZE":
+            self.transferring.discard(proc)
         if event.kind == "EXECUTE":
             job.attempts += 1
+            job.began, job.ended = event.time, 0
             job.host = str(facts.get("SlotName") or facts.get("ExecuteHost") or "")
+        elif event.kind == "IMAGE_SIZE":
+            job.memory = int(str(facts.get("MemoryUsage") or 0))
         elif event.kind == "JOB_HELD":
             self.note_hold(proc, facts)
         elif event.kind == "JOB_RELEASED":
@@ -105,12 +128,11 @@ class Cluster:
             # Why a job was held says more than that somebody then removed it.
             job.reason = job.reason if job.code else told
         elif event.kind == "JOB_TERMINATED":
-            if facts.get("TerminatedNormally"):
-                job.status = int(str(facts.get("ReturnValue", 0)))
-                job.exit = f"it exited with code {job.status}"
-            else:
-                job.exit = f"it was killed by signal {facts.get('TerminatedBySignal')}"
-        self.set_state(proc, state_after(job.state, event.kind))
+            job.note_exit(facts)
+        state = state_after(job.state, event.kind)
+        if job.state is JobState.RUNNING and state not in (job.state, JobState.SUSPENDED):
+            job.ended = event.time
+        self.set_state(proc, state)
         return [proc] if job.state.is_final else []
 
     def note_hold(self, proc: int, facts: Mapping[str, object]) -> None:

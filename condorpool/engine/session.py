@@ -109,6 +109,11 @@ class Session:
         self._closed = False
         _sessions.add(self)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody follows the event log any more."""
+        return self._closed
+
     def share(self, value: T) -> payload.Shared[T]:
         """Write an object that calls share."""
         name = submitdir.shared_name(next(self._numbers))
@@ -698,6 +703,21 @@ class Session:
         if done:
             self._foresee(action, jobs)
         return done
+
+    def release_with_memory(self, jobs: Sequence[tuple[Cluster, int]]) -> tuple[int, int]:
+        """Release held jobs with twice the memory; return how many, and the MiB of each."""
+        ids = [c.job_id(proc) for c, proc in jobs if c.jobs[proc].state is JobState.HELD]
+        # Jobs of one call ask for the same; some tell of all.
+        memory = 2 * self.access_point.most_memory(ids[:50]) if ids else 0
+        if not memory:
+            return 0, 0
+        where = " || ".join(f"ClusterId == {n}" for n in {c.number for c, _ in jobs})
+        there = self.access_point.query(f"JobStatus == 5 && ({where})", ["ClusterId", "ProcId"])
+        held = {f"{ad['ClusterId']}.{ad['ProcId']}" for ad in there}
+        ids = [job for job in ids if job in held]
+        if ids:
+            self.access_point.edit(ids, "RequestMemory", str(memory))
+        return self.act_on("release", jobs), memory
 
     def _foresee(self, action: str, jobs: Iterable[tuple[Cluster, int]]) -> None:
         """Change the state of held jobs at once.

@@ -45,7 +45,7 @@ class ResultIterator(Handle, Generic[T]):
         iterable: Iterable[Any],
         chunksize: int,
         options: JobOptions,
-        on_hold: OnHold,
+        on_hold: OnHold | None,
         ahead: float,
         *,
         ordered: bool,

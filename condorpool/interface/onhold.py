@@ -20,10 +20,10 @@ Decision = Literal["raise", "wait", "remove", "release"]
 OnHold = Policy | Callable[[Job], Decision]
 
 
-def check_on_hold(value: OnHold) -> OnHold:
+def check_on_hold(value: OnHold | None) -> OnHold | None:
     """Return a policy for held jobs, or say which there are."""
     policies = typing.get_args(Policy)
-    if not callable(value) and value not in policies:
+    if value is not None and not callable(value) and value not in policies:
         known = ", ".join(map(repr, policies))
         raise ValueError(f"on_hold={value!r} is none of {known}, and no function")
     return value

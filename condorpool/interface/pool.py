@@ -17,6 +17,7 @@ from condorpool.engine import description, payload, resources
 from condorpool.engine.description import JobOptions
 from condorpool.engine.session import PATIENCE, Session
 from condorpool.engine.tracker import tracker
+from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
@@ -93,7 +94,8 @@ class Pool:
         working directory.
     on_hold
         What a wait does when nothing but held jobs is left: ``"raise"``
-        `JobHeldError`, ``"wait"``, or ``"remove"`` them.  Or a function, which the
+        `JobHeldError`, ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while
+        the widget with its buttons is seen, else ``"raise"``.  Or a function, which the
         wait calls with the `Job` each time that one is held, and which says what
         to do with that: ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
     python
@@ -106,6 +108,10 @@ class Pool:
         Seconds after which a job takes no new chunk, for sites that want short jobs.
     echo
         Print here what calls print, as they end.
+    progress
+        How calls are shown that take longer than a moment: ``"widget"`` in a
+        notebook, ``"text"``, or None for not at all.  By default what suits the
+        place, which is nothing where standard error is no terminal.
 
     Examples
     --------
@@ -140,10 +146,11 @@ class Pool:
         jobkwargs: Mapping[str, Any] | None = None,
         killstats: Iterable[str] = ("Held", "Suspended"),
         submitdir: str | os.PathLike[str] = ".",
-        on_hold: OnHold = "raise",
+        on_hold: OnHold | None = None,
         linger: float = 10.0,
         retire_after: float = math.inf,
         echo: bool = False,
+        progress: str | None = "auto",
     ) -> None:
         self._processes = _positive("processes", processes)
         try:
@@ -187,6 +194,7 @@ class Pool:
         self._results: list[AsyncResult[Any] | MapResult] = []
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
         self._echo = arguments.kind("echo", echo, bool, "True or False")
+        self._progress = display.check_kind(progress)
         self._closed = False
 
     # -- multiprocessing's verbs ---------------------------------------------------
@@ -201,6 +209,7 @@ class Pool:
 
         Takes the keywords of `apply_async` too.
         """
+        kwargs.setdefault("progress", self._progress)
         return self._wait(self.apply_async(func, args, kwds, **kwargs))
 
     def apply_async(
@@ -221,8 +230,10 @@ class Pool:
         **kwargs
             ``submitkwargs``, ``jobkwargs``, ``memory``, ``memory_max``, ``disk``, ``cpus``,
             ``gpus``, ``task_timeout``, ``container_image``, ``requirements`` and ``python``
-            update the pool's own for this call; ``on_hold`` and ``echo`` replace them; with ``return_exceptions=True`` an
-            exception is returned like a value.
+            update the pool's own for this call; ``on_hold``, ``echo`` and ``progress``
+            replace them, but a single call is only shown if it is waited for, or if
+            ``progress`` says so here; with ``return_exceptions=True`` an exception is
+            returned like a value.
 
         Raises
         ------
@@ -234,6 +245,7 @@ class Pool:
         keywords = arguments.keywords("kwds", {} if kwds is None else kwds)
         items = [(arguments.positional("args", args), keywords)]
         call = payload.Call(func, "apply")
+        kwargs.setdefault("progress", None)
         return self._post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
 
     def map(
@@ -439,6 +451,7 @@ class Pool:
         error_callback: Callback | None,
         on_hold: OnHold | None = None,
         echo: bool | None = None,
+        progress: str | None = "auto",
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> R:
@@ -446,6 +459,7 @@ class Pool:
         arguments.function("callback", callback)
         arguments.function("error_callback", error_callback)
         held = check_on_hold(on_hold or self._on_hold)
+        shown = display.check_kind(self._progress if progress == "auto" else progress)
         options, session = self._options(**kwargs)
         result = kind(
             session,
@@ -460,6 +474,7 @@ class Pool:
             return_exceptions=return_exceptions,
         )
         result._post(range(len(items)))  # noqa: SLF001
+        result.show(shown)
         self._results = [*self.results, result]
         tracker().look()
         return result
@@ -651,6 +666,9 @@ class Pool:
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def _repr_html_(self) -> str | None:
+        return display.render(self.results[-display.MOST :], repr(self))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from condorpool.engine.crew import Batch
 from condorpool.engine.description import JobOptions
-from condorpool.engine.payload import Call, Outcome
+from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import Session, logger
+from condorpool.interface import display
 from condorpool.interface.job import Job
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
 from condorpool.values import arguments
-from condorpool.values.exceptions import JobError, ResultTimeoutError
+from condorpool.values.exceptions import CondorPoolError, JobError, ResultTimeoutError
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,8 +34,9 @@ TICK = 0.1
 class Handle:
     """What a caller has of some calls: to wait for them, and to act on their jobs."""
 
-    def __init__(self, session: Session, on_hold: OnHold, *, echo: bool) -> None:
+    def __init__(self, session: Session, on_hold: OnHold | None, *, echo: bool) -> None:
         self._session = session
+        self._display: display.Display | None = None
         self._on_hold = on_hold
         self._decisions = Decisions(session)
         self._batch: Batch | None = None
@@ -48,9 +51,12 @@ class Handle:
                 if text:
                     self._echo.run(stream.write, text)
 
-    def _is_stuck(self, on_hold: OnHold) -> bool:
+    def _is_stuck(self, on_hold: OnHold | None) -> bool:
         """Tell, under the lock, whether to `_resolve` that jobs are held; raise if told to."""
         self._session.check_reach()
+        if on_hold is None:
+            is_attended = self._display is not None and self._display.is_attended()
+            on_hold = "wait" if is_attended else "raise"
         if self._batch is None:
             return False
         if callable(on_hold):
@@ -62,7 +68,7 @@ class Handle:
             raise self._batch.held_error()
         return True
 
-    def _resolve(self, on_hold: OnHold) -> OnHold:
+    def _resolve(self, on_hold: OnHold | None) -> OnHold:
         """Do what is to be done about held jobs; return what is from now on."""
         if not callable(on_hold):
             self.remove()
@@ -78,18 +84,27 @@ class Handle:
     ) -> None:
         """Wait until ``over()``, which is asked under the lock."""
         on_hold, timeout = check_on_hold(on_hold or self._on_hold), arguments.timeout(timeout)
-        end = None if timeout is None else time.monotonic() + timeout
+        end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._session.changed:
                 if over():
                     return
                 if not self._is_stuck(on_hold):
-                    left = None if end is None else end - time.monotonic()
-                    if left is not None and left <= 0:
+                    if time.monotonic() >= end:
                         raise ResultTimeoutError(cast("float", timeout))
-                    self._session.changed.wait(left)
+                    self._pause(end)
                     continue
             on_hold = self._resolve(on_hold)
+
+    def _pause(self, end: float) -> None:
+        """Wait for news under the lock, at most until ``end``."""
+        if self._display:
+            # It may have clicks that only this thread can see, or have lost whoever
+            # would have made them.
+            end = min(end, time.monotonic() + self._display.patience)
+        self._session.changed.wait(None if end == math.inf else max(0.0, end - time.monotonic()))
+        if self._display:
+            self._display.attend()
 
     @property
     def jobs(self) -> list[Job]:
@@ -141,7 +156,7 @@ class Result(Handle, Generic[T]):
         items: Sequence[Any],
         chunksize: int,
         options: JobOptions,
-        on_hold: OnHold,
+        on_hold: OnHold | None,
         callback: Callback | None,
         error_callback: Callback | None,
         *,
@@ -159,6 +174,8 @@ class Result(Handle, Generic[T]):
         self._awaited: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._missing = 0
         self._is_ready = False
+        self._reruns = False
+        self._progress: str | None = None
 
     def _post(self, numbers: Sequence[int]) -> None:
         """Post these calls."""
@@ -196,8 +213,22 @@ class Result(Handle, Generic[T]):
         with self._session.changed:  # whoever takes calls back is here too
             self._missing -= len(numbers)
             is_last = not self._missing
-        if is_last:
+        if is_last and not self._makes_good():
             self._finish()
+
+    def _makes_good(self) -> bool:
+        """Make failed calls again, if somebody has asked for it; tell whether any are made."""
+        wanted, self._reruns = self._reruns, False
+        if not wanted or not self._errors:
+            return False
+        errors, self._errors = self._errors, {}
+        try:
+            self._post(sorted(errors))
+        except CondorPoolError:
+            logger.exception("condorpool could not make the failed calls again")
+            self._errors = errors
+            return False
+        return True
 
     def _finish(self) -> None:
         error = self._error()
@@ -225,6 +256,27 @@ class Result(Handle, Generic[T]):
         raise NotImplementedError
 
     # -- the user's side -----------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """What is called."""
+        return name_of(self._call.func)
+
+    @property
+    def calls(self) -> int:
+        """How many calls there are."""
+        return len(self._values)
+
+    @property
+    def calls_ended(self) -> int:
+        """How many calls have returned or failed."""
+        return len(self._values) - self._missing
+
+    def show(self, progress: str | None) -> None:
+        """Show how the calls go on, as the ``progress`` of `Pool` says."""
+        self._progress = progress
+        if not self._is_ready:
+            self._display = display.show(self, progress)
+
     def ready(self) -> bool:
         """Tell whether all calls have ended."""
         return self._is_ready
@@ -244,8 +296,10 @@ class Result(Handle, Generic[T]):
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all calls have ended, at most ``timeout`` seconds."""
         timeout = arguments.timeout(timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
         with self._session.changed:
-            self._session.changed.wait_for(self.ready, timeout)
+            while not self._is_ready and time.monotonic() < end:
+                self._pause(end)
 
     def get(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
         """Wait for the calls to end and return what they returned.
@@ -259,7 +313,8 @@ class Result(Handle, Generic[T]):
         on_hold
             What to do when nothing but held jobs is left: ``"raise"``, ``"wait"``
             or ``"remove"``, or a function that decides for each job, as for `Pool`;
-            by default what the pool was told.
+            by default what the pool was told.  Where nobody has said so, ``"wait"``
+            while the widget with its buttons is seen, else ``"raise"``.
 
         Raises
         ------
@@ -280,6 +335,8 @@ class Result(Handle, Generic[T]):
 
     def _outcome(self) -> T:
         self._seen = True
+        if self._display:
+            self._display.close()
         error = self._error()
         if error is not None:
             raise error
@@ -333,7 +390,12 @@ class Result(Handle, Generic[T]):
         if failed:
             self._errors.clear()
             self._post(failed)
+            self.show(self._progress)
         return len(failed)
+
+    def rerun_at_end(self) -> None:
+        """Make the calls again that have failed when all have ended, before `get` returns."""
+        self._reruns = True
 
     def stdout(self) -> str:
         """Return what the calls that have ended printed, in order."""
@@ -342,6 +404,9 @@ class Result(Handle, Generic[T]):
     def stderr(self) -> str:
         """Return what the calls that have ended wrote to standard error, in order."""
         return "".join(self._printed[i][1] for i in sorted(self._printed))
+
+    def _repr_html_(self) -> str | None:
+        return display.render([self])
 
     def __repr__(self) -> str:
         calls, left = len(self._values), self._missing

@@ -80,9 +80,12 @@ class JobEvent:
         The job; ``proc`` is -1 for events of a whole cluster.
     facts
         What this kind of event tells, under HTCondor's attribute names.
+    time
+        When it happened, in whole seconds since 1970.
     """
 
     kind: str
     cluster: int
     proc: int = -1
     facts: Mapping[str, Any] = field(default_factory=dict)
+    time: int = 0

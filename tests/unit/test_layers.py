@@ -59,7 +59,7 @@ def test_importing_has_no_side_effects(tmp_path):
         "import condorpool\n"
         "assert dict(os.environ) == before\n"
         "assert threading.active_count() == 1\n"
-        "assert not {'IPython', 'ipywidgets', 'nbclient'} & set(sys.modules)\n"
+        "assert not {'IPython', 'anywidget', 'ipywidgets', 'nbclient'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,99 @@
+"""The refresher: one thread that keeps all displays up to date."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import threading
+import time
+from typing import Protocol, TypeVar
+
+logger = logging.getLogger("condorpool")
+
+#: Seconds between two looks.
+INTERVAL = 0.25
+
+#: A display may take this part of a thread's time.
+SHARE = 0.05
+
+
+class Refreshed(Protocol):
+    """What the refresher calls."""
+
+    def refresh(self) -> bool:
+        """Show what is new; tell whether there will be more."""
+        ...
+
+
+D = TypeVar("D", bound=Refreshed)
+
+
+class Refresher:
+    """Calls displays until they have no more to show.
+
+    Each is called in a copy of the context that it was added in: Jupyter's
+    kernels find there to which cell an output belongs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: list[tuple[Refreshed, contextvars.Context]] = []
+        self._thread: threading.Thread | None = None
+
+    @property
+    def count(self) -> int:
+        """How many displays there are."""
+        return len(self._entries)
+
+    def add(self, display: D) -> D:
+        """Call a display from now on, first after an interval."""
+        with self._lock:
+            self._entries.append((display, contextvars.copy_context()))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="condorpool-refresher", daemon=True
+                )
+                self._thread.start()
+        return display
+
+    def _run(self) -> None:
+        due: dict[int, float] = {}
+        while True:
+            # Nobody wakes this thread: a map of milliseconds must not pay for it.
+            time.sleep(INTERVAL)
+            with self._lock:
+                entries = list(self._entries)
+                if not entries:
+                    self._thread = None
+                    return
+            over = []
+            for entry in entries:
+                display, context = entry
+                begun = time.monotonic()
+                if begun < due.get(id(display), 0.0):
+                    continue
+                try:
+                    goes_on = context.run(display.refresh)
+                except Exception:
+                    # What shows work must never stop it.
+                    logger.exception("condorpool cannot show how calls go on")
+                    goes_on = False
+                now = time.monotonic()
+                due[id(display)] = now + (now - begun) / SHARE
+                if not goes_on:
+                    over.append(entry)
+                    del due[id(display)]
+            with self._lock:
+                self._entries = [entry for entry in self._entries if entry not in over]
+
+
+refresher = Refresher()
+
+
+def _forget() -> None:
+    # Threads do not survive a fork.
+    refresher.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_forget)

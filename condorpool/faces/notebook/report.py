@@ -1,0 +1,72 @@
+"""What stays in the notebook when a map is over: static HTML that needs no kernel."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from condorpool.faces.notebook.textbar import duration
+
+if TYPE_CHECKING:
+    from condorpool.interface.progress import Progress
+
+#: What a state looks like where JupyterLab's own colours are not known.
+COLOURS = {
+    "done": "var(--jp-success-color1, #388e3c)",
+    "failed": "var(--jp-error-color1, #d32f2f)",
+    "running": "var(--jp-brand-color1, #1976d2)",
+    "held": "var(--jp-warn-color1, #f57c00)",
+}
+OTHER = "var(--jp-border-color2, #bdbdbd)"
+
+
+def render(progress: Progress, hint: str = "") -> dict[str, str]:
+    """Return a bundle for Jupyter: text, and HTML that is read without its styles too.
+
+    Parameters
+    ----------
+    hint
+        What may be done next.
+    """
+    summary = summarize(progress)
+    html = [
+        '<div style="font-size: var(--jp-ui-font-size1, 13px); max-width: 56em">',
+        f"<div><strong>{escape(progress.name)}</strong>: {escape(summary)}</div>",
+        _bar(progress),
+    ]
+    text = [f"{progress.name}: {summary}"]
+    groups = [(f"{f.count:,} failed", f"{f.kind}: {f.message}") for f in progress.failures]
+    groups += [
+        (f"{h.count:,} held", f"{h.reason} (hold code {h.code}.{h.subcode})") for h in progress.held
+    ]
+    if groups:
+        rows = "".join(
+            f'<tr><td style="white-space: nowrap; vertical-align: top">{escape(what)}</td>'
+            f'<td style="text-align: left; overflow-wrap: anywhere">{escape(why)}</td></tr>'
+            for what, why in groups
+        )
+        html.append(f'<table style="margin: 4px 0">{rows}</table>')
+        text += [f"  {what}: {why}" for what, why in groups]
+    if hint:
+        html.append(f"<div>{escape(hint)}</div>")
+        text.append(hint)
+    return {"text/plain": "\n".join(text), "text/html": "\n".join([*html, "</div>"])}
+
+
+def summarize(progress: Progress) -> str:
+    """Return one line on how far the calls have come."""
+    parts = [f"{progress.done:,} of {progress.calls:,} calls done"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    if not progress.ended:
+        parts += [f"{count:,} jobs {word}" for word, count in progress.jobs.items()]
+    return ", ".join(parts) + f", {duration(progress.elapsed)}"
+
+
+def _bar(progress: Progress) -> str:
+    shares = "".join(
+        f'<span style="flex: {share:g}; background: {COLOURS.get(word, OTHER)}"></span>'
+        for word, share in progress.shares.items()
+    )
+    style = "display: flex; height: 6px; border-radius: 3px; overflow: hidden; margin: 4px 0"
+    return f'<div aria-hidden="true" style="{style}">{shares}</div>'

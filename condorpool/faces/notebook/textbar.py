@@ -1,0 +1,100 @@
+"""A line of text that shows how calls go on, for terminals and logs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from condorpool.interface.progress import Meter, Progress
+
+if TYPE_CHECKING:
+    from condorpool.interface.progress import Result
+
+#: Seconds for which a call is not shown: most are over by then.
+DELAY = 1.0
+
+#: Seconds between two lines where lines cannot be written over.
+LINE_INTERVAL = 10.0
+
+WIDTH = 20
+
+
+class TextBar:
+    """Writes a bar again and again over itself, or a line now and then.
+
+    Parameters
+    ----------
+    is_live
+        Whether a carriage return goes back to the start of the line there.
+    """
+
+    patience = 1.0
+
+    def __init__(self, result: Result, stream: TextIO, *, is_live: bool) -> None:
+        self._meter = Meter(result)
+        self._stream = stream
+        self._is_live = is_live
+        self._lock = threading.Lock()
+        self._next = time.monotonic() + DELAY
+        self._shown = ""
+        self._is_over = False
+
+    def refresh(self) -> bool:
+        """Write the line, if it has changed and it is time."""
+        with self._lock:
+            if self._is_over:
+                return False
+            now = time.monotonic()
+            progress = self._meter.read()
+            if progress.ended and not self._shown:
+                self._is_over = True
+            elif progress.ended or now >= self._next:
+                self._next = now + (0.0 if self._is_live else LINE_INTERVAL)
+                self._is_over = progress.ended
+                self._write(line(progress))
+            return not self._is_over
+
+    def close(self) -> None:
+        """Write the last line."""
+        self.refresh()
+
+    def attend(self) -> None:
+        """Do nothing: there is nothing to click."""
+
+    def is_attended(self) -> bool:
+        """Tell that nobody can act here."""
+        return False
+
+    def _write(self, text: str) -> None:
+        if text == self._shown and not self._is_over:
+            return
+        if self._is_live:
+            end = "\n" if self._is_over else ""
+            self._stream.write(f"\r{text.ljust(len(self._shown))}{end}")
+        else:
+            self._stream.write(f"condorpool: {text}\n")
+        self._stream.flush()
+        self._shown = text
+
+
+def line(progress: Progress) -> str:
+    """Return a line that says how far the calls have come."""
+    done, calls = progress.done + progress.failed, max(1, progress.calls)
+    full = WIDTH * done // calls
+    parts = [f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {done:,} of {progress.calls:,}"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    if not progress.ended:
+        parts += [f"{count:,} {word}" for word, count in progress.jobs.items()]
+    parts.append(duration(progress.elapsed))
+    if progress.left is not None:
+        parts.append(f"{duration(progress.left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as ``0:07``, ``12:30`` or ``1:02:03``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,144 @@
+"""The live widget: shows a result while its calls go on, and acts on its jobs."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import anywidget
+import traitlets
+from IPython.display import DisplayHandle
+
+from condorpool.faces.notebook import actions, report
+from condorpool.faces.notebook.clicks import clicks
+from condorpool.interface.progress import Meter, Progress
+
+if TYPE_CHECKING:
+    from condorpool.interface.progress import Result
+
+logger = logging.getLogger("condorpool")
+
+#: Seconds for which a call is not shown: most are over by then.
+DELAY = 0.7
+
+#: Seconds between two signs of life.
+HEARTBEAT = 5.0
+
+#: Seconds within which a front end says that it shows the widget.
+APPEAR = 5.0
+
+
+class JobWidget(anywidget.AnyWidget):
+    """The front end's half is in ``widget.js``."""
+
+    _esm = Path(__file__).with_name("widget.js")
+    _css = Path(__file__).with_name("widget.css")
+
+    state = traitlets.Dict().tag(sync=True)
+    heartbeat = traitlets.Float(HEARTBEAT).tag(sync=True)
+    beat = traitlets.Int().tag(sync=True)
+
+
+class Panel:
+    """A widget for one result, which becomes static HTML when all is over.
+
+    The refresher's thread alone changes the widget, until `close`.
+    """
+
+    def __init__(self, result: Result, kernel: Any) -> None:
+        self._result = result
+        self._clicks = clicks(kernel)
+        self.patience = self._clicks.patience
+        self._meter = Meter(result)
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._begun = time.monotonic()
+        self._widget: JobWidget | None = None
+        self._handle: Any = None
+        self._shown: Progress | None = None
+        self._beaten = 0.0
+        self._is_seen = False
+        self._is_closed = False
+
+    # -- the refresher's side ------------------------------------------------------
+    def refresh(self) -> bool:
+        """Show what is new; tell whether there will be more."""
+        with self._lock:
+            now = time.monotonic()
+            if self._is_closed or (self._widget is None and self._result.ready()):
+                return False
+            if now - self._begun < DELAY:
+                return True
+            progress = self._meter.read()
+            if progress.ended:
+                self._end(progress)
+                return False
+            if self._widget is None:
+                self._open(progress)
+            elif progress != self._shown or now >= self._beaten + HEARTBEAT:
+                self._beaten, self._shown = now, progress
+                with self._widget.hold_sync():
+                    self._widget.state = self._state(progress)
+                    self._widget.beat += 1
+            return True
+
+    def close(self) -> None:
+        """Replace the widget by what stays in the notebook."""
+        with self._lock:
+            if not self._is_closed:
+                self._end(self._meter.read())
+
+    def _open(self, progress: Progress) -> None:
+        self._beaten, self._shown = time.monotonic(), progress
+        self._widget = JobWidget(state=self._state(progress))
+        self._widget.on_msg(self._order)
+        self._clicks.take(self._widget.comm)
+        bundle, metadata = cast("Any", self._widget._repr_mimebundle_())
+        # With text for front ends without widgets, and for notebooks saved half-way.
+        bundle = {**bundle, **report.render(progress)}
+        self._handle = DisplayHandle()
+        self._handle.display(bundle, metadata=metadata, raw=True)
+
+    def _end(self, progress: Progress) -> None:
+        self._is_closed = True
+        if self._widget is None:
+            return
+        # A page that was loaded anew does not get the update, but sees this.
+        self._widget.state = self._state(progress)
+        self._handle.update(report.render(progress), raw=True)
+        self._clicks.drop(self._widget.comm)
+        self._widget.close()
+
+    def _state(self, progress: Progress) -> dict[str, Any]:
+        state = dataclasses.asdict(progress)
+        return {**state, "shares": progress.shares}
+
+    # -- the user's side -------------------------------------------------------------
+    def attend(self) -> None:
+        """Take in clicks that only the thread that waits can see."""
+        self._clicks.look()
+
+    def is_attended(self) -> bool:
+        """Tell whether a front end shows the buttons, or may be about to."""
+        return self._is_seen or time.monotonic() < self._begun + DELAY + APPEAR
+
+    def _order(self, widget: JobWidget, order: dict[str, Any], _: object) -> None:
+        """Take an order from the front end; any thread may bring it."""
+        if order.get("do") == "ready":
+            self._is_seen = True
+            return
+        number = order.get("id")
+        widget.send({"id": number, "taken": True})
+        actions.worker.do(
+            lambda: self._send(widget, {"id": number, **actions.perform(self._result, order)})
+        )
+
+    def _send(self, widget: JobWidget, message: dict[str, Any]) -> None:
+        if widget.comm is not None:
+            # Jupyter's kernels find in the context to which cell a message belongs.
+            self._context.copy().run(widget.send, message)

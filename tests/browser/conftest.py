@@ -1,0 +1,226 @@
+"""A Jupyter server and a Chromium for the session, and notebooks driven in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from condorpool import personal
+
+#: No news, no autosave, and all cells in the page, also those scrolled out of sight.
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "docmanager-extension/plugin": {"autosave": False},
+}
+
+#: Seconds for anything that a test waits for.
+PATIENCE = 40.0
+
+#: Kernels of other versions, for the ways in which their clicks come: name → requirement.
+#: They are installed beside this environment, whose own kernel is "python3".
+KERNELS = {"ipykernel6": "ipykernel==6.31.0", "ipykernel7.0": "ipykernel==7.0.1"}
+
+SETUP = """
+import sys, time
+from condorpool import Pool
+SUBMIT = dict(submitdir={folder!r})
+HELD = dict(SUBMIT, processes=2, maxtasksperchild=1, submitkwargs=dict(
+    should_transfer_files="YES", transfer_input_files="/no/such/file"))
+"""
+
+
+@pytest.fixture(scope="session")
+def htcondor(tmp_path_factory):
+    """One personal HTCondor with two CPUs."""
+    personal.install()
+    started = personal.start(tmp_path_factory.mktemp("htcondor") / "personal", cpus=2)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, htcondor):
+    """A Jupyter server with its own folders; gives its address, folder and token."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    for name, values in SETTINGS.items():
+        file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    for name, requirement in KERNELS.items():
+        _add_kernel(folder / "DATA" / "kernels" / name, requirement)
+    (folder / "work").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port, token = probe.getsockname()[1], secrets.token_hex(16)
+    environment = {
+        **os.environ,
+        **{f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")},
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "CONDOR_CONFIG": os.devnull,
+        "CONDORPOOL_PERSONAL": str(htcondor.folder),
+    }
+    options = {
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.root_dir": folder / "work",
+        "IdentityProvider.token": token,
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"]
+    command += ["--allow-root", *(f"--{name}={value}" for name, value in options.items())]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + PATIENCE
+        while True:
+            assert process.poll() is None, (folder / "server.log").read_text()
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/api/status?token={token}", timeout=5)
+                break
+            assert time.monotonic() < end, (folder / "server.log").read_text()
+            time.sleep(0.1)
+        yield address, folder / "work", token
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _add_kernel(folder, requirement):
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*pip, folder / "lib", requirement, "nest-asyncio"], check=True)
+    spec = {
+        "display_name": requirement,
+        "language": "python",
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "env": {"PYTHONPATH": os.pathsep.join([str(folder / "lib"), *sys.path[1:]])},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One headless Chromium: the system's own, no download."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path, "the browser tests need Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        chromium = playwright.chromium.launch(executable_path=path, args=flags)
+        yield chromium
+        chromium.close()
+
+
+class Notebook:
+    """A notebook in a page of JupyterLab."""
+
+    panel = "window.jupyterapp.shell.currentWidget"
+
+    def __init__(self, page, path):
+        self.page = page
+        self.path = path
+
+    def ready(self):
+        """Wait until the kernel is idle."""
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        status = f"{self.panel}?.sessionContext?.session?.kernel?.status"
+        self.page.wait_for_function(f"() => {status} === 'idle'")
+
+    def run(self, index):
+        """Start a cell; does not wait for it."""
+        self.page.evaluate(f"i => {{ {self.panel}.content.activeCellIndex = i }}", index)
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
+
+    def output(self, index):
+        """Return the output area of a cell."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index).locator(".jp-Cell-outputArea")
+
+    def button(self, name):
+        """Return a button in the outputs, by its accessible name."""
+        return self.page.locator(".jp-OutputArea").get_by_role("button", name=name, exact=True)
+
+    def save(self):
+        """Save, and return what is in the file."""
+        self.page.evaluate(f"() => {self.panel}.context.save()")
+        return json.loads(self.path.read_text())
+
+
+@pytest.fixture
+def open_notebook(server, browser, tmp_path, request):
+    """Open a notebook with these code cells, after one that sets up."""
+    address, folder, token = server
+    pages = []
+
+    def open_(*cells, kernel="python3"):
+        sources = [SETUP.format(folder=str(tmp_path)), *map(textwrap.dedent, cells)]
+        path = folder / f"{tmp_path.name}.ipynb"
+        path.write_text(
+            json.dumps(
+                {
+                    "nbformat": 4,
+                    "nbformat_minor": 5,
+                    "metadata": {
+                        "kernelspec": {"name": kernel, "display_name": "", "language": "python"}
+                    },
+                    "cells": [
+                        {
+                            "cell_type": "code",
+                            "id": f"cell{index}",
+                            "metadata": {},
+                            "execution_count": None,
+                            "outputs": [],
+                            "source": source,
+                        }
+                        for index, source in enumerate(sources)
+                    ],
+                }
+            )
+        )
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("dialog", lambda dialog: dialog.accept())
+        pages.append(page)
+        page.goto(f"{address}/lab/tree/{path.name}?token={token}&reset")
+        notebook = Notebook(page, Path(path))
+        notebook.ready()
+        notebook.run(0)
+        return notebook
+
+    yield open_
+    failed = getattr(request.node, "failed", False)
+    for page in pages:
+        if failed:
+            page.screenshot(path=tmp_path / "failed.png")
+        page.evaluate(f"() => {Notebook.panel}.sessionContext.shutdown()")
+        page.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Let fixtures know that their test has failed."""
+    report = (yield).get_result()
+    item.failed = getattr(item, "failed", False) or report.failed

@@ -1,0 +1,111 @@
+"""How calls are shown where nobody looks: executed notebooks, scripts, terminals."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import nbclient
+import nbformat
+import pytest
+
+from condorpool import personal
+
+SETUP = """
+import time
+from condorpool import Pool
+pool = Pool()
+"""
+SLOW = "pool.map(time.sleep, [1.5, 1.5], 1)"
+HELD = """
+Pool(maxtasksperchild=1, submitkwargs=dict(
+    should_transfer_files="YES", transfer_input_files="/no/such/file")).map(abs, [1], 1)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """What a process needs to find one personal HTCondor."""
+    personal.install()
+    with personal.start(tmp_path_factory.mktemp("htcondor") / "personal", cpus=2) as htcondor:
+        yield {
+            **os.environ,
+            "CONDOR_CONFIG": os.devnull,
+            "CONDORPOOL_PERSONAL": str(htcondor.folder),
+            "PYTHONPATH": os.pathsep.join(sys.path[1:]),
+        }
+
+
+def execute(environment, folder, *cells):
+    """Execute a notebook; return its outputs."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in (SETUP, *cells)]
+    )
+    client = nbclient.NotebookClient(
+        notebook, timeout=60, allow_errors=True, resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute(env=environment)
+    return [cell.outputs for cell in notebook.cells[1:]]
+
+
+def test_an_executed_notebook_has_the_report(environment, tmp_path):
+    """Where no front end shows the widget, the report takes its place at the end."""
+    [outputs] = execute(environment, tmp_path, SLOW)
+    shown = [out.data for out in outputs if out.output_type == "display_data"]
+    assert [set(data) for data in shown] == [{"text/plain", "text/html"}]
+    assert "2 of 2 calls done" in shown[0]["text/plain"]
+
+
+def test_a_short_call_leaves_nothing(environment, tmp_path):
+    """What is over in a moment is not shown."""
+    [outputs] = execute(environment, tmp_path, "pool.map(abs, [1, 2])")
+    assert [out.output_type for out in outputs] == ["execute_result"]
+
+
+def test_held_jobs_raise_where_nobody_can_click(environment, tmp_path):
+    """Without a front end a call does not wait for ever for somebody to release its jobs."""
+    [outputs] = execute(environment, tmp_path, HELD)
+    assert [out.ename for out in outputs if out.output_type == "error"] == ["JobHeldError"]
+
+
+def test_the_widget_can_be_switched_off(environment, tmp_path):
+    """CONDORPOOL_WIDGET=0 leaves a line of text."""
+    [outputs] = execute({**environment, "CONDORPOOL_WIDGET": "0"}, tmp_path, SLOW)
+    texts = [out.text for out in outputs if out.output_type == "stream"]
+    assert "2 of 2, 0:0" in "".join(texts)
+    assert not [out for out in outputs if out.output_type == "display_data"]
+
+
+def test_a_script_prints_nothing_by_itself(environment, tmp_path):
+    """Where standard error is no terminal, only progress="text" makes lines."""
+    code = SETUP + SLOW.replace("1)", "1, progress={})") + "\npool.close()"
+
+    def said(progress):
+        command = [sys.executable, "-W", "error", "-c", code.format(progress)]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return done.stdout + done.stderr
+
+    assert said('"auto"') == ""
+    assert "condorpool: sleep |" in said('"text"')
+
+
+def test_a_terminal_has_a_bar(environment, tmp_path):
+    """On a terminal, a line is written over itself."""
+    ours, its = pty.openpty()
+    code = SETUP + SLOW + "\npool.close()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=its):
+        os.close(its)
+        said = b""
+        while True:
+            try:
+                said += os.read(ours, 4096)
+            except OSError:  # the other side is closed
+                break
+    os.close(ours)
+    assert "\r" in said.decode()
+    assert "2 of 2, 0:0" in said.decode()

@@ -1,0 +1,264 @@
+"""What is said of how far calls have come."""
+
+from __future__ import annotations
+
+import io
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from condorpool.engine.crew import Batch, Cluster, Crew
+from condorpool.engine.description import JobOptions
+from condorpool.faces.notebook import report, textbar
+from condorpool.interface import progress
+from condorpool.interface.progress import Meter, Progress
+from condorpool.values.events import JobEvent
+
+MISSING = "reading from file {} at {}: (errno 2) No such file or directory"
+
+
+class Clock:
+    """A time that tests set."""
+
+    now = 0.0
+
+    def __call__(self):
+        """Return it."""
+        return self.now
+
+
+class Calls:
+    """A result of calls, one to a chunk and a job, whose jobs live by events."""
+
+    name = "fit"
+
+    def __init__(self, calls):
+        crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
+        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), keeps=True)
+        self._batch.size = self.calls = calls
+        self._batch.pending = {n: n + 1 for n in range(calls)}
+        self.cluster = Cluster(1, calls, range(calls))
+        crew.clusters.append(self.cluster)
+        self._session = SimpleNamespace(changed=threading.Condition(), silent=None, is_closed=False)
+        self._errors = {}
+
+    @property
+    def calls_ended(self):
+        """How many calls have ended."""
+        return self.calls - len(self._batch.pending)
+
+    def ready(self):
+        """Tell whether all have."""
+        return not self._batch.pending
+
+    def tell(self, kind, *procs, time=0, **facts):
+        """Have the event log tell of jobs."""
+        for proc in procs:
+            self.cluster.apply(JobEvent(kind, 1, proc, facts, time))
+
+    def end(self, *numbers, error=None):
+        """End calls and their jobs."""
+        for number in numbers:
+            del self._batch.pending[number]
+            if error:
+                self._errors[number] = error
+            self.tell("JOB_TERMINATED", number, TerminatedNormally=True, ReturnValue=0)
+
+
+@pytest.fixture
+def clock():
+    """A time that tests set."""
+    return Clock()
+
+
+def test_jobs_are_counted_by_state():
+    """Every job in the queue is in one state, those whose files move in one of their own."""
+    calls = Calls(10)
+    calls.tell("SUBMIT", *range(8))
+    calls.tell("FILE_TRANSFER", 3, Type=2)
+    calls.tell("EXECUTE", 0, 1, 2, SlotName="slot1_1@a")
+    calls.tell("JOB_SUSPENDED", 2)
+    calls.tell("JOB_HELD", 4, HoldReason="no", HoldReasonCode=1, HoldReasonSubCode=0)
+    seen = Meter(calls).read()
+    assert seen.jobs == {
+        "queued": 2,
+        "idle": 3,
+        "transferring": 1,
+        "running": 2,
+        "suspended": 1,
+        "held": 1,
+    }
+    assert seen.hosts == 1
+
+
+def test_shares_of_the_bar_are_all_calls():
+    """What a bar shows adds up to the calls, however many jobs there are for them."""
+    calls = Calls(10)
+    calls.tell("SUBMIT", *range(10))
+    calls.tell("EXECUTE", 0, 1, 2)
+    calls.end(0)
+    calls.end(1, error=ValueError("x"))
+    shares = Meter(calls).read().shares
+    assert sum(shares.values()) == pytest.approx(10)
+    assert (shares["done"], shares["failed"], shares["running"]) == (1, 1, 1)
+
+
+def test_holds_for_the_same_cause_are_one_group():
+    """Slots, hosts, paths and numbers do not tell causes apart; what is common is said."""
+    calls = Calls(6)
+    for proc in range(4):
+        reason = MISSING.format("/data/in", f"slot1_{proc}@host{proc}.example.org")
+        calls.tell("JOB_HELD", proc, HoldReason=reason, HoldReasonCode=13, HoldReasonSubCode=2)
+    calls.tell("JOB_HELD", 4, HoldReason="too much", HoldReasonCode=34, HoldReasonSubCode=102)
+    files, memory = Meter(calls).read().held
+    assert (files.count, files.code, files.subcode) == (4, 13, 2)
+    assert files.reason == MISSING.format("/data/in", "…")
+    assert not files.needs_memory
+    assert memory.needs_memory
+    assert "memory" in memory.cure
+    assert [p for _, p in progress.places(calls, group=files.key)] == [0, 1, 2, 3]
+
+
+def test_failures_alike_are_one_group():
+    """Calls that raised the same are counted together, and new ones join."""
+    calls = Calls(9)
+    meter = Meter(calls)
+    calls.end(1, error=ValueError("no convergence in 7 steps"))
+    calls.end(2, error=KeyError("a"))
+    meter.read()
+    calls.end(3, error=ValueError("no convergence in 8 steps\nand more"))
+    seen = meter.read()
+    assert [(f.kind, f.message, f.count) for f in seen.failures] == [
+        ("ValueError", "no convergence in … steps", 2),
+        ("KeyError", "'a'", 1),
+    ]
+    assert (seen.done, seen.failed) == (0, 3)
+
+
+def test_an_exception_that_cannot_be_told_is_counted():
+    """A user's exception whose text cannot be made stops nothing."""
+
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    calls = Calls(2)
+    calls.end(0, error=Mute())
+    assert Meter(calls).read().failures == (progress.Failed("Mute", "", 1),)
+
+
+def test_rate_and_time_left(clock):
+    """The rate is that of the last minute; without running jobs nothing is promised."""
+    calls = Calls(100)
+    meter = Meter(calls, clock)
+    assert meter.read().rate is None
+    calls.tell("EXECUTE", *range(100))
+    clock.now = 10.0
+    calls.end(*range(20))
+    seen = meter.read()
+    assert (seen.rate, seen.left) == (2.0, 40.0)
+    clock.now = 200.0
+    assert meter.read().left is None
+
+
+def test_what_is_the_same_compares_equal(clock):
+    """Time that passes is no news; a call that ends is."""
+    calls = Calls(3)
+    meter = Meter(calls, clock)
+    before = meter.read()
+    clock.now = 1.0
+    assert meter.read() == before
+    calls.end(0)
+    assert meter.read() != before
+
+
+def test_a_page_of_jobs():
+    """A page has the jobs of a state that it is asked for, and how many there are."""
+    calls = Calls(50)
+    calls.tell("SUBMIT", *range(50))
+    calls.tell("EXECUTE", *range(30), SlotName="slot1@a", time=100)
+    calls.tell("IMAGE_SIZE", 20, MemoryUsage=64)
+    total, rows = progress.page(calls, "running", 20, 5, now=107)
+    assert total == 30
+    assert [row.id for row in rows] == [f"1.{n}" for n in range(20, 25)]
+    assert rows[0] == progress.Row("1.20", "running", "slot1@a", 7, 64, 1, "")
+
+
+def test_many_jobs_are_told_in_few_words():
+    """What is said of many jobs is no more than of few."""
+    calls = Calls(20_000)
+    for proc in range(10_000):
+        reason = MISSING.format(f"/in/{proc}", proc)
+        calls.tell("JOB_HELD", proc, HoldReason=reason, HoldReasonCode=13)
+    calls.tell("EXECUTE", *range(10_000, 20_000), SlotName="slot1@a")
+    for number in range(5_000):
+        calls.end(10_000 + number, error=ValueError(f"{number:b}" if number % 2 else "x" * number))
+    seen = Meter(calls).read()
+    assert [held.count for held in seen.held] == [10_000]
+    assert sum(failed.count for failed in seen.failures) == 5_000
+    assert len(repr(seen)) < 20_000
+
+
+def seen(**changes):
+    """Return some progress."""
+    values = {
+        "name": "fit",
+        "calls": 40,
+        "done": 10,
+        "failed": 0,
+        "pending": 30,
+        "jobs": {"idle": 3, "running": 2},
+        "hosts": 1,
+        "limit": 8,
+        "rate": 2.0,
+        "left": 15.0,
+        "held": (),
+        "failures": (),
+        "note": "",
+        "ended": False,
+        "elapsed": 65.4,
+    }
+    return Progress(**{**values, **changes})
+
+
+def test_a_line_of_text():
+    """The bar of terminals has what the widget has in a line."""
+    assert textbar.line(seen(failed=2)) == (
+        "fit |██████··············| 12 of 40, 2 failed, 3 idle, 2 running, 1:05, 0:15 left"
+    )
+
+
+def test_a_report_is_escaped():
+    """What jobs and users say is text in the report, not HTML."""
+    failure = progress.Failed("Err", "<script>alert(1)</script>", 1)
+    bundle = report.render(seen(name="<lambda>", failed=1, failures=(failure,), ended=True))
+    assert "<script" not in bundle["text/html"]
+    assert "<lambda>" not in bundle["text/html"]
+    assert "<lambda>: 10 of 40 calls done, 1 failed, 1:05" in bundle["text/plain"]
+
+
+def test_short_calls_leave_no_line():
+    """Calls that are over in a moment are not shown."""
+    calls, stream = Calls(1), io.StringIO()
+    bar = textbar.TextBar(calls, stream, is_live=True)
+    assert bar.refresh()
+    calls.end(0)
+    bar.close()
+    assert not bar.refresh()
+    assert not stream.getvalue()
+
+
+def test_a_bar_is_written_over_itself(monkeypatch):
+    """The line is written anew when it has changed, and ended at the end."""
+    monkeypatch.setattr(textbar, "DELAY", 0.0)
+    calls, stream = Calls(2), io.StringIO()
+    bar = textbar.TextBar(calls, stream, is_live=True)
+    assert bar.refresh()
+    assert bar.refresh()
+    calls.end(0, 1)
+    bar.close()
+    lines = stream.getvalue().split("\r")
+    assert len(lines) == 3
+    assert lines[-1].rstrip(" \n").endswith("2 of 2, 0:00")
+    assert lines[-1].endswith("\n")

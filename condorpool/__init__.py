@@ -3,8 +3,8 @@
 from typing import Any as _Any
 
 from condorpool.engine.payload import Shared
-from condorpool.interface.executor import Executor
 from condorpool.interface import display as _display
+from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import Job
 from condorpool.interface.pool import Pool

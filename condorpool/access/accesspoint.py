@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from condorpool.access import matching
 from condorpool.access.bindings import classad2, htcondor2
 from condorpool.values.exceptions import (
     HTCondorError,
@@ -235,6 +236,20 @@ class AccessPoint:
                 yield dict(ad)
         except _FAULTS as error:
             raise self._fault("ask the collector for slots", error) from error
+
+    def fit(self, job_id: str) -> matching.Fit | None:
+        """Compare what a job asks for with what the slots have; None if it left the queue."""
+        cluster, _, proc = job_id.partition(".")
+        try:
+            jobs = self._ask(lambda s: s.query(f"ClusterId == {cluster} && ProcId == {proc}"))
+            if not jobs:
+                return None
+            owners = self._ask(lambda s: s.query("JobStatus == 2", ["Owner"]))
+            central = htcondor2.Collector(self.collector_address or None)
+            slots = central.query(htcondor2.AdType.Startd, 'SlotType =!= "Dynamic"')
+        except _FAULTS as error:
+            raise self._fault(f"match job {job_id}", error) from error
+        return matching.fit(jobs[0], slots, [ad.get("Owner") for ad in owners])
 
 
 def check_expression(name: str, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from condorpool.engine import submitdir as names
 from condorpool.engine.crew import Cluster, JobRecord
 from condorpool.engine.session import Session
+from condorpool.engine.why import why
 from condorpool.values.events import JobState
 
 
@@ -56,6 +57,14 @@ class Job:
     def status(self) -> str:
         """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, ..."""
         return self.state.value
+
+    def analyze(self) -> str:
+        """Say why the job is idle or held, and what to do about it.
+
+        An idle job is matched with the slots of its HTCondor pool, as
+        ``condor_q -better-analyze`` does.
+        """
+        return why(self._session.access_point, self.id, self._record)
 
     def hold(self) -> bool:
         """Put the job on hold; tell whether it was there to be held."""

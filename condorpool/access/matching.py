@@ -1,0 +1,107 @@
+"""What the slots of an HTCondor pool say to a job: matchmaking, asked and counted."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from condorpool.access.bindings import classad2
+
+_RESOURCES = ("Cpus", "Memory", "Disk", "GPUs")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a job fits the slots of its HTCondor pool, which are looked at as if empty.
+
+    Parameters
+    ----------
+    slots
+        How many there are.
+    too_much
+        Resource by resource, what the job asks for and the most that a slot
+        has, where that is less.  Memory in MiB, disk in KiB.
+    unmet
+        Those of the job's requirements that no slot meets.
+    acceptable
+        Slots that meet all of them.
+    willing
+        Those of them whose own requirements the job meets.
+    free
+        Those of them that could take the job right now.
+    running, own
+        Jobs of the access point that run, and those of them that are of the
+        same user.
+    """
+
+    slots: int
+    too_much: Mapping[str, tuple[float, float]]
+    unmet: tuple[str, ...]
+    acceptable: int
+    willing: int
+    free: int
+    running: int = 0
+    own: int = 0
+
+
+def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
+    """Match the ad of a job with the ads of slots that are no slot's part.
+
+    Parameters
+    ----------
+    owners
+        Whose jobs run.
+    """
+    free = [slot.symmetricMatch(job) and slot.get("State") == "Unclaimed" for slot in slots]
+    for slot in slots:
+        for name in _RESOURCES:
+            # What a partitionable slot has given away comes back.
+            if (total := slot.get(f"TotalSlot{name}")) is not None:
+                slot[name] = total
+    acceptable = [slot.matches(job) for slot in slots]
+    willing = [slot.symmetricMatch(job) for slot in slots]
+    too_much = {}
+    for name in _RESOURCES:
+        wanted = job.eval(f"Request{name}") if f"Request{name}" in job else 0
+        most = max((_number(slot.get(name)) for slot in slots), default=0)
+        if _number(wanted) > most:
+            too_much[name] = _number(wanted), most
+    unmet = []
+    for condition in conditions(str(job.lookup("Requirements"))):
+        job["Requirements"] = classad2.ExprTree(condition)
+        if not any(slot.matches(job) for slot in slots):
+            unmet.append(condition)
+    return Fit(
+        slots=len(slots),
+        too_much=too_much,
+        unmet=tuple(unmet),
+        acceptable=sum(acceptable),
+        willing=sum(willing),
+        free=sum(free),
+        running=len(owners),
+        own=owners.count(job.get("Owner")),
+    )
+
+
+def _number(value: object) -> float:
+    """Return a number that an ad has; what cannot be evaluated asks for nothing."""
+    return float(value) if isinstance(value, (int, float)) else 0
+
+
+def conditions(expression: str) -> Iterator[str]:
+    """Give the conditions that a requirement joins by ``&&``, in parentheses or not."""
+    tokens = re.findall(r'"(?:\\.|[^"\\])*"|&&|\|\||=\?=|.', expression.strip(), re.DOTALL)
+    depths = list(itertools.accumulate((t in "([{") - (t in ")]}") for t in tokens))
+    if tokens[0] == "(" and 0 not in depths[:-1]:
+        yield from conditions("".join(tokens[1:-1]))
+        return
+    outer = {n: token for n, token in enumerate(tokens) if depths[n] == 0}
+    joints = [n for n in outer if tokens[n] == "&&"]
+    if not joints or {"||", "?"} & set(outer.values()):
+        yield "".join(tokens)  # these bind less than && does
+        return
+    for first, last in itertools.pairwise([-1, *joints, len(tokens)]):
+        yield from conditions("".join(tokens[first + 1 : last]))

@@ -1,0 +1,74 @@
+"""Why a job does not run, in sentences that end with the next step."""
+
+from __future__ import annotations
+
+from condorpool.access.accesspoint import AccessPoint
+from condorpool.access.matching import Fit
+from condorpool.engine.crew import JobRecord
+from condorpool.values.events import JobState
+from condorpool.values.holds import cure
+
+#: HTCondor's units of what a slot has: how many make one that people read.
+_UNITS = {"Cpus": (1, ""), "Memory": (1024, " GiB"), "Disk": (1024**2, " GiB"), "GPUs": (1, "")}
+
+
+def why(access_point: AccessPoint, job_id: str, job: JobRecord) -> str:
+    """Say why a job is in the state that it is in; of an idle one ask HTCondor."""
+    fit = access_point.fit(job_id) if job.state is JobState.IDLE else None
+    told = {
+        JobState.UNMATERIALIZED: "not in the queue yet: HTCondor makes it when others of its "
+        "cluster end. Held ones take up room: release or remove those.",
+        JobState.IDLE: f"idle: {why_idle(fit)}" if fit else "about to leave the queue.",
+        JobState.RUNNING: f"running on {job.host}. There is nothing to do.",
+        JobState.SUSPENDED: f"suspended on {job.host}, and goes on when it is continued there.",
+        JobState.HELD: f"held: {job.reason.rstrip('. ')}. {cure(job.code)}",
+        JobState.COMPLETED: f"completed: {job.exit or job.reason or 'it has left the queue'}.",
+        JobState.REMOVED: f"removed: {job.reason.rstrip('. ') or 'nobody said why'}.",
+    }
+    return f"Job {job_id} is {told[job.state]}"
+
+
+def why_idle(fit: Fit) -> str:
+    """Say why a job that fits the slots like this does not start."""
+    slots = f"{fit.slots:,} slot{'' if fit.slots == 1 else 's'}"
+    if not fit.slots:
+        why = "its HTCondor pool has no slots now. `condor_status` shows when there are some."
+    elif fit.too_much:
+        why = _too_much(fit)
+    elif fit.unmet:
+        why = (
+            f"of {slots} none meets its requirement {fit.unmet[0]}. "
+            "Remove it, and send the calls again with other requirements."
+        )
+    elif not fit.acceptable:
+        why = (
+            f"each of its requirements is met, but none of {slots} meets all. "
+            "Remove it, and send the calls again with fewer."
+        )
+    elif not fit.willing:
+        why = (
+            f"{fit.acceptable:,} of {slots} would do, but their own requirements refuse it. "
+            "Ask those who run them what a job must state."
+        )
+    elif fit.free:
+        why = (
+            f"{fit.free:,} of {slots} could take it now; HTCondor gives them out at its next "
+            "negotiation, within minutes. There is nothing to do."
+        )
+    else:
+        why = (
+            f"the pool is full: {fit.willing:,} of {slots} could run it, and other jobs have "
+            f"them. {fit.running:,} jobs of this access point run, {fit.own:,} of them yours. "
+            "It starts when enough of them end."
+        )
+    return why
+
+
+def _too_much(fit: Fit) -> str:
+    wanted = []
+    for resource, (asked, most) in fit.too_much.items():
+        size, unit = _UNITS[resource]
+        has = f"more than {most / size:.4g}{unit}" if most else "any"
+        command = f"request_{resource.lower()}"
+        wanted.append(f"it has {command} = {asked / size:.4g}{unit}, and no slot has {has}")
+    return f"{'; '.join(wanted)}. Remove it, and send the calls again with less."

@@ -1,0 +1,67 @@
+"""Why a job does not run, as HTCondor has it."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import cloudpickle
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def job_of(pool, **submitkwargs):
+    """Return the job of a call, in a pool where each call has its own."""
+    return pool.apply_async(time.sleep, (60,), submitkwargs=submitkwargs).job
+
+
+def analysis(job, expected):
+    """Wait for what is expected: the collector hears of slots and jobs a moment later."""
+    end = time.monotonic() + 15
+    while expected not in (text := job.analyze()) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert expected in text
+    return text
+
+
+def test_no_slot_has_that_much(make_pool):
+    """What was asked for, and the most there is."""
+    job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
+    text = analysis(job, f"Job {job.id} is idle: it has request_memory = 900 GiB")
+    assert text.endswith("send the calls again with less.")
+
+
+def test_requirements_that_nothing_meets(make_pool):
+    """The very condition."""
+    job = job_of(make_pool(maxtasksperchild=1), requirements='Memory > 1 && Arch == "ALPHA"')
+    analysis(job, 'of 1 slot none meets its requirement Arch == "ALPHA"')
+
+
+def test_the_pool_is_full(make_pool):
+    """Who has the slots."""
+    pool = make_pool(maxtasksperchild=1)
+    jobs = [job_of(pool) for _ in range(3)]
+    analysis(jobs[2], "the pool is full: 1 of 1 slot could run it")
+    analysis(jobs[2], "2 jobs of this access point run, 2 of them yours")
+    analysis(jobs[0], f"Job {jobs[0].id} is running on slot1_")
+
+
+def test_held(make_pool):
+    """HTCondor's reason, and the cure."""
+    job = job_of(
+        make_pool(maxtasksperchild=1),
+        transfer_input_files="/no/such/file",
+        should_transfer_files="YES",
+    )
+    text = analysis(job, f"Job {job.id} is held: ")
+    assert "/no/such/file" in text
+    assert text.endswith("then release it.")
+    job.remove()
+    analysis(job, f"Job {job.id} is removed: ")
+
+
+def test_held_by_its_user(make_pool):
+    """Nothing is to be cured."""
+    job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
+    job.hold()
+    assert "Release it and it will run." in analysis(job, "is held")

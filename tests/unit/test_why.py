@@ -1,0 +1,51 @@
+"""Why a job does not run: the conditions of its requirements, and the sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from condorpool.access.matching import Fit, conditions
+from condorpool.engine.why import why_idle
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        pytest.param("true", ["true"], id="one"),
+        pytest.param("A && (B || C && D)", ["A", "B || C && D"], id="or"),
+        pytest.param("((A && B)) && C", ["A", "B", "C"], id="nested"),
+        pytest.param('x == "&& (" && f(a && b)', ['x == "&& ("', "f(a && b)"], id="quoted"),
+        pytest.param("(A) || (B)", ["(A) || (B)"], id="two pairs of parentheses"),
+    ],
+)
+def test_conditions(expression, expected):
+    """A requirement is the conditions that it joins."""
+    assert list(conditions(expression)) == expected
+
+
+def fitting(**facts):
+    """Return a fit of ten slots that take the job, but for some facts."""
+    usual = {"slots": 10, "too_much": {}, "unmet": (), "acceptable": 10, "willing": 10, "free": 0}
+    return Fit(**{**usual, **facts})
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        pytest.param({"slots": 0}, "no slots now", id="no slots"),
+        pytest.param(
+            {"too_much": {"Memory": (921_600, 24_576), "GPUs": (1, 0)}},
+            "it has request_memory = 900 GiB, and no slot has more than 24 GiB; "
+            "it has request_gpus = 1, and no slot has any. Remove it",
+            id="too much",
+        ),
+        pytest.param({"unmet": ("X",)}, "of 10 slots none meets its requirement X.", id="unmet"),
+        pytest.param({"acceptable": 0}, "none of 10 slots meets all", id="not all at once"),
+        pytest.param({"willing": 0}, "their own requirements refuse it", id="refused"),
+        pytest.param({"free": 1}, "1 of 10 slots could take it now", id="free"),
+        pytest.param({"running": 9, "own": 2}, "9 jobs of this access point run, 2 of them yours", id="full"),
+    ],
+)  # fmt: skip
+def test_why_idle(facts, expected):
+    """Every reason is told, the first that is in the way."""
+    assert expected in why_idle(fitting(**facts))

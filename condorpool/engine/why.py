@@ -21,7 +21,7 @@ def why(access_point: AccessPoint, job_id: str, job: JobRecord) -> str:
         JobState.IDLE: f"idle: {why_idle(fit)}" if fit else "about to leave the queue.",
         JobState.RUNNING: f"running on {job.host}. There is nothing to do.",
         JobState.SUSPENDED: f"suspended on {job.host}, and goes on when it is continued there.",
-        JobState.HELD: f"held: {job.reason.rstrip('. ')}. {cure(job.code)}",
+        JobState.HELD: f"held: {job.reason.rstrip('. ')}. {cure(job.code, job.subcode)}",
         JobState.COMPLETED: f"completed: {job.exit or job.reason or 'it has left the queue'}.",
         JobState.REMOVED: f"removed: {job.reason.rstrip('. ') or 'nobody said why'}.",
     }

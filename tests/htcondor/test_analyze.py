@@ -55,7 +55,7 @@ def test_held(make_pool):
     )
     text = analysis(job, f"Job {job.id} is held: ")
     assert "/no/such/file" in text
-    assert text.endswith("then release it.")
+    assert text.endswith("release() or remove().")
     job.remove()
     analysis(job, f"Job {job.id} is removed: ")
 
@@ -64,4 +64,4 @@ def test_held_by_its_user(make_pool):
     """Nothing is to be cured."""
     job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
     job.hold()
-    assert "Release it and it will run." in analysis(job, "is held")
+    assert "Somebody held it" in analysis(job, "is held")

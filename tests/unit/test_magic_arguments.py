@@ -1,0 +1,119 @@
+"""What people write after a magic's name."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from condorpool.faces.notebook import arguments
+from condorpool.faces.notebook.arguments import LineError, Options
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("f data", ("f", "data")),
+        ("f, data", ("f", "data")),
+        ("lambda x: x + 1 range(10)", ("lambda x: x + 1", "range(10)")),
+        ("lambda x: (x, 1), data", ("lambda x: (x, 1)", "data")),
+        ("f [x for x in range(3)]", ("f", "[x for x in range(3)]")),
+        ("partial(f, 2) [ (1,2) ]", ("partial(f, 2)", "[ (1,2) ]")),
+        ("f if a else b c", ("f if a else b", "c")),
+        ("f data[1: 3]", ("f", "data[1: 3]")),
+        ("obj.m (1, 2)", ("obj.m", "(1, 2)")),
+        ("f 1, 2, 3", ("f", "1, 2, 3")),
+        ("f data;", ("f", "data")),
+        ("f data  # and why", ("f", "data")),
+        ("f '# ;'  # why", ("f", "'# ;'")),
+        ("f {'$x': '{y}'}", ("f", "{'$x': '{y}'}")),
+    ],
+)
+def test_split_call(text, expected):
+    """The first space at which both sides are Python, or a comma."""
+    assert arguments.split_call(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "f", "f(data)", "f [1, 2", "f, data, more", "f 'abc"])
+def test_what_is_no_call(text):
+    """It is told, with what there should be."""
+    with pytest.raises(LineError, match="as in `%condor_map f data`"):
+        arguments.split_call(text)
+
+
+def test_options_end_where_python_begins():
+    """The rest of the line stays as it was written."""
+    line = "-a --chunksize 3 --name='a b' --submit \"x=-1 2\" --submit=y=z  f  [-1,  '--star']"
+    options, rest = arguments.MAP.split(line)
+    assert rest == "f  [-1,  '--star']"
+    assert (options.is_async, options.star, options.chunksize) == (True, False, 3)
+    assert arguments.job_keywords(options) == {
+        "name": "a b",
+        "submitkwargs": {"x": "-1 2", "y": "z"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--chunk 3 f d", "no option --chunk: did you mean --chunksize?"),
+        ("--chunksize", "--chunksize needs a value"),
+        ("--chunksize many f d", "invalid int value: 'many'"),
+        ("--quiet=1 f d", "--quiet"),
+        ("--submit memory f d", "write 'key=value', not 'memory'"),
+    ],
+)
+def test_bad_options(line, expected):
+    """What is wrong, and where to look."""
+    with pytest.raises(LineError, match=f"{expected}.*condor_map"):
+        arguments.MAP.split(line)
+
+
+def test_names():
+    """Commas and repetition."""
+    assert arguments.names(["x, y", "z"]) == ["x", "y", "z"]
+    with pytest.raises(LineError, match="'1x' is not the name"):
+        arguments.names(["1x"])
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param("import math\ndef f(x):\n    return x + k", 11, id="def"),
+        pytest.param("k2 = k\nlambda n: n + k2", 11, id="lambda"),
+        pytest.param("x + k", 11, id="expression"),
+        pytest.param("y = x + k\nif y > 5:\n    return 'big'\ny", "big", id="body"),
+        pytest.param("x += 1", None, id="no value"),
+    ],
+)
+def test_function_of_a_cell(body, expected):
+    """A definition, or what happens to x."""
+    module, name = arguments.function_of(body)
+    space = {"k": 10}
+    exec(compile(module, "<cell>", "exec"), space)
+    assert space[name](1) == expected
+
+
+def test_bad_cells():
+    """The line of the mistake."""
+    with pytest.raises(LineError, match="line 2 of the cell"):
+        arguments.function_of("x = 1\ny = = 2\n")
+    with pytest.raises(LineError, match="the cell is empty"):
+        arguments.function_of("# nothing\n")
+
+
+def test_pool_arguments():
+    """As a Pool takes them, comments away."""
+    call = arguments.pool_arguments("4, submitkwargs={'a': 1}  # few")
+    assert eval(call) == ((4,), {"submitkwargs": {"a": 1}})
+    with pytest.raises(LineError, match="are not arguments of a Pool"):
+        arguments.pool_arguments("processes 4")
+
+
+def test_help_names_every_option():
+    """What argparse says becomes a docstring: no colours."""
+    text = arguments.MAP.format_help()
+    assert "--return-exceptions" in text
+    assert "\x1b" not in text
+    assert isinstance(arguments.CELL_JOB, Options)
+    assert ast.parse(arguments.pool_arguments(""))

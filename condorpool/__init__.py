@@ -52,6 +52,21 @@ _display.register(_show, _render)
 
 __version__ = "0.1.0"
 
+
+def load_ipython_extension(shell: _Any) -> None:
+    """Load the magics: ``%load_ext condorpool``."""
+    from condorpool.faces.notebook import magics  # noqa: PLC0415 - nobody else needs IPython
+
+    magics.load(shell)
+
+
+def unload_ipython_extension(shell: _Any) -> None:
+    """Take the magics away: ``%unload_ext condorpool``."""
+    from condorpool.faces.notebook import magics  # noqa: PLC0415
+
+    magics.unload(shell)
+
+
 __all__ = [
     "AsyncResult",
     "CallError",

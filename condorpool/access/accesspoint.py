@@ -237,19 +237,28 @@ class AccessPoint:
         except _FAULTS as error:
             raise self._fault("ask the collector for slots", error) from error
 
-    def fit(self, job_id: str) -> matching.Fit | None:
-        """Compare what a job asks for with what the slots have; None if it left the queue."""
-        cluster, _, proc = job_id.partition(".")
+    def fit(self, job: str | Mapping[str, str]) -> matching.Fit | None:
+        """Compare what a job asks for with what the slots have; None if it left the queue.
+
+        Parameters
+        ----------
+        job
+            Its id, or the submit description of one that is not submitted.
+        """
         try:
-            jobs = self._ask(lambda s: s.query(f"ClusterId == {cluster} && ProcId == {proc}"))
-            if not jobs:
-                return None
-            owners = self._ask(lambda s: s.query("JobStatus == 2", ["Owner"]))
+            if isinstance(job, str):
+                cluster, _, proc = job.partition(".")
+                one = f"ClusterId == {cluster} && ProcId == {proc}"
+                ads = self._ask(lambda schedd: schedd.query(one))
+            else:
+                ads = [matching.ad_of(job)]
+            running = self._ask(lambda schedd: schedd.query("JobStatus == 2", ["Owner"]))
             central = htcondor2.Collector(self.collector_address or None)
             slots = central.query(htcondor2.AdType.Startd, 'SlotType =!= "Dynamic"')
         except _FAULTS as error:
-            raise self._fault(f"match job {job_id}", error) from error
-        return matching.fit(jobs[0], slots, [ad.get("Owner") for ad in owners])
+            raise self._fault("match a job with slots", error) from error
+        owners = [ad.get("Owner") for ad in running]
+        return matching.fit(ads[0], slots, owners) if ads else None
 
 
 def check_expression(name: str, text: str) -> str:

@@ -12,6 +12,14 @@ from condorpool.access.bindings import classad2
 
 _RESOURCES = ("Cpus", "Memory", "Disk", "GPUs")
 
+#: A size as submit commands have it: without a unit memory is in MiB, disk in KiB.
+_SIZE = re.compile(r"\s*([\d.]+)\s*(?:([KMGT])(?:i?B)?)?\s*", re.IGNORECASE)
+
+#: What HTCondor takes for said if nobody says more.
+_DEFAULTS = {"Cpus": "1", "Memory": "128", "Disk": "1024"}
+
+_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -84,6 +92,25 @@ def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
         running=len(owners),
         own=owners.count(job.get("Owner")),
     )
+
+
+def ad_of(description: Mapping[str, str]) -> Any:
+    """Return the ad of a job that is not submitted, as far as it matters for slots."""
+    ad, terms = classad2.ClassAd(), ["true"]
+    for name in _RESOURCES:
+        wanted = description.get(f"request_{name.lower()}") or _DEFAULTS.get(name)
+        if wanted:
+            size = _SIZE.fullmatch(wanted)
+            unit = (
+                _UNITS[size[2].upper()] / (1024 if name == "Disk" else 1024**2)
+                if size and size[2]
+                else 1
+            )
+            ad[f"Request{name}"] = float(size[1]) * unit if size else classad2.ExprTree(wanted)
+            terms.append(f"TARGET.{name} >= Request{name}")
+    terms.append(f"({description.get('requirements', 'true')})")
+    ad["Requirements"] = classad2.ExprTree(" && ".join(terms))
+    return ad
 
 
 def _number(value: object) -> float:

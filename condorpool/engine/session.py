@@ -627,6 +627,16 @@ class Session:
             ) from error
 
     # -- acting -----------------------------------------------------------------
+    def places(self) -> list[tuple[Cluster, int]]:
+        """Return the jobs that have not left the queue, those that will be made too."""
+        with self.changed:
+            return [
+                (cluster, proc)
+                for _, cluster in self._clusters.values()
+                for proc, job in enumerate(cluster.jobs)
+                if not job.state.is_final
+            ]
+
     def act(self, action: str, batch: Batch) -> int:
         """Hold, release or remove what makes the chunks of a batch; return how many.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from condorpool.engine import submitdir as names
 from condorpool.engine.crew import Cluster, JobRecord
 from condorpool.engine.session import Session
@@ -98,3 +100,11 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.id}: {self.state.value}>"
+
+
+def act(action: str, jobs: Iterable[Job]) -> int:
+    """Hold, release or remove jobs, with one request to each access point; return how many."""
+    places: dict[Session, list[tuple[Cluster, int]]] = {}
+    for job in jobs:
+        places.setdefault(job._session, []).append((job._cluster, job._proc))  # noqa: SLF001
+    return sum(session.act_on(action, place) for session, place in places.items())

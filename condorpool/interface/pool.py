@@ -19,6 +19,7 @@ from condorpool.engine.session import PATIENCE, Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
+from condorpool.interface.job import Job
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
@@ -397,6 +398,15 @@ class Pool:
         limit = min(jobs, options.limit(is_resident=resident))
         return session.describe(0, None if resident else 0, limit, payload.name_of(func), options)
 
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs of this pool that have not left the queue."""
+        return [
+            Job(session, *place)
+            for session in list(self._sessions.values())
+            for place in session.places()
+        ]
+
     # -- posting ----------------------------------------------------------------------
     def _check_call(self, func: Callable[..., Any]) -> None:
         if self._closed:
@@ -723,6 +733,11 @@ def _check_jobkwargs(jobkwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     if "cleanupfiles" in checked:
         checked["cleanupfiles"] = tuple(checked["cleanupfiles"])
     return checked
+
+
+def open_pools() -> list[Pool]:
+    """Return the pools of this process that have, or had, jobs and are not cleaned up."""
+    return list(_open_pools)
 
 
 @atexit.register

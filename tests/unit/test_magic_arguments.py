@@ -16,6 +16,7 @@ from condorpool.faces.notebook.arguments import LineError, Options
         ("f data", ("f", "data")),
         ("f, data", ("f", "data")),
         ("lambda x: x + 1 range(10)", ("lambda x: x + 1", "range(10)")),
+        ("lambda x: x - k [k]", ("lambda x: x - k", "[k]")),
         ("lambda x: (x, 1), data", ("lambda x: (x, 1)", "data")),
         ("f [x for x in range(3)]", ("f", "[x for x in range(3)]")),
         ("partial(f, 2) [ (1,2) ]", ("partial(f, 2)", "[ (1,2) ]")),

@@ -201,7 +201,7 @@ def split_call(text: str) -> tuple[str, str]:
 
     They end at the first space at which both sides are Python, or at the comma
     of ``f, data``: a method that is followed by a tuple, ``obj.m (1, 2)``, is
-    not taken for a call.
+    not taken for a call.  No data begins with an operator, though it might.
     """
     text = without_comment(text)
     whole = _parsed(text)
@@ -210,7 +210,8 @@ def split_call(text: str) -> tuple[str, str]:
         return str(first), str(second)
     for space in re.finditer(r"\s+", text):
         left, right = text[: space.start()], text[space.end() :]
-        if _parsed(right) is not None and _parsed(left) and not left.endswith(","):
+        is_data = _parsed(right) is not None and right[0] not in "+-*"
+        if is_data and _parsed(left) and not left.endswith(","):
             return left, right
     raise LineError(
         f"{text!r} is not a function and its data, as in `%condor_map f data`"

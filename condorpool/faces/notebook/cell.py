@@ -118,6 +118,9 @@ def _run_in_ipython(source: str, space: dict[str, Any], shown: Shown) -> None:
         def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
             shown.append(("display", format_dict, md_dict or {}))
 
+        def quiet(self) -> bool:
+            return bool(self.semicolon_at_end_of_expression(source))  # type: ignore[no-untyped-call]
+
         def write_output_prompt(self) -> None:
             pass
 

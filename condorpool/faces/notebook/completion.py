@@ -1,0 +1,76 @@
+"""What the Tab key gives after the magics' names."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from typing import Any
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
+from IPython.core.interactiveshell import InteractiveShell
+
+from condorpool.faces.notebook import arguments, ours
+from condorpool.interface.pool import Pool
+
+_LINE = re.compile(r"(?:.*=)?\s*%%?(condor(?:_\w+)?)\s(.*)")
+
+#: Magics that take jobs, and those of their words that mean several.
+_ON_JOBS = {
+    "condor_hold": ("all",),
+    "condor_release": ("held", "all"),
+    "condor_rm": ("held", "all"),
+    "condor_why": ("held", "all"),
+    "condor_log": ("held", "all"),
+}
+
+
+def candidates(line: str, shell: InteractiveShell) -> tuple[str, list[str]] | None:
+    """Return the word that a line ends with, and what it may become; None for other lines."""
+    found = _LINE.fullmatch(line)
+    if not found:
+        return None
+    magic, rest = found.groups()
+    word = re.split(r"\s", rest)[-1]
+    if word.startswith("-") and magic in arguments.OF_MAGIC:
+        known = list(arguments.OF_MAGIC[magic].takes_value)
+    elif magic in _ON_JOBS:
+        named = [name for name, value in shell.user_ns.items() if ours.is_ours(value)]
+        known = [*_ON_JOBS[magic], *(job.id for job in ours.known_jobs()), *named]
+    else:
+        word = re.split(r"[^\w.]", word)[-1]
+        known = _expressions(word, shell)
+        if magic == "condor_pool":
+            known += [f"{name}=" for name in inspect.signature(Pool).parameters]
+    return word, [each for each in known if each.startswith(word)]
+
+
+def _expressions(word: str, shell: InteractiveShell) -> list[str]:
+    completer: Any = shell.Completer
+    return list(completer.attr_matches(word) if "." in word else completer.global_matches(word))
+
+
+def install(shell: InteractiveShell) -> None:
+    """Complete what stands after a magic's name."""
+
+    @context_matcher(identifier="condorpool", priority=10)  # type: ignore[untyped-decorator]
+    def match(context: CompletionContext) -> dict[str, Any]:
+        line = context.full_text.splitlines()[context.cursor_line] if context.full_text else ""
+        found = candidates(line[: context.cursor_position], shell)
+        if not found:
+            return {"completions": []}
+        word, known = found
+        completions = [SimpleCompletion(name, type="param") for name in known]
+        return {"completions": completions, "matched_fragment": word, "suppress": bool(known)}
+
+    uninstall(shell)
+    shell.Completer.custom_matchers.append(match)
+
+
+def uninstall(shell: InteractiveShell) -> None:
+    """Leave completion as it was."""
+    matchers: list[Any] = shell.Completer.custom_matchers
+    with contextlib.suppress(StopIteration):
+        matchers.remove(
+            next(m for m in matchers if getattr(m, "matcher_identifier", "") == "condorpool")
+        )

@@ -1,0 +1,158 @@
+"""What magics act on: the notebook's pool, and jobs and results by the names people give them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from condorpool.faces.notebook.arguments import LineError
+from condorpool.interface.job import Job, act
+from condorpool.interface.pool import Pool, open_pools
+from condorpool.interface.results import AsyncResult, MapResult
+from condorpool.values.events import JobState
+
+#: What an action did, and why not to others.
+_SAID = {
+    "hold": ("held", "already held or gone"),
+    "release": ("released", "not held"),
+    "remove": ("removed", "already gone"),
+}
+
+
+class NotebookPool:
+    """The pool that magics use: made when one needs it, with the arguments that were set."""
+
+    def __init__(self) -> None:
+        self._arguments: Mapping[str, Any] = {}
+        self._pools: dict[int | None, Pool] = {}
+
+    def get(self, processes: int | None = None) -> Pool:
+        """Return the pool, or the one like it with so many processes."""
+        pool = self._pools.get(processes)
+        if pool is None or pool._closed:  # noqa: SLF001
+            number = {} if processes is None else {"processes": processes}
+            pool = self._pools[processes] = Pool(**{**self._arguments, **number})
+        return pool
+
+    def set(self, *args: Any, **kwargs: Any) -> Pool:
+        """Take another pool, or make one, from now on; work of the one before goes on."""
+        if len(args) == 1 and isinstance(args[0], Pool):
+            pool, self._arguments = args[0], {}
+        else:
+            arguments = inspect.signature(Pool).bind(*args, **kwargs).arguments
+            pool, self._arguments = Pool(**arguments), arguments
+        self._pools = {None: pool}
+        return pool
+
+    def clean(self) -> None:
+        """Close the pool as leaving ``with`` does, and delete what failed jobs left too."""
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            folders = [session.directory for session in pool._sessions.values()]  # noqa: SLF001
+            try:
+                pool.close()
+            finally:
+                for folder in folders:
+                    folder.remove()
+
+
+def fit(pool: Pool, description: Mapping[str, str]) -> Any:
+    """Return how a submit description fits the slots of a pool's HTCondor."""
+    return pool._access_point.fit(description)  # noqa: SLF001
+
+
+def known_results() -> list[Any]:
+    """Return the results that pools of this notebook still know."""
+    return [result for pool in open_pools() for result in pool._results]  # noqa: SLF001
+
+
+def held_jobs() -> list[Job]:
+    """Return the jobs of this notebook that are held."""
+    return [job for pool in open_pools() for job in pool.jobs if job.state is JobState.HELD]
+
+
+def known_jobs() -> list[Job]:
+    """Return the jobs of this notebook: those in the queue, and those that results have had."""
+    jobs = [job for pool in open_pools() for job in pool.jobs]
+    jobs += [job for result in known_results() for job in result.jobs]
+    return list({job.id: job for job in reversed(jobs)}.values())[::-1]
+
+
+def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
+    """Return the jobs and results that a magic's line names.
+
+    Parameters
+    ----------
+    text
+        Job ids (``12.3``, or ``12`` for all of a cluster), names of results or
+        jobs, ``held``, ``all``.
+    evaluate
+        Gives the value of an expression of the notebook.
+    """
+    found: list[Any] = []
+    for word in text.replace(",", " ").split():
+        if word == "held":
+            found += held_jobs()
+        elif word == "all":
+            found += [job for pool in open_pools() for job in pool.jobs]
+        elif re.fullmatch(r"\d+(\.\d+)?", word):
+            named = [job for job in known_jobs() if job.id == word or job.id.startswith(f"{word}.")]
+            if not named:
+                raise LineError(f"this notebook has no job {word}; `%condor_status` shows its jobs")
+            found += named
+        else:
+            found += _values(word, evaluate(word))
+    if not text.strip():
+        raise LineError("name jobs by their ids, a result, `held`, or `all`")
+    return found
+
+
+def is_ours(value: object) -> bool:
+    """Tell whether it is a job or a result."""
+    return isinstance(value, (Job, AsyncResult, MapResult))
+
+
+def _values(word: str, value: Any) -> list[Any]:
+    values = value if isinstance(value, list) else [value]
+    for each in values:
+        if not is_ours(each):
+            raise LineError(f"{word} is neither a job nor a result, but {type(each).__name__}")
+    return values
+
+
+def jobs_of(found: Iterable[Any]) -> list[Job]:
+    """Return the jobs themselves; for calls that wait, those that may take them."""
+    jobs: list[Job] = []
+    for each in found:
+        jobs += [each] if isinstance(each, Job) else each.jobs or _crew_of(each)
+    return jobs
+
+
+def _crew_of(result: Any) -> list[Job]:
+    batch = result._batch  # noqa: SLF001
+    clusters = batch.crew.clusters if batch and not result.ready() else ()
+    return [
+        Job(result._session, cluster, proc)  # noqa: SLF001
+        for cluster in clusters
+        for proc, job in enumerate(cluster.jobs)
+        if not job.state.is_final
+    ]
+
+
+def apply(action: str, found: Iterable[Any]) -> str:
+    """Hold, release or remove what was found; say what that did."""
+    found = list(found)
+    jobs = {each.id: each for each in found if isinstance(each, Job)}
+    done = act(action, [job for job in jobs.values() if _takes(action, job.state)])
+    others = len(jobs) - done
+    done += sum(getattr(each, action)() for each in found if not isinstance(each, Job))
+    past, why_not = _SAID[action]
+    return f"{past} {done:,}" + (f"; {others:,} {why_not}" if others else "")
+
+
+def _takes(action: str, state: JobState) -> bool:
+    if state.is_final:
+        return False
+    return action == "remove" or (state is JobState.HELD) == (action == "release")

@@ -1,0 +1,314 @@
+"""The magics, in a real IPython on a real HTCondor."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+import condorpool
+from condorpool.faces.notebook import magics
+
+
+@pytest.fixture
+def shell(make_pool, tmp_path, monkeypatch):
+    """Give an IPython with the magics, whose pool is on the tests' HTCondor."""
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.Completer.use_jedi = False
+    main = sys.modules["__main__"]
+    shell = InteractiveShell.instance(config=config, ipython_dir=str(tmp_path / "ipython"))
+    monkeypatch.chdir(tmp_path)
+    shell.run_line_magic("load_ext", "condorpool")
+    shell.push({"make_pool": make_pool, "time": time})
+    run(shell, "%condor_pool make_pool(processes=2)")
+    yield shell
+    shell.run_line_magic("unload_ext", "condorpool")
+    magics._pool.__init__()
+    InteractiveShell.clear_instance()
+    sys.modules["__main__"] = main
+
+
+def run(shell, cell):
+    """Run a cell and return its value, or raise what it raised."""
+    done = shell.run_cell(cell)
+    done.raise_error()
+    return done.result
+
+
+class TestMap:
+    """%condor_map and %%condor_map."""
+
+    def test_it_gives_the_list(self, shell):
+        """As a value, to a name, and with the forms of a function."""
+        run(shell, "def double(x):\n    return 2 * x\ndata = [1, 2, 3]")
+        assert run(shell, "%condor_map double data") == [2, 4, 6]
+        assert run(shell, "r = %condor_map lambda x: x + 1 [n for n in data]  # why\nr") == [
+            2,
+            3,
+            4,
+        ]
+        assert run(shell, "%condor_map -o named double, range(2);") is None
+        assert shell.user_ns["named"] == [0, 2]
+        assert run(shell, "%condor_map --star pow [(2, 3), (3, 2)]") == [8, 9]
+        assert run(shell, "%condor_map dict [{'$x': '{y}'}]") == [{"$x": "{y}"}]
+
+    def test_asynchronously(self, shell):
+        """The result is also in a variable."""
+        result = run(shell, "%condor_map -a --chunksize 1 abs [-1, 2]")
+        assert isinstance(result, condorpool.MapResult)
+        assert result.get() == [1, 2]
+        assert shell.user_ns["_condor"] is result
+
+    def test_in_a_function(self, shell):
+        """Its variables are seen."""
+        run(
+            shell,
+            "def f(k):\n    return get_ipython().run_line_magic('condor_map', 'lambda x: x + k [k]')",
+        )
+        assert run(shell, "f(2)") == [4]
+
+    def test_the_cell_is_the_function(self, shell):
+        """A definition stays; what happens to x is no function of the notebook."""
+        assert run(shell, "%%condor_map range(3)\nimport math\ny = math.factorial(x)\ny + 1") == [
+            2,
+            2,
+            3,
+        ]
+        assert "cell" not in shell.user_ns
+        assert run(shell, "%%condor_map -o r range(2)\ndef half(x):\n    return x / 2") is None
+        assert shell.user_ns["r"] == [0, 0.5]
+        assert shell.user_ns["half"](1) == 0.5
+
+    def test_a_call_that_raises(self, shell):
+        """It raises here, and the remote traceback shows the cell."""
+        with pytest.raises(ZeroDivisionError) as raised:
+            run(shell, "%%condor_map [0]\n1 / x")
+        assert "1 / x" in str(raised.value.__cause__)
+
+    def test_options_for_jobs(self, shell, access_point):
+        """They are what HTCondor gets."""
+        run(
+            shell,
+            "%condor_map -a --submit request_disk=5MB --submit My.Colour='\"red\"' time.sleep [20]",
+        )
+        [ad] = access_point.query("true", ["RequestDisk", "Colour"])
+        assert (ad["RequestDisk"], ad["Colour"]) == (5 * 1024, "red")
+        run(shell, "%condor_rm _condor")
+
+    def test_dry_run(self, shell, access_point, capsys):
+        """The plan; nothing is submitted."""
+        run(shell, "%condor_map --dry-run --submit request_memory=900GB abs range(1000)")
+        shown = capsys.readouterr().out
+        assert "abs: 1,000 calls.  Nothing was submitted." in shown
+        assert "slots: 0 of 1 match" in shown
+        assert "    request_memory = 900GB" in shown
+        run(shell, "%condor_map --dry-run abs [1]")
+        assert "slots: 1 of 1 match" in capsys.readouterr().out
+        assert not access_point.query("true", ["ClusterId"])
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("%condor_map", "give a function and its data"),
+            ("%condor_map abs", "is not a function and its data"),
+            ("%condor_map abs nodata", "name 'nodata' is not defined"),
+            ("%condor_map abs 1", "'int' object is not iterable"),
+            ("%condor_map 1 [1]", "not callable, but int"),
+            ("%condor_map --chunk 1 abs [1]", "did you mean --chunksize?"),
+            ("%condor_map --chunksize 0 abs [1]", "chunksize"),
+            ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
+            ("%%condor_map [1]\ny = = 1", "line 1 of the cell"),
+            ("%condor_pool processes 4", "are not arguments of a Pool"),
+            ("%condor_pool colour=4", "colour"),
+            ("%%condor abs\n1", "takes only options"),
+            ("%%condor -i nothing\n1", "name 'nothing' is not defined"),
+            ("%condor_rm", "name jobs by their ids"),
+            ("%condor_rm 999999.0", "this notebook has no job 999999.0"),
+            ("%condor_rm time", "time is neither a job nor a result"),
+        ],
+    )
+    def test_bad_input(self, shell, capsys, line, expected):
+        """One line says what is wrong; there is no traceback."""
+        done = shell.run_cell(line)
+        assert type(done.error_in_exec).__name__ == "UsageError"
+        shown = capsys.readouterr()
+        assert expected in shown.err
+        assert "Traceback" not in shown.err + shown.out
+
+
+CELL = """%%condor -i k,data -o best,f
+from IPython.display import HTML, display
+import matplotlib.pyplot as plt, sys
+print("k is", k)
+plt.plot(data)
+plt.show()
+display(HTML("<b>bold</b>"))
+print("careful", file=sys.stderr)
+!echo from a shell
+def f(x):
+    return x + k
+best = max(data)
+best
+"""
+
+
+class TestCell:
+    """%%condor."""
+
+    def test_what_it_shows_and_gives(self, shell, capsys):
+        """Text and displays in order, pictures included; variables go in and out."""
+        shown = []
+        shell.display_pub.publish = lambda data, metadata=None, **_: shown.append(
+            data if isinstance(data, dict) else data["data"]
+        )
+        run(shell, "k, data = 3, [1, 2]")
+        run(shell, CELL)
+        captured = capsys.readouterr()
+        assert captured.out == "k is 3\nfrom a shell\r\n"
+        assert captured.err == "careful\n"
+        assert [sorted(data)[0] for data in shown] == ["image/png", "text/html", "text/plain"]
+        assert shown[2] == {"text/plain": "2"}
+        assert (shell.user_ns["best"], shell.user_ns["f"](1)) == (2, 4)
+
+    def test_figures_of_the_next_cell(self, shell):
+        """The same job shows them too."""
+        shown = []
+        shell.display_pub.publish = lambda data, metadata=None, **_: shown.append(data)
+        for _ in range(2):
+            run(shell, "%%condor\nimport matplotlib.pyplot as plt\nplt.plot([1]);")
+        assert ["image/png" in data for data in shown] == [True, True]
+
+    def test_a_cell_that_raises(self, shell, capsys):
+        """What it printed is shown; the exception is raised here."""
+        with pytest.raises(ZeroDivisionError) as raised:
+            run(shell, "%%condor\nprint('before')\n1 / 0")
+        assert "1 / 0" in str(raised.value.__cause__)
+        assert capsys.readouterr().out.startswith("before\n")
+
+    def test_a_variable_that_is_not_there(self, shell):
+        """The cell has failed."""
+        with pytest.raises(NameError, match="the cell leaves no variable 'y'"):
+            run(shell, "%%condor -o y\nx = 1")
+
+    def test_without_ipython(self, shell, capsys):
+        """What is printed, and the value of the last expression."""
+        run(shell, "%condor_pool make_pool(processes=1)")
+        run(shell, "%%condor\nimport sys; sys.modules['IPython'] = None")
+        run(shell, "%%condor -i time\nprint(time.__name__)\n1 + 1")
+        assert capsys.readouterr().out == "time\n2\n"
+
+
+class TestJobs:
+    """Magics that act on jobs."""
+
+    @pytest.fixture
+    def held(self, shell):
+        """Give the result of a call whose job is held."""
+        shell.push({"files": {"should_transfer_files": "YES", "transfer_input_files": "/no/such"}})
+        run(shell, "%condor_pool make_pool(maxtasksperchild=1, submitkwargs=files)")
+        result = run(shell, "held = %condor_map -a --chunksize 1 abs [1, 2]\nheld")
+        end = time.monotonic() + 30
+        while [job.state.value for job in result.jobs] != ["Held", "Held"]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return result
+
+    def test_held_jobs(self, shell, held, capsys):
+        """Why, release and remove, by id and in words; what was done is told."""
+        first = held.jobs[0].id
+        run(shell, f"%condor_why {first}")
+        assert f"Job {first} is held: " in capsys.readouterr().out
+        run(shell, "%condor_status")
+        assert "/no/such" in capsys.readouterr().out
+        run(shell, f"%condor_log {first}")
+        assert "Job was held" in capsys.readouterr().out
+        run(shell, "%condor_hold all")
+        assert capsys.readouterr().out == "held 0; 2 already held or gone\n"
+        run(shell, f"%condor_rm {first}")
+        assert capsys.readouterr().out == "removed 1\n"
+        run(shell, "%condor_rm all")
+        with pytest.raises(condorpool.JobRemovedError):
+            held.get(timeout=20)
+
+    def test_a_result_by_its_name(self, shell, held, capsys):
+        """It is acted on as a whole."""
+        run(shell, "%condor_rm held  # all of it")
+        assert capsys.readouterr().out == "removed 2\n"
+        held.wait(20)
+        assert held.ready()
+        run(shell, "%condor_why held")
+
+    def test_an_idle_result(self, shell, capsys):
+        """Of calls that wait, the jobs that may take them are told of."""
+        run(shell, "%condor_pool make_pool(submitkwargs={'request_memory': '900GB'})")
+        run(shell, "idle = %condor_map -a abs [1]")
+        run(shell, "%condor_why idle")
+        assert "is idle: it has request_memory = 900 GiB" in capsys.readouterr().out
+        run(shell, "%condor_rm all")
+
+
+class TestPool:
+    """The notebook's pool."""
+
+    def test_set_and_show(self, shell):
+        """It is what was set, until it is closed."""
+        pool = run(shell, "%condor_pool")
+        assert run(shell, "%condor_pool") is pool
+        pool.close()
+        with pytest.raises(Exception, match="exclude"):
+            run(shell, "%condor_pool schedd='x', personal=True")
+
+    def test_clean(self, shell, gone):
+        """Nothing is left, not even of failed jobs."""
+        with pytest.raises(condorpool.JobFailedError):
+            run(shell, "import os\n%condor_map lambda x: os._exit(1) [1]")
+        run(shell, "%condor_clean")
+        assert gone()
+
+
+class TestLoading:
+    """Load, reload, unload, help, completion."""
+
+    def test_unload_takes_everything_away(self, shell):
+        """Magics and completion; twice is as good as once."""
+        shell.run_line_magic("reload_ext", "condorpool")
+        assert "condor_map" in shell.magics_manager.magics["line"]
+        shell.run_line_magic("unload_ext", "condorpool")
+        lists = shell.magics_manager.magics
+        assert not [name for names in lists.values() for name in names if "condor" in name]
+        assert not shell.Completer.custom_matchers
+        condorpool.unload_ipython_extension(shell)
+        shell.run_line_magic("load_ext", "condorpool")
+
+    def test_help(self, shell):
+        """It lists the options."""
+        text = shell.inspector.info(shell.find_line_magic("condor_map"))["docstring"]
+        assert "Examples" in text
+        assert "--return-exceptions" in text
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("%condor_map --chu", "--chunksize"),
+            ("r = %condor_map a_fun", "a_function"),
+            ("%%condor_map -a a_fun", "a_function"),
+            ("%condor_map time.sl", "time.sleep"),
+            ("%%condor --o", "--out"),
+            ("%condor_rm he", "held"),
+            ("%condor_rm a_res", "a_result"),
+            ("%condor_pool proc", "processes="),
+        ],
+    )
+    def test_completion(self, shell, line, expected):
+        """Options, names, attributes, and what stands for jobs."""
+        run(shell, "def a_function(x): return x\na_result = %condor_map -a abs [1]")
+        with provisionalcompleter():
+            found = [match.text for match in shell.Completer.completions(line, len(line))]
+        assert expected in found
+        with provisionalcompleter():
+            assert list(shell.Completer.completions("print(a_fun", 11))

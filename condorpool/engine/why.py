@@ -16,8 +16,8 @@ def why(access_point: AccessPoint, job_id: str, job: JobRecord) -> str:
     """Say why a job is in the state that it is in; of an idle one ask HTCondor."""
     fit = access_point.fit(job_id) if job.state is JobState.IDLE else None
     told = {
-        JobState.UNMATERIALIZED: "not in the queue yet: HTCondor makes it when others of its "
-        "cluster end. Held ones take up room: release or remove those.",
+        JobState.UNMATERIALIZED: "not in the queue yet: HTCondor makes it in a moment, or when "
+        "others of its cluster end. Held ones take up room: release or remove those.",
         JobState.IDLE: f"idle: {why_idle(fit)}" if fit else "about to leave the queue.",
         JobState.RUNNING: f"running on {job.host}. There is nothing to do.",
         JobState.SUSPENDED: f"suspended on {job.host}, and goes on when it is continued there.",

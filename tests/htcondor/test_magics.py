@@ -197,7 +197,7 @@ class TestCell:
 
     def test_without_ipython(self, shell, capsys):
         """What is printed, and the value of the last expression."""
-        run(shell, "%condor_pool make_pool(processes=1)")
+        run(shell, "_ = %condor_pool make_pool(processes=1)")
         run(shell, "%%condor\nimport sys; sys.modules['IPython'] = None")
         run(shell, "%%condor -i time\nprint(time.__name__)\n1 + 1")
         assert capsys.readouterr().out == "time\n2\n"
@@ -247,8 +247,10 @@ class TestJobs:
         """Of calls that wait, the jobs that may take them are told of."""
         run(shell, "%condor_pool make_pool(submitkwargs={'request_memory': '900GB'})")
         run(shell, "idle = %condor_map -a abs [1]")
-        run(shell, "%condor_why idle")
-        assert "is idle: it has request_memory = 900 GiB" in capsys.readouterr().out
+        end = time.monotonic() + 15
+        while "is idle: it has request_memory = 900 GiB" not in capsys.readouterr().out:
+            assert time.monotonic() < end
+            run(shell, "%condor_why idle")
         run(shell, "%condor_rm all")
 
 

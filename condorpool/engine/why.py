@@ -68,7 +68,11 @@ def _too_much(fit: Fit) -> str:
     wanted = []
     for resource, (asked, most) in fit.too_much.items():
         size, unit = _UNITS[resource]
-        has = f"more than {most / size:.4g}{unit}" if most else "any"
+        has = f"more than {_number(most / size)}{unit}" if most else "any"
         command = f"request_{resource.lower()}"
-        wanted.append(f"it has {command} = {asked / size:.4g}{unit}, and no slot has {has}")
+        wanted.append(f"it has {command} = {_number(asked / size)}{unit}, and no slot has {has}")
     return f"{'; '.join(wanted)}. Remove it, and send the calls again with less."
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 1):,.12g}"

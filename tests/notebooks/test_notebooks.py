@@ -24,7 +24,8 @@ SHOWN = {
         "was removed",
     ],
     "from-multiprocessing": [
-        "ValueError('-1 has no real root')",
+        "The same: True",
+        "-1 has no real root",
         "Timeout after 0.1 s",
         "[9, 90000",
     ],

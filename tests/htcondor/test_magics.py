@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
+import threading
 import time
 
 import pytest
@@ -63,6 +65,22 @@ class TestMap:
         assert isinstance(result, condorpool.MapResult)
         assert result.get() == [1, 2]
         assert shell.user_ns["_condor"] is result
+
+    def test_order_and_exceptions(self, shell):
+        """Values as they come; exceptions in the places of values."""
+        found = run(shell, "%condor_map --unordered lambda x: (time.sleep(x / 2), x) [1, 0]")
+        assert [x for _, x in found] == [0, 1]
+        assert sorted(run(shell, "%condor_map --unordered --star pow [(2, 3), (3, 2)]")) == [8, 9]
+        found = run(shell, "%condor_map --return-exceptions lambda x: 1 / x [0, 2]")
+        assert (type(found[0]), found[1]) == (ZeroDivisionError, 0.5)
+
+    def test_an_interrupt(self, shell, capsys):
+        """The jobs go on, and one line says how to go on with them."""
+        threading.Timer(1.5, _thread.interrupt_main).start()
+        done = shell.run_cell("%condor_map --name slow time.sleep [3]")
+        assert isinstance(done.error_in_exec, KeyboardInterrupt)
+        assert "condorpool: the jobs go on. `_condor` has the result" in capsys.readouterr().err
+        assert shell.user_ns["_condor"].get(timeout=30) == [None]
 
     def test_in_a_function(self, shell):
         """Its variables are seen."""
@@ -304,6 +322,7 @@ class TestLoading:
             ("%condor_rm he", "held"),
             ("%condor_rm a_res", "a_result"),
             ("%condor_pool proc", "processes="),
+            ("x = 1\n%condor_map -o y a_fun", "a_function"),
         ],
     )
     def test_completion(self, shell, line, expected):
@@ -313,4 +332,4 @@ class TestLoading:
             found = [match.text for match in shell.Completer.completions(line, len(line))]
         assert expected in found
         with provisionalcompleter():
-            assert list(shell.Completer.completions("print(a_fun", 11))
+            assert list(shell.Completer.completions("%condor_map f x\nprint(a_fun", 27))

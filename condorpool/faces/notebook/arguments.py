@@ -105,10 +105,12 @@ def _for_jobs(options: Options) -> None:
 
 def job_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was said about the jobs, as keywords of a pool's verbs."""
-    names = ("memory", "memory_max", "cpus", "gpus", "name")
-    given = {name: getattr(options, name) for name in names}
-    if options.submit:
-        given["submitkwargs"] = dict(options.submit)
+    given = {name: getattr(options, name) for name in ("memory", "memory_max", "cpus", "gpus")}
+    submit = dict(options.submit or ())
+    if options.name:
+        submit["batch_name"] = options.name
+    if submit:
+        given["submitkwargs"] = submit
     return {name: value for name, value in given.items() if value is not None}
 
 

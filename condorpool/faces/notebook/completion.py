@@ -55,8 +55,7 @@ def install(shell: InteractiveShell) -> None:
 
     @context_matcher(identifier="condorpool", priority=10)  # type: ignore[untyped-decorator]
     def match(context: CompletionContext) -> dict[str, Any]:
-        line = context.full_text.splitlines()[context.cursor_line] if context.full_text else ""
-        found = candidates(line[: context.cursor_position], shell)
+        found = candidates(context.line_with_cursor[: context.cursor_position], shell)
         if not found:
             return {"completions": []}
         word, known = found

@@ -106,14 +106,17 @@ class CondorMagics(Magics):
         # What an iterable raises by itself is no fault of the line.
         items = list(data)
         with _usage(TypeError, ValueError):
-            pool: Any = _pool.get(options.processes)
+            pool = _pool.get(options.processes)
             keywords = arguments.job_keywords(options)
             if options.dry_run:
                 return self._show_plan(pool, func, items, options.chunksize, keywords)
             if options.return_exceptions:
+                if options.unordered:
+                    raise LineError("--return-exceptions needs the order: leave --unordered out")
                 keywords["return_exceptions"] = True
             if options.quiet:
                 keywords["progress"] = None
+            result: Any
             if not options.unordered:
                 verb = pool.starmap_async if options.star else pool.map_async
                 result = verb(func, items, options.chunksize, **keywords)
@@ -168,8 +171,7 @@ class CondorMagics(Magics):
     def _show_plan(
         self, pool: Pool, func: Any, items: list[Any], chunksize: int | None, keywords: Any
     ) -> None:
-        described = {k: v for k, v in keywords.items() if k != "name"}
-        description = pool.submit_description(func, max(1, len(items)), chunksize, **described)
+        description = pool.submit_description(func, max(1, len(items)), chunksize, **keywords)
         sizes = [len(cloudpickle.dumps(part)) for part in (func, items)]
         slots = ours.fit(pool, description)
         print(f"{name_of(func)}: {len(items):,} calls.  Nothing was submitted.")
@@ -202,16 +204,12 @@ class CondorMagics(Magics):
             }
             wanted = arguments.names(options.names_out)
         with _usage(TypeError, ValueError):
-            keywords = arguments.job_keywords(options)
-            if not options.quiet:
-                pass
+            keywords = {"echo": True, **arguments.job_keywords(options)}
             call = (cell, self._file(cell), values, wanted)
             result = _pool.get().apply_async(remote.run, call, **keywords)
         self.shell.user_ns[LAST] = result
         ran = self._wait(result)
         self._show(ran.shown)
-        print(result.stdout(), end="")
-        print(result.stderr(), end="", file=sys.stderr)
         self.shell.user_ns.update(ran.values)
         if ran.error is not None:
             raise ran.error from RemoteTraceback(ran.traceback)

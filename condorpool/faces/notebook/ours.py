@@ -10,7 +10,7 @@ from typing import Any
 from condorpool.faces.notebook.arguments import LineError
 from condorpool.interface.job import Job, act
 from condorpool.interface.pool import Pool, open_pools
-from condorpool.interface.results import AsyncResult, MapResult
+from condorpool.interface.results import Handle
 from condorpool.values.events import JobState
 
 #: What an action did, and why not to others.
@@ -63,9 +63,10 @@ def fit(pool: Pool, description: Mapping[str, str]) -> Any:
     return pool._access_point.fit(description)  # noqa: SLF001
 
 
-def known_results() -> list[Any]:
+def known_results() -> list[Handle]:
     """Return the results that pools of this notebook still know."""
-    return [result for pool in open_pools() for result in pool._results]  # noqa: SLF001
+    pools = open_pools()
+    return [handle for pool in pools for handle in (*pool.results, *pool._iterators)]  # noqa: SLF001
 
 
 def held_jobs() -> list[Job]:
@@ -111,7 +112,7 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
 
 def is_ours(value: object) -> bool:
     """Tell whether it is a job or a result."""
-    return isinstance(value, (Job, AsyncResult, MapResult))
+    return isinstance(value, (Job, Handle))
 
 
 def _values(word: str, value: Any) -> list[Any]:
@@ -130,9 +131,9 @@ def jobs_of(found: Iterable[Any]) -> list[Job]:
     return jobs
 
 
-def _crew_of(result: Any) -> list[Job]:
+def _crew_of(result: Handle) -> list[Job]:
     batch = result._batch  # noqa: SLF001
-    clusters = batch.crew.clusters if batch and not result.ready() else ()
+    clusters = batch.crew.clusters if batch and not batch.is_done else ()
     return [
         Job(result._session, cluster, proc)  # noqa: SLF001
         for cluster in clusters

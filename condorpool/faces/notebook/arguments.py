@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import functools
 import io
 import re
 import shlex
@@ -28,16 +29,15 @@ class Options(argparse.ArgumentParser):
     ----------
     magic
         Its name.
-    rest
-        What comes after the options, for its help.
     """
 
-    def __init__(self, magic: str, rest: str = "") -> None:
+    def __init__(self, magic: str) -> None:
         super().__init__(
             prog=magic,
-            usage=f"%(prog)s [options] {rest}".rstrip(),
+            usage=argparse.SUPPRESS,
             add_help=False,
             allow_abbrev=False,
+            formatter_class=functools.partial(argparse.HelpFormatter, width=88),
         )
         self.color = False  # its help becomes a docstring
         self.takes_value: dict[str, bool] = {}
@@ -115,7 +115,7 @@ def job_keywords(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _map_options() -> Options:
-    options = Options("%condor_map", "f data")
+    options = Options("%condor_map")
     options.add(
         "-a",
         "--async",

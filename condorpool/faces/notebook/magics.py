@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -44,7 +45,7 @@ def _documented(options: Options) -> Callable[[F], F]:
     """Have ``%magic?`` list the options."""
 
     def add(method: F) -> F:
-        method.__doc__ = f"{method.__doc__}\n{options.format_help()}"
+        method.__doc__ = f"{inspect.getdoc(method)}\n\n{options.format_help()}"
         return method
 
     return add

@@ -12,13 +12,13 @@ from condorpool.access.bindings import classad2
 
 _RESOURCES = ("Cpus", "Memory", "Disk", "GPUs")
 
-#: A size as submit commands have it: without a unit memory is in MiB, disk in KiB.
-_SIZE = re.compile(r"\s*([\d.]+)\s*(?:([KMGT])(?:i?B)?)?\s*", re.IGNORECASE)
-
 #: What HTCondor takes for said if nobody says more.
 _DEFAULTS = {"Cpus": "1", "Memory": "128", "Disk": "1024"}
 
-_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_SIZE = re.compile(r"\s*([\d.]+)\s*([KMGT])(?:i?B)?\s*", re.IGNORECASE)
+
+#: Bytes in a unit, and in the unit that a number without one has.
+_BYTES = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "Memory": 1024**2, "Disk": 1024}
 
 
 @dataclass(frozen=True)
@@ -96,19 +96,15 @@ def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
 
 def ad_of(description: Mapping[str, str]) -> Any:
     """Return the ad of a job that is not submitted, as far as it matters for slots."""
-    ad, terms = classad2.ClassAd(), ["true"]
+    ad = classad2.ClassAd()
+    terms = [f"({description.get('requirements', 'true')})"]
     for name in _RESOURCES:
-        wanted = description.get(f"request_{name.lower()}") or _DEFAULTS.get(name)
+        wanted = description.get(f"request_{name.lower()}", _DEFAULTS.get(name))
         if wanted:
-            size = _SIZE.fullmatch(wanted)
-            unit = (
-                _UNITS[size[2].upper()] / (1024 if name == "Disk" else 1024**2)
-                if size and size[2]
-                else 1
-            )
-            ad[f"Request{name}"] = float(size[1]) * unit if size else classad2.ExprTree(wanted)
+            if (size := _SIZE.fullmatch(wanted)) and name in _BYTES:
+                wanted = str(float(size[1]) * _BYTES[size[2].upper()] / _BYTES[name])
+            ad[f"Request{name}"] = classad2.ExprTree(wanted)
             terms.append(f"TARGET.{name} >= Request{name}")
-    terms.append(f"({description.get('requirements', 'true')})")
     ad["Requirements"] = classad2.ExprTree(" && ".join(terms))
     return ad
 

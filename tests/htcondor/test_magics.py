@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import _thread
+import os
 import sys
 import threading
 import time
 
 import pytest
 from IPython.core.completer import provisionalcompleter
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -261,6 +263,16 @@ class TestJobs:
         assert held.ready()
         run(shell, "%condor_why held")
 
+    def test_all(self, shell, capsys):
+        """What runs, and what waits for it."""
+        run(shell, "r = %condor_map -a --chunksize 1 time.sleep [60, 60, 60, 60]")
+        while len(shell.user_ns["r"].jobs) < 2:
+            time.sleep(0.05)
+        run(shell, "%condor_rm all")
+        assert capsys.readouterr().out == "removed 2\n"
+        with pytest.raises(condorpool.JobRemovedError):
+            shell.user_ns["r"].get(timeout=20)
+
     def test_an_idle_result(self, shell, capsys):
         """Of calls that wait, the jobs that may take them are told of."""
         run(shell, "%condor_pool make_pool(submitkwargs={'request_memory': '900GB'})")
@@ -282,6 +294,19 @@ class TestPool:
         pool.close()
         with pytest.raises(Exception, match="exclude"):
             run(shell, "%condor_pool schedd='x', personal=True")
+
+    def test_processes_for_one_map(self, shell, htcondor, tmp_path):
+        """It has a pool like the notebook's; a pool that is set anew leaves nothing."""
+        shell.push({"htcondor": htcondor, "pause": lambda x: (time.sleep(0.1), os.getpid())[1]})
+        run(shell, "_ = %condor_pool personal=htcondor, linger=5")
+        pids = run(shell, "%condor_map --processes 1 --chunksize 1 pause range(4)")
+        assert len(set(pids)) == 1
+        assert len(list(tmp_path.glob("condorpool-*"))) == 1
+        run(shell, "_ = %condor_pool personal=htcondor")
+        assert not list(tmp_path.glob("condorpool-*"))
+        run(shell, "_ = %condor_pool make_pool()")
+        with pytest.raises(UsageError, match="not for yours"):
+            run(shell, "%condor_map --processes 1 abs [1]")
 
     def test_clean(self, shell, gone):
         """Nothing is left, not even of failed jobs."""

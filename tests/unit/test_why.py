@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from condorpool.access.matching import Fit, conditions
+from condorpool.access.bindings import classad2
+from condorpool.access.matching import Fit, ad_of, conditions, fit
 from condorpool.engine.why import why_idle
 
 
@@ -21,6 +22,48 @@ from condorpool.engine.why import why_idle
 def test_conditions(expression, expected):
     """A requirement is the conditions that it joins."""
     assert list(conditions(expression)) == expected
+
+
+def slot(**facts):
+    """Return the ad of a partitionable slot, as startds write it."""
+    usual = {"Cpus": 2, "TotalSlotCpus": 2, "Memory": 4096, "TotalSlotMemory": 4096, "Disk": 10**6}
+    room = "TARGET.RequestCpus <= MY.Cpus && TARGET.RequestMemory <= MY.Memory"
+    ad = classad2.ClassAd({**usual, "State": "Unclaimed", "Start": True, **facts})
+    ad["Requirements"] = classad2.ExprTree(f"Start && {room}")
+    return ad
+
+
+FULL = {"Cpus": 0, "Memory": 0}
+
+
+@pytest.mark.parametrize(
+    ("description", "slots", "expected"),
+    [
+        pytest.param({}, [slot(), slot(**FULL)], {"willing": 2, "free": 1}, id="one is free"),
+        pytest.param({}, [slot(**FULL)], {"acceptable": 1, "willing": 1, "free": 0}, id="full"),
+        pytest.param({}, [slot(State="Claimed")], {"willing": 1, "free": 0}, id="claimed"),
+        pytest.param({}, [slot(Start=False)], {"acceptable": 1, "willing": 0}, id="refused"),
+        pytest.param(
+            {"request_memory": "1.5 GB"}, [slot(**FULL)], {"too_much": {}, "willing": 1}, id="GB"
+        ),
+        pytest.param(
+            {"request_memory": "8GB", "request_gpus": "1"},
+            [slot()],
+            {"too_much": {"Memory": (8192, 4096), "GPUs": (1, 0)}},
+            id="too much",
+        ),
+        pytest.param(
+            {"requirements": 'Cpus > 1 && Arch == "X"'},
+            [slot(), slot(Arch="Y")],
+            {"unmet": ('Arch == "X"',), "acceptable": 0},
+            id="unmet",
+        ),
+    ],
+)
+def test_fit(description, slots, expected):
+    """Slots are matched as if they were empty, and counted."""
+    found = fit(ad_of(description), slots)
+    assert {name: getattr(found, name) for name in expected} == expected
 
 
 def fitting(**facts):

@@ -25,7 +25,7 @@ class NotebookPool:
     """The pool that magics use: made when one needs it, with the arguments that were set."""
 
     def __init__(self) -> None:
-        self._arguments: Mapping[str, Any] = {}
+        self._arguments: Mapping[str, Any] | None = {}
         self._pools: dict[int | None, Pool] = {}
 
     def get(self, processes: int | None = None) -> Pool:
@@ -33,17 +33,23 @@ class NotebookPool:
         pool = self._pools.get(processes)
         if pool is None or pool._closed:  # noqa: SLF001
             number = {} if processes is None else {"processes": processes}
-            pool = self._pools[processes] = Pool(**{**self._arguments, **number})
+            if number and self._arguments is None:
+                raise LineError("--processes is for a pool that %condor_pool makes, not for yours")
+            pool = self._pools[processes] = Pool(**{**(self._arguments or {}), **number})
         return pool
 
     def set(self, *args: Any, **kwargs: Any) -> Pool:
         """Take another pool, or make one, from now on; work of the one before goes on."""
         if len(args) == 1 and isinstance(args[0], Pool):
-            pool, self._arguments = args[0], {}
+            pool, arguments = args[0], None
         else:
             arguments = inspect.signature(Pool).bind(*args, **kwargs).arguments
-            pool, self._arguments = Pool(**arguments), arguments
-        self._pools = {None: pool}
+            pool = Pool(**arguments)
+        for old in self._pools.values() if self._arguments is not None else ():
+            if all(handle._batch.is_done for handle in _handles(old) if handle._batch):  # noqa: SLF001
+                old.terminate()  # its jobs only linger
+                old.join()
+        self._arguments, self._pools = arguments, {None: pool}
         return pool
 
     def clean(self) -> None:
@@ -65,8 +71,11 @@ def fit(pool: Pool, description: Mapping[str, str]) -> Any:
 
 def known_results() -> list[Handle]:
     """Return the results that pools of this notebook still know."""
-    pools = open_pools()
-    return [handle for pool in pools for handle in (*pool.results, *pool._iterators)]  # noqa: SLF001
+    return [handle for pool in open_pools() for handle in _handles(pool)]
+
+
+def _handles(pool: Pool) -> list[Handle]:
+    return [*pool.results, *pool._iterators]  # noqa: SLF001
 
 
 def held_jobs() -> list[Job]:

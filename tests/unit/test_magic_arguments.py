@@ -71,9 +71,12 @@ def test_bad_options(line, expected):
 
 def test_names():
     """Commas and repetition."""
-    assert arguments.names(["x, y", "z"]) == ["x", "y", "z"]
-    with pytest.raises(LineError, match="'1x' is not the name"):
-        arguments.names(["1x"])
+    for _ in range(2):  # one line leaves nothing for the next
+        options, _ = arguments.CELL_JOB.split("-i 'x, y' -i z --out=r")
+        assert (options.given, options.wanted) == (["x", "y", "z"], ["r"])
+    for parser, line in (arguments.CELL_JOB, "-i x,1x"), (arguments.MAP, "-o 1x f d"):
+        with pytest.raises(LineError, match="'1x' is not the name of a variable"):
+            parser.split(line)
 
 
 @pytest.mark.parametrize(

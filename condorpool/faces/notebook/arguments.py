@@ -76,6 +76,16 @@ def _unquoted(word: str) -> str:
     return "".join(shlex.split(word))
 
 
+def _name(text: str) -> str:
+    if not text.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a variable")
+    return text
+
+
+def _names(text: str) -> list[str]:
+    return [_name(part.strip()) for part in text.split(",") if part.strip()]
+
+
 def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -124,7 +134,11 @@ def _map_options() -> Options:
         help="do not wait: give the result object",
     )
     options.add(
-        "-o", "--out", metavar="NAME", help="give this name to the list instead of showing it"
+        "-o",
+        "--out",
+        type=_name,
+        metavar="NAME",
+        help="give this name to the list instead of showing it",
     )
     options.add("--chunksize", type=int, metavar="N", help="calls that a job takes at a time")
     options.add("--processes", type=int, metavar="N", help="the most jobs at once")
@@ -143,24 +157,15 @@ def _map_options() -> Options:
 
 def _cell_options() -> Options:
     options = Options("%%condor")
+    many: Any = {"type": _names, "action": "extend", "metavar": "NAMES", "default": []}
     options.add(
         "-i",
         "--in",
-        dest="names_in",
-        action="append",
-        metavar="NAMES",
-        default=[],
+        dest="given",
         help="variables that the cell gets, with commas between them",
+        **many,
     )
-    options.add(
-        "-o",
-        "--out",
-        dest="names_out",
-        action="append",
-        metavar="NAMES",
-        default=[],
-        help="variables that come back",
-    )
+    options.add("-o", "--out", dest="wanted", help="variables that come back", **many)
     _for_jobs(options)
     options.add("--quiet", action="store_true", help="no display of how it goes on")
     return options  # fmt: skip
@@ -171,15 +176,6 @@ CELL_JOB = _cell_options()
 
 #: The options of each magic that has some.
 OF_MAGIC = {"condor_map": MAP, "condor": CELL_JOB}
-
-
-def names(given: list[str]) -> list[str]:
-    """Return the variables that ``-i x,y -i z`` names."""
-    found = [name.strip() for text in given for name in text.split(",") if name.strip()]
-    for name in found:
-        if not name.isidentifier():
-            raise LineError(f"{name!r} is not the name of a variable")
-    return found
 
 
 def without_comment(text: str) -> str:

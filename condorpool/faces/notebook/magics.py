@@ -199,14 +199,10 @@ class CondorMagics(Magics):
             options, rest = arguments.CELL_JOB.split(line)
             if rest:
                 raise LineError(f"{rest!r}: %%condor takes only options, as -i x,y -o z")
-            values = {
-                name: self._evaluate(name, self.shell.user_ns)
-                for name in arguments.names(options.names_in)
-            }
-            wanted = arguments.names(options.names_out)
+            values = {name: self._evaluate(name, self.shell.user_ns) for name in options.given}
         with _usage(TypeError, ValueError):
             keywords = {"echo": True, **arguments.job_keywords(options)}
-            call = (cell, self._file(cell), values, wanted)
+            call = (cell, self._file(cell), values, options.wanted)
             result = _pool.get().apply_async(remote.run, call, **keywords)
         self.shell.user_ns[LAST] = result
         ran = self._wait(result)

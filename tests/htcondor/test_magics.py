@@ -112,12 +112,11 @@ class TestMap:
 
     def test_options_for_jobs(self, shell, access_point):
         """They are what HTCondor gets."""
-        run(
-            shell,
-            "%condor_map -a --submit request_disk=5MB --submit My.Colour='\"red\"' time.sleep [20]",
-        )
-        [ad] = access_point.query("true", ["RequestDisk", "Colour"])
-        assert (ad["RequestDisk"], ad["Colour"]) == (5 * 1024, "red")
+        line = "%condor_map -a --name big --memory 64MB --cpus 2 --submit My.Colour='\"red\"'"
+        run(shell, f"{line} time.sleep [20]")
+        wanted = ["RequestMemory", "RequestCpus", "JobBatchName", "Colour"]
+        [ad] = access_point.query("true", wanted)
+        assert [ad[name] for name in wanted] == [64, 2, "big", "red"]
         run(shell, "%condor_rm _condor")
 
     def test_dry_run(self, shell, access_point, capsys):
@@ -141,6 +140,7 @@ class TestMap:
             ("%condor_map 1 [1]", "not callable, but int"),
             ("%condor_map --chunk 1 abs [1]", "did you mean --chunksize?"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
+            ("%condor_map --memory much abs [1]", "memory='much' is no size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
             ("%%condor_map [1]\ny = = 1", "line 1 of the cell"),
             ("%condor_pool processes 4", "are not arguments of a Pool"),

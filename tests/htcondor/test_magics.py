@@ -117,7 +117,8 @@ class TestMap:
         wanted = ["RequestMemory", "RequestCpus", "JobBatchName", "Colour"]
         [ad] = access_point.query("true", wanted)
         assert [ad[name] for name in wanted] == [64, 2, "big", "red"]
-        run(shell, "%condor_rm _condor")
+        run(shell, "%condor_rm big")
+        assert shell.user_ns["_condor"].ready()
 
     def test_dry_run(self, shell, access_point, capsys):
         """The plan; nothing is submitted."""

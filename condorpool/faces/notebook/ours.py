@@ -96,8 +96,8 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
     Parameters
     ----------
     text
-        Job ids (``12.3``, or ``12`` for all of a cluster), names of results or
-        jobs, ``held``, ``all``.
+        Job ids (``12.3``, or ``12`` for all of a cluster), results by ``--name``,
+        variables with results or jobs, ``held``, ``all``.
     evaluate
         Gives the value of an expression of the notebook.
     """
@@ -113,10 +113,19 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
                 raise LineError(f"this notebook has no job {word}; `%condor_status` shows its jobs")
             found += named
         else:
-            found += _values(word, evaluate(word))
+            found += _named(word) or _values(word, evaluate(word))
     if not text.strip():
         raise LineError("name jobs by their ids, a result, `held`, or `all`")
     return found
+
+
+def _named(word: str) -> list[Handle]:
+    """Return the results that ``--name`` has given this name."""
+    return [
+        handle
+        for handle in known_results()
+        if (batch := handle._batch) and batch.options.submitkwargs.get("batch_name") == word  # noqa: SLF001
+    ]
 
 
 def is_ours(value: object) -> bool:

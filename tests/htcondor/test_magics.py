@@ -70,8 +70,7 @@ class TestMap:
 
     def test_order_and_exceptions(self, shell):
         """Values as they come; exceptions in the places of values."""
-        found = run(shell, "%condor_map --unordered lambda x: (time.sleep(x / 2), x) [1, 0]")
-        assert [x for _, x in found] == [0, 1]
+        assert sorted(run(shell, "%condor_map --unordered abs [-1, 2]")) == [1, 2]
         assert sorted(run(shell, "%condor_map --unordered --star pow [(2, 3), (3, 2)]")) == [8, 9]
         found = run(shell, "%condor_map --return-exceptions lambda x: 1 / x [0, 2]")
         assert (type(found[0]), found[1]) == (ZeroDivisionError, 0.5)

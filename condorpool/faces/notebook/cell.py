@@ -119,7 +119,7 @@ def _run_in_ipython(source: str, space: dict[str, Any], shown: Shown) -> None:
             shown.append(("display", format_dict, md_dict or {}))
 
         def quiet(self) -> bool:
-            return bool(self.semicolon_at_end_of_expression(source))  # type: ignore[no-untyped-call]
+            return bool(self.semicolon_at_end_of_expression(source))
 
         def write_output_prompt(self) -> None:
             pass
@@ -165,7 +165,7 @@ def _shell(space: dict[str, Any], publisher: Any, hook: Any) -> Iterator[Any]:
                 from IPython.core.pylabtools import select_figure_formats  # noqa: PLC0415
 
                 shell.run_line_magic("matplotlib", "inline")
-                select_figure_formats(shell, {"png"})  # type: ignore[no-untyped-call]
+                select_figure_formats(shell, {"png"})
             yield shell
         finally:
             Shell.clear_instance()

@@ -214,7 +214,7 @@ class CondorMagics(Magics):
     def _show(self, shown: remote.Shown) -> None:
         for kind, what, *metadata in shown:
             if kind == "display":
-                display(what, metadata=metadata[0], raw=True)  # type: ignore[no-untyped-call]
+                display(what, metadata=metadata[0], raw=True)
             else:
                 print(what, end="", file=sys.stdout if kind == "stdout" else sys.stderr)
 

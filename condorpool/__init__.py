@@ -2,11 +2,13 @@
 
 from typing import Any as _Any
 
+from condorpool.access.accesspoint import add_kerberos_tokens
 from condorpool.engine.payload import Shared
 from condorpool.interface import display as _display
 from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator
-from condorpool.interface.job import Job
+from condorpool.interface.job import QueuedJob
+from condorpool.interface.original import Job
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, MapResult
 from condorpool.values.events import JobState
@@ -87,6 +89,7 @@ __all__ = [
     "PersonalError",
     "Pool",
     "PoolClosedError",
+    "QueuedJob",
     "ResultIterator",
     "ResultPicklingError",
     "ResultTimeoutError",
@@ -96,4 +99,5 @@ __all__ = [
     "TimeoutError",
     "UnsubmittedError",
     "VersionSkewError",
+    "add_kerberos_tokens",
 ]

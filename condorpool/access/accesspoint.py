@@ -25,11 +25,11 @@ _FAULTS = (htcondor2.HTCondorException, OSError)
 
 T = TypeVar("T")
 
-ACTIONS = {
-    "hold": htcondor2.JobAction.Hold,
-    "release": htcondor2.JobAction.Release,
-    "remove": htcondor2.JobAction.Remove,
-}
+#: What can be done to jobs: hold, release, remove, removex, vacate, vacatefast, suspend, continue.
+ACTIONS = {action.name.lower(): action for action in htcondor2.JobAction}
+
+#: Submit commands by which a job asks for its user's Kerberos ticket.
+_SENDS_CREDENTIAL = ("my.sendcredential", "+sendcredential", "send_credential")
 
 
 @dataclass
@@ -147,18 +147,29 @@ class AccessPoint:
 
     def submit(self, description: Mapping[str, str], items: Sequence[Mapping[str, str]]) -> int:
         """Submit one cluster with a job for each item and return its ClusterId."""
+        if any(
+            description[k].lower() == "true" for k in description if k.lower() in _SENDS_CREDENTIAL
+        ):
+            add_kerberos_tokens()
         try:
             submit = htcondor2.Submit(dict(description))
             done = self._ask(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
             return int(done.cluster())
         except (*_FAULTS, ValueError) as error:
-            if _SKEW.search(str(error)):
+            if _SKEW.search(str(error)) or not self._answers():
                 raise self._fault("submit", error) from error
             text = "\n".join(f"    {key} = {value}" for key, value in description.items())
             raise SubmitError(
                 f"access point {self.name} did not take the jobs: {error}\n"
                 f"The submit description was:\n{text}\nNothing was submitted."
             ) from error
+
+    def _answers(self) -> bool:
+        try:
+            self._schedd().query("false", [])
+        except _FAULTS:
+            return False
+        return True
 
     def hurry(self, cluster: int) -> None:
         """Have a new cluster looked at now instead of at the next interval.
@@ -176,7 +187,7 @@ class AccessPoint:
             return  # the jobs are in the queue, and start with the next cycle
 
     def act(self, action: str, jobs: str | Sequence[str], reason: str = "") -> int:
-        """Hold, release or remove jobs; return how many it did that to.
+        """Do one of `ACTIONS` to jobs; return to how many.
 
         Parameters
         ----------
@@ -227,6 +238,14 @@ class AccessPoint:
         ]
         return max((int(value) for value in told if isinstance(value, int | float)), default=0)
 
+    def history(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
+        """Return these attributes of the jobs that have left the queue; slow."""
+        try:
+            ads = self._ask(lambda schedd: schedd.history(constraint, list(projection)))
+        except _FAULTS as error:
+            raise self._fault("ask for the history of jobs", error) from error
+        return [dict(ad) for ad in ads]
+
     def slots(self) -> Iterator[dict[str, Any]]:
         """Give the slots that the collector knows: name, CPUs, memory (MiB), state."""
         projection = ["Name", "Machine", "TotalSlotCpus", "TotalSlotMemory", "State", "SlotType"]
@@ -273,3 +292,24 @@ def check_expression(name: str, text: str) -> str:
 def is_configured() -> bool:
     """Tell whether a configuration names an HTCondor pool here."""
     return bool(htcondor2.param.get("COLLECTOR_HOST"))
+
+
+def add_kerberos_tokens() -> tuple[Any, Any]:
+    """Hand the user's Kerberos ticket to HTCondor, for jobs with ``MY.SendCredential``.
+
+    Returns
+    -------
+    tuple
+        The ``htcondor2.Collector`` and ``htcondor2.Credd`` that were asked.
+    """
+    try:
+        collector = htcondor2.Collector()
+        credd = htcondor2.Credd(collector.locate(htcondor2.DaemonType.Credd))
+        credd.add_user_cred(htcondor2.CredType.Kerberos, None)
+    except (*_FAULTS, TypeError, ValueError) as error:
+        raise HTCondorError(
+            f"cannot hand your Kerberos ticket to HTCondor: {error}. Nothing was submitted. It takes "
+            "a condor_credd that the collector knows, SEC_CREDENTIAL_PRODUCER in HTCondor's "
+            "configuration here, and a valid ticket (`klist`)."
+        ) from error
+    return collector, credd

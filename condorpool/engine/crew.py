@@ -195,6 +195,16 @@ class Crew:
         )
 
     @property
+    def jobs(self) -> list[tuple[Cluster, int]]:
+        """The jobs that have not ended."""
+        return [
+            (cluster, proc)
+            for cluster in self.clusters
+            for proc, job in enumerate(cluster.jobs)
+            if not job.state.is_final
+        ]
+
+    @property
     def pending(self) -> int:
         """How many chunks have not come to anything yet."""
         return sum(len(batch.pending) for batch in self.batches)

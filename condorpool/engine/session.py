@@ -70,6 +70,9 @@ _ANNOUNCEMENT = re.compile(rf"{program.ANNOUNCES} (\d+)-(\d+)")
 # The words of CPython's faulthandler, which ends a call that cannot be interrupted.
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
+#: What a factory that makes jobs understands.
+_FACTORY_ACTIONS = ("hold", "release", "remove")
+
 #: Events after which HTCondor runs the job again, maybe much later.
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
 
@@ -359,7 +362,7 @@ class Session:
 
     def _note_run(self, crew: Crew, cluster: Cluster, event: JobEvent) -> None:
         """Note that a runner does not run any more, and has maybe kept a chunk."""
-        if event.kind == "JOB_HELD":
+        if event.kind in ("JOB_HELD", "JOB_SUSPENDED"):
             self.note_takers(crew)
         elif event.kind in _PUT_BACK and _codes(event) not in MEMORY:
             # A job that runs out of memory comes back with more, for this chunk:
@@ -411,13 +414,16 @@ class Session:
         had = self.directory.taken_by(crew.number, cluster.job_id(proc))
         if had:
             self.note_takers(crew)  # what it has left to others is not its own any more
+        # Whoever posts a chunk from now on, maybe told of this end, sees to its jobs.
+        others = {(batch.number, first) for batch in crew.batches for first in batch.pending}
+        others -= {(token.batch, token.first) for token in had}
         for token in had:
             whose = self.batches.get(token.batch)
             if whose and token.first in whose.pending:
                 whose.holders[token.first] = cluster, proc
                 self._settle(whose, token.first, cluster, proc)
             self.directory.take_back(crew.number, token)
-        if not crew.pending or crew.live > crew.count(JobState.HELD):
+        if not others or not crew.pending or crew.live > crew.count(JobState.HELD):
             return
         if job.status == program.EX_NO_CHIRP:
             self._fall_back(crew)
@@ -638,7 +644,7 @@ class Session:
             ]
 
     def act(self, action: str, batch: Batch) -> int:
-        """Hold, release or remove what makes the chunks of a batch; return how many.
+        """Do something to the jobs that make the chunks of a batch; return to how many.
 
         "remove" counts chunks, and takes those back that no job has yet; the
         others count jobs.
@@ -657,8 +663,9 @@ class Session:
     def _act_on_cluster(self, action: str, cluster: Cluster) -> int:
         jobs, why = f"ClusterId == {cluster.number}", "asked for by condorpool's user"
         done = self.access_point.act(action, f"{jobs} && ProcId >= 0", why)
-        # The factory that makes the jobs counts as one too: it is acted on by itself.
-        self.access_point.act(action, jobs, why)
+        if action in _FACTORY_ACTIONS:
+            # The factory that makes the jobs counts as one too: it is acted on by itself.
+            self.access_point.act(action, jobs, why)
         if done:
             self._foresee(action, [(cluster, proc) for proc in range(len(cluster.jobs))])
         return done
@@ -705,7 +712,7 @@ class Session:
         return len(back) + self.act_on("remove", taken)
 
     def act_on(self, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
-        """Hold, release or remove these jobs, those that have not ended; return how many."""
+        """Do something to these jobs, those that have not ended; return to how many."""
         ids = [c.job_id(proc) for c, proc in jobs if not c.jobs[proc].state.is_final]
         if not ids:
             return 0
@@ -734,7 +741,7 @@ class Session:
 
         A wait that begins now must not take jobs for held whose event is on its way.
         """
-        if action == "hold":
+        if action not in ("release", "remove"):
             return
         with self.changed:
             for cluster, proc in jobs:

@@ -1,9 +1,12 @@
-"""One HTCondor job, as users see it."""
+"""HTCondor jobs, as users see them: what to ask of them, and what to do to them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import Iterable, MappingProxyType
+from typing import Any, ClassVar
 
+from condorpool.access.accesspoint import ACTIONS
 from condorpool.engine import submitdir as names
 from condorpool.engine.crew import Cluster, JobRecord
 from condorpool.engine.session import Session
@@ -11,11 +14,144 @@ from condorpool.engine.why import why
 from condorpool.values.events import JobState
 
 
-class Job:
-    r"""An HTCondor job that makes calls.
+class Jobs:
+    """What can be asked of some HTCondor jobs, and done to them.
+
+    The names are the original CondorPool's.  An action returns how many jobs it
+    was done to; on a resident runner it touches all calls that the runner has.
+    """
+
+    #: What can be done, by HTCondor's number for it.
+    actions: ClassVar[Mapping[int, Any]] = MappingProxyType({int(a): a for a in ACTIONS.values()})
+
+    #: The words for HTCondor's ``JobStatus``.
+    statuscodes: ClassVar[Mapping[int, str]] = MappingProxyType(
+        dict(
+            enumerate(
+                "Idle,Running,Removing,Completed,Held,Transferring Output,Suspended".split(","), 1
+            )
+        )
+    )
+
+    _session: Session
+
+    def _places(self) -> list[tuple[Cluster, int]]:
+        """Return which jobs these are."""
+        raise NotImplementedError
+
+    def _act(self, action: str) -> int:
+        return self._session.act_on(action, self._places())
+
+    # -- to be done ------------------------------------------------------------------
+    def hold(self) -> int:
+        """Put on hold: what runs is stopped, and waits until it is released."""
+        return self._act("hold")
+
+    def release(self) -> int:
+        """Let held jobs run again."""
+        return self._act("release")
+
+    def remove(self) -> int:
+        """Remove from the queue."""
+        return self._act("remove")
+
+    def removex(self) -> int:
+        """Forget jobs that were removed and whose execution point does not say that they ended."""
+        return self._act("removex")
+
+    def suspend(self) -> int:
+        """Stop in the middle of things; slot and memory stay occupied."""
+        return self._act("suspend")
+
+    def Continue(self) -> int:  # noqa: N802 - the original's name: continue is Python's
+        """Go on after `suspend`."""
+        return self._act("continue")
+
+    def vacate(self) -> int:
+        """Send away from the execution point, gently; the job then waits to run again."""
+        return self._act("vacate")
+
+    def vacatefast(self) -> int:
+        """Send away from the execution point at once; the job then waits to run again."""
+        return self._act("vacatefast")
+
+    def act(self, action: Any) -> int:
+        """Do what a name (``"hold"``), an ``htcondor2.JobAction`` or its number says."""
+        named = str(action).lower() if isinstance(action, str) else ""
+        for name, known in ACTIONS.items():
+            if name == named or known == action:
+                verb = "Continue" if name == "continue" else name
+                return int(getattr(self, verb)())
+        raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}")
+
+    # -- to be asked -----------------------------------------------------------------
+    @property
+    def clusterid(self) -> int | None:
+        """The ClusterId of the (first) job; None if there is none yet."""
+        return next((cluster.number for cluster, _ in self._places()), None)
+
+    def constraint(self) -> str:
+        """Return the ClassAd expression that is true of these jobs alone."""
+        jobs = [f"ClusterId == {cluster.number} && ProcId == {p}" for cluster, p in self._places()]
+        return (
+            " || ".join(f"({job})" for job in jobs) if len(jobs) > 1 else "".join(jobs) or "false"
+        )
+
+    def query(self, *projection: str, checkhistory: bool = True) -> list[dict[str, Any]]:
+        """Return these attributes of the jobs as the access point has them now.
+
+        Parameters
+        ----------
+        *projection
+            Names of attributes; by default ``JobStatus``.
+        checkhistory
+            Ask its history, which may be slow, when none of the jobs is in the queue.
+        """
+        point, wanted = self._session.access_point, projection or ("JobStatus",)
+        found = point.query(self.constraint(), wanted)
+        return found or (point.history(self.constraint(), wanted) if checkhistory else [])
+
+    def analyze(self) -> str:
+        """Say why the jobs are idle or held, as ``condor_q -better-analyze`` does."""
+        return "\n".join(
+            why(self._session.access_point, cluster.job_id(proc), cluster.jobs[proc])
+            for cluster, proc in self._places()
+        )
+
+    @classmethod
+    def status_from_code(cls, code: int) -> str:
+        """Return the word for a ``JobStatus``."""
+        return cls.statuscodes[code]
+
+    def stdout(self) -> str | None:
+        """Return what was printed; None if there is nothing (yet)."""
+        raise NotImplementedError
+
+    def stderr(self) -> str | None:
+        """Return what was written to standard error; None if there is nothing (yet)."""
+        raise NotImplementedError
+
+    def log(self) -> str | None:
+        """Return the jobs' events from the event log; None if there are none (yet)."""
+        text = self._session.directory.text(names.EVENT_LOG) or ""
+        marks = tuple(f"({cluster.number:03d}.{p:03d}." for cluster, p in self._places())
+        events = [e for e in text.split("...\n") if e.partition(" ")[2].startswith(marks)]
+        return "...\n".join([*events, ""]) or None
+
+    def get_text_output(self, which: str) -> str | None:
+        """Return the text of ``"output"``, ``"error"`` or ``"log"``."""
+        texts = {"output": self.stdout, "error": self.stderr, "log": self.log}
+        if which not in texts:
+            raise ValueError(f"get_text_output({which!r}): there are {', '.join(texts)}")
+        return texts[which]()
+
+
+class QueuedJob(Jobs):
+    r"""One HTCondor job, which makes calls.
 
     A resident runner makes many: what it prints is then of all of them; a
-    result's own `stdout` is what its calls printed.  Its ``state`` is what the event log said last; looking at it asks nobody.
+    result's own `stdout` is what its calls printed.  Its ``state`` is what the
+    event log said last; looking at it asks nobody.
 
     Examples
     --------
@@ -31,6 +167,9 @@ class Job:
         self._session = session
         self._cluster = cluster
         self._proc = proc
+
+    def _places(self) -> list[tuple[Cluster, int]]:
+        return [(self._cluster, self._proc)]
 
     @property
     def _record(self) -> JobRecord:
@@ -60,29 +199,6 @@ class Job:
         """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, ..."""
         return self.state.value
 
-    def analyze(self) -> str:
-        """Say why the job is idle or held, and what to do about it.
-
-        An idle job is matched with the slots of its HTCondor pool, as
-        ``condor_q -better-analyze`` does.
-        """
-        return why(self._session.access_point, self.id, self._record)
-
-    def hold(self) -> bool:
-        """Put the job on hold; tell whether it was there to be held."""
-        return self._act("hold")
-
-    def release(self) -> bool:
-        """Let a held job run again; tell whether it was held."""
-        return self._act("release")
-
-    def remove(self) -> bool:
-        """Remove the job from the queue; tell whether it was still there."""
-        return self._act("remove")
-
-    def _act(self, action: str) -> bool:
-        return self._session.act_on(action, [(self._cluster, self._proc)]) == 1
-
     def stdout(self) -> str | None:
         """Return what the calls printed; None if there is nothing (yet)."""
         return self._session.directory.text(names.stdout_name(self.id))
@@ -91,19 +207,12 @@ class Job:
         """Return what the calls wrote to standard error; None if there is nothing (yet)."""
         return self._session.directory.text(names.stderr_name(self.id))
 
-    def log(self) -> str:
-        """Return the events of this job from the event log."""
-        text = self._session.directory.text(names.EVENT_LOG) or ""
-        mark = f"({self._cluster.number:03d}.{self._proc:03d}."
-        events = [event for event in text.split("...\n") if mark in event.partition("\n")[0]]
-        return "...\n".join([*events, ""])
-
     def __repr__(self) -> str:
-        return f"<Job {self.id}: {self.state.value}>"
+        return f"<{type(self).__name__} {self.id}: {self.state.value}>"
 
 
-def act(action: str, jobs: Iterable[Job]) -> int:
-    """Hold, release or remove jobs, with one request to each access point; return how many."""
+def act(action: str, jobs: Iterable[QueuedJob]) -> int:
+    """Do something to jobs, with one request to each access point; return to how many."""
     places: dict[Session, list[tuple[Cluster, int]]] = {}
     for job in jobs:
         places.setdefault(job._session, []).append((job._cluster, job._proc))  # noqa: SLF001

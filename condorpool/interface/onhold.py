@@ -8,7 +8,7 @@ from typing import Literal
 
 from condorpool.engine.crew import Batch, Cluster
 from condorpool.engine.session import Session
-from condorpool.interface.job import Job
+from condorpool.interface.job import QueuedJob
 from condorpool.values.exceptions import JobHeldError
 
 #: What to do when nothing but held jobs is left.
@@ -17,7 +17,7 @@ Policy = Literal["raise", "wait", "remove"]
 #: What a function may say that is asked about one held job.
 Decision = Literal["raise", "wait", "remove", "release"]
 
-OnHold = Policy | Callable[[Job], Decision]
+OnHold = Policy | Callable[[QueuedJob], Decision]
 
 
 def check_on_hold(value: OnHold | None) -> OnHold | None:
@@ -45,14 +45,14 @@ class Decisions:
                 if (cluster.number, proc, cluster.jobs[proc].holds) not in self._made
             ]
 
-    def make(self, decide: Callable[[Job], Decision], batch: Batch) -> JobHeldError | None:
+    def make(self, decide: Callable[[QueuedJob], Decision], batch: Batch) -> JobHeldError | None:
         """Ask, and do what is said; return the error that is to be raised.
 
         Called without the session's lock.
         """
         for cluster, proc in self.due(batch):
             self._made.add((cluster.number, proc, cluster.jobs[proc].holds))
-            job = Job(self._session, cluster, proc)
+            job = QueuedJob(self._session, cluster, proc)
             decision = decide(job)
             if decision == "raise":
                 return batch.held_error((cluster, proc))

@@ -19,7 +19,7 @@ from condorpool.engine.session import PATIENCE, Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
-from condorpool.interface.job import Job
+from condorpool.interface.job import QueuedJob
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
@@ -192,7 +192,7 @@ class Pool:
         self._access_point = find_access_point(schedd, collector, personal)
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
-        self._results: list[AsyncResult[Any] | MapResult] = []
+        self._results: list[Result[Any]] = []
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
         self._echo = arguments.kind("echo", echo, bool, "True or False")
         self._progress = display.check_kind(progress)
@@ -234,7 +234,8 @@ class Pool:
             update the pool's own for this call; ``on_hold``, ``echo`` and ``progress``
             replace them, but a single call is only shown if it is waited for, or if
             ``progress`` says so here; with ``return_exceptions=True`` an exception is
-            returned like a value.
+            returned like a value.  An access point that does not answer is tried
+            ``maxtries`` times (5), every 20 s.
 
         Raises
         ------
@@ -399,10 +400,10 @@ class Pool:
         return session.describe(0, None if resident else 0, limit, payload.name_of(func), options)
 
     @property
-    def jobs(self) -> list[Job]:
-        """The jobs of this pool that have not left the queue."""
+    def queue(self) -> list[QueuedJob]:
+        """The HTCondor jobs of this pool that have not left the queue."""
         return [
-            Job(session, *place)
+            QueuedJob(session, *place)
             for session in list(self._sessions.values())
             for place in session.places()
         ]
@@ -462,6 +463,7 @@ class Pool:
         on_hold: OnHold | None = None,
         echo: bool | None = None,
         progress: str | None = "auto",
+        maxtries: int = 5,
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> R:
@@ -483,11 +485,23 @@ class Pool:
             echo=self._echo if echo is None else echo,
             return_exceptions=return_exceptions,
         )
-        result._post(range(len(items)))  # noqa: SLF001
+        self._start(result, maxtries)
         result.show(shown)
-        self._results = [*self.results, result]
-        tracker().look()
         return result
+
+    def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:
+        """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
+        for left in range(maxtries - 1, -1, -1):
+            try:
+                result._post(range(len(result._items)))  # noqa: SLF001
+                break
+            except HTCondorError as error:
+                if not left:
+                    raise
+                _tell(f"{error} Trying again in {wait:g} s.")
+            time.sleep(wait)
+        self._results = [*self.jobs, result]
+        tracker().look()
 
     def _map(
         self,
@@ -552,7 +566,7 @@ class Pool:
             )
             raise
         finally:
-            self._results = self.results  # values must not pile up here
+            self._results = self.jobs  # values must not pile up here
 
     def _chunksize(self, calls: int) -> int:
         """Follow multiprocessing's rule: four chunks for each process."""
@@ -644,7 +658,27 @@ class Pool:
             session.take_back()
 
     @property
-    def results(self) -> list[AsyncResult[Any] | MapResult]:
+    def jobs(self) -> list[Result[Any]]:
+        """The results that nobody has got yet, or that failed, the latest last.
+
+        Those of the original CondorPool; a result has the jobs that make its calls.
+        """
+        return [r for r in self._results if not r.ready() or r._errors or not r._seen]  # noqa: SLF001
+
+    def clear_completed(self) -> None:
+        """Take from `jobs` what has ended."""
+        self._results = [r for r in self._results if not r.ready()]
+
+    def clear_successful(self) -> None:
+        """Take from `jobs` what has ended well."""
+        self._results = self.results
+
+    def closed(self) -> bool:
+        """Tell whether the pool accepts no more calls."""
+        return self._closed
+
+    @property
+    def results(self) -> list[Result[Any]]:
         """The results that have not all ended well, the latest last."""
         return [r for r in self._results if not r._is_ready or r._errors]  # noqa: SLF001
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from condorpool.engine.crew import Cluster, JobRecord
-from condorpool.interface.job import Job
+from condorpool.interface.job import QueuedJob
 from condorpool.values import holds
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobError
@@ -368,7 +368,7 @@ def _row(cluster: Cluster, proc: int, now: float) -> Row:
 _WORD_OF = {state: word for word, state in WORDS.items() if state}
 
 
-def jobs(result: Result, ids: Sequence[str]) -> list[Job]:
+def jobs(result: Result, ids: Sequence[str]) -> list[QueuedJob]:
     """Return the jobs with these ids that are in the queue, or have just left it."""
     session = result._session  # noqa: SLF001
-    return [Job(session, cluster, proc) for cluster, proc in places(result, None, None, ids)]
+    return [QueuedJob(session, cluster, proc) for cluster, proc in places(result, None, None, ids)]

@@ -6,18 +6,24 @@ import contextvars
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from condorpool.engine.crew import Batch
+from condorpool.engine.crew import Batch, Cluster
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import Session, logger
 from condorpool.interface import display
-from condorpool.interface.job import Job
+from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
 from condorpool.values import arguments
-from condorpool.values.exceptions import CondorPoolError, JobError, ResultTimeoutError
+from condorpool.values.events import JobState
+from condorpool.values.exceptions import (
+    CondorPoolError,
+    JobError,
+    JobFailedError,
+    ResultTimeoutError,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,12 +32,23 @@ T = TypeVar("T")
 
 Callback = Callable[[Any], object]
 
+#: The original's words for states; of several the first counts.
+_STATUS = {
+    JobState.RUNNING: "Running",
+    JobState.IDLE: "Idle",
+    JobState.UNMATERIALIZED: "Idle",
+    JobState.SUSPENDED: "Suspended",
+    JobState.HELD: "Held",
+    JobState.REMOVED: "Removing",
+    JobState.COMPLETED: "Completed",
+}
+
 #: Seconds after which an ``await`` looks up: the stop button of a notebook cancels
 #: the task, and does not wake its event loop.
 TICK = 0.1
 
 
-class Handle:
+class Handle(Jobs):
     """What a caller has of some calls: to wait for them, and to act on their jobs."""
 
     def __init__(self, session: Session, on_hold: OnHold | None, *, echo: bool) -> None:
@@ -107,28 +124,28 @@ class Handle:
             self._display.attend()
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[QueuedJob]:
         """The jobs that have, or had, the calls, or are held for them; none for calls that wait."""
+        return [QueuedJob(self._session, cluster, proc) for cluster, proc in self._holders()]
+
+    def _holders(self) -> list[tuple[Cluster, int]]:
         if self._batch is None:
             return []
         self._session.note_takers(self._batch.crew)
         with self._session.changed:
             holders = [self._batch.holders[i] for i in sorted(self._batch.holders)]
-            holders = holders or self._batch.held
-        return [Job(self._session, cluster, proc) for cluster, proc in dict.fromkeys(holders)]
+            return list(dict.fromkeys(holders or self._batch.held))
 
-    def hold(self) -> int:
-        """Put the jobs that have the calls on hold; return how many."""
-        return self._act("hold")
-
-    def release(self) -> int:
-        """Let the held jobs run again; return how many."""
-        return self._act("release")
+    def _places(self) -> list[tuple[Cluster, int]]:
+        holders = self._holders()
+        if holders or self._batch is None or self._batch.is_done:
+            return holders
+        return self._batch.crew.jobs  # one of them will take the calls
 
     def remove(self) -> int:
         """Remove the jobs that have the calls, and take back calls that wait; return how many."""
         self._seen = True  # whoever throws calls away need not be told at the end
-        return self._act("remove")
+        return super().remove()
 
     def take_back(self) -> int:
         """Take back calls that no job makes yet; return in how many chunks.
@@ -281,7 +298,41 @@ class Result(Handle, Generic[T]):
         """Tell whether all calls have ended."""
         return self._is_ready
 
-    def successful(self) -> bool:
+    def submitted(self) -> bool:
+        """Tell whether the calls were submitted: what a pool gives, was."""
+        return self._batch is not None or self._is_ready
+
+    def completed(self) -> bool:
+        """Tell the same as `ready`."""
+        return self._is_ready
+
+    def output_exists(self) -> bool:
+        """Tell whether all calls have returned, at any time."""
+        return self._is_ready and not self._errors
+
+    def status(self) -> str | None:
+        """Return where the calls stand: ``Idle``, ``Running``, ``Suspended``, ``Held``, ...
+
+        ``Completed`` is what has ended in any way; of several calls the one that is
+        furthest counts.
+        """
+        self._holders()
+        with self._session.changed:
+            states = self._states()
+        return next(status for status in _STATUS.values() if status in states)
+
+    def _states(self) -> set[str]:
+        """Return, under the lock, where the calls stand that have not ended."""
+        batch = self._batch
+        if batch is None or not batch.pending:
+            return {_STATUS[JobState.COMPLETED]}
+        jobs = [batch.holders[i] for i in batch.pending if i in batch.holders]
+        states = {cluster.jobs[proc].state for cluster, proc in jobs}
+        if len(jobs) < len(batch.pending):
+            states.add(JobState.HELD if batch.only_held_left else JobState.IDLE)
+        return {_STATUS[state] for state in states}
+
+    def successful(self) -> bool | None:
         """Tell whether all calls returned.
 
         Raises
@@ -293,15 +344,85 @@ class Result(Handle, Generic[T]):
             raise ValueError(f"{self!r} not ready")
         return not self._errors
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until all calls have ended, at most ``timeout`` seconds."""
+    def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
+        """Wait until no call is idle any more, at most ``timeout`` seconds."""
         timeout = arguments.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
-        with self._session.changed:
-            while not self._is_ready and time.monotonic() < end:
-                self._pause(end)
+        while self.status() == _STATUS[JobState.IDLE] and time.monotonic() < end:
+            with self._session.changed:
+                self._pause(min(end, time.monotonic() + TICK))  # no event tells who takes a call
 
-    def get(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
+    def wait(
+        self,
+        timeout: float | None = None,
+        polltime: float | None = None,  # noqa: ARG002 - nothing is polled
+        timeouterror: bool = False,
+        killstats: Iterable[str] | None = None,
+    ) -> None:
+        """Wait until all calls have ended, at most ``timeout`` seconds.
+
+        Parameters
+        ----------
+        polltime
+            Accepted for code written for the original CondorPool; nothing is polled.
+        timeouterror
+            Raise `ResultTimeoutError` when the time is over.
+        killstats
+            States, as ``("Held", "Suspended")``: a job that is in one of them, or comes
+            to be, is removed, and its error raised.
+
+        Raises
+        ------
+        JobHeldError
+            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+        JobFailedError
+            A job was removed for its state.
+        """
+        try:
+            self._wait(timeout, killstats or ())
+        except ResultTimeoutError:
+            if timeouterror:
+                raise
+
+    def _wait(
+        self, timeout: float | None, killstats: Iterable[str], on_hold: OnHold | None = None
+    ) -> None:
+        doomed = {killstats} if isinstance(killstats, str) else set(killstats)
+        for state in doomed - set(self.statuscodes.values()):
+            known = ", ".join(self.statuscodes.values())
+            raise ValueError(f"killstats has {state!r}; the states are {known}")
+        self._until(
+            lambda: self._is_ready or bool(doomed and doomed & self._states()), timeout, on_hold
+        )
+        if not self._is_ready:
+            raise self._kill(doomed)
+
+    def _kill(self, states: set[str]) -> JobFailedError:
+        """Remove the jobs that are in these states; return the error that says so."""
+        jobs = [job for job in self.jobs if _STATUS[job.state] in states]
+        first = jobs[0] if jobs else None
+        error = JobFailedError(
+            first.id if first else "(none yet)",
+            f"Status {_STATUS[first.state] if first else self.status()!r} caused it to be killed",
+            host=first.host if first else "",
+            hint=f"*** Analysis:\n{self.analyze()}",
+        )
+        if jobs:
+            for job in jobs:
+                job.remove()
+        else:
+            self.remove()
+        self._seen = True
+        return error
+
+    def get(
+        self,
+        timeout: float | None = None,
+        polltime: float | None = None,  # noqa: ARG002 - nothing is polled
+        killstats: Iterable[str] = (),
+        *,
+        on_hold: OnHold | None = None,
+    ) -> T:
         """Wait for the calls to end and return what they returned.
 
         May be called again, also after an error.
@@ -310,6 +431,8 @@ class Result(Handle, Generic[T]):
         ----------
         timeout
             Seconds; None waits as long as it takes.
+        polltime, killstats
+            As for `wait`.
         on_hold
             What to do when nothing but held jobs is left: ``"raise"``, ``"wait"``
             or ``"remove"``, or a function that decides for each job, as for `Pool`;
@@ -330,7 +453,7 @@ class Result(Handle, Generic[T]):
             Whatever a call raised, with the remote traceback as its cause; of
             several the first in order.
         """
-        self._until(self.ready, timeout, on_hold)
+        self._wait(timeout, killstats, on_hold)
         return self._outcome()
 
     def _outcome(self) -> T:
@@ -424,7 +547,7 @@ class AsyncResult(Result[T]):
         return cast("T", self._errors.get(0, self._values[0]))
 
     @property
-    def job(self) -> Job | None:
+    def job(self) -> QueuedJob | None:
         """The job that has, or had, the call; None while the call waits for one."""
         return next(iter(self.jobs), None)
 

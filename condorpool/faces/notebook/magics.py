@@ -26,7 +26,7 @@ from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.faces.notebook import arguments, completion, ours
 from condorpool.faces.notebook import cell as remote
 from condorpool.faces.notebook.arguments import LineError, Options
-from condorpool.interface.job import Job
+from condorpool.interface.job import QueuedJob
 from condorpool.interface.pool import Pool, open_pools
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -296,7 +296,7 @@ class CondorMagics(Magics):
         for job in self._some(line):
             print(job.analyze())
 
-    def _some(self, line: str) -> Iterator[Job]:
+    def _some(self, line: str) -> Iterator[QueuedJob]:
         """Give the jobs that a line names, and say what is left out."""
         found = self._find(line)
         jobs = ours.jobs_of(found)

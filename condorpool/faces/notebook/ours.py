@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from condorpool.faces.notebook.arguments import LineError
-from condorpool.interface.job import Job, act
+from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.interface.results import Handle
 from condorpool.values.events import JobState
@@ -78,14 +78,14 @@ def _handles(pool: Pool) -> list[Handle]:
     return [*pool.results, *pool._iterators]  # noqa: SLF001
 
 
-def held_jobs() -> list[Job]:
+def held_jobs() -> list[QueuedJob]:
     """Return the jobs of this notebook that are held."""
-    return [job for pool in open_pools() for job in pool.jobs if job.state is JobState.HELD]
+    return [job for pool in open_pools() for job in pool.queue if job.state is JobState.HELD]
 
 
-def known_jobs() -> list[Job]:
+def known_jobs() -> list[QueuedJob]:
     """Return the jobs of this notebook: those in the queue, and those that results have had."""
-    jobs = [job for pool in open_pools() for job in pool.jobs]
+    jobs = [job for pool in open_pools() for job in pool.queue]
     jobs += [job for result in known_results() for job in result.jobs]
     return list({job.id: job for job in reversed(jobs)}.values())[::-1]
 
@@ -96,7 +96,7 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
     Parameters
     ----------
     text
-        Job ids (``12.3``, or ``12`` for all of a cluster), results by ``--name``,
+        QueuedJob ids (``12.3``, or ``12`` for all of a cluster), results by ``--name``,
         variables with results or jobs, ``held``, ``all``.
     evaluate
         Gives the value of an expression of the notebook.
@@ -106,7 +106,7 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
         if word == "held":
             found += held_jobs()
         elif word == "all":
-            found += [job for pool in open_pools() for job in pool.jobs]
+            found += [job for pool in open_pools() for job in pool.queue]
         elif re.fullmatch(r"\d+(\.\d+)?", word):
             named = [job for job in known_jobs() if job.id == word or job.id.startswith(f"{word}.")]
             if not named:
@@ -130,7 +130,7 @@ def _named(word: str) -> list[Handle]:
 
 def is_ours(value: object) -> bool:
     """Tell whether it is a job or a result."""
-    return isinstance(value, (Job, Handle))
+    return isinstance(value, Jobs)
 
 
 def _values(word: str, value: Any) -> list[Any]:
@@ -141,32 +141,18 @@ def _values(word: str, value: Any) -> list[Any]:
     return values
 
 
-def jobs_of(found: Iterable[Any]) -> list[Job]:
+def jobs_of(found: Iterable[Any]) -> list[QueuedJob]:
     """Return the jobs themselves; for calls that wait, those that may take them."""
-    jobs: list[Job] = []
-    for each in found:
-        jobs += [each] if isinstance(each, Job) else each.jobs or _crew_of(each)
-    return jobs
-
-
-def _crew_of(result: Handle) -> list[Job]:
-    batch = result._batch  # noqa: SLF001
-    clusters = batch.crew.clusters if batch and not batch.is_done else ()
-    return [
-        Job(result._session, cluster, proc)  # noqa: SLF001
-        for cluster in clusters
-        for proc, job in enumerate(cluster.jobs)
-        if not job.state.is_final
-    ]
+    return [QueuedJob(each._session, *place) for each in found for place in each._places()]  # noqa: SLF001
 
 
 def apply(action: str, found: Iterable[Any]) -> str:
     """Hold, release or remove what was found; say what that did."""
     found = list(found)
-    jobs = {each.id: each for each in found if isinstance(each, Job)}
+    jobs = {each.id: each for each in found if isinstance(each, QueuedJob)}
     done = act(action, [job for job in jobs.values() if _takes(action, job.state)])
     others = len(jobs) - done
-    done += sum(getattr(each, action)() for each in found if not isinstance(each, Job))
+    done += sum(getattr(each, action)() for each in found if not isinstance(each, QueuedJob))
     past, why_not = _SAID[action]
     return f"{past} {done:,}" + (f"; {others:,} {why_not}" if others else "")
 

@@ -1,0 +1,199 @@
+"""The original CondorPool's jobs: constructed first, submitted later, with or without a pool."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar, cast
+
+from condorpool.engine.payload import Call
+from condorpool.interface.pool import Pool
+from condorpool.interface.results import AsyncResult
+from condorpool.values import arguments
+from condorpool.values.exceptions import (
+    JobError,
+    JobFailedError,
+    UnsubmittedError,
+)
+
+T = TypeVar("T")
+
+#: The pool of jobs that were given none is the last of these.
+_pools: list[Pool] = []
+
+
+def _own_pool() -> Pool:
+    if not _pools or _pools[-1].closed():
+        _pools.append(Pool())
+    return _pools[-1]
+
+
+class _Nowhere:
+    """Stands for the session of a job that is not submitted."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UnsubmittedError("the job was not submitted: submit() it first")
+
+
+class Job(AsyncResult[T]):
+    """One call that is an HTCondor job of its own, as in the original CondorPool.
+
+    It needs no pool; what jobs leave is cleaned up when the program ends.
+
+    Parameters
+    ----------
+    target, args, kwargs
+        The call: ``target(*args, **kwargs)``.
+    submitkwargs
+        Commands of the submit description, as ``{"request_memory": "2GB"}``.
+    submitdir
+        Where the job's files are, and where it works on a shared file system.
+    cleanup, cleanupfiles, cleanfailed
+        Whether to delete its files; which others of ``submitdir`` too; and whether
+        those of a failed job too.  Without ``cleanup`` nobody waits for it at the end.
+    polltime
+        Accepted for code written for the original; nothing is polled.
+    killstats
+        States in which `wait` and the end of the program remove the job.
+    pool
+        The `Pool` whose HTCondor it is for, and which waits for it when it closes.  By
+        default what ``Pool()`` finds.
+
+    Examples
+    --------
+    >>> from condorpool import Job
+    >>> job = Job(pow, (2, 10))
+    >>> cluster = job.submit()
+    >>> job.get()
+    1024
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        submitkwargs: Mapping[str, Any] | None = None,
+        submitdir: str | os.PathLike[str] = ".",
+        cleanup: bool = True,
+        cleanupfiles: Iterable[str] = (),
+        polltime: float = 60,  # noqa: ARG002 - nothing is polled
+        killstats: Iterable[str] = ("Held", "Suspended"),
+        cleanfailed: bool = False,
+        *,
+        pool: Pool | None = None,
+    ) -> None:
+        self._pool = pool
+        self._submitkwargs = dict(submitkwargs or {})
+        self._jobkwargs = {
+            "submitdir": submitdir,
+            "cleanup": cleanup,
+            "cleanupfiles": list(cleanupfiles),
+            "killstats": killstats,
+            "cleanfailed": cleanfailed,
+        }
+        self._killstats = killstats
+        if not callable(target):
+            raise TypeError(f"target is a function, not {type(target).__name__}")
+        items = [
+            (
+                arguments.positional("args", args),
+                arguments.keywords("kwargs", {} if kwargs is None else kwargs),
+            )
+        ]
+        nowhere: Any = _Nowhere()
+        super().__init__(nowhere, Call(target, "apply"), items, 1, nowhere, "raise", None, None)
+
+    def submit(self, maxtries: int = 5, wait: float = 20) -> int:
+        """Submit the job and return its ClusterId.
+
+        Parameters
+        ----------
+        maxtries, wait
+            How often to try an access point that does not answer, and the seconds between.
+
+        Raises
+        ------
+        PayloadError
+            The function or an argument cannot be pickled; nothing was submitted.
+        SubmitError
+            The submit directory cannot be written, or HTCondor refused.
+        HTCondorError
+            The access point did not answer.
+        ValueError
+            The job was submitted already.
+        """
+        if self.submitted():
+            raise ValueError(f"{self!r} was submitted already: make another Job")
+        pool = self._pool or _own_pool()
+        pool._check_call(self._call.func)  # noqa: SLF001
+        options, session = pool._options(self._submitkwargs, self._jobkwargs)  # noqa: SLF001
+        self._options = dataclasses.replace(options, maxtasksperchild=1)
+        self._session = session
+        pool._start(self, maxtries, wait)  # noqa: SLF001
+        return cast("int", self.clusterid)
+
+    def status(self) -> str | None:
+        """Return where the job stands; None if it was not submitted."""
+        return super().status() if self.submitted() else None
+
+    def successful(self) -> bool | None:
+        """Tell whether the call returned; None as long as it has not ended."""
+        return super().successful() if self._is_ready else None
+
+    def query(self, *projection: str, checkhistory: bool = True) -> Any:
+        """Return these attributes of the job, as of a result; None if it was not submitted."""
+        return super().query(*projection, checkhistory=checkhistory) if self.submitted() else None
+
+    def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:
+        """Wait until the job is idle no more, at most ``timeout`` seconds."""
+        self._session.check_reach()
+        super().wait_to_start(timeout, polltime)
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        polltime: float | None = None,
+        timeouterror: bool = False,
+        killstats: Iterable[str] | None = None,
+    ) -> None:
+        """Wait until the job has ended, at most ``timeout`` seconds.
+
+        As the ``wait`` of other results, but ``killstats`` are by default the job's own.
+        """
+        super().wait(
+            timeout, polltime, timeouterror, self._killstats if killstats is None else killstats
+        )
+
+    def stdout(self) -> str | None:  # type: ignore[override]
+        """Return what the job has printed; None if there is nothing (yet)."""
+        return super().stdout() or next((job.stdout() for job in self.jobs), None)
+
+    def stderr(self) -> str | None:  # type: ignore[override]
+        """Return what the job has written to standard error; None if there is nothing (yet)."""
+        return super().stderr() or next((job.stderr() for job in self.jobs), None)
+
+    def log(self) -> str | None:
+        """Return the job's events from the event log; None if there are none (yet)."""
+        return super().log() if self.submitted() else None
+
+    def _act(self, action: str) -> int:
+        self._session.check_reach()
+        return super()._act(action)
+
+    def _outcome(self) -> T:
+        try:
+            return super()._outcome()
+        except BaseException as error:
+            what = error.what if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+            raise self._failure(what) from error
+
+    def _failure(self, what: str) -> JobFailedError:
+        """Return the original's one error for all that fails, with its report."""
+        (job,) = self.jobs
+        facts = [f"submitted: {self.submitted()}", f"completed: {self.completed()}"]
+        facts += [f"output exists: {self.output_exists()}"]
+        for which in ("output", "error", "log"):
+            facts.append(f"*** {which}:\n{self.get_text_output(which) or ''}")
+        return JobFailedError(job.id, what, host=job.host, hint="\n" + "\n".join(facts))

@@ -415,7 +415,8 @@ class Session:
         if had:
             self.note_takers(crew)  # what it has left to others is not its own any more
         # Whoever posts a chunk from now on, maybe told of this end, sees to its jobs.
-        others = {(batch.number, first) for batch in crew.batches for first in batch.pending}
+        with self.changed:
+            others = {(batch.number, first) for batch in crew.batches for first in batch.pending}
         others -= {(token.batch, token.first) for token in had}
         for token in had:
             whose = self.batches.get(token.batch)

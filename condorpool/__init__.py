@@ -8,7 +8,7 @@ from condorpool.interface import display as _display
 from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.original import Job
+from condorpool.interface.original import Job, RemoteJob
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, MapResult
 from condorpool.values.events import JobState
@@ -90,6 +90,7 @@ __all__ = [
     "Pool",
     "PoolClosedError",
     "QueuedJob",
+    "RemoteJob",
     "ResultIterator",
     "ResultPicklingError",
     "ResultTimeoutError",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from condorpool import personal as embedded
 from condorpool.access.accesspoint import AccessPoint, is_configured
+from condorpool.access.remote import RemoteAccessPoint
 from condorpool.values.exceptions import HTCondorNotFoundError
 
 
@@ -14,14 +15,19 @@ def find_access_point(
     schedd: str | None = None,
     collector: str | None = None,
     personal: embedded.PersonalHTCondor | Path | str | bool | None = None,
+    remote: str | None = None,
 ) -> AccessPoint:
     """Return the access point that the arguments name, else the best there is.
 
     In this order: what the arguments say; the HTCondor that is configured here;
     the user's personal HTCondor, started if need be.
     """
-    if personal and (schedd or collector):
-        raise ValueError("give either personal or schedd and collector: they exclude each other")
+    if personal and (schedd or collector or remote):
+        raise ValueError(
+            "give either personal or schedd, collector and remote: they exclude each other"
+        )
+    if remote:
+        return RemoteAccessPoint.reach(remote, schedd, collector)
     if schedd or collector:
         return AccessPoint.locate(schedd, collector)
     if personal is None or personal is False:

@@ -19,14 +19,14 @@ from condorpool.values.exceptions import (
 
 T = TypeVar("T")
 
-#: The pool of jobs that were given none is the last of these.
-_pools: list[Pool] = []
+#: The pools of jobs that were given none, by the machine through which they are submitted.
+_pools: dict[str | None, Pool] = {}
 
 
-def _own_pool() -> Pool:
-    if not _pools or _pools[-1].closed():
-        _pools.append(Pool())
-    return _pools[-1]
+def _own_pool(remote: str | None) -> Pool:
+    if remote not in _pools or _pools[remote].closed():
+        _pools[remote] = Pool(remote=remote)
+    return _pools[remote]
 
 
 class _Nowhere:
@@ -68,6 +68,8 @@ class Job(AsyncResult[T]):
     >>> job.get()
     1024
     """
+
+    _remote: str | None = None
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class Job(AsyncResult[T]):
         """
         if self.submitted():
             raise ValueError(f"{self!r} was submitted already: make another Job")
-        pool = self._pool or _own_pool()
+        pool = self._pool or _own_pool(self._remote)
         pool._check_call(self._call.func)  # noqa: SLF001
         options, session = pool._options(self._submitkwargs, self._jobkwargs)  # noqa: SLF001
         self._options = dataclasses.replace(options, maxtasksperchild=1)
@@ -197,3 +199,17 @@ class Job(AsyncResult[T]):
         for which in ("output", "error", "log"):
             facts.append(f"*** {which}:\n{self.get_text_output(which) or ''}")
         return JobFailedError(job.id, what, host=job.host, hint="\n" + "\n".join(facts))
+
+
+class RemoteJob(Job[T]):
+    """A `Job` that is submitted through another machine, which ``ssh`` reaches.
+
+    Parameters
+    ----------
+    remote
+        The machine, as for `Pool`; the other parameters are those of `Job`.
+    """
+
+    def __init__(self, remote: str, target: Callable[..., T], *args: Any, **kwargs: Any) -> None:
+        super().__init__(target, *args, **kwargs)
+        self._remote = remote

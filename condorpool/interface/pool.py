@@ -68,6 +68,10 @@ class Pool:
         True for the user's personal HTCondor, a folder, or a running
         `PersonalHTCondor`; False never starts one.  By default the configured
         HTCondor is used, else the personal one, started when it is needed.
+    remote
+        A machine that ``ssh`` reaches without a password: jobs are submitted there, at
+        its access point.  ``submitdir`` and this Python must be on a file system that it
+        shares.
     memory, disk
         What each job may use: ``"2GB"``, ``"500 MiB"``, or a number of MiB.  KB, MB,
         GB and TB are powers of 1024, as HTCondor reads them.
@@ -134,6 +138,7 @@ class Pool:
         schedd: str | None = None,
         collector: str | None = None,
         personal: PersonalHTCondor | Path | str | bool | None = None,
+        remote: str | None = None,
         memory: str | float | None = None,
         memory_max: str | float | None = None,
         disk: str | float | None = None,
@@ -185,11 +190,12 @@ class Pool:
         self._retire_after = arguments.seconds(
             "retire_after", retire_after, least=0.001, may_be_infinite=True
         )
-        for name, value in (("schedd", schedd), ("collector", collector)):
+        for name, value in (("schedd", schedd), ("collector", collector), ("remote", remote)):
             arguments.kind(name, value, (str, type(None)), "a string")
         kinds = (PersonalHTCondor, str, os.PathLike, bool, type(None))
         arguments.kind("personal", personal, kinds, "a bool, a folder or a PersonalHTCondor")
-        self._access_point = find_access_point(schedd, collector, personal)
+        self.remote = remote
+        self._access_point = find_access_point(schedd, collector, personal, remote)
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
         self._results: list[Result[Any]] = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import Iterable, MappingProxyType
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from condorpool.access.accesspoint import ACTIONS
@@ -124,12 +124,20 @@ class Jobs:
         return cls.statuscodes[code]
 
     def stdout(self) -> str | None:
-        """Return what was printed; None if there is nothing (yet)."""
-        raise NotImplementedError
+        """Return what the jobs printed; None if there is nothing (yet)."""
+        return self._text(names.stdout_name)
 
     def stderr(self) -> str | None:
-        """Return what was written to standard error; None if there is nothing (yet)."""
-        raise NotImplementedError
+        """Return what the jobs wrote to standard error; None if there is nothing (yet)."""
+        return self._text(names.stderr_name)
+
+    def _text(self, name_of: Callable[[str], str]) -> str | None:
+        texts = [
+            self._session.directory.text(name_of(cluster.job_id(p)))
+            for cluster, p in self._places()
+        ]
+        found = [text for text in texts if text is not None]
+        return "".join(found) if found else None
 
     def log(self) -> str | None:
         """Return the jobs' events from the event log; None if there are none (yet)."""
@@ -198,14 +206,6 @@ class QueuedJob(Jobs):
     def status(self) -> str:
         """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, ..."""
         return self.state.value
-
-    def stdout(self) -> str | None:
-        """Return what the calls printed; None if there is nothing (yet)."""
-        return self._session.directory.text(names.stdout_name(self.id))
-
-    def stderr(self) -> str | None:
-        """Return what the calls wrote to standard error; None if there is nothing (yet)."""
-        return self._session.directory.text(names.stderr_name(self.id))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.state.value}>"

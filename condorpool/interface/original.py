@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
 from condorpool.engine.payload import Call
+from condorpool.interface.job import Jobs
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult
 from condorpool.values import arguments
@@ -170,11 +171,11 @@ class Job(AsyncResult[T]):
 
     def stdout(self) -> str | None:  # type: ignore[override]
         """Return what the job has printed; None if there is nothing (yet)."""
-        return super().stdout() or next((job.stdout() for job in self.jobs), None)
+        return super().stdout() or Jobs.stdout(self)
 
     def stderr(self) -> str | None:  # type: ignore[override]
         """Return what the job has written to standard error; None if there is nothing (yet)."""
-        return super().stderr() or next((job.stderr() for job in self.jobs), None)
+        return super().stderr() or Jobs.stderr(self)
 
     def log(self) -> str | None:
         """Return the job's events from the event log; None if there are none (yet)."""

@@ -199,6 +199,7 @@ class Pool:
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
         self._results: list[Result[Any]] = []
+        self._crowd = 10  # when there are more results, those are dropped that nobody needs
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
         self._echo = arguments.kind("echo", echo, bool, "True or False")
         self._progress = display.check_kind(progress)
@@ -506,7 +507,10 @@ class Pool:
                     raise
                 _tell(f"{error} Trying again in {wait:g} s.")
             time.sleep(wait)
-        self._results = [*self.jobs, result]
+        self._results.append(result)
+        if len(self._results) > self._crowd:
+            self._results = self.jobs
+            self._crowd = 2 * len(self._results) + 10
         tracker().look()
 
     def _map(

@@ -286,23 +286,77 @@ class TestJob:
         assert job.status() == "Held"
 
 
-def test_jobs_without_a_pool(htcondor, tmp_path):
-    """They go where ``Pool()`` goes; at the end the program waits for them and cleans up."""
+SCRIPT = """
+import os, time
+from condorpool import Job, JobFailedError, Pool, TimeoutError
+
+with Pool(submitkwargs={"request_memory": "64MB"}, jobkwargs={"polltime": 1, "cleanfailed": True}) as pool:
+    print(pool.apply(pow, (2, 3)), pool.map(abs, range(-3, 0)))
+    for n in range(3):
+        pool.apply_async(os.path.join, ("a", str(n)), submitkwargs={"MY.Number": n}, maxtries=2)
+    print([job.get(timeout=60) for job in pool.jobs])
+    slow = pool.apply_async(time.sleep, (60,))
+    try:
+        slow.get(0.1)
+    except TimeoutError as error:
+        print(str(error).partition("!")[0], slow.status() in ("Idle", "Running"))
+    slow.remove()
+    while not slow.completed():
+        time.sleep(0.1)
+    print(slow.status(), slow.successful())
+    pool.clear_completed()
+print(pool.closed())
+
+jobs = [Job(divmod, (n, 2), cleanupfiles=["more.txt"], cleanfailed=True) for n in range(3)]
+print(len({job.submit() for job in jobs}), [job.get() for job in jobs])
+job = Job(int, ("seven",), cleanfailed=True)
+job.submit()
+try:
+    job.get()
+except JobFailedError as error:
+    print("ValueError: invalid literal" in str(error))
+Job(lambda: (time.sleep(1), open("written", "w").close())).submit()
+"""
+
+SAYS = """\
+8 [3, 2, 1]
+['a/0', 'a/1', 'a/2']
+Timeout after 0.1 s True
+Completed False
+True
+3 [(0, 0), (0, 1), (1, 0)]
+True
+"""
+
+
+def test_a_script(htcondor, tmp_path):
+    """It runs as it is; at the end the program waits for jobs and cleans up."""
     (tmp_path / "more.txt").write_text("left by a call")
-    code = (
-        "import os, time\n"
-        "from condorpool import Job\n"
-        "jobs = [Job(os.path.join, ('a', str(i)), cleanupfiles=['more.txt']) for i in range(3)]\n"
-        "print(len({job.submit() for job in jobs}), [job.get() for job in jobs])\n"
-        "Job(lambda: (time.sleep(1), open('written', 'w').close())).submit()\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", SCRIPT],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
         env=os.environ | personal.environment(htcondor.folder),
     )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("3 ['a/0', 'a/1', 'a/2']\n", "")
+    assert (done.stdout, done.stderr) == (SAYS, "")
     assert os.listdir(tmp_path) == ["written"]
+
+
+def test_an_access_point_that_does_not_answer(make_job, pool, access_point, capsys):
+    """It is tried again, with a line that says so."""
+    job = make_job(nap, (0,))
+    here = job._pool._access_point
+    address, relocate = here.schedd_address, here.relocate
+    here.schedd_address, here.relocate = "<127.0.0.1:1>", None
+    try:
+        with pytest.raises(condorpool.HTCondorError, match="cannot submit at access point"):
+            job.submit(maxtries=1)
+        assert not job.submitted()
+        threading.Timer(0.5, setattr, (here, "schedd_address", address)).start()
+        assert job.submit(maxtries=3, wait=1) == job.clusterid
+    finally:
+        here.schedd_address, here.relocate = address, relocate
+    assert "Trying again in 1 s." in capsys.readouterr().err
+    assert job.get() == 0
 
 
 class TestResults:

@@ -28,6 +28,7 @@ from condorpool.faces.notebook import cell as remote
 from condorpool.faces.notebook.arguments import LineError, Options
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.pool import Pool, open_pools
+from condorpool.interface.results import Result
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,11 +116,10 @@ class CondorMagics(Magics):
                 if options.unordered:
                     raise LineError("--return-exceptions needs the order: leave --unordered out")
                 keywords["return_exceptions"] = True
-            if options.quiet:
-                keywords["progress"] = None
             result: Any
             if not options.unordered:
                 verb = pool.starmap_async if options.star else pool.map_async
+                keywords["progress"] = None if options.quiet else "auto"
                 result = verb(func, items, options.chunksize, **keywords)
             else:
                 each = (lambda item: func(*item)) if options.star else func
@@ -202,6 +202,7 @@ class CondorMagics(Magics):
             values = {name: self._evaluate(name, self.shell.user_ns) for name in options.given}
         with _usage(TypeError, ValueError):
             keywords = {"echo": True, **arguments.job_keywords(options)}
+            keywords["progress"] = None if options.quiet else "auto"
             call = (cell, self._file(cell), values, options.wanted)
             result = _pool.get().apply_async(remote.run, call, **keywords)
         self.shell.user_ns[LAST] = result
@@ -235,11 +236,13 @@ class CondorMagics(Magics):
 
     @line_magic
     def condor_status(self, line: str) -> None:  # noqa: ARG002 - it takes nothing
-        """Show the pools of this notebook, what they have to do, and their jobs."""
+        """Show the pools of this notebook, and live what they have to do."""
         for pool in open_pools():
             print(pool)
         for result in ours.known_results():
             print(f"  {result!r}")
+            if isinstance(result, Result) and not result.ready():
+                result.show("auto")
         for job in ours.held_jobs()[:MOST]:
             print(f"  {job.analyze()}")
 

@@ -50,7 +50,7 @@ class _Stream(io.TextIOBase):
         return len(text)
 
 
-def run(source: str, name: str, values: Mapping[str, Any], wanted: Sequence[str]) -> Ran:
+def cell(source: str, name: str, values: Mapping[str, Any], wanted: Sequence[str]) -> Ran:
     """Run a cell and return what it showed and the values of the variables that are wanted.
 
     Parameters

@@ -204,7 +204,7 @@ class CondorMagics(Magics):
             keywords = {"echo": True, **arguments.job_keywords(options)}
             keywords["progress"] = None if options.quiet else "auto"
             call = (cell, self._file(cell), values, options.wanted)
-            result = _pool.get().apply_async(remote.run, call, **keywords)
+            result = _pool.get().apply_async(remote.cell, call, **keywords)
         self.shell.user_ns[LAST] = result
         ran = self._wait(result)
         self._show(ran.shown)

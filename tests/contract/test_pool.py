@@ -279,7 +279,7 @@ class TestMap:
         assert pool.starmap(difference, items, chunksize) == expected
         assert pool.starmap_async(difference, iter(items), chunksize).get() == expected
 
-    @pytest.mark.parametrize("empty", [[], (), {}, iter(())], ids=str)
+    @pytest.mark.parametrize("empty", [[], (), {}, pytest.param(iter(()), id="iterator")], ids=str)
     def test_nothing(self, pool, empty):
         """No call, no result, no wait."""
         assert pool.map(square, empty) == []

@@ -122,21 +122,28 @@ def _add_kernel(folder, requirement):
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """One headless Chromium: the system's own, no download."""
+def lab(server):
+    """A page with JupyterLab in a headless Chromium: the system's own, no download."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path, "the browser tests need Chromium: apt-get install chromium"
+    address, _, token = server
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         chromium = playwright.chromium.launch(executable_path=path, args=flags)
-        yield chromium
+        page = chromium.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.goto(f"{address}/lab?token={token}")
+        page.wait_for_function("() => window.jupyterapp")
+        page.evaluate("() => window.jupyterapp.restored")
+        yield page
         chromium.close()
 
 
 class Notebook:
-    """A notebook in a page of JupyterLab."""
+    """A notebook in JupyterLab."""
 
     panel = "window.jupyterapp.shell.currentWidget"
 
@@ -146,7 +153,7 @@ class Notebook:
 
     def ready(self):
         """Wait until the kernel is idle."""
-        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        self.page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell")
         status = f"{self.panel}?.sessionContext?.session?.kernel?.status"
         self.page.wait_for_function(f"() => {status} === 'idle'")
 
@@ -157,11 +164,13 @@ class Notebook:
 
     def output(self, index):
         """Return the output area of a cell."""
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(index).locator(".jp-Cell-outputArea")
+        cells = self.page.locator(".jp-NotebookPanel:visible .jp-Cell")
+        return cells.nth(index).locator(".jp-Cell-outputArea")
 
     def button(self, name):
         """Return a button in the outputs, by its accessible name."""
-        return self.page.locator(".jp-OutputArea").get_by_role("button", name=name, exact=True)
+        outputs = self.page.locator(".jp-NotebookPanel:visible .jp-OutputArea")
+        return outputs.get_by_role("button", name=name, exact=True)
 
     def save(self):
         """Save, and return what is in the file."""
@@ -170,10 +179,9 @@ class Notebook:
 
 
 @pytest.fixture
-def open_notebook(server, browser, tmp_path, request):
+def open_notebook(server, lab, tmp_path, request):
     """Open a notebook with these code cells, after one that sets up."""
-    address, folder, token = server
-    pages = []
+    _, folder, _ = server
 
     def open_(*cells, kernel="python3"):
         sources = [SETUP.format(folder=str(tmp_path)), *map(textwrap.dedent, cells)]
@@ -200,23 +208,28 @@ def open_notebook(server, browser, tmp_path, request):
                 }
             )
         )
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(PATIENCE * 1000)
-        page.on("dialog", lambda dialog: dialog.accept())
-        pages.append(page)
-        page.goto(f"{address}/lab/tree/{path.name}?token={token}&reset")
-        notebook = Notebook(page, Path(path))
+        lab.evaluate(
+            """async (path) => {
+                const panel = await jupyterapp.commands.execute("docmanager:open", { path });
+                await panel.context.ready;
+            }""",
+            path.name,
+        )
+        notebook = Notebook(lab, Path(path))
         notebook.ready()
         notebook.run(0)
         return notebook
 
     yield open_
-    failed = getattr(request.node, "failed", False)
-    for page in pages:
-        if failed:
-            page.screenshot(path=tmp_path / "failed.png")
-        page.evaluate(f"() => {Notebook.panel}.sessionContext.shutdown()")
-        page.close()
+    if getattr(request.node, "failed", False):
+        lab.screenshot(path=tmp_path / "failed.png")
+    lab.evaluate(
+        """async () => {
+            const panel = jupyterapp.shell.currentWidget;
+            await panel.sessionContext.shutdown();
+            panel.dispose();
+        }"""
+    )
 
 
 @pytest.hookimpl(hookwrapper=True)

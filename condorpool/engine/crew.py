@@ -109,10 +109,8 @@ class Cluster:
             return []
         job = self.jobs[proc]
         (self.away.add if event.kind == "JOB_DISCONNECTED" else self.away.discard)(proc)
-        if facts.get("Type") in _TRANSFERRING:
-            self.transferring.add(proc)
-        elif event.kind != "IMAGE_SIZE":
-            self.transferring.discard(proc)
+        moves = facts.get("Type") in _TRANSFERRING
+        (self.transferring.add if moves else self.transferring.discard)(proc)
         if event.kind == "EXECUTE":
             job.attempts += 1
             job.began, job.ended = event.time, 0

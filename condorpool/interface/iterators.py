@@ -9,13 +9,17 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from condorpool.engine.description import JobOptions
-from condorpool.engine.payload import Call, Outcome
+from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import Session
 from condorpool.interface.onhold import OnHold
 from condorpool.interface.results import Handle
 from condorpool.values.exceptions import JobError, PoolClosedError
 
 T = TypeVar("T")
+
+
+#: Exceptions that are kept to be told of in displays; there may be any number.
+MOST_ERRORS = 100
 
 
 class _Raise:
@@ -58,6 +62,9 @@ class ResultIterator(Handle, Generic[T]):
         self._early: dict[int, list[Any]] = {}  # ended before those that come first
         self._next = 0  # the call that comes next in order
         self._taken = 0
+        self.name = name_of(call.func)
+        self.calls_failed = 0
+        self._errors: dict[int, BaseException] = {}  # some of them
         self._stopped = False
         self._end: BaseException | None = None  # how the iterable ended
         self._mine = self._batch = session.begin(call, self._deliver, options, keeps=False)
@@ -103,12 +110,16 @@ class ResultIterator(Handle, Generic[T]):
     # -- the tracker's thread ----------------------------------------------------
     def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
         if isinstance(result, JobError):
+            errors: dict[int, BaseException] = dict.fromkeys(range(end - first), result)
             values: list[Any] = [_Raise(result)] * (end - first)
         else:
-            values = list(result.values)
-            for number, error in result.errors.items():
+            errors, values = result.errors, list(result.values)
+            for number, error in errors.items():
                 values[number] = _Raise(error)
             self._show(result)
+        self.calls_failed += len(errors)
+        if len(self._errors) < MOST_ERRORS:
+            self._errors.update((first + number, error) for number, error in errors.items())
         with self._session.changed:
             if not self._ordered:
                 self._ready.extend(values)
@@ -121,6 +132,21 @@ class ResultIterator(Handle, Generic[T]):
             self._session.changed.notify_all()
 
     # -- the user's side -----------------------------------------------------------
+    @property
+    def calls(self) -> int:
+        """How many items have been taken from the iterable so far."""
+        return self._mine.size
+
+    @property
+    def calls_ended(self) -> int:
+        """How many of their calls have ended."""
+        with self._session.changed:
+            return self.calls - sum(end - first for first, end in self._mine.pending.items())
+
+    def ready(self) -> bool:
+        """Tell whether the iterable and all calls have ended."""
+        return self._mine.is_done
+
     def next(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
         """Return the next result; waits for it at most ``timeout`` seconds.
 
@@ -138,6 +164,8 @@ class ResultIterator(Handle, Generic[T]):
         if not self._ready:
             self._until(self._has_something, timeout, on_hold)
         if not self._ready:
+            if self._display:
+                self._display.close()
             end, self._end = self._end, StopIteration()
             raise end or StopIteration
         value = self._ready.popleft()

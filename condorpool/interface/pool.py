@@ -539,6 +539,7 @@ class Pool:
         buffersize: int | None,
         on_hold: OnHold | None = None,
         echo: bool | None = None,
+        progress: str | None = "auto",
         *,
         ordered: bool,
         style: payload.Style = "map",
@@ -549,6 +550,7 @@ class Pool:
         ahead = _positive("buffersize", buffersize)
         arguments.iterable("iterable", iterable)
         held = check_on_hold(on_hold or self._on_hold)
+        shown = display.check_kind(self._progress if progress == "auto" else progress)
         options, session = self._options(**kwargs)
         iterator: ResultIterator[T] = ResultIterator(
             session,
@@ -562,6 +564,7 @@ class Pool:
             echo=self._echo if echo is None else echo,
         )
         self._iterators.add(iterator)
+        iterator.show(shown)
         tracker().look()
         return iterator
 

@@ -18,9 +18,10 @@ from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobError
 
 if TYPE_CHECKING:
+    from condorpool.interface.iterators import ResultIterator
     from condorpool.interface.results import AsyncResult, MapResult
 
-    Result = AsyncResult[Any] | MapResult
+    Result = AsyncResult[Any] | MapResult | ResultIterator[Any]
 
 #: What jobs are called while they are in the queue, in the order of their life.
 WORDS = {
@@ -180,13 +181,14 @@ class Meter:
                 if state
             }
             pending = len(batch.pending) if batch else 0
+            away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.only_held_left)
             hosts, reasons = _survey(clusters)
         jobs["idle"] -= transferring
         jobs["transferring"] = transferring
         jobs = {word: jobs[word] for word in WORDS if jobs[word] > 0}
         rate, left = self._speed(ended, result.calls, is_moving="running" in jobs)
-        now, failed = self._clock(), sum(group.count for group in self._failures.values())
+        now, failed = self._clock(), result.calls_failed
         return Progress(
             name=result.name,
             calls=result.calls,
@@ -202,7 +204,7 @@ class Meter:
             failures=tuple(sorted(self._failures.values(), key=lambda group: -group.count)),
             note=""
             if is_over
-            else _note(jobs, stuck=stuck, ended=ended, silent=silent and now - silent),
+            else _note(jobs, away, stuck=stuck, ended=ended, silent=silent and now - silent),
             ended=is_over,
             elapsed=now - self._begun,
         )
@@ -293,11 +295,13 @@ _WAITS = {
 }
 
 
-def _note(jobs: dict[str, int], *, stuck: bool, ended: int, silent: float | None) -> str:
+def _note(jobs: dict[str, int], away: int, *, stuck: bool, ended: int, silent: float | None) -> str:
     if silent is not None:
         return f"The access point has not answered for {silent:.0f} s; its jobs go on."
     if stuck:
         return "Nothing but held jobs is left: release or remove them."
+    if away:
+        return f"{away:,} jobs are out of reach; HTCondor waits for their machines to come back."
     if ended and "running" in jobs:
         return ""
     waits = (text for word, text in _WAITS.items() if word in jobs)

@@ -54,12 +54,23 @@ class Handle(Jobs):
     def __init__(self, session: Session, on_hold: OnHold | None, *, echo: bool) -> None:
         self._session = session
         self._display: display.Display | None = None
+        self._progress: str | None = None
         self._on_hold = on_hold
         self._decisions = Decisions(session)
         self._batch: Batch | None = None
         self._seen = False  # whoever has the calls knows how they ended
         # What is printed in this context belongs to the cell that made the calls.
         self._echo = contextvars.copy_context() if echo else None
+
+    def ready(self) -> bool:
+        """Tell whether all calls have ended."""
+        raise NotImplementedError
+
+    def show(self, progress: str | None) -> None:
+        """Show how the calls go on, as the ``progress`` of `Pool` says."""
+        self._progress = progress
+        if not self.ready():
+            self._display = display.show(self, progress)
 
     def _show(self, outcome: Outcome) -> None:
         """Print what the calls of a chunk printed, if that is wanted."""
@@ -192,7 +203,6 @@ class Result(Handle, Generic[T]):
         self._missing = 0
         self._is_ready = False
         self._reruns = False
-        self._progress: str | None = None
 
     def _post(self, numbers: Sequence[int]) -> None:
         """Post these calls."""
@@ -288,11 +298,10 @@ class Result(Handle, Generic[T]):
         """How many calls have returned or failed."""
         return len(self._values) - self._missing
 
-    def show(self, progress: str | None) -> None:
-        """Show how the calls go on, as the ``progress`` of `Pool` says."""
-        self._progress = progress
-        if not self._is_ready:
-            self._display = display.show(self, progress)
+    @property
+    def calls_failed(self) -> int:
+        """How many calls have failed."""
+        return len(self._errors)
 
     def ready(self) -> bool:
         """Tell whether all calls have ended."""

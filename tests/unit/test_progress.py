@@ -48,6 +48,11 @@ class Calls:
         """How many calls have ended."""
         return self.calls - len(self._batch.pending)
 
+    @property
+    def calls_failed(self):
+        """How many have failed."""
+        return len(self._errors)
+
     def ready(self):
         """Tell whether all have."""
         return not self._batch.pending

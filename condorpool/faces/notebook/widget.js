@@ -170,11 +170,11 @@ function render({ model, el }) {
     button("Hold all", () => ({ do: "hold", all: true })),
     button("Remove all", () => ({ do: "remove", all: true }),
       () => `Remove all that is left of ${plural(state().calls, "call")}`));
+  const foot = make("div", { class: "cp-foot" }, details, all);
   const root = make("fieldset", { class: "condorpool" },
     make("div", { class: "cp-line" }, name, calls, times), bar,
     make("div", { class: "cp-legend" }, callCounts, jobCounts),
-    note, heldPart, failedPart, said,
-    make("div", { class: "cp-foot" }, details, all));
+    note, heldPart, failedPart, said, foot);
   el.replaceChildren(root);
 
   // -- drawing ------------------------------------------------------------------
@@ -243,6 +243,7 @@ function render({ model, el }) {
 
   function drawFailed(s) {
     failedPart.hidden = !s.failures.length;
+    rerun.hidden = !s.reruns;
     say(failedTitle, `${plural(s.failed, "call")} failed`);
     keep(failedGroups, s.failures, (group) => `${group.kind}: ${group.message}`,
       () => make("li", { class: "cp-reason" }),
@@ -260,7 +261,7 @@ function render({ model, el }) {
     const lost = !s.ended && performance.now() - lastWord > 3000 * model.get("heartbeat");
     root.classList.toggle("cp-lost", lost);
     root.disabled = lost || s.ended;
-    all.hidden = s.ended;
+    foot.hidden = s.ended;
     if (lost) say(note, LOST);
     else if (note.textContent === LOST) say(note, s.note);
   }

@@ -116,7 +116,8 @@ class Panel:
 
     def _state(self, progress: Progress) -> dict[str, Any]:
         state = dataclasses.asdict(progress)
-        return {**state, "shares": progress.shares}
+        reruns = hasattr(self._result, "rerun_at_end")
+        return {**state, "shares": progress.shares, "reruns": reruns}
 
     # -- the user's side -------------------------------------------------------------
     def attend(self) -> None:

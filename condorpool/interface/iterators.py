@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from condorpool.engine.description import JobOptions
@@ -110,7 +110,7 @@ class ResultIterator(Handle, Generic[T]):
     # -- the tracker's thread ----------------------------------------------------
     def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
         if isinstance(result, JobError):
-            errors: dict[int, BaseException] = dict.fromkeys(range(end - first), result)
+            errors: Mapping[int, BaseException] = dict.fromkeys(range(end - first), result)
             values: list[Any] = [_Raise(result)] * (end - first)
         else:
             errors, values = result.errors, list(result.values)

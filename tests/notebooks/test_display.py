@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import textwrap
 
 import nbclient
 import nbformat
@@ -60,7 +61,8 @@ def test_an_executed_notebook_has_the_report(environment, tmp_path):
 
 def test_a_short_call_leaves_nothing(environment, tmp_path):
     """What is over in a moment is not shown."""
-    [outputs] = execute(environment, tmp_path, "pool.map(abs, [1, 2])")
+    first = "pool.map(abs, [1], progress=None)"
+    _, outputs = execute(environment, tmp_path, first, "pool.map(abs, [1, 2])")
     assert [out.output_type for out in outputs] == ["execute_result"]
 
 
@@ -109,3 +111,25 @@ def test_a_terminal_has_a_bar(environment, tmp_path):
     os.close(ours)
     assert "\r" in said.decode()
     assert "2 of 2, 0:0" in said.decode()
+
+
+def test_results_that_are_iterated_over_are_shown(environment, tmp_path):
+    """What comes as it comes has the report in the end, with the calls that failed."""
+    cell = """
+    def fit(x):
+        time.sleep(0.3)
+        if x == 3:
+            raise ValueError("no convergence")
+        return x
+    results = pool.imap(fit, range(8))
+    for n in range(8):
+        try:
+            next(results)
+        except ValueError:
+            pass
+    next(results, None)
+    """
+    [outputs] = execute(environment, tmp_path, textwrap.dedent(cell))
+    [shown] = [out.data["text/plain"] for out in outputs if out.output_type == "display_data"]
+    assert shown.startswith("fit: 7 of 8 calls done, 1 failed")
+    assert "ValueError: no convergence" in shown

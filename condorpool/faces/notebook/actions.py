@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condorpool.interface import progress
+from condorpool.interface.iterators import ResultIterator
 from condorpool.values.exceptions import CondorPoolError
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def _told(past: str, done: int, asked: int) -> str:
 
 
 def _rerun(result: Result, _: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(result, ResultIterator):
+        return {"said": "what an iterator has given cannot be made again"}
     result.rerun_at_end()
     return {"said": "the failed calls are made again when the others have ended"}
 

@@ -16,6 +16,7 @@ from IPython.display import DisplayHandle
 
 from condorpool.faces.notebook import actions, report
 from condorpool.faces.notebook.clicks import clicks
+from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.progress import Meter, Progress
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("condorpool")
 
 #: Seconds for which a call is not shown: most are over by then.
-DELAY = 0.7
+DELAY = 1.0
 
 #: Seconds between two signs of life.
 HEARTBEAT = 5.0
@@ -116,7 +117,7 @@ class Panel:
 
     def _state(self, progress: Progress) -> dict[str, Any]:
         state = dataclasses.asdict(progress)
-        reruns = hasattr(self._result, "rerun_at_end")
+        reruns = not isinstance(self._result, ResultIterator)
         return {**state, "shares": progress.shares, "reruns": reruns}
 
     # -- the user's side -------------------------------------------------------------

@@ -150,7 +150,7 @@ class AccessPoint:
         if any(
             description[k].lower() == "true" for k in description if k.lower() in _SENDS_CREDENTIAL
         ):
-            add_kerberos_tokens()
+            add_kerberos_tokens(self.collector_address or None)
         try:
             submit = htcondor2.Submit(dict(description))
             done = self._ask(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
@@ -294,8 +294,13 @@ def is_configured() -> bool:
     return bool(htcondor2.param.get("COLLECTOR_HOST"))
 
 
-def add_kerberos_tokens() -> tuple[Any, Any]:
+def add_kerberos_tokens(pool: str | None = None) -> tuple[Any, Any]:
     """Hand the user's Kerberos ticket to HTCondor, for jobs with ``MY.SendCredential``.
+
+    Parameters
+    ----------
+    pool
+        Address of the HTCondor pool's collector; by default of the configured one.
 
     Returns
     -------
@@ -303,7 +308,7 @@ def add_kerberos_tokens() -> tuple[Any, Any]:
         The ``htcondor2.Collector`` and ``htcondor2.Credd`` that were asked.
     """
     try:
-        collector = htcondor2.Collector()
+        collector = htcondor2.Collector(pool)
         credd = htcondor2.Credd(collector.locate(htcondor2.DaemonType.Credd))
         credd.add_user_cred(htcondor2.CredType.Kerberos, None)
     except (*_FAULTS, TypeError, ValueError) as error:

@@ -133,8 +133,12 @@ class Job(AsyncResult[T]):
         pool._check_call(self._call.func)  # noqa: SLF001
         options, session = pool._options(self._submitkwargs, self._jobkwargs)  # noqa: SLF001
         self._options = dataclasses.replace(options, maxtasksperchild=1)
-        self._session = session
-        pool._start(self, maxtries, wait)  # noqa: SLF001
+        nowhere, self._session = self._session, session
+        try:
+            pool._start(self, maxtries, wait)  # noqa: SLF001
+        except BaseException:
+            self._session = nowhere
+            raise
         return cast("int", self.clusterid)
 
     def status(self) -> str | None:

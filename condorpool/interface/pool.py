@@ -101,7 +101,7 @@ class Pool:
         What a wait does when nothing but held jobs is left: ``"raise"``
         `JobHeldError`, ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while
         the widget with its buttons is seen, else ``"raise"``.  Or a function, which the
-        wait calls with the `Job` each time that one is held, and which says what
+        wait calls with the `QueuedJob` each time that one is held, and which says what
         to do with that: ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
     python
         The interpreter on the execution point.  By default this one's path, or
@@ -498,7 +498,8 @@ class Pool:
 
     def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
-        for left in range(maxtries - 1, -1, -1):
+        wait = arguments.seconds("wait", wait)
+        for left in reversed(range(arguments.count("maxtries", maxtries))):
             try:
                 result._post(range(len(result._items)))  # noqa: SLF001
                 break

@@ -49,7 +49,8 @@ def make_job(make_pool):
     pool = make_pool()
 
     def make(*args, **kwargs):
-        kwargs.setdefault("submitdir", pool.jobkwargs["submitdir"])
+        if len(args) < 5:
+            kwargs.setdefault("submitdir", pool.jobkwargs["submitdir"])
         return condorpool.Job(*args, pool=pool, **kwargs)
 
     return make
@@ -225,6 +226,26 @@ class TestJob:
         with pytest.raises(pickle.PicklingError, match=r"_thread\.lock"):
             job.submit()
         assert not job.submitted()
+        with pytest.raises(condorpool.UnsubmittedError):
+            job.wait()
+        assert not access_point.query("true", [])
+
+    @pytest.mark.parametrize(
+        ("arguments", "submit", "error", "named"),
+        [
+            ((3,), {}, TypeError, "target"),
+            ((nap, 3), {}, TypeError, "args"),
+            ((nap, (), [1]), {}, TypeError, "kwargs"),
+            ((nap, (1,), None, {"executable": "x"}), {}, ValueError, "executable"),
+            ((nap, (1,), None, None, ".", 1), {}, TypeError, "cleanup"),
+            ((nap,), {"maxtries": 0}, ValueError, "maxtries"),
+            ((nap,), {"wait": -1}, ValueError, "wait"),
+        ],
+    )
+    def test_bad_arguments(self, make_job, access_point, arguments, submit, error, named):
+        """They are named, before anything is submitted."""
+        with pytest.raises(error, match=named):
+            make_job(*arguments).submit(**submit)
         assert not access_point.query("true", [])
 
     def test_the_actions(self, make_job):

@@ -50,6 +50,9 @@ class AccessPoint:
         MiB that a job asks for unless its user says; None leaves it to HTCondor.
     relocate
         Finds this access point again: a schedd that was restarted has a new address.
+    origin
+        The same as plain values, for another process: the arguments of `locate`, or
+        the folder of a ``personal`` HTCondor.
     """
 
     name: str
@@ -59,6 +62,7 @@ class AccessPoint:
     started: float = 0.0
     memory: int | None = None
     relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def keeps_claims(self) -> bool:
@@ -91,12 +95,14 @@ class AccessPoint:
                 "`condor_status -schedd` lists the names."
             )
         where = collector or htcondor2.param.get("COLLECTOR_HOST") or ""
+        name = str(ad.get("Name", schedd or "local"))
         return cls(
-            name=str(ad.get("Name", schedd or "local")),
+            name=name,
             schedd_address=str(ad["MyAddress"]),
             collector_address=where,
             version=str(ad.get("CondorVersion", "")),
             relocate=lambda: cls.locate(schedd, collector),
+            origin={"schedd": name, **({"collector": collector} if collector else {})},
         )
 
     @property

@@ -112,7 +112,9 @@ class RemoteAccessPoint(AccessPoint):
     def reach(cls, host: str, schedd: str | None, collector: str | None) -> RemoteAccessPoint:
         """Find an access point from another machine, by default its own."""
         agent = Agent(host, schedd, collector)
-        return cls(**agent.ask("locate", schedd, collector), agent=agent)
+        known = agent.ask("locate", schedd, collector)
+        known["origin"] = {**known["origin"], "remote": host}
+        return cls(**known, agent=agent)
 
 
 def _relayed(name: str, method: Any) -> Any:

@@ -7,11 +7,13 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import submitdir as names
 from condorpool.engine.payload import PROGRAM
 from condorpool.runner.program import PYTHON
@@ -85,6 +87,15 @@ RESERVED = frozenset(
     materialize_max_idle max_idle max_materialize noop_job output output_destination queue shell
     stderr stdin stdout transfer_executable transfer_output_remaps universe""".split()
 )
+
+# The second term is for jobs that a factory makes later: it cannot be edited itself.
+_OUT_OF_LEASE = (
+    "(JobStatus == 1 || JobStatus == 5) && time() > CondorpoolLease"
+    " && time() > EnteredCurrentStatus + {}"
+)
+
+#: Seconds for which jobs that are idle or held outlive whoever wants them.
+LEASE = 86_400.0
 
 #: The submit commands of HTCondor 25 (condor_submit's manual page) that serve such jobs.
 KNOWN = frozenset(
@@ -219,6 +230,7 @@ def build(
     keep_claim: float,
     batch_name: str,
     run: str,
+    lease: float,
     shared: Sequence[str],
     options: JobOptions,
     defaults: Mapping[str, str],
@@ -234,6 +246,9 @@ def build(
         The most jobs that are in the queue at once.
     keep_claim
         Seconds for which HTCondor keeps the slot for the next jobs.
+    lease
+        Seconds after which jobs that wait leave the queue unless somebody renews
+        it; 0 for never.
     shared
         Files with shared objects that go along.
     defaults
@@ -264,6 +279,7 @@ def build(
         "universe": "vanilla",
         "batch_name": _literal(batch_name),
         "My.CondorpoolRun": f'"{run}"',
+        "My.CondorpoolCrew": str(crew),
         # A shell is everywhere, also where the submit directory is mounted noexec.
         "executable": "/bin/sh",
         "transfer_executable": "False",
@@ -286,13 +302,24 @@ def build(
         description["want_io_proxy"] = "True"
     if keep_claim > 0:
         description["keep_claim_idle"] = str(round(keep_claim))
+    if lease:
+        description["My.CondorpoolLease"] = "0"
+        description["periodic_remove"] = _OUT_OF_LEASE.format(round(lease))
     if sends_environment(options.submitkwargs):
         description["environment"] = _environment()
     for key, value in options.submitkwargs.items():
         name = key.lower() if key.lower() in description else key
         extends = name in _LISTS and description[name] != '""'
         description[name] = f"{description[name]}, {value}" if extends else value
+        if name == "periodic_remove" and lease:
+            description[name] = f"({value}) || ({_OUT_OF_LEASE.format(round(lease))})"
     return description
+
+
+def renew(access_point: AccessPoint, run: str, lease: float) -> None:
+    """Let the jobs of a run that wait stay in the queue for another lease from now on."""
+    until = str(round(time.time() + lease))
+    access_point.edit(f'CondorpoolRun == "{run}"', "CondorpoolLease", until)
 
 
 def sends_environment(submitkwargs: Mapping[str, str]) -> bool:

@@ -275,6 +275,13 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
     return value, None
 
 
+def number_of_cell() -> int:
+    """Return the number of the notebook's cell that runs; 0 where there is none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return int(shell.execution_count) if shell else 0
+
+
 def sources_of_cells() -> dict[str, str]:
     """Return the source of notebook cells, which tracebacks on the execution point show.
 

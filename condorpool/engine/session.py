@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import re
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint
@@ -77,8 +77,12 @@ _FACTORY_ACTIONS = ("hold", "release", "remove")
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
 
 
+#: Options that whoever ends the work of a dead owner goes by.
+_FOR_THE_END = ("killstats", "cleanup", "cleanfailed", "cleanupfiles")
+
 #: Sessions of this process: their idle runners keep slots that others may want.
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_sessions.clear)
 
 #: When a job of this process has ended last.
 _last_end = -math.inf
@@ -91,10 +95,14 @@ class Session:
     and `reconcile`; everyone else posts, acts, reads, or waits on ``changed``.
     """
 
-    def __init__(self, base: Path, access_point: AccessPoint) -> None:
-        self.base = base
+    def __init__(
+        self, directory: SubmitDir, access_point: AccessPoint, lease: float = 0.0, **facts: Any
+    ) -> None:
+        self.base = directory.path.parent
         self.access_point = access_point
-        self.directory = SubmitDir.create(base)
+        self.directory = directory
+        self.lease = lease
+        directory.make(lease=lease, access_point=dict(access_point.origin), **facts)
         self.changed = threading.Condition()
         self.batches: dict[int, Batch] = {}
         self.silent: tuple[CondorPoolError, float] | None = None
@@ -109,6 +117,7 @@ class Session:
         self._evicted: list[tuple[Crew, Cluster, int, float]] = []
         self._late: dict[tuple[int, int], tuple[Cluster, int, float]] = {}
         self._log = EventLog(self.directory.log)
+        self._renew_at = time.time() + lease / 4
         self._closed = False
         _sessions.add(self)
 
@@ -145,6 +154,7 @@ class Session:
             keep_claim=options.linger if self.access_point.keeps_claims else 0.0,
             batch_name=name,
             run=self.directory.run,
+            lease=self.lease if options.cleanup else 0.0,
             # A plain job has no channel by which to ask for them.
             shared=() if batch is None else tuple(self._shared),
             options=options,
@@ -182,6 +192,14 @@ class Session:
                 path = self.directory / submitdir.call_name(number)
                 payload.write_call(path, call, self._share_modules, options.task_timeout)
                 crew = self._crew(number, payload.name_of(call.func), options)
+                self.directory.record(
+                    submitdir.facts_name(number),
+                    crew=crew.number,
+                    name=payload.name_of(call.func),
+                    time=time.time(),
+                    cell=payload.number_of_cell(),
+                    **{option: getattr(options, option) for option in _FOR_THE_END},
+                )
         except BaseException:
             self.directory.discard_call(number)
             raise
@@ -235,7 +253,7 @@ class Session:
         environment = payload.environment_to_send() if sends else {}
         resident = self.is_resident(options)
         commands = tuple(sorted(options.submitkwargs.items()))
-        key = (commands, options.python, tuple(environment.items()))
+        key = (commands, options.python, tuple(environment.items()), options.cleanup)
         if resident and key in self._crews:
             return self._crews[key]
         limit = options.limit(is_resident=resident)
@@ -296,6 +314,8 @@ class Session:
         items: Sequence[Mapping[str, str]],
         chunks: Sequence[int] | None = None,
     ) -> Cluster:
+        # Whoever ends our work finds the jobs by their attributes, recorded or not.
+        self._record(crew, submit)
         # A slot kept for the next call is only looked at when jobs come in, and
         # it takes its last job's shadow this long to let go of it: jobs that
         # come earlier wait up to 8 s for a slot that stands ready.
@@ -304,8 +324,24 @@ class Session:
         with self.changed:
             self._clusters[cluster.number] = crew, cluster
             crew.clusters.append(cluster)
+        with contextlib.suppress(SubmitError):
+            self._record(crew, submit)
         self.access_point.hurry(cluster.number)
         return cluster
+
+    def _record(self, crew: Crew, submit: Mapping[str, str]) -> None:
+        """Write down the jobs of a crew, so that others could go on with them."""
+        with self.changed:
+            clusters = [[c.number, len(c.jobs), c.chunks] for c in crew.clusters]
+        with self.directory.explained():
+            self.directory.record(
+                submitdir.jobs_name(crew.number),
+                name=crew.name,
+                limit=crew.limit,
+                is_resident=crew.is_resident,
+                description=dict(submit),
+                clusters=clusters,
+            )
 
     # -- following: the tracker's thread ---------------------------------------
     def pump(self) -> None:
@@ -577,6 +613,7 @@ class Session:
 
     def reconcile(self) -> None:
         """Compare with disk and queue: find outcomes, ends and holds that no event told."""
+        self._renew()
         with self.changed:
             crews = {id(crew): crew for crew, _ in self._clusters.values() if crew.pending}
         for crew in crews.values():
@@ -619,6 +656,17 @@ class Session:
         with self.changed:
             self.silent = error, self.silent[1] if self.silent else time.monotonic()
             self.changed.notify_all()
+
+    def _renew(self) -> None:
+        """Tell the access point in time that somebody still wants the jobs that wait."""
+        # By the wall clock, which goes on while a laptop sleeps.
+        if self.lease and time.time() >= self._renew_at:
+            self._renew_at = time.time() + self.lease / 4
+            with self.changed:
+                live = any(cluster.live for _, cluster in self._clusters.values())
+            if live:
+                with contextlib.suppress(HTCondorError):  # next time
+                    description.renew(self.access_point, self.directory.run, self.lease)
 
     def check_reach(self, patience: float = PATIENCE) -> None:
         """Raise when access point or disk have not done their part for ``patience`` seconds.
@@ -766,10 +814,17 @@ class Session:
         with self.changed:
             self.changed.notify_all()
 
-    def wait_all(self, note: Callable[[int], None], patience: float = PATIENCE) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are chunks that have not come to anything."""
+        with self.changed:
+            return any(not batch.is_done for batch in self.batches.values())
+
+    def wait_all(self, note: Callable[[int], None], patience: float = PATIENCE) -> bool:
         """Wait until every batch that is to be cleaned up is done, and its jobs have left.
 
         Jobs that are in one of their batch's killstats, or come to be, are removed.
+        Tell whether all jobs have left.
 
         Parameters
         ----------
@@ -791,9 +846,9 @@ class Session:
             if doomed:
                 self.access_point.act("remove", doomed, "the condorpool Pool was closed")
                 killed.update(doomed)
-        self._dismiss(patience)
+        return self._dismiss(patience)
 
-    def _dismiss(self, patience: float) -> None:
+    def _dismiss(self, patience: float) -> bool:
         """Have the runners leave, and wait until HTCondor has done with all jobs that ended."""
         with self.changed:
             known = {id(crew): crew for crew, _ in self._clusters.values()}
@@ -811,14 +866,17 @@ class Session:
             hesitates = time.monotonic() - begun > LEAVE_TIME
             with contextlib.suppress(HTCondorError):
                 if not self.access_point.query(constraint, ["ClusterId"]):
-                    return  # gone, and the event log was not told
+                    return True  # gone, and the event log was not told
                 act_on = constraint if hesitates else f"({constraint}) && JobStatus != 2"
                 self.access_point.act("remove", act_on, SURPLUS)
+        else:
+            return False
         # HTCondor makes a folder anew to write the last event of a cluster there
         # (write_user_log.cpp): so it is not deleted before.
         ended = [c for crew in crews for c in crew.clusters]
         with self.changed:
             self.changed.wait_for(lambda: all(c.is_gone for c in ended), min(LAST_EVENT, patience))
+        return True
 
     def clean(self) -> None:
         """Delete what nobody needs any more; keep files of failed jobs, unless told otherwise."""

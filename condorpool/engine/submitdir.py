@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from condorpool.engine import ownership
 from condorpool.engine.payload import support_archive
 from condorpool.runner.program import CLOSED
 from condorpool.values.exceptions import SubmitError
@@ -33,6 +35,11 @@ def crew_name(crew: int) -> str:
     return f"{crew}.crew"
 
 
+def jobs_name(crew: int) -> str:
+    """Name the file that tells of the jobs of a crew."""
+    return f"{crew}.jobs"
+
+
 def posted_name(crew: int) -> str:
     """Name the folder from which a crew's jobs take chunks."""
     return f"{crew}.posted"
@@ -46,6 +53,11 @@ def taken_name(crew: int) -> str:
 def call_name(batch: int) -> str:
     """Name the file that all chunks of a batch share."""
     return f"{batch}.call"
+
+
+def facts_name(batch: int) -> str:
+    """Name the file that tells of a batch."""
+    return f"{batch}.facts"
 
 
 def chunk_name(batch: int, first: int | str) -> str:
@@ -111,28 +123,56 @@ class SubmitDir:
         self.path = path
         self.run = path.name
         self.log = path / EVENT_LOG
+        self.facts: dict[str, Any] = {}
 
     @classmethod
-    def create(cls, base: Path) -> SubmitDir:
-        """Make a new submit directory in ``base`` and put there what every job needs."""
-        here = cls(base / f"condorpool-{uuid.uuid4().hex[:12]}")
-        with here.explained():
-            base.mkdir(parents=True, exist_ok=True)
-            here.path.mkdir(mode=0o700)
+    def new(cls, base: Path) -> SubmitDir:
+        """Choose a place in ``base``; nothing is made there yet."""
+        return cls(base / f"condorpool-{uuid.uuid4().hex[:12]}")
+
+    @classmethod
+    def found(cls, path: Path) -> SubmitDir | None:
+        """Return the submit directory of this process in a folder, if that is (still) one."""
+        here = cls(path)
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            is_ours = path.lstat().st_uid == os.geteuid() and manifest["run"] == here.run
+        except (OSError, ValueError, KeyError):
+            return None
+        here.facts = manifest
+        return here if is_ours else None
+
+    def make(self, **facts: Any) -> None:
+        """Make the folder, own it, and put there what every job needs.
+
+        Parameters
+        ----------
+        **facts
+            What whoever finds the folder after its owner has died needs to know.
+        """
+        self.facts = {
+            "run": self.run,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "created": time.time(),
+            "program": sys.argv[0],
+            **facts,
+        }
+        with self.explained():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700)
             try:
-                here._fill()
+                self._fill()
             except BaseException:
-                shutil.rmtree(here.path, ignore_errors=True)
+                self.remove()
                 raise
-        return here
 
     def _fill(self) -> None:
+        ownership.acquire(self.path)
+        self.record(MANIFEST, **self.facts)
         launcher = resources.files("condorpool.runner").joinpath(LAUNCHER)
         self.write(LAUNCHER, launcher.read_bytes())
         self.write(SUPPORT, support_archive())
-        # Whoever finds the folder after its owner has died reads whose it was.
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "created": time.time()}
-        self.write(MANIFEST, json.dumps(owner).encode())
         # HTCondor appends; the file must be there before anybody can watch it.
         self.write(EVENT_LOG, b"")
 
@@ -174,6 +214,31 @@ class SubmitDir:
         except OSError:
             return ""
         return "\n".join(text.rstrip().splitlines()[-lines:])
+
+    # -- what a dead owner has left ------------------------------------------------------
+    def record(self, name: str, /, **facts: Any) -> None:
+        """Write down facts for whoever finds the folder after its owner has died."""
+        self.write(name, json.dumps(facts).encode())
+
+    def recorded(self, kind: str) -> dict[int, dict[str, Any]]:
+        """Return the facts about all batches (``"facts"``) or crews (``"jobs"``) by number."""
+        found = {}
+        for file in self._files():
+            number, _, rest = file.name.partition(".")
+            if rest == kind:
+                with contextlib.suppress(OSError):  # gone meanwhile
+                    found[int(number)] = json.loads(Path(file.path).read_text(encoding="utf-8"))
+        return found
+
+    def chunks(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+        """Return the chunks with arguments and those with an outcome, as batch and first call."""
+        found: dict[str, set[tuple[int, int]]] = {"chunk": set(), "outcome": set()}
+        for file in self._files():
+            stem, _, kind = file.name.partition(".")
+            batch, _, first = stem.partition("-")
+            if kind in found and (kind == "chunk" or file.stat().st_size):
+                found[kind].add((int(batch), int(first)))
+        return found["chunk"], found["outcome"]
 
     # -- chunks of a resident crew; runner/PROTOCOL.md says who may move what ------------
     def make_crew(self, crew: int) -> None:
@@ -230,6 +295,7 @@ class SubmitDir:
     def discard_call(self, batch: int) -> None:
         """Delete what all chunks of a batch share."""
         (self.path / call_name(batch)).unlink(missing_ok=True)
+        (self.path / facts_name(batch)).unlink(missing_ok=True)
 
     # -- the end -------------------------------------------------------------------------
     def discard_batch(self, batch: int, keep: Iterable[int] = ()) -> None:
@@ -259,7 +325,20 @@ class SubmitDir:
             return []
 
     def remove(self) -> None:
-        """Delete the folder and all in it; what is gone already is no error."""
+        """Delete the folder and all in it; what is gone already is no error.
+
+        Whoever finds half of it, because we were killed, must still know what it
+        is: the manifest goes last but one.  A network file system deletes the
+        lock's file only when that is closed.
+        """
+        for file in self._files():
+            if file.name not in {MANIFEST, ownership.OWNER_LOCK}:
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(file.path) if file.is_dir() else os.unlink(file.path)  # noqa: PTH108
+        with contextlib.suppress(OSError):
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            (self.path / ownership.OWNER_LOCK).unlink(missing_ok=True)
+        ownership.release(self.path)
         for _ in range(20):
             shutil.rmtree(self.path, ignore_errors=True)
             if not self.path.exists():

@@ -282,7 +282,7 @@ _uses_lock = threading.Lock()
 
 def _use(folder: Path) -> bool:
     """Count this process among the users; False while the guardian ends or looks at the queue."""
-    path = folder / "users.lock"
+    path = folder / guardian.USERS_LOCK
     with _uses_lock:
         use = _uses.get(folder)
         if use is None or use.pid != os.getpid() or not _in_place(use.descriptor, path):
@@ -576,7 +576,7 @@ def _launch(
         )
         # Before the guardian looks: it ends what nobody uses.
         if not _use(folder):
-            raise PersonalError(f"{folder / 'users.lock'} is locked by another program.")
+            raise PersonalError(f"{folder / guardian.USERS_LOCK} is locked by another program.")
         _start_guardian(folder, installation, alive)
     finally:
         # The guardian has it now.
@@ -743,6 +743,7 @@ def _access_point(folder: Path) -> AccessPoint | None:
         started=(run / "schedd_address").stat().st_mtime,
         memory=_fair_memory(),
         relocate=lambda: _access_point(folder),
+        origin={"personal": str(folder)},
     )
 
 
@@ -962,6 +963,23 @@ def status(folder: str | os.PathLike[str] | None = None) -> PersonalStatus:
     )
 
 
+def running(folder: str | os.PathLike[str]) -> AccessPoint | None:
+    """Return the access point of the one in a folder; None if there is none, nor its queue.
+
+    Raises
+    ------
+    HTCondorError
+        One is starting or ending.
+    """
+    path = _resolve(folder)
+    if not (_is_made(path) and _is_guarded(path)):
+        return None
+    access_point = _access_point(path)
+    if access_point is None:
+        raise HTCondorError(f"the personal HTCondor in {path} has not told its address (yet).")
+    return access_point
+
+
 def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """Return the variables with which command-line tools talk to the one in a folder.
 
@@ -981,7 +999,7 @@ def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
 def _users(folder: Path) -> list[int]:
     """Return the processes that share the users' lock, as the kernel lists them."""
     try:
-        inode = (folder / "users.lock").stat().st_ino
+        inode = (folder / guardian.USERS_LOCK).stat().st_ino
         text = Path("/proc/locks").read_text(encoding="utf-8")
     except OSError:
         return []

@@ -36,6 +36,9 @@ ACTIVE = "JobStatus == 1 || JobStatus == 2 || JobStatus == 6"
 # Made first and deleted last, so it also tells that a folder is ours.
 START_LOCK = "condorpool-start.lock"
 
+# Shared by the processes that use it.
+USERS_LOCK = "users.lock"
+
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD}
 
 # How long HTCondor may take to shut down, and then its leftovers to obey.
@@ -66,7 +69,7 @@ class Guardian:
         self.command = command
         # Opened once and never closed: closing any descriptor of the file
         # would drop this process's lock.
-        self.users = os.open(folder / "users.lock", os.O_RDWR | os.O_CLOEXEC)
+        self.users = os.open(folder / USERS_LOCK, os.O_RDWR | os.O_CLOEXEC)
         self.master = 0
         self.asking = 0
         # Why it ends: "unused", "stop", "keep" or "died".  Set once.

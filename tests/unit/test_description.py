@@ -9,11 +9,11 @@ import pytest
 from condorpool.engine import description
 
 
-def build(*, batch=1, defaults=None, keep_claim=0, **options):
+def build(*, batch=1, defaults=None, keep_claim=0, lease=0, **options):
     """Describe a crew's jobs."""
     return description.build(
         directory=Path("/work/condorpool-$(x)"), crew=1, batch=batch, limit=10, keep_claim=keep_claim, batch_name="f", shared=(),
-        run="condorpool-1", options=description.JobOptions(**options), defaults=defaults or {},
+        run="condorpool-1", lease=lease, options=description.JobOptions(**options), defaults=defaults or {},
     )  # fmt: skip
 
 
@@ -87,6 +87,13 @@ class TestBuild:
         built = build(python='/opt/a "b" $(c)/python')
         assert '\'/opt/a ""b"" $(DOLLAR)(c)/python\'' in built["arguments"]
         assert built["initialdir"] == "/work/condorpool-$(DOLLAR)(x)"
+
+    def test_lease(self):
+        """Jobs that wait leave after a while, beside what the user has said."""
+        assert "periodic_remove" not in build()
+        built = build(lease=60, submitkwargs={"Periodic_Remove": "NumJobStarts > 3"})
+        assert built["periodic_remove"].startswith("(NumJobStarts > 3) || ((JobStatus == 1")
+        assert "+ 60)" in built["periodic_remove"]
 
     def test_linger(self):
         """A slot is kept only when asked for."""

@@ -60,7 +60,8 @@ class TestProgram:
     @pytest.fixture
     def make(self, tmp_path):
         """Make calls through the shipped program; return their outcome."""
-        directory = SubmitDir.create(tmp_path)
+        directory = SubmitDir.new(tmp_path)
+        directory.make()
 
         def share(value):
             payload.write_shared(directory / "s", value)

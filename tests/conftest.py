@@ -13,6 +13,15 @@ from condorpool import personal
 from condorpool.engine.tracker import tracker
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory):
+    """Give the tests a registry of their own, not that of the user who runs them."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder / "condorpool"
+
+
 @pytest.fixture(scope="session")
 def htcondor(tmp_path_factory):
     """One personal HTCondor with two CPUs."""

@@ -11,11 +11,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from condorpool.cleaner import launch
 from condorpool.engine import description, payload, resources
 from condorpool.engine.description import JobOptions
 from condorpool.engine.session import PATIENCE, Session
+from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
@@ -36,6 +38,8 @@ from condorpool.values.exceptions import (
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R", AsyncResult[Any], MapResult)
+
+_ON_EXIT = ("wait", "remove", "keep")
 
 _STATES = tuple(state.value for state in JobState)
 
@@ -117,6 +121,11 @@ class Pool:
         How calls are shown that take longer than a moment: ``"widget"`` in a
         notebook, ``"text"``, or None for not at all.  By default what suits the
         place, which is nothing where standard error is no terminal.
+    on_exit
+        What becomes of work that is not done when this process ends without closing
+        the pool, however it ends: ``"wait"``, the work is finished and what leaving
+        ``with`` does is done by another process; ``"remove"`` all jobs; or
+        ``"keep"`` everything as it is, to be taken up again.
 
     Examples
     --------
@@ -157,6 +166,7 @@ class Pool:
         retire_after: float = math.inf,
         echo: bool = False,
         progress: str | None = "auto",
+        on_exit: Literal["wait", "remove", "keep"] = "wait",
     ) -> None:
         self._processes = _positive("processes", processes)
         try:
@@ -194,6 +204,10 @@ class Pool:
             arguments.kind(name, value, (str, type(None)), "a string")
         kinds = (PersonalHTCondor, str, os.PathLike, bool, type(None))
         arguments.kind("personal", personal, kinds, "a bool, a folder or a PersonalHTCondor")
+        if on_exit not in _ON_EXIT:
+            raise ValueError(f"on_exit={on_exit!r} is none of {', '.join(_ON_EXIT)}")
+        self._on_exit = on_exit
+        launch.sweep_once()
         self.remote = remote
         self._access_point = find_access_point(schedd, collector, personal, remote)
         self._cpus: tuple[float, int] = (-math.inf, 1)
@@ -439,10 +453,7 @@ class Pool:
         job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs)}
         base = Path(job.pop("submitdir")).absolute()
         if base not in self._sessions:
-            session = Session(base, self._access_point)
-            tracker().follow(session)
-            self._sessions[base] = session
-            _open_pools.add(self)
+            self._sessions[base] = self._begin(base)
         options = JobOptions(
             submitkwargs={**self.submitkwargs, **commands, **submit},
             python=asked.get("python"),
@@ -458,6 +469,26 @@ class Pool:
             **job,
         )
         return options, self._sessions[base]
+
+    def _begin(self, base: Path) -> Session:
+        """Make a submit directory, which is cleaned up whatever becomes of this process."""
+        directory = SubmitDir.new(base)
+        launch.enter(directory.path, self._access_point, self._on_exit)
+        lease = 0.0 if self._on_exit == "keep" else description.LEASE
+        try:
+            session = Session(
+                directory,
+                self._access_point,
+                lease,
+                kernel=launch.kernel(),
+                notebook=os.environ.get("JPY_SESSION_NAME", ""),
+            )
+        except BaseException:
+            launch.leave(directory.path)
+            raise
+        tracker().follow(session)
+        _open_pools.add(self)
+        return session
 
     def _post(
         self,
@@ -653,12 +684,17 @@ class Pool:
                 noted = time.monotonic()
                 _tell(f"waiting for {left} chunks before the pool is closed")
 
-        for session in list(self._sessions.values()):
-            session.wait_all(note, patience)
-        for base, session in list(self._sessions.items()):
+        sessions = list(self._sessions.items())
+        have_left = [session.wait_all(note, patience) for _, session in sessions]
+        for (base, session), is_over in zip(sessions, have_left, strict=True):
             tracker().unfollow(session)
             session.close_log()
-            session.clean()
+            if is_over:
+                session.clean()
+                launch.leave(session.directory.path, "the files of jobs that failed")
+            else:
+                _tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
+                launch.hand_over(session.directory.path)
             del self._sessions[base]
         _open_pools.discard(self)
 
@@ -790,11 +826,34 @@ def open_pools() -> list[Pool]:
 
 @atexit.register
 def _close_open_pools() -> None:
-    """Do for pools that nobody closed what leaving ``with`` does."""
+    """Do for pools that nobody closed what leaving ``with`` does.
+
+    A kernel has no time for that: what is not done there is its cleaner's.
+    """
+    hurries = bool(launch.kernel())
     for pool in list(_open_pools):
+        on_exit, sessions = pool._on_exit, pool._sessions.values()  # noqa: SLF001
+        is_busy = any(session.is_busy for session in sessions)
+        if on_exit == "keep" or (on_exit == "wait" and hurries and is_busy):
+            continue
         try:
+            if on_exit == "remove":
+                pool.terminate()
             pool._closed = True  # noqa: SLF001
-            pool._end(patience=5.0)  # noqa: SLF001 - the program is over: no ten minutes
+            # The program is over: no ten minutes for an access point that is silent.
+            pool._end(patience=0.5 if hurries else 5.0)  # noqa: SLF001
             pool.close()
         except CondorPoolError as error:
             _tell(str(error))
+
+
+def _forget() -> None:
+    # What a forked child has is its parent's, and only its parent may end it.
+    for pool in _open_pools:
+        pool._closed = True  # noqa: SLF001
+        pool._sessions = {}  # noqa: SLF001
+        pool._results = []  # noqa: SLF001
+    _open_pools.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

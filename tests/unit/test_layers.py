@@ -20,8 +20,9 @@ BELOW = {
     "access": ["values"],
     "personal": ["access", "values"],
     "engine": ["access", "runner", "values"],
-    "interface": ["engine", "personal", "access", "values"],
-    "faces": ["interface", "engine", "personal", "access", "values"],
+    "cleaner": ["engine", "personal", "access", "runner", "values"],
+    "interface": ["cleaner", "engine", "personal", "access", "values"],
+    "faces": ["interface", "cleaner", "engine", "personal", "access", "values"],
 }
 
 MODULES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent != PACKAGE)

@@ -1,0 +1,1 @@
+"""The end of a notebook: what its process leaves is cleaned up, or kept, by another."""

@@ -1,0 +1,177 @@
+"""What this process owns: its entries in the registry, and the cleaner that outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from condorpool.access.accesspoint import AccessPoint
+from condorpool.cleaner import registry, watchman
+from condorpool.cleaner.registry import Entry, Owner
+from condorpool.engine import ownership
+from condorpool.personal import guardian
+from condorpool.values.exceptions import SubmitError
+
+#: Seconds for which what a kernel has left is kept for the kernel that follows it.
+GRACE = 30.0
+
+#: The waiting cleaner becomes this; the package need not be installed for that.
+_BECOME = (
+    "import sys; sys.path[0] = sys.argv.pop(1); "
+    "from condorpool.cleaner.ending import main; main(sys.argv[1:])"
+)
+
+#: The end of the pipe by which the cleaner is told what to lock; -1 before it runs.
+_pipe = -1
+
+#: From when on a cleaner must show that it is there.
+_check_at = 0.0
+
+
+def enter(path: Path, access_point: AccessPoint, on_exit: str) -> None:
+    """Register a submit directory that is about to be made, and have it cleaned up one day."""
+    try:
+        folder = _folder()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        Entry(folder / f"{path.name}.json", path, access_point.origin, on_exit).write()
+        if _pipe < 0 or (time.monotonic() > _check_at and not registry.is_claimed(folder)):
+            _start_cleaner(folder)
+    except OSError as error:
+        raise SubmitError(
+            f"cannot register {path}, so that it is cleaned up whatever happens: {error}. "
+            "Nothing was submitted. Give a folder that can be written with XDG_STATE_HOME."
+        ) from error
+    if "personal" in access_point.origin:
+        lock = Path(access_point.origin["personal"], guardian.USERS_LOCK)
+        with contextlib.suppress(OSError):
+            os.write(_pipe, os.fsencode(lock) + b"\n")
+
+
+def leave(path: Path, why: str = "") -> None:
+    """Take a directory of this process out of the registry; it is kept if it is still there."""
+    entry = _folder() / f"{path.name}.json"
+    for known in registry.entries(entry.parent):
+        if known.file == entry and path.exists():
+            known.say(f"kept: {why}")
+            known.move(registry.state() / registry.KEPT)
+            ownership.release(path)
+            return
+    entry.unlink(missing_ok=True)
+
+
+def hand_over(path: Path) -> None:
+    """Let a cleaner end a directory of this process now."""
+    ownership.release(path)
+    folder = _folder()
+    # No process has started at 0, so nobody takes its folder for a living one's.
+    gone = registry.state() / str(replace(Owner.this(), start=0))
+    for entry in registry.entries(folder):
+        if entry.path == path:
+            entry.move(gone)
+    sweep()
+
+
+def sweep() -> list[Entry]:
+    """Have that cleaned up whose owner and cleaner have both ended; return what it is."""
+    for entry in registry.entries(registry.state() / registry.KEPT):
+        if entry.path.parent.exists() and not entry.path.exists():
+            entry.discard()  # by hand
+    dead = [folder for folder, owner in registry.folders().items() if not owner.is_alive]
+    dead = [folder for folder in dead if not registry.is_claimed(folder)]
+    for folder in dead:
+        registry.tidy(folder)
+    left = [entry for folder in dead for entry in registry.entries(folder)]
+    if left:
+        _detach(_command(*dead))
+    return left
+
+
+@functools.cache
+def sweep_once() -> None:
+    """Sweep, at the first need of this process for HTCondor."""
+    with contextlib.suppress(OSError):
+        sweep()
+
+
+def adopt(entry: Entry, on_exit: str) -> None:
+    """Make the entry this process's, whose end decides what becomes of the directory.
+
+    Raises FileNotFoundError if somebody else was quicker.
+    """
+    folder = _folder()
+    entry.move(folder).write(on_exit=on_exit)
+    if _pipe < 0:
+        _start_cleaner(folder)
+
+
+def kernel() -> str:
+    """Return the id of the notebook's kernel that this process is; a restart keeps it."""
+    application = sys.modules.get("ipykernel.kernelapp")
+    if not application or not application.IPKernelApp.initialized():
+        return ""
+    file = Path(application.IPKernelApp.instance().connection_file)
+    return file.stem.removeprefix("kernel-")
+
+
+def _folder() -> Path:
+    return registry.state() / str(Owner.this())
+
+
+def _start_cleaner(folder: Path) -> None:
+    global _pipe, _check_at  # noqa: PLW0603 - one cleaner for the process
+    if _pipe >= 0:
+        os.close(_pipe)  # the last cleaner was killed
+    reader, _pipe = os.pipe()
+    os.set_blocking(_pipe, False)
+    _check_at = time.monotonic() + 5
+    # The descriptor of the process itself: an id may be used again, and a pipe's
+    # end may be held open by children that the owner forked.
+    owner = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
+    grace = os.environ.get("CONDORPOOL_GRACE", GRACE) if kernel() else 0
+    program = [sys.executable, "-IS", watchman.__file__, folder, grace, owner, reader]
+    try:
+        _detach([*map(str, program), *_command(folder)], [d for d in (owner, reader) if d >= 0])
+    finally:
+        os.close(reader)
+        if owner >= 0:
+            os.close(owner)
+
+
+def _command(*folders: Path) -> list[str]:
+    package = Path(__file__).parents[2]
+    return [sys.executable, "-c", _BECOME, str(package), *map(str, folders)]
+
+
+def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
+    """Start a program that is nobody's child and gets nobody's signals."""
+    with (registry.state() / registry.LOG).open("a", encoding="utf-8") as log:
+        # The shell ends at once, and Python starts on its own time.
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            pass_fds=descriptors,
+            start_new_session=True,
+            check=True,
+        )
+
+
+def _forget() -> None:
+    # A forked child has no entries and no cleaner; its parent's pipe is not its own.
+    global _pipe  # noqa: PLW0603
+    if _pipe >= 0:
+        os.close(_pipe)
+        _pipe = -1
+    sweep_once.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,262 @@
+"""The registry: which submit directories this user has, and whose they are.
+
+    STATE/
+        cleaner.log
+        kept/RUN.json                       left where they are, until somebody wants them
+        PID-START-BOOT-SPACE@HOST/          the owner: a process of this user
+            RUN.json                        one of its submit directories
+            RUN.note                        what the cleaner says about it
+            cleaner.lock                    held by the owner's cleaner while that lives
+
+An entry belongs to the folder that it lies in: who renames it has taken it over.
+It names a directory before that is made, and goes after that has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from condorpool.personal import guardian
+
+KEPT = "kept"
+LOG = "cleaner.log"
+CLEANER_LOCK = "cleaner.lock"
+
+#: Bytes after which a log begins anew; the last one is kept beside it.
+LOG_SIZE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, named so that no other ever has the name.
+
+    Parameters
+    ----------
+    start
+        When it started, in clock ticks.
+    boot, space
+        Since when the machine runs, and its process name space: containers of one
+        machine count their processes each for itself.
+    """
+
+    pid: int
+    start: int
+    boot: str
+    space: str
+    host: str
+
+    @classmethod
+    def this(cls) -> Owner:
+        """Name this process."""
+        pid = os.getpid()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no path
+        return cls(pid, guardian.start_time(pid), boot, space, socket.gethostname())
+
+    @classmethod
+    def named(cls, name: str) -> Owner | None:
+        """Return the owner whose folder has this name; None for any other folder."""
+        process, _, host = name.partition("@")
+        try:
+            pid, start, boot, space = process.split("-")
+            return cls(int(pid), int(start), boot, space, host)
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.pid}-{self.start}-{self.boot}-{self.space}@{self.host}"
+
+    @property
+    def is_of_here(self) -> bool:
+        """Whether it was seen from this machine or container, maybe before a reboot."""
+        here = Owner.this()
+        return (self.host, self.space) == (here.host, here.space)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it lives, as far as anybody here can know."""
+        here = Owner.this()
+        if self.host != here.host:
+            return True
+        if (self.boot, self.space) != (here.boot, here.space):
+            return False  # locks tell the rest
+        return guardian.start_time(self.pid) == self.start
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a submit directory.
+
+    Parameters
+    ----------
+    file
+        The entry itself.
+    path
+        The submit directory.
+    origin
+        Where its jobs are: see `AccessPoint.origin`.
+    on_exit
+        What becomes of it when its owner ends: ``"wait"``, ``"remove"``, ``"keep"``;
+        ``"delete"`` removes also what is otherwise kept of failed jobs.
+    since
+        When it was made.
+    """
+
+    file: Path
+    path: Path
+    origin: Mapping[str, str]
+    on_exit: str
+    since: float = field(default_factory=time.time)
+
+    @property
+    def run(self) -> str:
+        """The name of the directory, and of the entry."""
+        return self.file.stem
+
+    @property
+    def owner(self) -> Owner | None:
+        """Whose it is; None if it is kept."""
+        return Owner.named(self.file.parent.name)
+
+    @property
+    def note(self) -> str:
+        """What the cleaner waits for, or why the directory is kept."""
+        try:
+            return self._note.read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    @property
+    def _note(self) -> Path:
+        return self.file.with_suffix(".note")
+
+    def say(self, text: str) -> None:
+        """Note what is done, and why: here, and once in the log."""
+        if text != self.note:
+            log(f"{self.path}: {text}")
+            with contextlib.suppress(OSError):
+                self._note.write_text(text, encoding="utf-8")
+
+    def write(self, **changes: Any) -> Entry:
+        """Write the entry, beside its name and moved into place."""
+        entry = replace(self, **changes)
+        facts = {**asdict(entry), "path": str(self.path), "origin": dict(self.origin)}
+        del facts["file"]
+        scratch = entry.file.with_suffix(f".{os.getpid()}.tmp")
+        with open(scratch, "w", encoding="utf-8", opener=_private) as file:
+            json.dump(facts, file)
+        scratch.replace(entry.file)
+        return entry
+
+    def move(self, folder: Path) -> Entry:
+        """Give the entry to another owner.
+
+        Raises FileNotFoundError if somebody else was quicker.
+        """
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._note.rename(folder / self._note.name)
+        return replace(self, file=self.file.rename(folder / self.file.name))
+
+    def discard(self) -> None:
+        """Forget the directory."""
+        self._note.unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)
+
+
+def state() -> Path:
+    """Return the folder of the registry, private to this user."""
+    chosen = platformdirs.user_state_path("condorpool")
+    for folder in (chosen, Path(tempfile.gettempdir(), guardian.shared_name(), "state")):
+        with contextlib.suppress(OSError):  # no home, or one where nothing can be written
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            about = folder.lstat()
+            if about.st_uid == os.geteuid() and not about.st_mode & 0o022:
+                return folder
+    raise OSError(f"neither {chosen} nor {folder} can be a private folder of this user")
+
+
+def folders() -> dict[Path, Owner]:
+    """Return the folders of all owners."""
+    named = ((folder, Owner.named(folder.name)) for folder in state().iterdir())
+    return {folder: owner for folder, owner in named if owner}
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return the entries of an owner, or those that are kept, the oldest first."""
+    found = []
+    for file in folder.glob("*.json"):
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts["path"] = Path(facts["path"])
+            found.append(Entry(file, **facts))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # gone meanwhile, or none of ours
+    return sorted(found, key=lambda entry: entry.since)
+
+
+def everything() -> Iterator[Entry]:
+    """Give all entries of this user."""
+    for folder in [*folders(), state() / KEPT]:
+        yield from entries(folder)
+
+
+def claim(folder: Path) -> bool:
+    """Be the cleaner of an owner for as long as this process lives, unless there is one."""
+    try:
+        lock = os.open(folder / CLEANER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_claimed(folder: Path) -> bool:
+    """Tell whether an owner has a cleaner; not for cleaners to ask."""
+    try:
+        lock = os.open(folder / CLEANER_LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def tidy(folder: Path) -> None:
+    """Delete the folder of an owner that has ended, unless it has left an entry."""
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            if file.suffix != ".json":
+                file.unlink()
+        folder.rmdir()
+
+
+def log(text: str) -> None:
+    """Write a line into the cleaners' log, which is bounded."""
+    file = state() / LOG
+    with contextlib.suppress(OSError):  # a full disk must not keep anybody from cleaning up
+        if file.exists() and file.stat().st_size > LOG_SIZE:
+            file.replace(file.with_suffix(".log.old"))
+        with open(file, "a", encoding="utf-8", opener=_private) as lines:
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            lines.write(f"{now} [{os.getpid()}] {text}\n")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,77 @@
+"""Wait for the end of a process, then clean up what it has left.
+
+This is a program: ``python -IS watchman.py FOLDER GRACE OWNER PIPE COMMAND...``.
+FOLDER is the owner's in the registry, OWNER a descriptor that can be read from
+when the process has ended (-1: there is none, the end of PIPE tells), and COMMAND
+becomes this process when there is something to do.  It may wait for weeks beside
+every notebook: it imports little, and nothing of condorpool.
+
+PIPE brings the names of files, one on a line, of which it shares a lock for life:
+so a personal HTCondor stays for jobs whose owner has just ended.
+"""
+
+import fcntl
+import os
+import select
+import sys
+import time
+from contextlib import suppress
+
+CLEANER_LOCK = "cleaner.lock"
+
+
+def left(folder: str) -> bool:
+    """Tell whether the owner has submit directories."""
+    return any(name.endswith(".json") for name in os.listdir(folder))  # noqa: PTH208
+
+
+def lock(path: str, kind: int) -> None:
+    """Lock a file for life, also that of the command."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(descriptor, True)
+    fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
+
+
+def wait(owner: int, pipe: int) -> None:
+    """Return when the owner has ended."""
+    poll, text = select.poll(), b""
+    used: set[int] = set()
+    for source in (owner, pipe):
+        if source >= 0:
+            poll.register(source, select.POLLIN)
+    while True:
+        for source, _ in poll.poll():
+            if source == owner:
+                return
+            data = os.read(pipe, 4096)
+            if not data:  # a forked child of the owner may keep the pipe open for longer
+                if owner < 0:
+                    return
+                poll.unregister(pipe)
+            *paths, text = (text + data).split(b"\n")
+            for path in paths:
+                with suppress(OSError):  # it has just ended
+                    number = os.stat(path).st_ino  # noqa: PTH116
+                    # Opening it twice is no harm, but one more descriptor each time.
+                    if number not in used:
+                        lock(os.fsdecode(path), fcntl.LOCK_SH)
+                        used.add(number)
+
+
+def main(arguments: list[str]) -> None:
+    """Wait, let a restarted kernel take up the work, and clean up."""
+    folder, grace, owner, pipe, *command = arguments
+    with suppress(OSError):  # another cleaner has the folder, or it is gone
+        lock(f"{folder}/{CLEANER_LOCK}", fcntl.LOCK_EX)
+        wait(int(owner), int(pipe))
+        deadline = time.monotonic() + float(grace)
+        while left(folder) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if left(folder):
+            os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+        os.unlink(f"{folder}/{CLEANER_LOCK}")  # noqa: PTH108
+        os.rmdir(folder)  # noqa: PTH106
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

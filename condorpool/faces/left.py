@@ -1,0 +1,138 @@
+"""The commands about what processes have, or have left: ls, ps, clean, rm, logs."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from condorpool.cleaner import launch, registry
+from condorpool.cleaner.ending import find_access_point
+from condorpool.cleaner.registry import Entry
+from condorpool.engine.submitdir import SubmitDir
+from condorpool.values.events import STATE_OF_STATUS
+from condorpool.values.exceptions import CondorPoolError, HTCondorError
+
+# A command adds its parser to these, and sets what it runs as `run`.
+Commands = Any
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    for name, run, text in (
+        ("ls", _ls, "list your submit directories: what is in use, waited for, or kept"),
+        ("ps", _ps, "show the jobs of those that are in use or waited for"),
+        ("clean", _clean, "clean up what processes that were killed have left behind"),
+        ("rm", _rm, "remove submit directories and their jobs"),
+        ("logs", _logs, "show what was cleaned up, when and why, and what jobs complained of"),
+    ):
+        parser = commands.add_parser(name, help=text, description=text)
+        parser.set_defaults(run=run)
+        if name in {"rm", "logs"}:
+            several = "+" if name == "rm" else "*"
+            parser.add_argument("names", nargs=several, metavar="NAME", help="as `ls` shows it")
+
+
+def _ls(_: argparse.Namespace) -> int:
+    for entry in _entries():
+        print(f"{entry.run}  {_state(entry)}\n    {entry.path}")
+        directory = SubmitDir(entry.path)
+        arguments, outcomes = directory.chunks()
+        for batch, call in sorted(directory.recorded("facts").items()):
+            done = sum(number == batch for number, _ in outcomes)
+            chunks = sum(number == batch for number, _ in arguments | outcomes)
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call["time"]))
+            cell = f" in cell {call['cell']}" if call["cell"] else ""
+            print(f"    {call['name']}{cell}, {when}: {done} of {chunks} chunks done")
+    return 0
+
+
+def _ps(_: argparse.Namespace) -> int:
+    for entry in _entries():
+        if entry.owner:
+            print(f"{entry.run}  {_state(entry)}\n    {_jobs(entry)}")
+    return 0
+
+
+def _clean(_: argparse.Namespace) -> int:
+    left = launch.sweep()
+    for entry in left:
+        print(f"{entry.path}: is cleaned up (on_exit={entry.on_exit!r}); see `condorpool ps`")
+    if not left:
+        print("Nothing was left behind.")
+    return 0
+
+
+def _rm(arguments: argparse.Namespace) -> int:
+    entries = [_find(name) for name in arguments.names]
+    for entry in entries:
+        if entry.owner and entry.owner.is_alive:
+            raise CondorPoolError(
+                f"{entry.run} is in use by process {entry.owner.pid} on {entry.owner.host}: "
+                "close its pool, or end the process."
+            )
+    for entry in entries:
+        if entry.owner:
+            entry.write(on_exit="delete")  # its cleaner sees that, or a new one
+        else:
+            launch.adopt(entry, "delete")
+        print(f"{entry.path}: is removed, with its jobs")
+    launch.sweep()
+    return 0
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    log = registry.state() / registry.LOG
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    names = arguments.names
+    print("\n".join(line for line in lines if not names or any(name in line for name in names)))
+    for entry in _entries():
+        directory = SubmitDir(entry.path)
+        for file in sorted(entry.path.glob("job-*.err")) if _is_named(entry, names) else ():
+            if text := directory.tail(file.name):
+                print(f"--- {file}\n{text}")
+    return 0
+
+
+def _entries() -> Iterator[Entry]:
+    yield from sorted(registry.everything(), key=lambda entry: entry.since)
+
+
+def _find(name: str) -> Entry:
+    found = [entry for entry in _entries() if _is_named(entry, [name])]
+    if len(found) != 1:
+        many = "more than one" if found else "no"
+        raise CondorPoolError(f"{many} submit directory is called {name}: see `condorpool ls`.")
+    return found[0]
+
+
+def _is_named(entry: Entry, names: Sequence[str]) -> bool:
+    return any(entry.run.endswith(Path(name).name) for name in names)
+
+
+def _state(entry: Entry) -> str:
+    owner = entry.owner
+    if owner is None:
+        return entry.note or "kept"
+    if owner.is_alive:
+        notebook = (SubmitDir.found(entry.path) or SubmitDir(entry.path)).facts.get("notebook")
+        return f"in use by process {owner.pid} on {owner.host}" + (
+            f" ({notebook})" * bool(notebook)
+        )
+    if registry.is_claimed(entry.file.parent):
+        return entry.note or f"process {owner.pid} has ended: to be cleaned up in a moment"
+    return f"left by process {owner.pid}, which has ended: `condorpool clean` cleans up"
+
+
+def _jobs(entry: Entry) -> str:
+    try:
+        access_point = find_access_point(entry.origin)
+        run = f'CondorpoolRun == "{entry.run}"'
+        jobs = access_point.query(run, ["JobStatus"]) if access_point else []
+    except HTCondorError as error:
+        return str(error)
+    counts = Counter(STATE_OF_STATUS[job["JobStatus"]].value.lower() for job in jobs)
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no jobs"

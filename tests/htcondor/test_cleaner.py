@@ -1,0 +1,403 @@
+"""What a process leaves is cleaned up, whatever was killed, by exactly one other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from condorpool import personal
+from condorpool.cleaner import registry
+from condorpool.cleaner.registry import Owner
+
+HEAD = """
+import os, subprocess, sys, time
+import condorpool
+from condorpool.engine import description
+
+def work(name, seconds=0.0):
+    time.sleep(seconds)
+    open(name, "w").close()
+
+def make(**arguments):
+    return condorpool.Pool(personal={personal!r}, submitdir={submitdir!r}, **arguments)
+
+def started(name):
+    while not os.path.exists(os.path.join({submitdir!r}, name)):
+        time.sleep(0.02)
+"""
+
+
+@pytest.fixture(scope="module")
+def htcondor(tmp_path_factory):
+    """A personal HTCondor that looks at leases every second."""
+    personal.install()
+    settings = {
+        "PERIODIC_EXPR_INTERVAL": "1",
+        "MAX_PERIODIC_EXPR_INTERVAL": "1",
+        "MEMORY": "100000",
+    }
+    folder = tmp_path_factory.mktemp("cleaner") / "personal"
+    with personal.start(folder, cpus=8, settings=settings) as started:
+        yield started
+    origin = {"personal": str(folder)}
+    assert not [entry for entry in registry.everything() if entry.origin == origin]
+    assert not owners()
+
+
+class Script:
+    """A process that uses condorpool, and what becomes of it."""
+
+    def __init__(self, code, htcondor, folder):
+        self.htcondor, self.folder = htcondor, folder
+        head = HEAD.format(personal=str(htcondor.folder), submitdir=str(folder))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", head + textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+        )
+
+    def until(self, word):
+        """Wait until it has printed a word; return the line."""
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line
+        raise AssertionError(f"it ended without {word}")
+
+    def kill(self, number=signal.SIGKILL):
+        """Kill it, and wait until it is dead."""
+        self.process.send_signal(number)
+        self.process.wait()
+
+    def end(self):
+        """Wait until it has ended well."""
+        assert self.process.wait(timeout=60) == 0
+        self.process.stdout.close()
+
+    @property
+    def directory(self):
+        """Its submit directory; None if there is none."""
+        return next(iter(self.folder.glob("condorpool-*")), None)
+
+    @property
+    def entry(self):
+        """The registry's entry of that."""
+        (entry,) = (e for e in registry.everything() if e.path == self.directory)
+        return entry
+
+    @property
+    def made(self):
+        """The names that calls have left."""
+        return {file.name for file in self.folder.iterdir() if file.is_file()}
+
+    def jobs(self, run=None):
+        """Return the states of its jobs."""
+        run = run or self.directory.name
+        ads = self.htcondor.access_point().query(f'CondorpoolRun == "{run}"', ["JobStatus"])
+        return sorted(ad["JobStatus"] for ad in ads)
+
+
+@pytest.fixture
+def script(htcondor, tmp_path):
+    """Start scripts; in the end none of their processes is left."""
+    scripts = []
+
+    def start(code):
+        folder = tmp_path / str(len(scripts))
+        folder.mkdir()
+        scripts.append(Script(code, htcondor, folder))
+        return scripts[-1]
+
+    yield start
+    for one in scripts:
+        if one.process.poll() is None:
+            one.kill()
+        one.process.stdout.close()
+    until(lambda: not cleaners(), "cleaners are left")
+
+
+def cleaners():
+    """Return all cleaners of this registry but for these tests' own."""
+    found, state, own = [], str(registry.state()), str(Owner.this())
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = [word for word in process.cmdline() if word.startswith(state)]
+            if words and not any(word.endswith(own) for word in words):
+                found.append(process)
+    return found
+
+
+def owners():
+    """Return all owners but for these tests' own process."""
+    return set(registry.folders().values()) - {Owner.this()}
+
+
+def until(true, message, timeout=30):
+    """Wait for something to become true."""
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end, message
+        time.sleep(0.05)
+
+
+def command(*arguments):
+    """Run condorpool's command line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "condorpool", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kill_cleaners():
+    """Kill all cleaners at once."""
+    for process in cleaners():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    until(lambda: not cleaners(), "cleaners cannot be killed")
+
+
+RUNNING = """
+pool = make()
+result = pool.starmap_async(work, [("a", 0), ("b", 1.5), ("c", 1.5)], chunksize=1)
+started("a")
+print("READY", flush=True)
+time.sleep(60)
+"""
+
+
+class TestOrdinaryEnds:
+    """Scripts wait as promised, and then nothing is left."""
+
+    @pytest.mark.parametrize("last", ["", "pool.close(); pool.join()", "raise SystemExit", "1 / 0"])
+    def test_nothing_is_left(self, script, last):
+        """No file, no process, no entry; the work is done."""
+        ended = script(
+            'pool = make(); pool.map_async(work, ["a", "b"]); pool.apply(work, ("c",))\n' + last
+        )
+        assert ended.process.wait(timeout=60) == ("/" in last)
+        assert ended.made == {"a", "b", "c"}
+        assert ended.directory is None
+        until(lambda: not cleaners(), "the cleaner has not ended", 2)
+        assert not owners()
+
+    def test_remove(self, script):
+        """on_exit="remove" does not wait."""
+        ended = script(RUNNING.replace("make()", 'make(on_exit="remove")').replace("(60)", "(0)"))
+        ended.end()
+        assert ended.made == {"a"}
+        assert ended.directory is None
+
+
+class TestKilled:
+    """The owner is killed, and maybe the cleaner too."""
+
+    def test_owner(self, script):
+        """Running work is finished, then everything goes."""
+        killed = script(RUNNING)
+        killed.until("READY")
+        killed.kill()
+        assert killed.made == {"a"}
+        until(lambda: not killed.directory, "the directory is left")
+        assert killed.made == {"a", "b", "c"}
+
+    def test_owner_and_cleaner(self, script):
+        """The user's next process cleans up."""
+        killed = script(RUNNING)
+        killed.until("READY")
+        kill_cleaners()
+        killed.kill()
+        run = killed.directory.name
+        script("make()").end()
+        until(lambda: not killed.directory, "the directory is left")
+        assert killed.made == {"a", "b", "c"}
+        assert not killed.jobs(run)
+
+    def test_both_during_clean_up(self, script):
+        """Two at once go on where the last one was killed, and only one does."""
+        killed = script(RUNNING)
+        killed.until("READY")
+        killed.kill()
+        entry = killed.entry
+        until(lambda: "waits for jobs" in entry.note, "the cleaner does not begin")
+        assert entry.run in command("ps")
+        kill_cleaners()
+        sweeps = [subprocess.Popen([sys.executable, "-m", "condorpool", "clean"]) for _ in "12"]
+        assert [sweep.wait() for sweep in sweeps] == [0, 0]
+        until(lambda: len(cleaners()) <= 1, "two cleaners work")
+        until(lambda: not killed.directory, "the directory is left")
+        assert killed.made == {"a", "b", "c"}
+        assert command("logs", entry.run).count("cleaned up") == 1
+
+    def test_work_that_no_job_is_left_for(self, script):
+        """Chunks that are posted are made, by jobs that the cleaner submits."""
+        killed = script("""
+            pool = make(processes=1, maxtasksperchild=2)
+            pool.starmap_async(work, [(f"{i}", 0.2) for i in range(7)], chunksize=1)
+            started("0")
+            print("READY", flush=True)
+            time.sleep(60)
+        """)
+        killed.until("READY")
+        killed.kill()
+        until(lambda: not killed.directory, "the directory is left")
+        assert killed.made == {f"{i}" for i in range(7)}
+
+    def test_forked_children(self, script):
+        """A child that lives on neither ends its parent's pool nor keeps it from its end."""
+        killed = script("""
+            pool = make()
+            if not os.fork():
+                sys.exit()  # with its atexit handlers
+            os.wait()
+            if not os.fork():
+                time.sleep(8)
+                os._exit(0)
+            pool.apply(work, ("a",))
+            with make() as other:
+                if not os.fork():
+                    sys.exit()
+                os.wait()
+                other.apply(work, ("b",))
+            pool.starmap_async(work, [("c", 1)])
+            print("READY", flush=True)
+            time.sleep(60)
+        """)
+        killed.until("READY")
+        killed.kill()
+        until(lambda: not killed.directory, "the directory is left", 7)
+        assert killed.made == {"a", "b", "c"}
+
+    def test_directory_deleted_by_hand(self, script):
+        """Its jobs go."""
+        killed = script(RUNNING)
+        killed.until("READY")
+        kill_cleaners()
+        killed.kill()
+        run = killed.directory.name
+        killed.directory.rename(killed.folder / "elsewhere")
+        command("clean")
+        until(lambda: not killed.jobs(run), "jobs are left")
+        until(lambda: not owners(), "the entry is left")
+
+    def test_schedd_down_during_clean_up(self, script, htcondor):
+        """The cleaner waits for it."""
+        killed = script(RUNNING)
+        killed.until("READY")
+        kill_cleaners()
+        killed.kill()
+        master = psutil.Process(htcondor.master_pid)
+        (schedd,) = (child for child in master.children() if child.name() == "condor_schedd")
+        schedd.kill()
+        command("clean")
+        until(lambda: not killed.directory, "the directory is left", 60)
+        assert killed.made >= {"a"}
+
+
+class TestKept:
+    """on_exit="keep", until somebody removes it."""
+
+    def test_keep_then_rm(self, script):
+        """Jobs go on; `condorpool rm` ends all."""
+        code = RUNNING.replace("make()", 'make(on_exit="keep")').replace("(60)", "(0)")
+        kept = script(code.replace("1.5", "30"))
+        kept.end()
+        run = kept.directory.name
+        until(lambda: not cleaners(), "the cleaner has not ended")
+        assert "work" in command("ls")
+        assert kept.jobs()
+        command("rm", run)
+        until(lambda: not kept.directory, "the directory is left")
+        assert not kept.jobs(run)
+        assert kept.made != {"a", "b", "c"}
+
+    def test_what_is_in_use_is_not_removed(self, script):
+        """The error names the process."""
+        used = script(RUNNING)
+        used.until("READY")
+        with pytest.raises(AssertionError, match=f"in use by process {used.process.pid}"):
+            command("rm", used.directory.name)
+
+
+class TestLease:
+    """Jobs that nobody wants any more leave the queue by themselves."""
+
+    WAITING = """
+        description.LEASE = 2.0
+        condorpool.engine.tracker.tracker().reconcile_interval = 1.0
+        pool = make({arguments})
+        never = pool.apply_async(abs, (1,), submitkwargs={{"requirements": "False"}})
+        print("READY", flush=True)
+        time.sleep(60)
+    """
+
+    def test_a_living_owner_renews_it(self, script):
+        """And a dead one does not."""
+        owner = script(self.WAITING.format(arguments=""))
+        kept = script(self.WAITING.format(arguments='on_exit="keep"'))
+        for one in (owner, kept):
+            one.until("READY")
+        time.sleep(5)
+        assert owner.jobs() == kept.jobs() == [1]
+        kill_cleaners()
+        owner.kill()
+        until(lambda: not owner.jobs(), "the lease does not end")
+        assert kept.jobs() == [1]
+        kept.kill()
+        command("clean")
+        until(lambda: owner.directory is None, "the directory is left")
+        until(lambda: not cleaners(), "the cleaner has not ended")
+        command("rm", kept.directory.name)
+        until(lambda: kept.directory is None, "the directory is left")
+
+
+def test_random_ends():
+    """A few of the moments at which tests/soak.py kills owners and cleaners."""
+    soak = Path(__file__).parents[1] / "soak.py"
+    done = subprocess.run(
+        [sys.executable, soak, "6"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+class TestOthers:
+    """What is not provably left by a dead process of this user and machine is not touched."""
+
+    @pytest.fixture
+    def left(self, script):
+        """Leave a directory without owner and cleaner; return its entry."""
+        killed = script(RUNNING)
+        killed.until("READY")
+        kill_cleaners()
+        killed.kill()
+        entry = killed.entry
+        yield entry
+        command("rm", entry.run)
+        until(lambda: not killed.directory, "the directory is left")
+
+    def test_another_host(self, left):
+        """An entry of another machine is left to that."""
+        owner = left.owner
+        folder = left.file.parent.rename(registry.state() / f"{owner}.elsewhere")
+        assert "Nothing" in command("clean")
+        folder.rename(left.file.parent)
+
+    def test_a_reused_process_id(self, left):
+        """The id of a living process that started at another time is no sign of life."""
+        owner = left.owner
+        reused = Owner(os.getpid(), 1, owner.boot, owner.space, owner.host)
+        assert not reused.is_alive
+        living = Owner.this()
+        assert living.is_alive
+        entry = left.move(registry.state() / str(living))
+        assert "Nothing" in command("clean")
+        entry.move(left.file.parent)

@@ -1,0 +1,129 @@
+"""Kill processes that use condorpool, and their cleaners, at random moments.
+
+    python tests/soak.py [NUMBER [SEED]]
+
+Whatever was killed when: in the end no job, no directory, no process and no entry of
+the registry is left, and where ``on_exit="wait"`` every call that was posted was made.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from condorpool import personal
+from condorpool.cleaner import launch, registry
+
+OWNER = """
+import json, os, sys, time
+import condorpool
+
+def work(name, seconds):
+    time.sleep(seconds)
+    open(name, "w").close()
+
+htcondor, folder, on_exit, missing = sys.argv[1:]
+print("READY", flush=True)
+pool = condorpool.Pool(processes=2, personal=htcondor, submitdir=folder, on_exit=on_exit)
+for number in range(20):
+    names = [f"{number}-{i}" for i in range(4)]
+    result = pool.starmap_async(work, [(name, 0.2) for name in names], chunksize=1)
+    print(json.dumps(names), flush=True)
+    if number % 5 == 1:
+        pool.apply_async(abs, (1,), submitkwargs={"transfer_input_files": missing,
+                                                  "should_transfer_files": "YES"})
+    if number % 3 == 2:
+        pool.starmap(work, [(f"{number}-{i}", 0) for i in "xyz"], chunksize=1)
+    time.sleep(0.1)
+"""
+
+
+def kill_cleaner(owner: Path | None) -> None:
+    """Kill the cleaner of an owner's folder, whatever it is doing."""
+    for process in psutil.process_iter() if owner else ():
+        with contextlib.suppress(psutil.Error):
+            if str(owner) in process.cmdline():
+                process.kill()
+
+
+def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> str:
+    """Let one owner work, kill it, and maybe its cleaner; say what was lost."""
+    folder = base / f"owner-{number}"
+    folder.mkdir()
+    on_exit = chance.choice(["wait", "wait", "remove"])
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, htcondor, folder, on_exit, folder / "missing"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert owner.stdout
+    owner.stdout.readline()
+    mine = f"{owner.pid}-"
+    time.sleep(chance.uniform(0, 2.5) ** 2 / 2)  # rather early than late
+    home = next((f for f in registry.folders() if f.name.startswith(mine)), None)
+    also = chance.random()
+    if also < 0.3:
+        kill_cleaner(home)
+    owner.kill()
+    if 0.2 < also < 0.6:
+        time.sleep(chance.uniform(0, 2))
+        kill_cleaner(home)
+    posted = [name for line in owner.stdout.read().splitlines() for name in json.loads(line)]
+    owner.stdout.close()
+    owner.wait()
+    end = time.monotonic() + 240
+    while list(folder.glob("condorpool-*")) or (home and home.exists()):
+        if time.monotonic() > end:
+            return f"{folder} ({on_exit}): {list(folder.iterdir())}"
+        launch.sweep()  # what the user's next process would do
+        if chance.random() < 0.05:
+            kill_cleaner(home)
+        time.sleep(0.5)
+    lost = [name for name in posted if on_exit == "wait" and not (folder / name).exists()]
+    return f"{folder}: calls {lost} were not made" if lost else ""
+
+
+def main(count: int = 200, seed: int | None = None) -> int:
+    """Kill so many owners, four at a time, and return how many left something."""
+    seed = random.randrange(10**6) if seed is None else seed
+    chance = random.Random(seed)
+    settings = {"MEMORY": "100000"}
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["XDG_STATE_HOME"] = f"{scratch}/state"
+        base = Path(scratch, "work")
+        base.mkdir()
+        htcondor = personal.start(Path(scratch, "personal"), cpus=12, settings=settings)
+        with htcondor, concurrent.futures.ThreadPoolExecutor(4) as threads:
+            faults = list(
+                threads.map(
+                    lambda n: kill_one(n, random.Random(chance.random()), htcondor.folder, base),
+                    range(count),
+                )
+            )
+            faults = [fault for fault in faults if fault]
+            jobs = htcondor.access_point().query(
+                "true", ["ClusterId", "CondorpoolRun", "JobStatus"]
+            )
+            faults += [f"job left: {job}" for job in jobs]
+            faults += [f"entry left: {entry}" for entry in registry.everything()]
+            faults += [f"folder left: {folder}" for folder in registry.folders()]
+            faults += [f"directory left: {path}" for path in base.glob("*/condorpool-*")]
+            if faults:
+                print((registry.state() / registry.LOG).read_text()[-20_000:])
+    print(f"{count} owners killed (seed {seed})", *faults, sep="\n")
+    return len(faults)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    sys.exit(min(1, main(*map(int, sys.argv[1:]))))

@@ -1,0 +1,152 @@
+"""Whose a directory is: names of owners, entries that move, locks that end with a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from condorpool.cleaner import registry
+from condorpool.cleaner.registry import Entry, Owner
+from condorpool.engine import ownership
+from condorpool.engine.submitdir import SubmitDir
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """Give the test a registry of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return registry.state()
+
+
+@pytest.fixture
+def entry(state, tmp_path):
+    """Register a directory of this process."""
+    folder = state / str(Owner.this())
+    folder.mkdir()
+    place = {"schedd": "a", "collector": "b"}
+    return Entry(folder / "condorpool-1.json", tmp_path / "condorpool-1", place, "wait").write()
+
+
+class TestOwner:
+    """A process has a name that no other ever has."""
+
+    def test_the_name_says_all(self):
+        """It is read back from its folder's name, also with dots and dashes in the host's."""
+        owner = replace(Owner.this(), host="node-1.example.org")
+        assert Owner.named(str(owner)) == owner
+        for other in ("kept", "cleaner.log", "1-2-3@host", "x-1-2-3@host"):
+            assert Owner.named(other) is None
+
+    @pytest.mark.parametrize(
+        ("changes", "is_alive"),
+        [
+            pytest.param({}, True, id="this process"),
+            pytest.param({"start": 1}, False, id="its id, used again"),
+            pytest.param({"boot": "before"}, False, id="before a reboot"),
+            pytest.param({"space": "1"}, False, id="another container of this host"),
+            pytest.param({"host": "elsewhere", "start": 1}, True, id="another host"),
+        ],
+    )
+    def test_signs_of_life(self, changes, is_alive):
+        """What cannot be known from here lives."""
+        assert replace(Owner.this(), **changes).is_alive is is_alive
+
+
+class TestEntry:
+    """What is known of a directory."""
+
+    def test_it_is_read_as_it_was_written(self, entry):
+        """Also when it was changed."""
+        entry.write(on_exit="keep")
+        assert registry.entries(entry.file.parent) == [replace(entry, on_exit="keep")]
+        assert entry.file.stat().st_mode & 0o777 == 0o600
+
+    def test_it_belongs_to_whom_it_was_moved_to(self, entry, state):
+        """With what was said about it; a second one who wants it is told."""
+        entry.say("waits")
+        moved = entry.move(state / registry.KEPT)
+        assert (moved.owner, moved.note) == (None, "waits")
+        with pytest.raises(FileNotFoundError):
+            entry.move(state / registry.KEPT)
+        moved.discard()
+        assert not list(registry.everything())
+
+    def test_what_is_none_is_passed_over(self, entry):
+        """Broken files do not keep anybody from the others."""
+        entry.file.with_name("other.json").write_text("{")
+        entry.file.with_name("more.json").write_text('{"path": "/x"}')
+        assert registry.entries(entry.file.parent) == [entry]
+
+    def test_the_log_is_bounded(self, state, monkeypatch):
+        """The last one is kept beside it."""
+        monkeypatch.setattr(registry, "LOG_SIZE", 1000)
+        for number in range(100):
+            registry.log(f"line {number}")
+        logs = {file.name: file.stat().st_size for file in state.glob("cleaner.log*")}
+        assert set(logs) == {"cleaner.log", "cleaner.log.old"}
+        assert max(logs.values()) < 1100
+
+    def test_a_folder_that_others_may_write_to_is_not_trusted(self, state):
+        """Another one is used."""
+        state.chmod(0o777)
+        assert registry.state() != state
+
+
+def run(code, *arguments):
+    """Run code in another process; return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+
+
+class TestOwnership:
+    """One process owns a directory."""
+
+    ACQUIRE = (
+        "import sys; from pathlib import Path; from condorpool.engine import ownership\n"
+        "print(ownership.acquire(Path(sys.argv[1])))"
+    )
+
+    @pytest.fixture
+    def directory(self, tmp_path):
+        """Make a submit directory, which is this process's."""
+        directory = SubmitDir.new(tmp_path)
+        directory.make()
+        yield directory
+        directory.remove()
+        assert not directory.path.exists()
+
+    def test_exactly_one(self, directory):
+        """Until it lets go."""
+        assert ownership.acquire(directory.path)
+        assert run(self.ACQUIRE, directory.path) == "False"
+        ownership.release(directory.path)
+        assert run(self.ACQUIRE, directory.path) == "True"
+
+    FORK = (
+        "import os, subprocess, sys\n{0}\n"
+        "if not os.fork():\n"
+        "    ownership.release(Path(sys.argv[1]))\n"
+        "    os._exit(ownership.acquire(Path(sys.argv[1])))\n"
+        "print(os.wait()[1], flush=True)\n"
+        "subprocess.run([sys.executable, '-c', {0!r}, sys.argv[1]])"
+    )
+
+    def test_a_forked_child_has_nothing(self, tmp_path):
+        """Neither the lock, nor the means to end its parent's."""
+        assert run(self.FORK.format(self.ACQUIRE), tmp_path).split() == ["True", "0", "False"]
+
+    def test_a_found_directory_proves_what_it_is(self, directory, tmp_path):
+        """By its manifest, which says its name."""
+        assert SubmitDir.found(directory.path).facts["pid"] == os.getpid()
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        (copy / "manifest.json").write_text((directory / "manifest.json").read_text())
+        assert SubmitDir.found(copy) is None
+        assert SubmitDir.found(Path("/nowhere")) is None

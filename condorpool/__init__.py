@@ -5,6 +5,7 @@ from typing import Any as _Any
 from condorpool.access.accesspoint import add_kerberos_tokens
 from condorpool.engine.payload import Shared
 from condorpool.interface import display as _display
+from condorpool.interface.attach import attach
 from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
@@ -101,4 +102,5 @@ __all__ = [
     "UnsubmittedError",
     "VersionSkewError",
     "add_kerberos_tokens",
+    "attach",
 ]

@@ -246,7 +246,13 @@ class Ending:
             (self.entry.path.parent / name).unlink(missing_ok=True)
         failed = self._failed(calls) if self.crashed and self.entry.on_exit != "delete" else set()
         kept = {chunk for chunk in failed if not calls[chunk[0]]["cleanfailed"]}
-        if kept:
+        named = {n for n, call in calls.items() if call["name"] and self.entry.on_exit == "wait"}
+        if named:
+            for batch in calls.keys() - named:
+                self.directory.discard_batch(batch)
+            self.directory.discard_jobs(())
+            self._keep(f"results named {', '.join(sorted({calls[n]['name'] for n in named}))}")
+        elif kept:
             for batch in calls:
                 self.directory.discard_batch(
                     batch, {chunk for number, chunk in kept if number == batch}
@@ -312,6 +318,8 @@ def main(arguments: list[str]) -> None:
     folders = [folder for folder in folders if registry.claim(folder)]
     endings: dict[Path, Ending] = {}
     watch = FileWatch()
+    for folder in folders:
+        watch.add(folder)
     pause = SHORTEST
     while entries := [entry for folder in folders for entry in registry.entries(folder)]:
         for entry in entries:
@@ -324,6 +332,9 @@ def main(arguments: list[str]) -> None:
                 entry.say(repr(error))
         if all(endings[entry.path].is_stuck for entry in entries):
             break
+        for path in endings.keys() - {entry.path for entry in entries}:
+            ownership.release(path)  # somebody has taken it up, or it is done with
+            del endings[path]
         begun = time.monotonic()
         watch.wait(pause)
         grew = time.monotonic() - begun < pause

@@ -16,11 +16,15 @@ from condorpool.access.accesspoint import AccessPoint
 from condorpool.cleaner import registry, watchman
 from condorpool.cleaner.registry import Entry, Owner
 from condorpool.engine import ownership
+from condorpool.engine.submitdir import SubmitDir
 from condorpool.personal import guardian
-from condorpool.values.exceptions import SubmitError
+from condorpool.values.exceptions import CondorPoolError, SubmitError
 
 #: Seconds for which what a kernel has left is kept for the kernel that follows it.
 GRACE = 30.0
+
+#: Seconds within which a cleaner lets go of what is taken up.
+LETTING_GO = 30.0
 
 #: The waiting cleaner becomes this; the package need not be installed for that.
 _BECOME = (
@@ -111,6 +115,30 @@ def adopt(entry: Entry, on_exit: str) -> None:
         _start_cleaner(folder)
 
 
+def take_up(entry: Entry, on_exit: str) -> SubmitDir:
+    """Own the directory of an owner that has ended; return it.
+
+    Raises
+    ------
+    CondorPoolError
+        Somebody else was quicker, or does not let go of it.
+    """
+    try:
+        entry.say(f"is taken up by process {os.getpid()}")  # whoever cleans up there sees that
+        adopt(entry, on_exit)
+        end = time.monotonic() + LETTING_GO
+        while not ownership.acquire(entry.path):
+            if time.monotonic() > end:
+                raise CondorPoolError(f"another process works on {entry.path}: try again later.")
+            time.sleep(0.1)
+    except FileNotFoundError:
+        raise CondorPoolError(f"{entry.path} was taken up or cleaned up meanwhile.") from None
+    directory = SubmitDir.found(entry.path)
+    if directory is None:
+        raise CondorPoolError(f"{entry.path} was cleaned up meanwhile.")
+    return directory
+
+
 def kernel() -> str:
     """Return the id of the notebook's kernel that this process is; a restart keeps it."""
     application = sys.modules.get("ipykernel.kernelapp")
@@ -118,6 +146,11 @@ def kernel() -> str:
         return ""
     file = Path(application.IPKernelApp.instance().connection_file)
     return file.stem.removeprefix("kernel-")
+
+
+def notebook() -> str:
+    """Return the path of the notebook that this kernel runs, as Jupyter tells it."""
+    return os.environ.get("JPY_SESSION_NAME", "")
 
 
 def _folder() -> Path:

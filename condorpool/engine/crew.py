@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Outcome
@@ -221,18 +222,26 @@ class Batch:
 
     Parameters
     ----------
-    keeps
-        Whether the files of a chunk stay until the whole batch is done.
+    facts
+        What is written down of it.  With ``calls`` as None more may come, and no chunk
+        is kept once it is delivered; with a ``name``, the user's, all results are.
     """
 
     def __init__(
-        self, number: int, crew: Crew, deliver: Deliver, options: JobOptions, *, keeps: bool
+        self,
+        number: int,
+        crew: Crew,
+        deliver: Deliver,
+        options: JobOptions,
+        facts: Mapping[str, Any],
     ) -> None:
         self.number = number
         self.crew = crew
         self.deliver = deliver
         self.options = options
-        self.keeps = keeps
+        self.facts = facts
+        #: The first call of each file with arguments → its end.
+        self.origins: dict[int, int] = {}
         self.size = 0  # calls, so far
         self.is_open = True  # more chunks may come
         #: The first call of each chunk that has not come to anything → its end.
@@ -240,8 +249,16 @@ class Batch:
         #: The first calls of chunks that have files.
         self.files: set[int] = set()
         self.failed: set[int] = set()
+        self.errors: set[int] = set()  # all that have no outcome
+        self.is_flawed = False  # a call of it has failed, and may be made again
+        self.successor: Batch | None = None  # makes them again
         #: The job that makes, or made, a chunk.
         self.holders: dict[int, tuple[Cluster, int]] = {}
+
+    @property
+    def streams(self) -> bool:
+        """Whether chunks come and go."""
+        return self.facts["calls"] is None
 
     def split(self, middle: int) -> bool:
         """Take in that a job has left the calls from ``middle`` on to others.
@@ -262,11 +279,17 @@ class Batch:
         return not self.pending and not self.is_open
 
     @property
+    def is_good(self) -> bool:
+        """Whether every call has returned, maybe when it was made again."""
+        cured = self.successor is not None and self.successor.is_good
+        return self.is_done and (cured or not self.is_flawed)
+
+    @property
     def is_forgettable(self) -> bool:
         """Whether nobody will ask for the batch, or its files, any more."""
         options = self.options
         tidy = options.cleanup and not options.cleanupfiles
-        return self.is_done and tidy and (options.cleanfailed or not self.failed)
+        return tidy and self.is_good and not self.facts["name"]
 
     @property
     def held(self) -> list[tuple[Cluster, int]]:

@@ -76,6 +76,18 @@ class JobOptions:
     cleanfailed: bool = False
     cleanupfiles: tuple[str, ...] = ()
 
+    def recorded(self) -> dict[str, Any]:
+        """Return all that can be written down; the initializer is in the crew's file."""
+        facts = dict(vars(self))
+        del facts["initializer"], facts["initargs"]
+        return {**facts, "submitkwargs": dict(self.submitkwargs)}
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], *initializer: Any) -> JobOptions:
+        """Return what was recorded."""
+        kept = {**facts, **{key: tuple(facts[key]) for key in ("killstats", "cleanupfiles")}}
+        return cls(**kept, initializer=initializer[0], initargs=initializer[1])
+
     def limit(self, *, is_resident: bool) -> int:
         """Return the most jobs at once: no more runners than they can have CPUs."""
         return self.processes or (min(self.cpus, QUEUE_LIMIT) if is_resident else QUEUE_LIMIT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import io
 import linecache
 import os
@@ -53,11 +55,16 @@ class Call:
     ----------
     splits
         Whether jobs may leave a part of a chunk to others.
+    name, digest
+        What the user calls the results, which are kept then; and the calls'
+        `fingerprint`.
     """
 
     func: Callable[..., Any]
     style: Style
     splits: bool = False
+    name: str = ""
+    digest: str = ""
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing gave it
@@ -192,7 +199,38 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
         for number, item in enumerate(items, first):
             _frames(item, f"the arguments of call {number} (type {type(item).__name__})")
         frames = _frames(list(items), f"the arguments of calls {first} and following")
-    program.write(str(path), {}, frames)
+    program.write(str(path), {"end": first + len(items)}, frames)
+
+
+def end_of(path: Path) -> int:
+    """Return where a chunk ends: the number of the call after its last."""
+    return int(program.read_about(str(path))["end"])
+
+
+def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
+    """Read the initializer that the jobs of a crew share, and its arguments."""
+    loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
+    loaded = program.loads(program.read(str(path))[1])
+    return loaded
+
+
+def fingerprint(call: Call, items: Sequence[Any]) -> str:
+    """Return what is the same for the same calls, also in another kernel.
+
+    Functions of a notebook are known by their source: what is pickled of them tells
+    also in which cell and process they were defined.
+    """
+    func = getattr(call.func, "func", call.func)
+    digest = hashlib.sha256(f"{call.style} {name_of(func)}".encode())
+    try:
+        digest.update(inspect.getsource(func).encode())
+    except (OSError, TypeError):
+        digest.update(cloudpickle.dumps(call.func))
+    for part in (*getattr(call.func, "args", ()), *(getattr(func, "__defaults__", None) or ())):
+        digest.update(cloudpickle.dumps(part))
+    for frame in _frames(list(items), "an argument"):
+        digest.update(frame)
+    return digest.hexdigest()
 
 
 def read_outcome(path: Path, first: int = 0, job: str = "") -> Outcome | None:

@@ -95,14 +95,11 @@ class Session:
     and `reconcile`; everyone else posts, acts, reads, or waits on ``changed``.
     """
 
-    def __init__(
-        self, directory: SubmitDir, access_point: AccessPoint, lease: float = 0.0, **facts: Any
-    ) -> None:
+    def __init__(self, directory: SubmitDir, access_point: AccessPoint, lease: float = 0.0) -> None:
         self.base = directory.path.parent
         self.access_point = access_point
         self.directory = directory
         self.lease = lease
-        directory.make(lease=lease, access_point=dict(access_point.origin), **facts)
         self.changed = threading.Condition()
         self.batches: dict[int, Batch] = {}
         self.silent: tuple[CondorPoolError, float] | None = None
@@ -111,6 +108,7 @@ class Session:
         self._modules: payload.Shared[Any] | None = None
         self._clusters: dict[int, tuple[Crew, Cluster]] = {}
         self._crews: dict[object, Crew] = {}
+        self._left: dict[int, Crew] = {}  # of a former owner
         self._numbers = itertools.count(1)
         self._manning = threading.Lock()
         self._early: list[JobEvent] = []
@@ -120,6 +118,57 @@ class Session:
         self._renew_at = time.time() + lease / 4
         self._closed = False
         _sessions.add(self)
+
+    # -- taking up what another process has left ---------------------------------
+    @classmethod
+    def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:
+        """Go on in the submit directory of an owner that has ended; its batches follow."""
+        session = cls(directory, access_point, directory.facts["lease"])
+        for number, known in directory.recorded("jobs").items():
+            initializer = payload.read_initializer(directory / submitdir.crew_name(number))
+            options = JobOptions.restored(known["options"], *initializer)
+            resident = known["is_resident"]
+            crew = Crew(number, known["name"], known["limit"], options, is_resident=resident)
+            crew.clusters = [Cluster(*cluster) for cluster in known["clusters"]]
+            session._left[number] = crew
+            session._clusters.update((c.number, (crew, c)) for c in crew.clusters)
+        batches = directory.recorded("facts")
+        taken = [*session._left, *batches, *directory.numbers_shared()]
+        session._numbers = itertools.count(max(taken, default=0) + 1)
+        return session
+
+    def take_up(self, number: int, facts: Mapping[str, Any], deliver: Deliver) -> Batch:
+        """Follow a batch of the former owner: deliver what it has come to, go on with the rest."""
+        crew = self._left[facts["crew"]]
+        batch = Batch(number, crew, deliver, crew.options, facts)
+        batch.origins = self.directory.ends(number)
+        batch.size = facts["calls"]
+        batch.is_open = False
+        parts = facts.get("parts") or [(first, end, first) for first, end in batch.origins.items()]
+        batch.pending = {first: end for first, end, _ in parts}
+        batch.files = set(batch.pending)
+        known = {token.first for token in self.directory.tokens(crew.number)}
+        if not crew.is_resident:
+            known = {first for cluster in crew.clusters for first in cluster.chunks or ()}
+        for first in sorted(known | self.directory.outcomes(number)):
+            batch.split(first)
+        with self.changed:
+            self.batches[number] = batch
+            crew.batches.append(batch)
+        for first, error in self.directory.errors(number).items():
+            self._finish(batch, first, error)
+        for first in list(batch.pending):
+            self._settle(batch, first)
+        # What the owner had no time to post is in nobody's hands.
+        origins = {first: origin for first, _, origin in parts}
+        lost = [
+            (first, end, origins[first])
+            for first, end in batch.pending.items()
+            if first not in known and first in origins
+        ]
+        self.note_takers(crew)
+        self._post_parts(batch, lost)
+        return batch
 
     @property
     def is_closed(self) -> bool:
@@ -171,9 +220,10 @@ class Session:
         chunks: Iterable[Sequence[Any]],
         deliver: Deliver,
         options: JobOptions,
+        calls: int,
     ) -> Batch:
-        """Post all chunks of a batch, or none."""
-        batch = self.begin(call, deliver, options)
+        """Post all chunks of a batch of so many calls, or none."""
+        batch = self.begin(call, deliver, options, calls)
         try:
             self.add(batch, chunks)
         except BaseException:
@@ -183,51 +233,98 @@ class Session:
         return batch
 
     def begin(
-        self, call: payload.Call, deliver: Deliver, options: JobOptions, *, keeps: bool = True
+        self, call: payload.Call, deliver: Deliver, options: JobOptions, calls: int | None = None
     ) -> Batch:
         """Write what the chunks of a batch share, and follow it."""
         number = next(self._numbers)
+        title = payload.name_of(call.func)
         try:
             with self.directory.explained():
                 path = self.directory / submitdir.call_name(number)
                 payload.write_call(path, call, self._share_modules, options.task_timeout)
-                crew = self._crew(number, payload.name_of(call.func), options)
-                self.directory.record(
-                    submitdir.facts_name(number),
-                    crew=crew.number,
-                    name=payload.name_of(call.func),
-                    time=time.time(),
-                    cell=payload.number_of_cell(),
-                    **{option: getattr(options, option) for option in _FOR_THE_END},
+                crew = self._crew(number, title, options)
+                batch = self._open(
+                    Batch(
+                        number,
+                        crew,
+                        deliver,
+                        options,
+                        {
+                            "crew": crew.number,
+                            "title": title,
+                            "name": call.name,
+                            "digest": call.digest,
+                            "style": call.style,
+                            "calls": calls,
+                            "time": time.time(),
+                            "cell": payload.number_of_cell(),
+                            **{option: getattr(options, option) for option in _FOR_THE_END},
+                        },
+                    )
                 )
         except BaseException:
             self.directory.discard_call(number)
             raise
-        batch = Batch(number, crew, deliver, options, keeps=keeps)
-        with self.changed:
-            self.batches[number] = batch
-            crew.batches.append(batch)
         return batch
+
+    def _open(self, batch: Batch) -> Batch:
+        """Write down what others need to go on with a batch, and follow it."""
+        self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
+        with self.changed:
+            self.batches[batch.number] = batch
+            batch.crew.batches.append(batch)
+        return batch
+
+    def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
+        """Make some calls of a batch that is done again, as a batch of their own.
+
+        Its calls have the numbers that they had.
+        """
+        number = next(self._numbers)
+        parts = list(_parts(numbers, old.origins))
+        with self.directory.explained():
+            self.directory.copy_batch(old.number, number, {origin for *_, origin in parts})
+            crew = self._crew(number, old.facts["title"], old.options)
+            facts = {
+                **old.facts,
+                "crew": crew.number,
+                "time": time.time(),
+                "reruns": old.number,
+                "parts": parts,
+            }
+            batch = self._open(Batch(number, crew, deliver, old.options, facts))
+            batch.origins, batch.size = old.origins, old.size
+            self._post_parts(batch, parts)
+        old.successor = batch
+        self.end(batch)
+        return batch
+
+    def _post_parts(self, batch: Batch, parts: Iterable[tuple[int, int, int]]) -> None:
+        """Post parts of chunks, as first call, end, and origin; see that there are jobs."""
+        tokens = [Token(batch.number, *part) for part in parts]
+        with self.changed:
+            batch.pending.update((token.first, token.end) for token in tokens)
+            batch.files.update(token.first for token in tokens)
+        if batch.crew.is_resident:
+            self.directory.post(batch.crew.number, tokens)
+            self._man(batch.crew)
+        elif tokens:
+            self._submit_plain(batch.crew, batch, tokens)
 
     def add(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> None:
         """Write more chunks of a batch and see that there are jobs for them."""
-        number, first, new = batch.number, batch.size, {}
+        first, parts = batch.size, []
         with self.directory.explained():
             for items in chunks:
-                path = self.directory / submitdir.chunk_name(number, first)
+                path = self.directory / submitdir.chunk_name(batch.number, first)
                 batch.files.add(first)
                 payload.write_chunk(path, items, first)
-                new[first] = first = first + len(items)
-            with self.changed:
-                batch.pending.update(new)
-                batch.size = first
-            if batch.crew.is_resident:
-                self.directory.post(batch.crew.number, number, new)
-        if batch.crew.is_resident:
-            self._man(batch.crew)
-        else:
-            tokens = [Token(number, first, end, first) for first, end in new.items()]
-            self._submit_plain(batch.crew, batch, tokens)
+                parts.append((first, first + len(items), first))
+                first += len(items)
+            if not batch.streams:
+                batch.origins.update((origin, end) for origin, end, _ in parts)
+            batch.size = first
+            self._post_parts(batch, parts)
 
     def end(self, batch: Batch) -> None:
         """No more chunks will come."""
@@ -244,7 +341,13 @@ class Session:
         for token in self.directory.tokens(batch.crew.number):
             if token.batch == batch.number and not token.job:
                 self.directory.take_back(batch.crew.number, token)
-        self.directory.discard_chunks(batch.number, batch.files)
+        self._discard(batch)
+
+    def _discard(self, batch: Batch) -> None:
+        """Delete the files of a batch."""
+        self.directory.discard_chunks(batch.number, batch.files | batch.origins.keys())
+        for first in batch.errors:
+            (self.directory / submitdir.error_name(batch.number, first)).unlink(missing_ok=True)
         self.directory.discard_call(batch.number)
 
     def _crew(self, number: int, name: str, options: JobOptions) -> Crew:
@@ -339,6 +442,7 @@ class Session:
                 name=crew.name,
                 limit=crew.limit,
                 is_resident=crew.is_resident,
+                options=crew.options.recorded(),
                 description=dict(submit),
                 clusters=clusters,
             )
@@ -560,9 +664,16 @@ class Session:
             if made < batch.pending[first]:
                 batch.split(int(made))  # its job has left the rest to others
             end = batch.pending.pop(first)
+            if isinstance(result, JobError) or result.errors:
+                batch.is_flawed = not batch.streams
             if isinstance(result, JobFailedError):
                 batch.failed.add(first)
-            elif not batch.keeps:
+            if isinstance(result, JobError):
+                batch.errors.add(first)
+                with contextlib.suppress(OSError):  # nobody can take it up then
+                    name = submitdir.error_name(batch.number, first)
+                    self.directory.record(name, end=end, **result.facts())
+            elif batch.streams:
                 batch.files.discard(first)
                 batch.holders.pop(first, None)
                 self.directory.discard_chunks(batch.number, [first])
@@ -604,8 +715,7 @@ class Session:
         if any(session.starves() for session in list(_sessions)):
             self._dismiss_idle_crews()
         for batch in done:
-            self.directory.discard_chunks(batch.number, batch.files)
-            self.directory.discard_call(batch.number)
+            self._discard(batch)
         if surplus:
             constraint = " || ".join(f"ClusterId == {number}" for number in surplus)
             with contextlib.suppress(HTCondorError):
@@ -878,31 +988,59 @@ class Session:
             self.changed.wait_for(lambda: all(c.is_gone for c in ended), min(LAST_EVENT, patience))
         return True
 
-    def clean(self) -> None:
-        """Delete what nobody needs any more; keep files of failed jobs, unless told otherwise."""
+    def clean(self) -> str:
+        """Delete what nobody needs any more; say what is kept, and why."""
         with self.changed:
             batches = list(self.batches.values())
+        kept_jobs, named, failures = set(), set(), 0
         for batch in batches:
-            for name in batch.options.cleanupfiles if batch.options.cleanup else ():
+            options, failed = batch.options, batch.failed
+            for name in options.cleanupfiles if options.cleanup else ():
                 (self.base / name).unlink(missing_ok=True)
-        if all(b.options.cleanup and (b.options.cleanfailed or not b.failed) for b in batches):
-            self.directory.remove()
-            return
-        kept_jobs = set()
-        for batch in batches:
-            if batch.options.cleanup and batch.is_done:
-                failed = () if batch.options.cleanfailed else batch.failed
+            if batch.facts["name"]:
+                named.add(batch.facts["name"])
+            elif options.cleanup and batch.is_done:
+                failed = set() if options.cleanfailed or batch.is_good else failed
                 self.directory.discard_batch(batch.number, failed)
                 holders = [batch.holders[i] for i in failed if i in batch.holders]
                 kept_jobs |= {cluster.job_id(proc) for cluster, proc in holders}
-        if all(batch.options.cleanup for batch in batches):
-            self.directory.discard_jobs(kept_jobs)
+                failures += len(failed)
+        if not all(batch.options.cleanup for batch in batches):
+            return "cleanup=False"
+        if not named and not failures:
+            self.directory.remove()
+            return ""
+        self.directory.discard_jobs(kept_jobs)
+        return f"results named {', '.join(sorted(named))}" if named else "files of jobs that failed"
+
+    def forget(self, batch: Batch | None) -> None:
+        """Keep no results of a batch, and of those that made calls of it again."""
+        while batch:
+            batch.facts = {**batch.facts, "name": ""}
+            with contextlib.suppress(OSError):
+                self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
+            if batch.is_done:
+                self.withdraw(batch)
+            batch = batch.successor
 
     def close_log(self) -> None:
         """Stop reading the event log."""
         with self.changed:
             self._closed = True
             self._log.close()
+
+
+def _parts(numbers: Sequence[int], origins: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
+    """Give the parts of chunks that have these calls, as first call, end, and origin."""
+    wanted = iter(sorted(numbers))
+    number = next(wanted, None)
+    for origin, end in sorted(origins.items()):
+        while number is not None and number < end:
+            first = last = number
+            number = next(wanted, None)
+            while number == last + 1 and number < end:
+                last, number = number, next(wanted, None)
+            yield first, last + 1, origin
 
 
 def _codes(event: JobEvent) -> tuple[object, object]:

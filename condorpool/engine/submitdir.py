@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -10,15 +11,15 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from condorpool.engine import ownership
-from condorpool.engine.payload import support_archive
+from condorpool.engine.payload import end_of, support_archive
 from condorpool.runner.program import CLOSED
-from condorpool.values.exceptions import SubmitError
+from condorpool.values.exceptions import JobError, SubmitError
 
 LAUNCHER = "launch.sh"
 SUPPORT = "support.zip"
@@ -68,6 +69,11 @@ def chunk_name(batch: int, first: int | str) -> str:
 def outcome_name(batch: int, first: int | str) -> str:
     """Name the file that the job leaves for a chunk."""
     return f"{batch}-{first}.outcome"
+
+
+def error_name(batch: int, first: int) -> str:
+    """Name the file that tells why a chunk has no outcome."""
+    return f"{batch}-{first}.error"
 
 
 def shared_name(number: int) -> str:
@@ -240,22 +246,61 @@ class SubmitDir:
                 found[kind].add((int(batch), int(first)))
         return found["chunk"], found["outcome"]
 
+    def numbers_shared(self) -> list[int]:
+        """Return the numbers of the objects that calls share."""
+        return [int(f.name.partition(".")[0]) for f in self._files() if f.name.endswith(".shared")]
+
+    def ends(self, batch: int) -> dict[int, int]:
+        """Return the first call of each chunk with arguments → its end."""
+        arguments, _ = self.chunks()
+        firsts = sorted(first for number, first in arguments if number == batch)
+        return {first: end_of(self.path / chunk_name(batch, first)) for first in firsts}
+
+    def outcomes(self, batch: int) -> set[int]:
+        """Return the first calls of the chunks that have an outcome."""
+        return {first for number, first in self.chunks()[1] if number == batch}
+
+    def calls_done(self, batch: int, crew: int, calls: int) -> int:
+        """Count the calls of a batch that have an outcome."""
+        done = self.outcomes(batch)
+        tokens = {token.first for token in self.tokens(crew) if token.batch == batch}
+        firsts = sorted({*done, *tokens, *self.ends(batch), calls})
+        return sum(end - first for first, end in itertools.pairwise(firsts) if first in done)
+
+    def errors(self, batch: int) -> dict[int, JobError]:
+        """Return why chunks have none, by their first calls."""
+        found = {}
+        for file in self._files():
+            stem, _, kind = file.name.partition(".")
+            number, _, first = stem.partition("-")
+            if kind == "error" and number == str(batch):
+                facts = json.loads(Path(file.path).read_text(encoding="utf-8"))
+                del facts["end"]
+                found[int(first)] = JobError.restored(**facts)
+        return found
+
     # -- chunks of a resident crew; runner/PROTOCOL.md says who may move what ------------
     def make_crew(self, crew: int) -> None:
         """Make the folders of a resident crew."""
         for name in (posted_name(crew), taken_name(crew)):
-            (self.path / name).mkdir(mode=0o700)
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
 
     def close_crew(self, crew: int) -> None:
         """Tell runners to leave when nothing is posted any more."""
         with contextlib.suppress(OSError):
             (self.path / posted_name(crew) / CLOSED).touch(mode=0o600)
 
-    def post(self, crew: int, batch: int, chunks: Mapping[int, int]) -> None:
-        """Put the tokens of chunks where runners take them; chunks are first call → end."""
+    def post(self, crew: int, tokens: Iterable[Token]) -> None:
+        """Put tokens where runners take them."""
         folder = self.path / posted_name(crew)
-        for first, end in chunks.items():
-            os.close(_private(f"{folder}/{Token(batch, first, end, first)}", os.O_WRONLY))
+        for token in tokens:
+            os.close(_private(f"{folder}/{token}", os.O_WRONLY))
+
+    def copy_batch(self, old: int, new: int, origins: Iterable[int]) -> None:
+        """Give a new batch the arguments of an old one."""
+        os.link(self.path / call_name(old), self.path / call_name(new))
+        for origin in origins:
+            os.link(self.path / chunk_name(old, origin), self.path / chunk_name(new, origin))
 
     def tokens(self, crew: int) -> Iterator[Token]:
         """Give the tokens of a crew's chunks: those that are posted, then those taken."""

@@ -1,4 +1,4 @@
-"""The commands about what processes have, or have left: ls, ps, clean, rm, logs."""
+"""The commands about what processes have, or have left."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
 from condorpool.cleaner import launch, registry
 from condorpool.cleaner.ending import find_access_point
 from condorpool.cleaner.registry import Entry
 from condorpool.engine.submitdir import SubmitDir
+from condorpool.interface.left import Left, Missing, leftovers
 from condorpool.values.events import STATE_OF_STATUS
 from condorpool.values.exceptions import CondorPoolError, HTCondorError
 
@@ -26,6 +29,8 @@ def add(commands: Commands) -> None:
         ("ls", _ls, "list your submit directories: what is in use, waited for, or kept"),
         ("ps", _ps, "show the jobs of those that are in use or waited for"),
         ("clean", _clean, "clean up what processes that were killed have left behind"),
+        ("show", _show, "show what there is of some calls: how many have ended, and how"),
+        ("results", _results, "print what calls came to, or write it to a file"),
         ("rm", _rm, "remove submit directories and their jobs"),
         ("logs", _logs, "show what was cleaned up, when and why, and what jobs complained of"),
     ):
@@ -34,6 +39,16 @@ def add(commands: Commands) -> None:
         if name in {"rm", "logs"}:
             several = "+" if name == "rm" else "*"
             parser.add_argument("names", nargs=several, metavar="NAME", help="as `ls` shows it")
+        if name in {"show", "results"}:
+            parser.add_argument("name", metavar="NAME", help="of calls or of a submit directory")
+        if name == "results":
+            parser.add_argument(
+                "-o",
+                "--output",
+                metavar="FILE",
+                type=Path,
+                help="write a pickled list: values, exceptions, None for calls that have not ended",
+            )
 
 
 def _ls(_: argparse.Namespace) -> int:
@@ -46,7 +61,9 @@ def _ls(_: argparse.Namespace) -> int:
             chunks = sum(number == batch for number, _ in arguments | outcomes)
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call["time"]))
             cell = f" in cell {call['cell']}" if call["cell"] else ""
-            print(f"    {call['name']}{cell}, {when}: {done} of {chunks} chunks done")
+            print(
+                f"    {call['name'] or call['title']}{cell}, {when}: {done} of {chunks} chunks done"
+            )
     return 0
 
 
@@ -64,6 +81,35 @@ def _clean(_: argparse.Namespace) -> int:
     if not left:
         print("Nothing was left behind.")
     return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    for left in _calls(arguments.name):
+        values = left.values()
+        failed = [value for value in values if isinstance(value, BaseException)]
+        print(f"{left.name}: {left.calls} calls, {left.done} ended, {len(failed)} of them failed")
+        print(f"    {_state(left.entry)}\n    {left.entry.path}")
+        for error, count in Counter(f"{type(e).__name__}: {e}" for e in failed).most_common(10):
+            print(f"    {count} x {error}")
+    return 0
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    values = [None if value is Missing else value for value in _calls(arguments.name)[-1].values()]
+    if arguments.output:
+        arguments.output.write_bytes(cloudpickle.dumps(values))
+        print(f"{arguments.output}: {len(values)} values")
+    else:
+        print("\n".join(map(repr, values)))
+    return 0
+
+
+def _calls(name: str) -> list[Left]:
+    found = leftovers()
+    named = [left for left in found if name == left.name or left.run.endswith(name)]
+    if not named:
+        raise CondorPoolError(f"no calls are called {name}: see `condorpool ls`.")
+    return named
 
 
 def _rm(arguments: argparse.Namespace) -> int:

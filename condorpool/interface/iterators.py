@@ -67,7 +67,7 @@ class ResultIterator(Handle, Generic[T]):
         self._errors: dict[int, BaseException] = {}  # some of them
         self._stopped = False
         self._end: BaseException | None = None  # how the iterable ended
-        self._mine = self._batch = session.begin(call, self._deliver, options, keeps=False)
+        self._mine = self._batch = session.begin(call, self._deliver, options)
         threading.Thread(target=self._feed, name="condorpool-feeder", daemon=True).start()
 
     # -- the feeder's thread -----------------------------------------------------

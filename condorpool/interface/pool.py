@@ -9,9 +9,10 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypeVar
+from types import SimpleNamespace, TracebackType
+from typing import Any, Literal, TypeVar, cast
 
 from condorpool.cleaner import launch
 from condorpool.engine import description, payload, resources
@@ -22,6 +23,7 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
+from condorpool.interface.left import Left, chains, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
@@ -213,6 +215,7 @@ class Pool:
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
         self._results: list[Result[Any]] = []
+        self._named: dict[str, Result[Any]] = {}
         self._crowd = 10  # when there are more results, those are dropped that nobody needs
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
         self._echo = arguments.kind("echo", echo, bool, "True or False")
@@ -476,13 +479,12 @@ class Pool:
         launch.enter(directory.path, self._access_point, self._on_exit)
         lease = 0.0 if self._on_exit == "keep" else description.LEASE
         try:
-            session = Session(
-                directory,
-                self._access_point,
-                lease,
+            directory.make(
+                lease=lease,
                 kernel=launch.kernel(),
-                notebook=os.environ.get("JPY_SESSION_NAME", ""),
+                notebook=launch.notebook(),
             )
+            session = Session(directory, self._access_point, lease)
         except BaseException:
             launch.leave(directory.path)
             raise
@@ -502,12 +504,19 @@ class Pool:
         echo: bool | None = None,
         progress: str | None = "auto",
         maxtries: int = 5,
+        name: str = "",
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> R:
         self._check_call(call.func)
         arguments.function("callback", callback)
         arguments.function("error_callback", error_callback)
+        arguments.kind("name", name, str, "a string")
+        if name:
+            call = replace(call, name=name, digest=payload.fingerprint(call, items))
+            if known := self._known(call):
+                return cast("R", known)
+            kwargs["submitkwargs"] = {"batch_name": name, **(kwargs.get("submitkwargs") or {})}
         held = check_on_hold(on_hold or self._on_hold)
         shown = display.check_kind(self._progress if progress == "auto" else progress)
         options, session = self._options(**kwargs)
@@ -524,15 +533,84 @@ class Pool:
             return_exceptions=return_exceptions,
         )
         self._start(result, maxtries)
+        if name:
+            self._named[name] = result
         result.show(shown)
         return result
+
+    def _known(self, call: payload.Call) -> Result[Any] | None:
+        """Return the result of the same calls under the same name; None if there is none.
+
+        Says so, and has made again what failed.
+        """
+        mine = [pool._named[call.name] for pool in _open_pools if call.name in pool._named]  # noqa: SLF001
+        found = [left for left in leftovers() if left.digest and left.name == call.name]
+        if mine:
+            digest = mine[-1].digest
+        elif found:
+            digest = found[-1].digest
+        else:
+            return None
+        rid = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
+        if digest != call.digest:
+            raise ValueError(
+                f"name={call.name!r} has the results of other calls (another function, or "
+                f"other items): choose another name, or get rid of them by {rid}"
+            )
+        if not mine and found[-1].in_use:
+            raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
+        result = mine[-1] if mine else self.take_up(found[-1])
+        if result.ready():
+            result.rerun()
+        _tell(
+            f"{call.name!r} was begun before: {result.calls_ended} of {result.calls} calls "
+            f"are not made again ({rid.replace('`', '')} gets rid of their results)"
+        )
+        return result
+
+    def take_up(self, left: Left) -> Result[Any]:
+        """Go on with calls that another process has left; return their result.
+
+        All that is in the same submit directory is this pool's then.
+
+        Parameters
+        ----------
+        left
+            One of those that `condorpool.attach` lists.
+
+        Raises
+        ------
+        CondorPoolError
+            Another process was quicker, or still works on it.
+        """
+        if self._closed:
+            raise PoolClosedError
+        session = Session.taken_up(launch.take_up(left.entry, self._on_exit), self._access_point)
+        results = {}
+        for root, chain in chains(session.directory).items():
+            facts = chain[0][1]
+            kind: type[Result[Any]] = AsyncResult if facts["style"] == "apply" else MapResult
+            stub: Any = SimpleNamespace(__name__=facts["title"])
+            call = payload.Call(stub, facts["style"], name=facts["name"], digest=facts["digest"])
+            items = range(facts["calls"])
+            result = kind(session, call, items, 1, JobOptions(), self._on_hold, None, None)
+            result._take_up(chain)  # noqa: SLF001
+            results[root] = result
+            if facts["name"]:
+                self._named[facts["name"]] = result
+        self._results.extend(results.values())
+        self._sessions[session.directory.path] = session
+        _open_pools.add(self)
+        tracker().follow(session)
+        tracker().look()
+        return results[left.chain[0][0]]
 
     def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
         wait = arguments.seconds("wait", wait)
         for left in reversed(range(arguments.count("maxtries", maxtries))):
             try:
-                result._post(range(len(result._items)))  # noqa: SLF001
+                result._post()  # noqa: SLF001
                 break
             except HTCondorError as error:
                 if not left:
@@ -690,8 +768,7 @@ class Pool:
             tracker().unfollow(session)
             session.close_log()
             if is_over:
-                session.clean()
-                launch.leave(session.directory.path, "the files of jobs that failed")
+                launch.leave(session.directory.path, session.clean())
             else:
                 _tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
                 launch.hand_over(session.directory.path)

@@ -6,7 +6,7 @@ import contextvars
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from condorpool.engine.crew import Batch, Cluster
@@ -193,6 +193,8 @@ class Result(Handle, Generic[T]):
     ) -> None:
         super().__init__(session, on_hold, echo=echo)
         self._call, self._items, self._chunksize, self._options = call, items, chunksize, options
+        self._title = call.name or name_of(call.func)
+        self._first: Batch | None = None  # the one of all calls
         self._callback = callback
         self._error_callback = error_callback
         self._return_exceptions = return_exceptions
@@ -204,41 +206,54 @@ class Result(Handle, Generic[T]):
         self._is_ready = False
         self._reruns = False
 
-    def _post(self, numbers: Sequence[int]) -> None:
-        """Post these calls."""
+    def _post(self) -> None:
+        """Post the calls."""
         items, size = self._items, self._chunksize
-        wanted = items if len(numbers) == len(items) else [items[n] for n in numbers]
-        chunks = (wanted[i : i + size] for i in range(0, len(wanted), size))
-        self._missing, self._is_ready = len(numbers), False
-        if self._batch:
-            self._session.withdraw(self._batch)
-        if not numbers:
+        chunks = (items[i : i + size] for i in range(0, len(items), size))
+        self._missing, self._is_ready = len(items), False
+        if not items:
             self._finish()  # nothing to submit; its callback is due
             return
+        self._first = self._batch = self._session.post(
+            self._call, chunks, self._deliver, self._options, len(items)
+        )
+        self._items = ()  # they are on the disk
 
-        def deliver(first: int, end: int, result: Outcome | JobError) -> None:
-            self._deliver(numbers[first:end], result)
+    def _repost(self, numbers: Sequence[int]) -> None:
+        """Make these calls again."""
+        assert self._batch is not None  # noqa: S101 - what has failed was posted
+        for number in numbers:
+            self._errors.pop(number, None)
+        self._missing, self._is_ready = len(numbers), False
+        self._batch = self._session.repost(self._batch, numbers, self._deliver)
 
-        self._batch = self._session.post(self._call, chunks, deliver, self._options)
+    def _take_up(self, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """Follow what a former owner has left: a batch, and those that made calls of it again."""
+        for number, facts in parts:
+            again = [n for first, end, _ in facts.get("parts", ()) for n in range(first, end)]
+            for n in again:
+                self._errors.pop(n, None)
+            self._missing, self._is_ready = len(again) or facts["calls"], False
+            before, self._batch = self._batch, self._session.take_up(number, facts, self._deliver)
+            if before is None:
+                self._first = self._batch
+            else:
+                before.successor = self._batch
 
     # -- the tracker's side ------------------------------------------------------
-    def _deliver(self, numbers: Sequence[int], result: Outcome | JobError) -> None:
+    def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
         if isinstance(result, JobError):
-            self._errors.update(dict.fromkeys(numbers, result))
+            self._errors.update(dict.fromkeys(range(first, end), result))
         else:
-            if isinstance(numbers, range):
-                self._values[numbers.start : numbers.stop] = result.values[: len(numbers)]
-            else:
-                for number, value in zip(numbers, result.values, strict=False):
-                    self._values[number] = value
+            self._values[first:end] = result.values[: end - first]
             self._errors.update(
-                (numbers[n], error) for n, error in result.errors.items() if n < len(numbers)
+                (first + n, error) for n, error in result.errors.items() if first + n < end
             )
             if result.stdout or result.stderr:
-                self._printed[numbers[0]] = result.stdout, result.stderr
+                self._printed[first] = result.stdout, result.stderr
                 self._show(result)
         with self._session.changed:  # whoever takes calls back is here too
-            self._missing -= len(numbers)
+            self._missing -= end - first
             is_last = not self._missing
         if is_last and not self._makes_good():
             self._finish()
@@ -248,9 +263,9 @@ class Result(Handle, Generic[T]):
         wanted, self._reruns = self._reruns, False
         if not wanted or not self._errors:
             return False
-        errors, self._errors = self._errors, {}
+        errors = dict(self._errors)
         try:
-            self._post(sorted(errors))
+            self._repost(sorted(errors))
         except CondorPoolError:
             logger.exception("condorpool could not make the failed calls again")
             self._errors = errors
@@ -286,7 +301,12 @@ class Result(Handle, Generic[T]):
     @property
     def name(self) -> str:
         """What is called."""
-        return name_of(self._call.func)
+        return self._title
+
+    @property
+    def digest(self) -> str:
+        """What is the same for the same calls, if they have a name."""
+        return self._call.digest
 
     @property
     def calls(self) -> int:
@@ -520,10 +540,13 @@ class Result(Handle, Generic[T]):
             raise ValueError(f"{self!r} not ready: wait() for it before you rerun what failed")
         failed = self.failed
         if failed:
-            self._errors.clear()
-            self._post(failed)
+            self._repost(failed)
             self.show(self._progress)
         return len(failed)
+
+    def forget(self) -> None:
+        """Keep the results no longer for which a ``name`` was given."""
+        self._session.forget(self._first)
 
     def rerun_at_end(self) -> None:
         """Make the calls again that have failed when all have ended, before `get` returns."""

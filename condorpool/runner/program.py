@@ -127,6 +127,17 @@ def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
         raise
 
 
+def read_about(path: str) -> dict[str, Any]:
+    """Read what a container is about, whatever size the rest has."""
+    with open(path, "rb") as file:
+        line = file.readline()
+        if not line.startswith(MAGIC):
+            raise ValueError(f"{path} is not a payload")
+        first = line.rpartition(b"frames=")[2].partition(b",")[0]
+        about: dict[str, Any] = pickle.loads(file.read(int(first)))
+    return about
+
+
 def read(path: str) -> tuple[dict[str, Any], list[Any]]:
     """Read a container."""
     with open(path, "rb", buffering=0) as file:

@@ -75,6 +75,16 @@ class TestMap:
         found = run(shell, "%condor_map --return-exceptions lambda x: 1 / x [0, 2]")
         assert (type(found[0]), found[1]) == (ZeroDivisionError, 0.5)
 
+    def test_a_name(self, shell, capsys):
+        """The same calls under the same name are not made again; nothing else is there."""
+        assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
+        assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
+        assert "'scan' was begun before: 2 of 2" in capsys.readouterr().err
+        run(shell, "_condor.forget()")
+        assert repr(run(shell, "%condor_attach")) == "nothing was left behind"
+        with pytest.raises(UsageError, match="no calls named 'other'"):
+            shell.run_line_magic("condor_attach", "other")
+
     def test_an_interrupt(self, shell, capsys):
         """The jobs go on, and one line says how to go on with them."""
         threading.Timer(1.5, _thread.interrupt_main).start()

@@ -12,7 +12,7 @@ from condorpool.values.events import JobEvent, JobState
 def batch(size=3, limit=10, *, is_resident=False, jobs=None):
     """Make a batch whose jobs were submitted as cluster 7."""
     crew = Crew(1, "f", limit, JobOptions(), is_resident=is_resident)
-    made = Batch(1, crew, lambda *_: None, JobOptions(), keeps=True)
+    made = Batch(1, crew, lambda *_: None, JobOptions(), {"calls": 1, "name": ""})
     made.pending, made.is_open = {i: i + 1 for i in range(size)}, False
     cluster = Cluster(7, jobs or size, None if is_resident else range(size))
     crew.clusters, crew.batches = [cluster], [made]

@@ -49,7 +49,8 @@ def test_options_end_where_python_begins():
     assert rest == "f  [-1,  '--star']"
     assert (options.is_async, options.star, options.chunksize) == (True, False, 3)
     assert arguments.job_keywords(options) == {
-        "submitkwargs": {"x": "-1 2", "y": "z", "batch_name": "a b"},
+        "submitkwargs": {"x": "-1 2", "y": "z"},
+        "name": "a b",
     }
 
 

@@ -35,7 +35,7 @@ class Calls:
 
     def __init__(self, calls):
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
-        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), keeps=True)
+        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), {"calls": 1, "name": ""})
         self._batch.size = self.calls = calls
         self._batch.pending = {n: n + 1 for n in range(calls)}
         self.cluster = Cluster(1, calls, range(calls))

@@ -103,7 +103,7 @@ def _for_jobs(options: Options) -> None:
     )
     options.add("--cpus", type=int, metavar="N", help="CPUs that a job asks for")
     options.add("--gpus", type=int, metavar="N", help="GPUs that a job asks for")
-    options.add("--name", help="what the calls are called in the queue")
+    options.add("--name", help="what the calls are called: their results are kept")
     options.add(
         "--submit",
         type=_setting,
@@ -115,10 +115,9 @@ def _for_jobs(options: Options) -> None:
 
 def job_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return what was said about the jobs, as keywords of a pool's verbs."""
-    given = {name: getattr(options, name) for name in ("memory", "memory_max", "cpus", "gpus")}
+    names = ("memory", "memory_max", "cpus", "gpus", "name")
+    given = {name: getattr(options, name) for name in names}
     submit = dict(options.submit or ())
-    if options.name:
-        submit["batch_name"] = options.name
     if submit:
         given["submitkwargs"] = submit
     return {name: value for name, value in given.items() if value is not None}

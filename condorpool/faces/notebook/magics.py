@@ -26,9 +26,11 @@ from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.faces.notebook import arguments, completion, ours
 from condorpool.faces.notebook import cell as remote
 from condorpool.faces.notebook.arguments import LineError, Options
+from condorpool.interface.attach import attach
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.interface.results import Result
+from condorpool.values.exceptions import CondorPoolError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,9 +114,11 @@ class CondorMagics(Magics):
             keywords = arguments.job_keywords(options)
             if options.dry_run:
                 return self._show_plan(pool, func, items, options.chunksize, keywords)
+            for option in ("return_exceptions", "name"):
+                if options.unordered and getattr(options, option):
+                    dashed = option.replace("_", "-")
+                    raise LineError(f"--{dashed} needs the order: leave --unordered out")
             if options.return_exceptions:
-                if options.unordered:
-                    raise LineError("--return-exceptions needs the order: leave --unordered out")
                 keywords["return_exceptions"] = True
             result: Any
             if not options.unordered:
@@ -308,6 +312,20 @@ class CondorMagics(Magics):
             print(f"and {len(jobs) - MOST:,} more jobs")
         if not jobs:
             print("No job has these calls: they wait, or have ended.", *found)
+
+    @line_magic
+    def condor_attach(self, line: str) -> Any:
+        """Go on with calls that another kernel has left; without a name show what there is.
+
+        ``%condor_attach scan`` gives their result object, shown live.  Names are those
+        that ``--name`` gave, of functions, or of submit directories.
+        """
+        with _usage(CondorPoolError):
+            found = attach(line.strip() or None)
+        if isinstance(found, Result):
+            self.shell.user_ns[LAST] = found
+            found.show("auto")
+        return found
 
     @line_magic
     def condor_clean(self, line: str) -> None:  # noqa: ARG002 - it takes nothing

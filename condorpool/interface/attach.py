@@ -1,0 +1,55 @@
+"""Going on with what another process has left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from condorpool.cleaner import launch
+from condorpool.cleaner.ending import find_access_point
+from condorpool.interface.left import leftovers
+from condorpool.interface.pool import Pool
+from condorpool.values.exceptions import CondorPoolError
+
+
+def attach(name: str | None = None, pool: Pool | None = None) -> Any:
+    """Go on with calls that a process has left; without a name list what there is.
+
+    Parameters
+    ----------
+    name
+        The name that was given to the calls, the function's, or the end of the submit
+        directory's name.  Of several the latest counts, this notebook's first.
+    pool
+        The pool whose result it becomes; by default a new one, at the access point
+        where the jobs are.
+
+    Raises
+    ------
+    CondorPoolError
+        There is no such thing, or another process has it.
+
+    Examples
+    --------
+    >>> import condorpool
+    >>> condorpool.attach()
+    nothing was left behind
+    """
+    found = leftovers()
+    if name is None:
+        return found
+    matching = [left for left in found if name == left.name or left.run.endswith(name)]
+    here = launch.notebook()
+    matching.sort(key=lambda left: (not left.in_use, bool(here) and left.notebook == here))
+    if not matching:
+        there = ", ".join(dict.fromkeys(left.name for left in found)) or "nothing"
+        raise CondorPoolError(f"no calls named {name!r} were left behind: there is {there}.")
+    if matching[-1].in_use:
+        raise CondorPoolError(
+            f"{name!r} is {matching[-1].in_use}: close its pool there, or end that process."
+        )
+    left = matching[-1]
+    if pool is None:
+        alive = find_access_point(left.entry.origin) is not None
+        origin: dict[str, Any] = dict(left.entry.origin) if alive else {}
+        pool = Pool(**origin, submitdir=left.entry.path.parent)
+    return pool.take_up(left)

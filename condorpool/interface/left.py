@@ -1,0 +1,161 @@
+"""What processes have left: calls that go on without them, and results that are kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from condorpool.cleaner import registry
+from condorpool.cleaner.registry import Entry
+from condorpool.engine import payload, submitdir
+from condorpool.engine.submitdir import SubmitDir
+
+#: A batch, and those that made calls of it again, with what is written down of them.
+Chain = list[tuple[int, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Calls that a process has left, or whose results are kept under a name.
+
+    Parameters
+    ----------
+    name
+        What the user called them, else the function's name.
+    run
+        Their submit directory's name.
+    notebook, cell
+        Where the calls were made; empty and 0 if in no notebook.
+    time
+        When, in seconds since 1970.
+    calls, done
+        How many there are, and how many of them have an outcome.
+    in_use
+        The process that has them, if one does.
+    """
+
+    name: str
+    run: str
+    notebook: str
+    cell: int
+    time: float
+    calls: int
+    done: int
+    in_use: str
+    entry: Entry = field(repr=False)
+    chain: Chain = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """The fingerprint of the calls, if they have a name."""
+        return str(self.chain[0][1]["digest"])
+
+    def values(self) -> list[Any]:
+        """Read what the calls have come to, and take up nothing.
+
+        Returns
+        -------
+        list
+            In order: values, exceptions, and `Missing` for calls that have not ended.
+        """
+        found: list[Any] = [Missing] * self.calls
+        directory = SubmitDir(self.entry.path)
+        for number, _ in self.chain:
+            for first in sorted(directory.outcomes(number)):
+                path = directory / submitdir.outcome_name(number, first)
+                outcome = payload.read_outcome(path, first)
+                if outcome:
+                    values = [outcome.errors.get(n, v) for n, v in enumerate(outcome.values)]
+                    found[first : first + len(values)] = values
+        return found
+
+
+class Missing:
+    """Stands for the value of a call that has not ended."""
+
+
+class Leftovers(list[Left]):
+    """What there is to take up, the oldest first, as a table."""
+
+    _HEAD = ("name", "calls done", "made", "cell", "notebook", "submit directory", "")
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                left.name,
+                f"{left.done} of {left.calls}",
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(left.time)),
+                str(left.cell or ""),
+                Path(left.notebook).name,
+                left.run,
+                left.in_use,
+            )
+            for left in self
+        ]
+
+    def __repr__(self) -> str:
+        if not self:
+            return "nothing was left behind"
+        rows = [self._HEAD, *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n".join([*lines, "condorpool.attach(NAME) goes on with one of them."])
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "<p>Nothing was left behind.</p>"
+        cells = "".join(f"<th>{head}</th>" for head in self._HEAD)
+        rows = [f"<tr>{cells}</tr>"]
+        for row in self._rows():
+            cells = "".join(f"<td>{escape(text)}</td>" for text in row)
+            rows.append(f"<tr>{cells}</tr>")
+        hint = "<p><code>condorpool.attach(NAME)</code> goes on with one of them.</p>"
+        return f"<table>{''.join(rows)}</table>{hint}"
+
+
+def leftovers() -> Leftovers:
+    """Return what processes of this user have left, are waited for, kept or in use.
+
+    What this process has itself is not among them.
+    """
+    found = (left for entry in registry.everything() for left in _left_in(entry))
+    return Leftovers(sorted(found, key=lambda left: left.time))
+
+
+def _left_in(entry: Entry) -> Iterator[Left]:
+    if entry.owner == registry.Owner.this():
+        return
+    directory = SubmitDir.found(entry.path)
+    if directory is None:
+        return
+    alive = entry.owner is not None and entry.owner.is_alive
+    in_use = f"in use by process {entry.owner.pid} on {entry.owner.host}" if alive else ""  # type: ignore[union-attr]
+    for chain in chains(directory).values():
+        number, facts = chain[0]
+        yield Left(
+            name=facts["name"] or facts["title"],
+            run=entry.run,
+            notebook=directory.facts.get("notebook", ""),
+            cell=facts["cell"],
+            time=facts["time"],
+            calls=facts["calls"],
+            done=directory.calls_done(number, facts["crew"], facts["calls"]),
+            in_use=in_use,
+            entry=entry,
+            chain=chain,
+        )
+
+
+def chains(directory: SubmitDir) -> dict[int, Chain]:
+    """Return the batches that can be taken up, by the number of the first of each chain."""
+    found: dict[int, Chain] = {}
+    root: dict[int, int] = {}
+    for number, facts in sorted(directory.recorded("facts").items()):
+        if facts["calls"] is not None:
+            root[number] = root.get(facts.get("reruns", number), number)
+            found.setdefault(root[number], []).append((number, facts))
+    return found

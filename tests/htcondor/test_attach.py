@@ -1,0 +1,246 @@
+"""Going on with what a process has left: nothing is computed twice, and no job is lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import condorpool
+from condorpool.cleaner import registry
+from condorpool.interface.left import leftovers
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def note(folder, x, seconds=0.0):
+    """Leave a mark for each time that the call is made."""
+    with Path(folder, f"made-{x}").open("a") as file:
+        file.write("x")
+    time.sleep(seconds)
+    if x == 13 and not Path(folder, "lucky").exists():
+        raise ValueError(x)
+    return x
+
+
+def made(folder):
+    """Return how often each call was made."""
+    return {int(file.name[5:]): len(file.read_text()) for file in folder.glob("made-*")}
+
+
+NOTE = """
+import os, pathlib, time
+def note(folder, x, seconds=0.0):
+    with pathlib.Path(folder, f"made-{x}").open("a") as file:
+        file.write("x")
+    time.sleep(seconds)
+    return x
+"""
+
+
+@pytest.fixture
+def client(htcondor, tmp_path):
+    """Run code with a pool in a process that is killed when the code says so."""
+
+    def run(code, **arguments):
+        given = {"personal": str(htcondor.folder), "submitdir": str(tmp_path), **arguments}
+        lines = [
+            "import condorpool, os, signal, time",
+            NOTE,
+            f"folder = {str(tmp_path)!r}",
+            f"pool = condorpool.Pool(**{given!r})",
+            code,
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(lines)], timeout=60, check=False, cwd=tmp_path
+        )
+        return done.returncode
+
+    return run
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def mine(name):
+    """Return what is left under a name."""
+    return [left for left in leftovers() if left.name == name]
+
+
+def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone):
+    """What was done is not made again; what runs, and what waits, is waited for."""
+    code = f"""
+result = pool.starmap_async(note, [(folder, x, 0.4) for x in range(12)], chunksize=1)
+while result.calls_ended < 3:
+    time.sleep(0.01)
+{KILL}
+"""
+    assert client(code, processes=2, on_exit="keep") == -signal.SIGKILL
+    (left,) = mine("note")
+    assert (left.calls, left.in_use) == (12, "")
+    assert left.done >= 3
+    with make_pool() as pool:
+        result = pool.take_up(left)
+        assert result.get(timeout=60) == list(range(12))
+        assert not mine("note")
+    assert set(made(tmp_path).values()) == {1}
+    assert gone()
+
+
+def test_the_cleaner_lets_go_of_what_is_taken_up(client, make_pool, tmp_path, gone):
+    """While it waits for running jobs, somebody comes back."""
+    code = f"""
+pool.starmap_async(note, [(folder, x, 3) for x in range(4)], chunksize=1)
+while not os.path.exists(folder + "/made-0"):
+    time.sleep(0.01)
+{KILL}
+"""
+    assert client(code, processes=2) == -signal.SIGKILL
+    end = time.monotonic() + 20
+    while not any("waits for jobs" in left.entry.note for left in mine("note")):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    with make_pool() as pool:
+        assert condorpool.attach("note", pool).get(timeout=60) == [0, 1, 2, 3]
+    assert set(made(tmp_path).values()) == {1}
+    assert gone()
+
+
+def test_what_is_there_to_attach(client, make_pool, gone):
+    """A table says so; names that are not there are told."""
+    assert client(f"pool.map(abs, range(3), name='scan'); {KILL}") == -signal.SIGKILL
+    end = time.monotonic() + 20
+    while not any("kept" in left.entry.note for left in mine("scan")):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    table = repr(condorpool.attach())
+    assert "scan" in table
+    assert "3 of 3" in table
+    (left,) = mine("scan")
+    assert left.values() == [0, 1, 2]
+    with pytest.raises(condorpool.CondorPoolError, match="no calls named 'other'"):
+        condorpool.attach("other")
+    for command, expected in (
+        (["show", "scan"], "3 calls, 3 ended, 0 of them failed"),
+        (["results", "scan"], "0\n1\n2\n"),
+        (["ls"], "kept: results named scan"),
+    ):
+        told = subprocess.run(
+            [sys.executable, "-m", "condorpool", *command],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert expected in told.stdout
+    with make_pool() as pool:
+        pool.take_up(left).forget()
+    assert gone()
+
+
+def test_a_failed_call_is_made_again_where_it_is_taken_up(client, make_pool, tmp_path):
+    """The error is the same there; only that call is repeated."""
+    code = f"""
+def deadly(folder, x):
+    with open(f"{{folder}}/made-{{x}}", "a") as file:
+        file.write("x")
+    if x == 1 and not os.path.exists(folder + "/lucky"):
+        os.kill(os.getpid(), 9)
+    if x == 2 and not os.path.exists(folder + "/lucky"):
+        raise KeyError(x)
+    return x
+result = pool.starmap_async(deadly, [(folder, x) for x in range(5)], chunksize=1)
+result.wait()
+{KILL}
+"""
+    assert client(code, processes=1, on_exit="keep") == -signal.SIGKILL
+    pool = make_pool()
+    result = pool.take_up(mine("deadly")[-1])
+    with pytest.raises(condorpool.JobFailedError, match="signal 9"):
+        result.get(timeout=60)
+    assert result.failed == [1, 2]
+    assert isinstance(result.exceptions()[2], KeyError)
+    (tmp_path / "lucky").touch()
+    assert result.rerun() == 2
+    assert result.get(timeout=60) == list(range(5))
+    assert made(tmp_path) == {0: 1, 1: 2, 2: 2, 3: 1, 4: 1}
+
+
+class TestNames:
+    """Results with a name are kept until somebody forgets them."""
+
+    def test_the_same_calls_are_not_made_again(self, make_pool, tmp_path, capsys, gone):
+        """Not in the same pool, and not in the next; and it says so."""
+        calls = [(tmp_path, x) for x in range(6)]
+        with make_pool() as pool:
+            assert pool.starmap(note, calls, name="scan") == list(range(6))
+            assert pool.starmap(note, calls, name="scan") == list(range(6))
+            assert "'scan' was begun before: 6 of 6" in capsys.readouterr().err
+        assert not gone()
+        with make_pool() as pool:
+            result = pool.starmap_async(note, calls, name="scan")
+            assert result.get(timeout=30) == list(range(6))
+            assert "'scan' was begun before" in capsys.readouterr().err
+            result.forget()
+        assert made(tmp_path) == dict.fromkeys(range(6), 1)
+        assert gone()
+        assert not list(registry.everything())
+
+    def test_what_failed_is_made_again(self, make_pool, tmp_path, gone):
+        """Only that, also in another pool."""
+        calls = [(tmp_path, x) for x in range(12, 16)]
+        pool = make_pool()
+        with pytest.raises(ValueError, match="13"):
+            pool.starmap(note, calls, 2, name="scan")
+        pool.close()
+        (tmp_path / "lucky").touch()
+        with make_pool() as pool:
+            result = pool.starmap_async(note, calls, 2, name="scan")
+            assert result.get(timeout=60) == [12, 13, 14, 15]
+            assert made(tmp_path) == {12: 1, 13: 2, 14: 1, 15: 1}
+            result.forget()
+        assert gone()
+
+    def test_other_calls_need_another_name(self, make_pool, tmp_path):
+        """Results of one call are never given for another."""
+        pool = make_pool()
+        result = pool.map_async(abs, [1, 2], name="scan")
+        for func, items in ((abs, [1, 3]), (str, [1, 2])):
+            with pytest.raises(ValueError, match="other calls"):
+                pool.map(func, items, name="scan")
+        assert result.get() == [1, 2]
+        result.forget()
+
+    def test_they_outlive_a_kill(self, client, make_pool, tmp_path):
+        """The cleaner finishes the work and keeps what came of it."""
+        calls = "[(folder, x, 0.3) for x in range(8)]"
+        code = f"pool.starmap_async(note, {calls}, 1, name='scan'); {KILL}"
+        assert client(code, processes=2) == -signal.SIGKILL
+        end = time.monotonic() + 40
+        while not any("kept: results named scan" in left.entry.note for left in mine("scan")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        with make_pool() as pool:
+            result = pool.take_up(mine("scan")[-1])
+            assert result.get(timeout=30) == list(range(8))
+            result.forget()
+        assert set(made(tmp_path).values()) == {1}
+
+
+def test_a_process_cannot_take_what_another_uses(client):
+    """It is told which one has it."""
+    code = """
+import subprocess, sys
+pool.map_async(abs, [1], name="scan").wait()
+other = "import condorpool; condorpool.attach('scan')"
+done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+assert done.returncode == 1, done
+assert f"in use by process {os.getpid()}" in done.stderr, done.stderr
+pool._named["scan"].forget()
+pool.close()
+"""
+    assert client(code) == 0

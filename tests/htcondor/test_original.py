@@ -58,7 +58,7 @@ def make_job(make_pool):
 
 def test_the_scenario(make_pool, tmp_path):  # noqa: PLR0915 - one story
     """All that can happen to calls, one after the other, then all at once when the pool closes."""
-    pool = make_pool(submitkwargs={"request_memory": "64MB"}, jobkwargs={"polltime": 1}, linger=1)
+    pool = make_pool(submitkwargs={"request_memory": "64MB"}, jobkwargs={"polltime": 1})
     with pool:
         # A call with keywords, and one that raises.
         assert pool.apply(scale, (1, "x"), {"factor": 3}) == (3, "xxx")
@@ -280,19 +280,17 @@ class TestJob:
     @pytest.mark.parametrize(("action", "status"), [("hold", "Held"), ("suspend", "Suspended")])
     def test_waiting_kills_in_killstats(self, make_job, action, status):
         """`wait` does so by default, `get` when it is told."""
-        jobs = [make_job(nap, (600,)) for _ in range(2)]
-        for job in jobs:
+        for by_default in (True, False):
+            job = make_job(nap, (600,))
             job.submit()
             job.wait_to_start(timeout=30)
             job.act(action)
             comes_to(job, status)
-        for wait in (jobs[0].wait, lambda: jobs[1].get(killstats=(status,))):
             with pytest.raises(
-                condorpool.JobFailedError, match=f"Status '{status}' caused it"
+                condorpool.JobFailedError, match=f"Status '{status}' caused it to be killed"
             ) as e:
-                wait()
+                job.wait() if by_default else job.get(killstats=(status,))
             assert "*** Analysis:\nJob" in str(e.value)
-        for job in jobs:
             assert comes_to(job, "Completed")
 
     def test_getting_does_not_kill(self, make_job):

@@ -53,6 +53,17 @@ def _render(results: _Any, title: str) -> str:
 
 _display.register(_show, _render)
 
+
+def register_joblib() -> None:
+    """Let `joblib` know the back end "condorpool".
+
+    After it, ``with joblib.parallel_config("condorpool", n_jobs=-1):`` has the calls of
+    `joblib.Parallel` made as HTCondor jobs, those of scikit-learn too; the keywords of
+    `Pool` go there as well.
+    """
+    from condorpool.faces import joblib  # noqa: F401, PLC0415 - joblib is not for everyone
+
+
 __version__ = "0.1.0"
 
 
@@ -103,4 +114,5 @@ __all__ = [
     "VersionSkewError",
     "add_kerberos_tokens",
     "attach",
+    "register_joblib",
 ]

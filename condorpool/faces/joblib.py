@@ -1,0 +1,83 @@
+"""joblib's way to a pool, for what is written for joblib, as scikit-learn is."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, register_parallel_backend
+
+from condorpool.interface.executor import Executor
+
+
+class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """Make the calls of `joblib.Parallel` as HTCondor jobs.
+
+    Parameters
+    ----------
+    **arguments
+        What `Executor` takes but for ``max_workers``, which is ``n_jobs``.
+    """
+
+    supports_retrieve_callback = True
+    default_n_jobs = -1
+
+    def __init__(
+        self,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        self._arguments = arguments
+        self._executor: Executor | None = None
+        self._workers: int | None = None
+
+    def _start(self, n_jobs: int | None) -> Executor:
+        if self._executor is None:
+            self._workers = None if n_jobs is None or n_jobs < 0 else n_jobs
+            self._executor = Executor(self._workers, **self._arguments)
+        return self._executor
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return how many jobs there may be; all CPUs of the HTCondor pool for -1."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs=0: it must be at least 1, or -1 for all CPUs")
+        if n_jobs is not None and n_jobs > 0:
+            return n_jobs
+        return self._start(n_jobs).pool._count_cpus()  # noqa: SLF001
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
+        """Make the executor, for a `Parallel` that begins."""
+        self.parallel = parallel
+        self._start(n_jobs)
+        return self.effective_n_jobs(n_jobs)
+
+    def submit(
+        self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None
+    ) -> concurrent.futures.Future[Any]:
+        """Submit a batch of calls."""
+        future = self._start(self._workers).submit(func)
+        if callback:
+            future.add_done_callback(callback)
+        return future
+
+    def retrieve_result_callback(self, out: concurrent.futures.Future[Any]) -> Any:
+        """Return what a batch came to."""
+        return out.result()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 - a pool is soon made
+        """Remove what runs: nobody wants it any more."""
+        if self._executor:
+            self._executor.pool.terminate()
+        self.terminate()
+
+    def terminate(self) -> None:
+        """End the jobs and clean up."""
+        if self._executor:
+            self._executor.shutdown()
+            self._executor = None
+
+
+register_parallel_backend("condorpool", CondorPoolBackend)

@@ -61,6 +61,8 @@ LEAVE_TIME = 10.0
 #: Why a runner is removed that no chunk is left for.
 SURPLUS = "condorpool has no chunk left for this job"
 
+TERMINATED = "the condorpool Pool was terminated"
+
 #: Why a call is not made that was taken back in time.
 TAKEN_BACK = "it was taken back before a job made it"
 
@@ -117,6 +119,7 @@ class Session:
         self._log = EventLog(self.directory.log)
         self._renew_at = time.time() + lease / 4
         self._closed = False
+        self._is_terminated = False
         _sessions.add(self)
 
     # -- taking up what another process has left ---------------------------------
@@ -307,6 +310,11 @@ class Session:
             batch.files.update(token.first for token in tokens)
         if batch.crew.is_resident:
             self.directory.post(batch.crew.number, tokens)
+        if self._is_terminated:  # maybe after it has looked for what there is
+            for token in tokens:
+                if not batch.crew.is_resident or self.directory.take_back(batch.crew.number, token):
+                    self._finish(batch, token.first, JobRemovedError("(none yet)", TERMINATED))
+        elif batch.crew.is_resident:
             self._man(batch.crew)
         elif tokens:
             self._submit_plain(batch.crew, batch, tokens)
@@ -911,16 +919,16 @@ class Session:
     # -- ending ----------------------------------------------------------------
     def terminate(self) -> None:
         """Take back every chunk, and remove every job that has not ended."""
-        why = "the condorpool Pool was terminated"
         with self.changed:
+            self._is_terminated = True
             batches = [batch for batch in self.batches.values() if batch.pending]
             clusters = [c.number for _, c in self._clusters.values() if c.live]
         for batch in batches:
             for token in self._take_back(batch.crew, batch):
-                self._finish(batch, token.first, JobRemovedError("(none yet)", why))
+                self._finish(batch, token.first, JobRemovedError("(none yet)", TERMINATED))
         if clusters:
             constraint = " || ".join(f"ClusterId == {number}" for number in clusters)
-            self.access_point.act("remove", constraint, why)
+            self.access_point.act("remove", constraint, TERMINATED)
         with self.changed:
             self.changed.notify_all()
 

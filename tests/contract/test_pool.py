@@ -693,6 +693,23 @@ class TestLife:
         pool.join()
         assert time.monotonic() - start < 50
 
+    @condorpool_only
+    @pytest.mark.parametrize("maxtasksperchild", [None, 1])
+    def test_terminating_while_items_are_taken(self, make_pool, maxtasksperchild):
+        """What comes a moment later is not made."""
+        pool = make_pool(1, maxtasksperchild=maxtasksperchild)
+
+        def source():
+            pool.terminate()
+            yield 600
+
+        results = pool.imap(time.sleep, source())
+        start = time.monotonic()
+        with pytest.raises(condorpool.JobRemovedError, match="terminated"):
+            next(results)
+        pool.join()
+        assert time.monotonic() - start < 30
+
     def test_a_pool_is_not_pickled(self, pool):
         """A copy would have no processes."""
         with pytest.raises(NotImplementedError, match="pool objects cannot be passed"):

@@ -851,6 +851,7 @@ class Session:
                         self._finish(whose, token.first, error)
                         count += 1
             elif clusters := " || ".join(f"ClusterId == {c.number}" for c in crew.clusters):
+                # Jobs that the factory has not made yet stay: they may run by now.
                 waiting = f"({clusters}) && ProcId >= 0 && JobStatus != 2"
                 count += self.access_point.act("remove", waiting, TAKEN_BACK)
         with self.changed:

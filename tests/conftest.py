@@ -70,7 +70,9 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.when != "call" or not report.failed:
         return
-    folder, started = item.funcargs.get("tmp_path"), item.funcargs.get("htcondor")
+    shared = item.funcargs.get("where", {})  # the contract's pools have one folder
+    folder = shared.get("submitdir", item.funcargs.get("tmp_path"))
+    started = shared.get("personal", item.funcargs.get("htcondor"))
     if folder:
         for log in sorted(Path(folder).glob("**/events.log")):
             report.sections.append((f"event log {log}", log.read_text(errors="replace")[-8000:]))

@@ -8,6 +8,7 @@ and a job for each of its chunks.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,6 +166,7 @@ class Crew:
         self.options = options
         self.is_resident = is_resident
         self.lost = 0  # jobs that were made up for
+        self.surplus_since = math.inf  # when jobs began to wait for a slot and no chunk
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
 

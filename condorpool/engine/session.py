@@ -58,6 +58,10 @@ CONTACT_LAG = 60.0
 #: Seconds that runners get to leave by themselves when the pool closes.
 LEAVE_TIME = 10.0
 
+#: Seconds for which a runner that came too late may still get a slot: the next call may
+#: want it, and a job that is removed while HTCondor gives it a slot can leave that unused.
+SURPLUS_GRACE = 2.0
+
 #: Why a runner is removed that no chunk is left for.
 SURPLUS = "condorpool has no chunk left for this job"
 
@@ -485,7 +489,9 @@ class Session:
             self._job_ended(crew, cluster, proc)
         self._put_back_evicted()
         self._settle_late()
-        if events or self._late:
+        with self.changed:
+            idles = any(crew.surplus_since < math.inf for crew, _ in self._clusters.values())
+        if events or self._late or idles:
             self._make_up_for_held()
             self._let_go()
             with self.changed:
@@ -716,8 +722,12 @@ class Session:
                 if crew.is_resident:
                     crew.batches = [batch for batch in crew.batches if not batch.is_done]
                     waiting = crew.count(JobState.IDLE, JobState.UNMATERIALIZED)
-                    if waiting and not crew.batches:
+                    if not waiting or crew.batches:
+                        crew.surplus_since = math.inf
+                    elif time.monotonic() > crew.surplus_since + SURPLUS_GRACE:
                         surplus += [c.number for c in crew.clusters if c.live]
+                    else:
+                        crew.surplus_since = min(crew.surplus_since, time.monotonic())
             for number in [n for n, (_, c) in self._clusters.items() if c.is_gone and not c.live]:
                 del self._clusters[number]
         if any(session.starves() for session in list(_sessions)):

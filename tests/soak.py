@@ -4,6 +4,7 @@
 
 Whatever was killed when: in the end no job, no directory, no process and no entry of
 the registry is left, and where ``on_exit="wait"`` every call that was posted was made.
+Maps that have a name can then be read as a whole, until `condorpool rm` is told.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import psutil
 
 from condorpool import personal
 from condorpool.cleaner import launch, registry
+from condorpool.interface.left import leftovers
 
 OWNER = """
 import json, os, sys, time
@@ -32,13 +34,15 @@ import condorpool
 def work(name, seconds):
     time.sleep(seconds)
     open(name, "w").close()
+    return name
 
-htcondor, folder, on_exit, missing = sys.argv[1:]
+htcondor, folder, on_exit, missing, scan = sys.argv[1:]
 print("READY", flush=True)
 pool = condorpool.Pool(processes=2, personal=htcondor, submitdir=folder, on_exit=on_exit)
 for number in range(20):
     names = [f"{number}-{i}" for i in range(4)]
-    result = pool.starmap_async(work, [(name, 0.2) for name in names], chunksize=1)
+    called = scan and f"{scan}-{number}"
+    result = pool.starmap_async(work, [(name, 0.2) for name in names], chunksize=1, name=called)
     print(json.dumps(names), flush=True)
     if number % 5 == 1:
         pool.apply_async(abs, (1,), submitkwargs={"transfer_input_files": missing,
@@ -57,13 +61,31 @@ def kill_cleaner(owner: Path | None) -> None:
                 process.kill()
 
 
+def lost_results(maps: list[list[str]], scan: str) -> list[str]:
+    """Return what cannot be read of maps with a name, which are then removed."""
+    kept = [left for left in leftovers() if left.name.startswith(f"{scan}-")]
+    values = {left.name: left.values() for left in kept}
+    lost = [
+        name
+        for number, names in enumerate(maps)
+        for name, value in zip(names, values.get(f"{scan}-{number}", [None] * 4), strict=True)
+        if name != value
+    ]
+    for run in {left.run for left in kept}:
+        subprocess.run(
+            [sys.executable, "-m", "condorpool", "rm", run], check=True, stdout=subprocess.DEVNULL
+        )
+    return lost
+
+
 def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> str:
     """Let one owner work, kill it, and maybe its cleaner; say what was lost."""
     folder = base / f"owner-{number}"
     folder.mkdir()
     on_exit = chance.choice(["wait", "wait", "remove"])
+    scan = folder.name if on_exit == "wait" and chance.random() < 0.5 else ""
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, htcondor, folder, on_exit, folder / "missing"],
+        [sys.executable, "-c", OWNER, htcondor, folder, on_exit, folder / "missing", scan],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert owner.stdout
@@ -78,17 +100,23 @@ def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> 
     if 0.2 < also < 0.6:
         time.sleep(chance.uniform(0, 2))
         kill_cleaner(home)
-    posted = [name for line in owner.stdout.read().splitlines() for name in json.loads(line)]
+    maps = [json.loads(line) for line in owner.stdout.read().splitlines()]
     owner.stdout.close()
     owner.wait()
-    end = time.monotonic() + 240
+    end, lost = time.monotonic() + 240, []
     while list(folder.glob("condorpool-*")) or (home and home.exists()):
         if time.monotonic() > end:
             return f"{folder} ({on_exit}): {list(folder.iterdir())}"
+        if scan and not (home and home.exists()):
+            lost += lost_results(maps, scan)
+            scan = ""
         launch.sweep()  # what the user's next process would do
         if chance.random() < 0.05:
             kill_cleaner(home)
         time.sleep(0.5)
+    if lost or (scan and maps):
+        return f"{folder}: the results {lost or maps} are lost"
+    posted = [name for names in maps for name in names]
     lost = [name for name in posted if on_exit == "wait" and not (folder / name).exists()]
     return f"{folder}: calls {lost} were not made" if lost else ""
 
@@ -111,6 +139,9 @@ def main(count: int = 200, seed: int | None = None) -> int:
                 )
             )
             faults = [fault for fault in faults if fault]
+            end = time.monotonic() + 30
+            while registry.folders() and time.monotonic() < end:  # of `condorpool rm`
+                time.sleep(0.5)
             jobs = htcondor.access_point().query(
                 "true", ["ClusterId", "CondorpoolRun", "JobStatus"]
             )

@@ -53,6 +53,8 @@ class AccessPoint:
     origin
         The same as plain values, for another process: the arguments of `locate`, or
         the folder of a ``personal`` HTCondor.
+    queue
+        Names its queue, so that no other is taken for it whose jobs have the same numbers.
     """
 
     name: str
@@ -63,6 +65,7 @@ class AccessPoint:
     memory: int | None = None
     relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict)
+    queue: str = ""
 
     @property
     def keeps_claims(self) -> bool:
@@ -103,6 +106,7 @@ class AccessPoint:
             version=str(ad.get("CondorVersion", "")),
             relocate=lambda: cls.locate(schedd, collector),
             origin={"schedd": name, **({"collector": collector} if collector else {})},
+            queue=name,
         )
 
     @property

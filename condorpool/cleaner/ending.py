@@ -135,7 +135,7 @@ class Ending:
             raise FileNotFoundError(submitdir.MANIFEST)
         else:
             ownership.release(self.entry.path)
-            self._keep("it has no manifest: nothing proves what it is")
+            self._keep("nothing proves that it is ours: no manifest, or another user")
             return False
         return True
 
@@ -246,7 +246,8 @@ class Ending:
             (self.entry.path.parent / name).unlink(missing_ok=True)
         failed = self._failed(calls) if self.crashed and self.entry.on_exit != "delete" else set()
         kept = {chunk for chunk in failed if not calls[chunk[0]]["cleanfailed"]}
-        named = {n for n, call in calls.items() if call["name"] and self.entry.on_exit == "wait"}
+        chains = self.directory.chains().values() if self.entry.on_exit == "wait" else ()
+        named = {number for chain in chains for number, call in chain if call["name"]}
         if named:
             for batch in calls.keys() - named:
                 self.directory.discard_batch(batch)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,17 +45,12 @@ def enter(path: Path, access_point: AccessPoint, on_exit: str) -> None:
         folder = _folder()
         folder.mkdir(mode=0o700, exist_ok=True)
         Entry(folder / f"{path.name}.json", path, access_point.origin, on_exit).write()
-        if _pipe < 0 or (time.monotonic() > _check_at and not registry.is_claimed(folder)):
-            _start_cleaner(folder)
+        _be_watched(folder, access_point.origin)
     except OSError as error:
         raise SubmitError(
             f"cannot register {path}, so that it is cleaned up whatever happens: {error}. "
             "Nothing was submitted. Give a folder that can be written with XDG_STATE_HOME."
         ) from error
-    if "personal" in access_point.origin:
-        lock = Path(access_point.origin["personal"], guardian.USERS_LOCK)
-        with contextlib.suppress(OSError):
-            os.write(_pipe, os.fsencode(lock) + b"\n")
 
 
 def leave(path: Path, why: str = "") -> None:
@@ -104,31 +99,38 @@ def sweep_once() -> None:
         sweep()
 
 
-def adopt(entry: Entry, on_exit: str) -> None:
+def adopt(entry: Entry, on_exit: str, origin: Mapping[str, str] | None = None) -> Entry:
     """Make the entry this process's, whose end decides what becomes of the directory.
 
     Raises FileNotFoundError if somebody else was quicker.
     """
     folder = _folder()
-    entry.move(folder).write(on_exit=on_exit)
-    if _pipe < 0:
-        _start_cleaner(folder)
+    origin = origin or entry.origin
+    adopted = entry.move(folder).write(on_exit=on_exit, origin=origin)
+    _be_watched(folder, origin)
+    return adopted
 
 
-def take_up(entry: Entry, on_exit: str) -> SubmitDir:
-    """Own the directory of an owner that has ended; return it.
+def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
+    """Own the directory of an owner that has ended, go on at ``origin``; return it.
 
     Raises
     ------
     CondorPoolError
         Somebody else was quicker, or does not let go of it.
     """
+    # A cleaner may have put it elsewhere since somebody looked.
+    entry = next((known for known in registry.everything() if known.path == entry.path), entry)
+    if entry.owner and entry.owner.is_alive:
+        raise CondorPoolError(f"{entry.path} was taken up by process {entry.owner.pid} meanwhile.")
     try:
-        entry.say(f"is taken up by process {os.getpid()}")  # whoever cleans up there sees that
-        adopt(entry, on_exit)
+        if entry.owner:
+            entry.say(f"is taken up by process {os.getpid()}")  # whoever cleans up there sees that
+        adopted = adopt(entry, on_exit, origin)
         end = time.monotonic() + LETTING_GO
         while not ownership.acquire(entry.path):
             if time.monotonic() > end:
+                adopted.move(entry.file.parent).write(on_exit=entry.on_exit, origin=entry.origin)
                 raise CondorPoolError(f"another process works on {entry.path}: try again later.")
             time.sleep(0.1)
     except FileNotFoundError:
@@ -155,6 +157,16 @@ def notebook() -> str:
 
 def _folder() -> Path:
     return registry.state() / str(Owner.this())
+
+
+def _be_watched(folder: Path, origin: Mapping[str, str]) -> None:
+    """See that there is a cleaner, for which a personal HTCondor stays."""
+    if _pipe < 0 or (time.monotonic() > _check_at and not registry.is_claimed(folder)):
+        _start_cleaner(folder)
+    if "personal" in origin:
+        lock = Path(origin["personal"], guardian.USERS_LOCK)
+        with contextlib.suppress(OSError):
+            os.write(_pipe, os.fsencode(lock) + b"\n")
 
 
 def _start_cleaner(folder: Path) -> None:

@@ -130,6 +130,8 @@ class Session:
     @classmethod
     def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:
         """Go on in the submit directory of an owner that has ended; its batches follow."""
+        if directory.facts["queue"] != access_point.queue:
+            directory.forget_jobs(access_point.queue)
         session = cls(directory, access_point, directory.facts["lease"])
         for number, known in directory.recorded("jobs").items():
             initializer = payload.read_initializer(directory / submitdir.crew_name(number))

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,10 @@ def stdout_name(job: str) -> str:
 def stderr_name(job: str) -> str:
     """Name the standard error of a job, by its id."""
     return f"job-{job}.err"
+
+
+#: A batch, and those that made calls of it again, with what is written down of them.
+Chain = list[tuple[int, Mapping[str, Any]]]
 
 
 class Token(NamedTuple):
@@ -242,8 +246,9 @@ class SubmitDir:
         for file in self._files():
             stem, _, kind = file.name.partition(".")
             batch, _, first = stem.partition("-")
-            if kind in found and (kind == "chunk" or file.stat().st_size):
-                found[kind].add((int(batch), int(first)))
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if kind in found and (kind == "chunk" or file.stat().st_size):
+                    found[kind].add((int(batch), int(first)))
         return found["chunk"], found["outcome"]
 
     def numbers_shared(self) -> list[int]:
@@ -254,7 +259,30 @@ class SubmitDir:
         """Return the first call of each chunk with arguments → its end."""
         arguments, _ = self.chunks()
         firsts = sorted(first for number, first in arguments if number == batch)
-        return {first: end_of(self.path / chunk_name(batch, first)) for first in firsts}
+        found = {}
+        for first in firsts:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                found[first] = end_of(self.path / chunk_name(batch, first))
+        return found
+
+    def chains(self) -> dict[int, Chain]:
+        """Return the batches that can be taken up, by the number of the first of each chain.
+
+        Those are not that come and go, or whose owner was killed before all was written.
+        """
+        found: dict[int, Chain] = {}
+        root: dict[int, int] = {}
+        for number, facts in sorted(self.recorded("facts").items()):
+            before = facts.get("reruns")
+            written = sum(end - first for first, end in self.ends(number).items())
+            if before in root:
+                root[number] = root[before]
+            elif before is None and written == facts["calls"]:
+                root[number] = number
+            else:
+                continue
+            found.setdefault(root[number], []).append((number, facts))
+        return found
 
     def outcomes(self, batch: int) -> set[int]:
         """Return the first calls of the chunks that have an outcome."""
@@ -329,6 +357,17 @@ class SubmitDir:
             posted = self.path / posted_name(crew) / str(token._replace(job=""))
             with contextlib.suppress(OSError):
                 (self.path / taken_name(crew) / str(token)).rename(posted)
+
+    def forget_jobs(self, queue: str) -> None:
+        """Begin anew in another queue, where the numbers of old jobs are those of others."""
+        for crew, known in self.recorded("jobs").items():
+            for token in self.tokens(crew):
+                if token.job:
+                    self.put_back(crew, token)
+            self.record(jobs_name(crew), **{**known, "clusters": []})
+        self.write(EVENT_LOG, b"")
+        self.facts["queue"] = queue
+        self.record(MANIFEST, **self.facts)
 
     def discard_chunks(self, batch: int, firsts: Iterable[int]) -> None:
         """Delete the files of chunks, by their names: the folder may be large."""

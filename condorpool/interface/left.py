@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,10 +12,7 @@ from typing import Any
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import payload, submitdir
-from condorpool.engine.submitdir import SubmitDir
-
-#: A batch, and those that made calls of it again, with what is written down of them.
-Chain = list[tuple[int, Mapping[str, Any]]]
+from condorpool.engine.submitdir import Chain, SubmitDir
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def _left_in(entry: Entry) -> Iterator[Left]:
         return
     alive = entry.owner is not None and entry.owner.is_alive
     in_use = f"in use by process {entry.owner.pid} on {entry.owner.host}" if alive else ""  # type: ignore[union-attr]
-    for chain in chains(directory).values():
+    for chain in directory.chains().values():
         number, facts = chain[0]
         yield Left(
             name=facts["name"] or facts["title"],
@@ -148,14 +145,3 @@ def _left_in(entry: Entry) -> Iterator[Left]:
             entry=entry,
             chain=chain,
         )
-
-
-def chains(directory: SubmitDir) -> dict[int, Chain]:
-    """Return the batches that can be taken up, by the number of the first of each chain."""
-    found: dict[int, Chain] = {}
-    root: dict[int, int] = {}
-    for number, facts in sorted(directory.recorded("facts").items()):
-        if facts["calls"] is not None:
-            root[number] = root.get(facts.get("reruns", number), number)
-            found.setdefault(root[number], []).append((number, facts))
-    return found

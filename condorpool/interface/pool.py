@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, TypeVar, cast
 
-from condorpool.cleaner import launch
+from condorpool.cleaner import ending, launch
 from condorpool.engine import description, payload, resources
 from condorpool.engine.description import JobOptions
 from condorpool.engine.session import PATIENCE, Session
@@ -23,7 +23,7 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.left import Left, chains, leftovers
+from condorpool.interface.left import Left, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
@@ -481,6 +481,7 @@ class Pool:
         try:
             directory.make(
                 lease=lease,
+                queue=self._access_point.queue,
                 kernel=launch.kernel(),
                 notebook=launch.notebook(),
             )
@@ -581,13 +582,22 @@ class Pool:
         Raises
         ------
         CondorPoolError
-            Another process was quicker, or still works on it.
+            Another process was quicker, or still works on it; or the jobs are in the
+            queue of another access point than this pool's.
         """
         if self._closed:
             raise PoolClosedError
-        session = Session.taken_up(launch.take_up(left.entry, self._on_exit), self._access_point)
+        here, origin = self._access_point, left.entry.origin
+        there = here if origin == here.origin else ending.find_access_point(origin)
+        if there and there.queue != here.queue:
+            raise CondorPoolError(
+                f"the jobs of {left.name!r} are at {there.name}, and this pool's at "
+                f"{here.name}: condorpool.attach({left.name!r}) makes a pool there."
+            )
+        directory = launch.take_up(left.entry, self._on_exit, here.origin)
+        session = Session.taken_up(directory, here)
         results = {}
-        for root, chain in chains(session.directory).items():
+        for root, chain in directory.chains().items():
             facts = chain[0][1]
             kind: type[Result[Any]] = AsyncResult if facts["style"] == "apply" else MapResult
             stub: Any = SimpleNamespace(__name__=facts["title"])

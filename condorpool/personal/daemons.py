@@ -735,15 +735,21 @@ def _access_point(folder: Path) -> AccessPoint | None:
     collector = _address(run / "collector_address")
     if schedd is None or collector is None:
         return None
+    try:
+        started = (run / "schedd_address").stat().st_mtime
+        made = (folder / "condor_config").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None  # it is being deleted
     return AccessPoint(
         name=f"personal HTCondor in {folder}",
         schedd_address=schedd[0],
         collector_address=collector[0],
         version=schedd[1],
-        started=(run / "schedd_address").stat().st_mtime,
+        started=started,
         memory=_fair_memory(),
         relocate=lambda: _access_point(folder),
         origin={"personal": str(folder)},
+        queue=f"{folder} {made}",  # the next one in this folder has a queue of its own
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import cloudpickle
 import pytest
 
 import condorpool
-from condorpool.cleaner import registry
+from condorpool import personal
+from condorpool.cleaner import launch, registry
 from condorpool.interface.left import leftovers
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -67,20 +70,31 @@ def client(htcondor, tmp_path):
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def mine(name):
-    """Return what is left under a name."""
-    return [left for left in leftovers() if left.name == name]
-
-
-def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone):
-    """What was done is not made again; what runs, and what waits, is waited for."""
-    code = f"""
+#: Posts twelve calls of which some have ended when its process is killed.
+BEGIN = f"""
 result = pool.starmap_async(note, [(folder, x, 0.4) for x in range(12)], chunksize=1)
 while result.calls_ended < 3:
     time.sleep(0.01)
 {KILL}
 """
-    assert client(code, processes=2, on_exit="keep") == -signal.SIGKILL
+
+
+def mine(name):
+    """Return what is left under a name."""
+    return [left for left in leftovers() if left.name == name]
+
+
+def until_noted(name, words):
+    """Wait until the cleaner says this of what is left under a name."""
+    end = time.monotonic() + 40
+    while not any(words in left.entry.note for left in mine(name)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone):
+    """What was done is not made again; what runs, and what waits, is waited for."""
+    assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     (left,) = mine("note")
     assert (left.calls, left.in_use) == (12, "")
     assert left.done >= 3
@@ -101,10 +115,7 @@ while not os.path.exists(folder + "/made-0"):
 {KILL}
 """
     assert client(code, processes=2) == -signal.SIGKILL
-    end = time.monotonic() + 20
-    while not any("waits for jobs" in left.entry.note for left in mine("note")):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    until_noted("note", "waits for jobs")
     with make_pool() as pool:
         assert condorpool.attach("note", pool).get(timeout=60) == [0, 1, 2, 3]
     assert set(made(tmp_path).values()) == {1}
@@ -114,10 +125,7 @@ while not os.path.exists(folder + "/made-0"):
 def test_what_is_there_to_attach(client, make_pool, gone):
     """A table says so; names that are not there are told."""
     assert client(f"pool.map(abs, range(3), name='scan'); {KILL}") == -signal.SIGKILL
-    end = time.monotonic() + 20
-    while not any("kept" in left.entry.note for left in mine("scan")):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    until_noted("scan", "kept")
     table = repr(condorpool.attach())
     assert "scan" in table
     assert "3 of 3" in table
@@ -220,10 +228,7 @@ class TestNames:
         calls = "[(folder, x, 0.3) for x in range(8)]"
         code = f"pool.starmap_async(note, {calls}, 1, name='scan'); {KILL}"
         assert client(code, processes=2) == -signal.SIGKILL
-        end = time.monotonic() + 40
-        while not any("kept: results named scan" in left.entry.note for left in mine("scan")):
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        until_noted("scan", "kept: results named scan")
         with make_pool() as pool:
             result = pool.take_up(mine("scan")[-1])
             assert result.get(timeout=30) == list(range(8))
@@ -241,6 +246,185 @@ done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=T
 assert done.returncode == 1, done
 assert f"in use by process {os.getpid()}" in done.stderr, done.stderr
 pool._named["scan"].forget()
+pool.close()
+"""
+    assert client(code) == 0
+
+
+TAKE_UP = """
+import os, pathlib, signal, sys, time
+import condorpool
+from condorpool.cleaner import launch
+from condorpool.interface.left import leftovers
+(left,) = (left for left in leftovers() if left.name == "note")
+"""
+
+RACE = """
+pool = condorpool.Pool(**left.entry.origin, submitdir=left.entry.path.parent)
+print("READY", flush=True)
+sys.stdin.readline()
+try:
+    result = pool.take_up(left)
+except condorpool.CondorPoolError as error:
+    print(error)
+else:
+    print(result.get(timeout=60))
+pool.close()
+"""
+
+
+def test_one_of_two_gets_it(client, tmp_path, gone):
+    """Both want it at the same moment; the other is told, and nothing is lost."""
+    assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
+    command = [sys.executable, "-c", TAKE_UP + RACE]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    racers = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for racer in racers:
+        assert racer.stdout.readline() == "READY\n"
+    for racer in racers:
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    told = sorted(racer.communicate(timeout=60)[0] for racer in racers)
+    assert "was taken up" in told[0]
+    assert told[1] == f"{list(range(12))}\n"
+    assert set(made(tmp_path).values()) == {1}
+    assert gone()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param("left.entry.move(launch._folder())", id="moved"),
+        pytest.param("launch.adopt(left.entry, 'wait')", id="adopted"),
+        pytest.param("condorpool.attach('note')", id="attached"),
+    ],
+)
+def test_who_takes_it_up_is_killed(steps, client, make_pool, tmp_path, gone):
+    """Wherever that is: the next one goes on."""
+    assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
+    code = f"{TAKE_UP}{steps}\n{KILL}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with make_pool() as pool:
+        assert condorpool.attach("note", pool).get(timeout=60) == list(range(12))
+    assert set(made(tmp_path).values()) == {1}
+    assert gone()
+
+
+@pytest.mark.parametrize("anew", ["in its folder", "elsewhere"])
+@pytest.mark.parametrize("tasks", [None, 1], ids=["runners", "jobs"])
+def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone):
+    """What was not done is done by another, where the same job numbers are other jobs."""
+    folder = tmp_path / "personal"
+    with personal.start(folder, cpus=2):
+        arguments = {"personal": str(folder), "on_exit": "keep", "maxtasksperchild": tasks}
+        assert client(BEGIN, processes=2, **arguments) == -signal.SIGKILL
+    before = made(tmp_path)
+    (left,) = mine("note")
+    assert 3 <= left.done < 12
+    if anew == "elsewhere":
+        pool = make_pool()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        pool = make_pool(personal=folder)
+    with pool:
+        other = pool.map_async(abs, [-1])
+        result = pool.take_up(left)
+        assert result.get(timeout=60) == list(range(12))
+        assert other.get(timeout=60) == [1]
+        times = made(tmp_path)
+        assert set(times) == set(range(12))
+        assert sum(times.values()) <= 12 + len(before) - left.done
+    assert gone()
+
+
+def test_it_is_elsewhere(client, make_pool, tmp_path):
+    """A pool at another access point does not get it, and it stays where it is."""
+    assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
+    with personal.start(tmp_path / "personal", cpus=1) as other:
+        pool = make_pool(personal=other)
+        with pytest.raises(
+            condorpool.CondorPoolError, match=r"attach\('note'\) makes a pool there"
+        ):
+            pool.take_up(mine("note")[-1])
+    with make_pool() as pool:
+        assert pool.take_up(mine("note")[-1]).get(timeout=60) == list(range(12))
+
+
+def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch):
+    """It is said, and can be taken up later."""
+    assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
+    until_noted("scan", "kept")
+    (left,) = mine("scan")
+    code = f"import fcntl\nf = open({str(left.entry.path / 'owner.lock')!r}, 'r+')\n"
+    code += "fcntl.lockf(f, fcntl.LOCK_EX)\nprint(flush=True)\ninput()"
+    monkeypatch.setattr(launch, "LETTING_GO", 0.5)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        other.stdout.readline()
+        pool = make_pool()
+        with pytest.raises(condorpool.CondorPoolError, match="another process works on"):
+            pool.take_up(left)
+        other.communicate(b"\n")
+    result = pool.take_up(mine("scan")[-1])
+    assert result.get(timeout=30) == [1]
+    result.forget()
+
+
+def test_half_of_a_map(client, tmp_path, gone):
+    """Who was killed while he wrote it has promised nothing: it is not offered, nor kept."""
+    code = f"""
+from condorpool.engine import payload
+write = payload.write_chunk
+def killed(path, items, first):
+    write(path, items, first)
+    if first == 6:
+        {KILL}
+payload.write_chunk = killed
+pool.starmap_async(note, [(folder, x) for x in range(12)], chunksize=2, name="scan")
+"""
+    assert client(code) == -signal.SIGKILL
+    assert not mine("scan")
+    end = time.monotonic() + 40
+    while not gone():
+        assert not mine("scan")
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert not made(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_directory_of_somebody_else(client, tmp_path):
+    """It is not offered and not cleaned up, though it has our marks."""
+    assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
+    until_noted("scan", "kept")
+    (left,) = mine("scan")
+    path = left.entry.path
+    before = sorted(path.rglob("*"))
+    os.chown(path, 65534, 65534)
+    assert not mine("scan")
+    subprocess.run([sys.executable, "-m", "condorpool", "rm", left.run], check=True)
+    end = time.monotonic() + 20
+    while not any("nothing proves" in e.note for e in registry.everything() if e.path == path):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert sorted(path.rglob("*")) == before
+    for entry in registry.everything():
+        if entry.path == path:
+            entry.discard()
+
+
+def test_looking_at_what_another_uses(client):
+    """Files come and go there meanwhile."""
+    code = """
+import subprocess, sys
+look = "from condorpool.interface.left import leftovers\\nwhile True:\\n    leftovers()"
+other = subprocess.Popen([sys.executable, "-c", look])
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    pool.map(abs, range(40), chunksize=1)
+assert other.poll() is None
+other.kill()
+other.wait()
 pool.close()
 """
     assert client(code) == 0

@@ -80,7 +80,12 @@ class TestMap:
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
         assert "'scan' was begun before: 2 of 2" in capsys.readouterr().err
-        run(shell, "_condor.forget()")
+        run(shell, "%condor_clean")
+        run(shell, "%condor_status")
+        assert "kept: results named scan" in capsys.readouterr().out
+        assert run(shell, "%condor_attach scan").get() == [1, 2]
+        run(shell, "_condor.forget()\n%condor_clean\n%condor_status")
+        assert "kept" not in capsys.readouterr().out
         assert repr(run(shell, "%condor_attach")) == "nothing was left behind"
         with pytest.raises(UsageError, match="no calls named 'other'"):
             shell.run_line_magic("condor_attach", "other")

@@ -240,7 +240,7 @@ class CondorMagics(Magics):
 
     @line_magic
     def condor_status(self, line: str) -> None:  # noqa: ARG002 - it takes nothing
-        """Show the pools of this notebook, and live what they have to do."""
+        """Show the pools of this notebook, live what they have to do, and what others have left."""
         for pool in open_pools():
             print(pool)
         for result in ours.known_results():
@@ -249,6 +249,12 @@ class CondorMagics(Magics):
                 result.show("auto")
         for job in ours.held_jobs()[:MOST]:
             print(f"  {job.analyze()}")
+        left = ours.left_behind()
+        width = max((len(entry.run) for entry in left), default=0)
+        for entry in left[:MOST]:
+            print(f"{entry.run:{width}}  {entry.note}")
+        if len(left) > MOST:
+            print(f"and {len(left) - MOST} more: `condorpool ls` has them all")
 
     @no_var_expand
     @line_magic
@@ -324,6 +330,7 @@ class CondorMagics(Magics):
             found = attach(line.strip() or None)
         if isinstance(found, Result):
             self.shell.user_ns[LAST] = found
+            _pool.keep(found)
             found.show("auto")
         return found
 
@@ -332,7 +339,8 @@ class CondorMagics(Magics):
         """Close the notebook's pool and leave nothing behind.
 
         Waits for the jobs that run, removes held ones, and deletes all files, those
-        of failed jobs too.  The next magic makes a new pool.
+        of failed jobs too, but not results that have a name.  The next magic makes a
+        new pool.
         """
         _pool.clean()
 

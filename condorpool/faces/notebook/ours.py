@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from condorpool.cleaner import registry
+from condorpool.cleaner.registry import Entry, Owner
 from condorpool.faces.notebook.arguments import LineError
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.pool import Pool, open_pools
@@ -27,6 +29,7 @@ class NotebookPool:
     def __init__(self) -> None:
         self._arguments: Mapping[str, Any] | None = {}
         self._pools: dict[int | None, Pool] = {}
+        self._others: list[Pool] = []
 
     def get(self, processes: int | None = None) -> Pool:
         """Return the pool, or the one like it with so many processes."""
@@ -52,16 +55,31 @@ class NotebookPool:
         self._arguments, self._pools = arguments, {None: pool}
         return pool
 
+    def keep(self, result: Handle) -> None:
+        """Clean up after a result that was taken up, too."""
+        self._others += [pool for pool in open_pools() if result in pool.jobs]
+
     def clean(self) -> None:
-        """Close the pool as leaving ``with`` does, and delete what failed jobs left too."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
+        """Close the pool as leaving ``with`` does, and delete what failed jobs left too.
+
+        Results with a name stay: nobody has forgotten them.
+        """
+        pools = [*self._pools.values(), *self._others]
+        self._pools, self._others = {}, []
+        for pool in pools:
             folders = [session.directory for session in pool._sessions.values()]  # noqa: SLF001
             try:
                 pool.close()
             finally:
                 for folder in folders:
-                    folder.remove()
+                    if not any(call["name"] for call in folder.recorded("facts").values()):
+                        folder.remove()
+
+
+def left_behind() -> list[Entry]:
+    """Return what other processes have left, and cleaners wait for or keep."""
+    others = (entry for entry in registry.everything() if entry.owner != Owner.this())
+    return [e for e in others if e.note and not (e.owner and e.owner.is_alive)]
 
 
 def fit(pool: Pool, description: Mapping[str, str]) -> Any:

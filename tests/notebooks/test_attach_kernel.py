@@ -1,0 +1,146 @@
+"""A kernel that takes the place of another goes on with its calls."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+from condorpool import personal
+from condorpool.cleaner import registry
+
+BEGIN = """
+import time
+from pathlib import Path
+import condorpool
+
+def note(x):
+    with Path({folder!r}, f"made-{{x}}").open("a") as file:
+        file.write("x")
+    time.sleep(0.5)
+    return x
+
+pool = condorpool.Pool(2, personal={personal!r}, submitdir={folder!r})
+result = pool.map_async(note, range(12), chunksize=1)
+while result.calls_ended < 3:
+    time.sleep(0.01)
+"""
+
+GO_ON = """
+import condorpool
+print(condorpool.attach())
+%load_ext condorpool
+result = %condor_attach note
+print(result.get(timeout=90))
+print(condorpool.attach())
+%condor_clean
+"""
+
+
+class Kernel:
+    """A kernel that runs cells in a folder."""
+
+    def __init__(self, folder, grace):
+        environment = {**os.environ, "CONDORPOOL_GRACE": str(grace)}
+        self.manager = KernelManager()
+        self.manager.start_kernel(cwd=str(folder), env=environment, stderr=subprocess.DEVNULL)
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def run(self, code):
+        """Run a cell and return what it printed."""
+        texts = []
+
+        def show(message):
+            assert message["msg_type"] != "error", "\n".join(message["content"]["traceback"])
+            if message["msg_type"] == "stream":
+                texts.append(message["content"]["text"])
+
+        self.client.execute_interactive(code, timeout=120, output_hook=show)
+        return "".join(texts)
+
+    def restart(self):
+        """Do what the Restart button does."""
+        self.manager.restart_kernel()
+        self.client.wait_for_ready(timeout=60)
+
+    def kill(self):
+        """End it without a word."""
+        os.kill(self.manager.provisioner.pid, signal.SIGKILL)
+        self.close()
+
+    def close(self):
+        """Let go of it."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+        self.client.context.destroy()
+
+
+@pytest.fixture(scope="module")
+def htcondor(tmp_path_factory):
+    """One personal HTCondor with two CPUs."""
+    personal.install()
+    with personal.start(tmp_path_factory.mktemp("htcondor") / "personal", cpus=2) as started:
+        yield started
+
+
+@pytest.fixture
+def begin(htcondor, tmp_path):
+    """Start kernels in whose first one a map is under way."""
+    with contextlib.ExitStack() as stack:
+
+        def start(grace):
+            kernel = Kernel(tmp_path, grace)
+            stack.callback(kernel.close)
+            return kernel
+
+        yield start, BEGIN.format(folder=str(tmp_path), personal=str(htcondor.folder))
+
+
+def went_on(told, htcondor, folder):
+    """Check that all calls were made, each once, and nothing is left."""
+    assert f"{list(range(12))}\n" in told
+    assert "nothing was left behind" in told  # what one has itself is not left
+    marks = {file.name: file.read_text() for file in folder.glob("made-*")}
+    assert marks == {f"made-{x}": "x" for x in range(12)}
+    assert not list(folder.glob("condorpool-*"))
+    end = time.monotonic() + 10  # a job leaves the queue a moment after its last event
+    while htcondor.access_point().query("true", ["ClusterId"]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_restarted_kernel_goes_on(begin, htcondor, tmp_path):
+    """Within the grace nobody touches what the kernel before has left."""
+    start, first = begin
+    kernel = start(60)
+    kernel.run(first)
+    kernel.restart()
+    told = kernel.run(GO_ON)
+    assert "note" in told.splitlines()[1]
+    assert "of 12" in told.splitlines()[1]
+    went_on(told, htcondor, tmp_path)
+
+
+def test_another_kernel_goes_on(begin, htcondor, tmp_path):
+    """After the grace, while the cleaner works."""
+    start, first = begin
+    kernel = start(0.5)
+    kernel.run(first)
+    kernel.kill()
+    end = time.monotonic() + 30
+    while not any("waits for jobs" in entry.note for entry in registry.everything()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    went_on(start(30).run(GO_ON), htcondor, tmp_path)
+    end = time.monotonic() + 20
+    while list(registry.everything()):
+        assert time.monotonic() < end
+        time.sleep(0.05)

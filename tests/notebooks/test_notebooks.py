@@ -29,6 +29,13 @@ SHOWN = {
         "Timeout after 0.1 s",
         "[9, 90000",
     ],
+    "long-work": [
+        "of 24",
+        "% of 48,000 walks came back",
+        "'polya' was begun before: 24 of 24",
+        "kept: results named polya",
+        "Nothing was left behind",
+    ],
     "parameter-scan": ["Nothing was submitted", "image/png", "the curves cross at T = 2.2"],
 }
 

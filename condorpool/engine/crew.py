@@ -44,6 +44,7 @@ class JobRecord:
     holds: int = 0  # how often it was held
     began: int = 0  # when its last run began and ended, in seconds since 1970
     ended: int = 0
+    free: float = 0.0  # when the last chunk that it has made had ended
     memory: int = 0  # MiB that it was last seen to use
     exit: str = ""
     status: int | None = None  # the exit code, once it has exited with one

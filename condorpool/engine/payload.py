@@ -277,7 +277,7 @@ def read_outcome(path: Path, first: int = 0, job: str = "") -> Outcome | None:
         errors,
         about["host"],
         about["python"],
-        about.get("job", ""),
+        about.get("job", job),
         about["started"],
         about["seconds"],
         stdout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import logging
@@ -62,6 +63,9 @@ LEAVE_TIME = 10.0
 #: want it, and a job that is removed while HTCondor gives it a slot can leave that unused.
 SURPLUS_GRACE = 2.0
 
+#: Chunks of which is kept when and where they were made, where there may be any number.
+MOST_MADE = 10_000
+
 #: Why a runner is removed that no chunk is left for.
 SURPLUS = "condorpool has no chunk left for this job"
 
@@ -110,6 +114,8 @@ class Session:
         self.batches: dict[int, Batch] = {}
         self.silent: tuple[CondorPoolError, float] | None = None
         self.has_chirp = True
+        #: When and where the latest chunks were made, for whoever has several sessions.
+        self.made: collections.deque[Any] = collections.deque(maxlen=MOST_MADE)
         self._shared: list[str] = []
         self._modules: payload.Shared[Any] | None = None
         self._clusters: dict[int, tuple[Crew, Cluster]] = {}
@@ -810,6 +816,12 @@ class Session:
                 f"{error} It has been so for {time.monotonic() - since:.0f} s. "
                 "The jobs are in the queue: ask again when that is cured."
             ) from error
+
+    def job(self, job_id: str) -> JobRecord | None:
+        """Return what is known of a job, if it is in the queue, or has just left it."""
+        cluster, _, proc = job_id.partition(".")
+        known = self._clusters.get(int(cluster)) if proc else None
+        return known[1].jobs[int(proc)] if known else None
 
     # -- acting -----------------------------------------------------------------
     def places(self) -> list[tuple[Cluster, int]]:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
-from condorpool.engine.session import Session
+from condorpool.engine.session import MOST_MADE, Session
 from condorpool.interface.onhold import OnHold
 from condorpool.interface.results import Handle
 from condorpool.values.exceptions import JobError, PoolClosedError
@@ -65,6 +65,7 @@ class ResultIterator(Handle, Generic[T]):
         self.name = name_of(call.func)
         self.calls_failed = 0
         self._errors: dict[int, BaseException] = {}  # some of them
+        self._chunks = deque(maxlen=MOST_MADE)
         self._stopped = False
         self._end: BaseException | None = None  # how the iterable ended
         self._mine = self._batch = session.begin(call, self._deliver, options)
@@ -109,6 +110,7 @@ class ResultIterator(Handle, Generic[T]):
 
     # -- the tracker's thread ----------------------------------------------------
     def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
+        self._note(first, end, result)
         if isinstance(result, JobError):
             errors: Mapping[int, BaseException] = dict.fromkeys(range(end - first), result)
             values: list[Any] = [_Raise(result)] * (end - first)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 from condorpool.cleaner import ending, launch
 from condorpool.engine import description, payload, resources
 from condorpool.engine.description import JobOptions
-from condorpool.engine.session import PATIENCE, Session
+from condorpool.engine.session import MOST_MADE, PATIENCE, Session
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
@@ -27,6 +28,7 @@ from condorpool.interface.left import Left, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
+from condorpool.interface.timeline import Chunk, timeline
 from condorpool.personal import PersonalHTCondor
 from condorpool.values import arguments
 from condorpool.values.events import JobState
@@ -216,6 +218,7 @@ class Pool:
         self._sessions: dict[Path, Session] = {}
         self._results: list[Result[Any]] = []
         self._named: dict[str, Result[Any]] = {}
+        self._made: deque[Chunk] = deque(maxlen=MOST_MADE)
         self._crowd = 10  # when there are more results, those are dropped that nobody needs
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
         self._echo = arguments.kind("echo", echo, bool, "True or False")
@@ -432,6 +435,10 @@ class Pool:
             for place in session.places()
         ]
 
+    def timeline(self, ax: Any = None) -> Any:
+        """Plot when each of the latest 10,000 chunks was made, and where; as for a result."""
+        return timeline(list(self._made), ax)
+
     # -- posting ----------------------------------------------------------------------
     def _check_call(self, func: Callable[..., Any]) -> None:
         if self._closed:
@@ -489,6 +496,7 @@ class Pool:
         except BaseException:
             launch.leave(directory.path)
             raise
+        session.made = self._made
         tracker().follow(session)
         _open_pools.add(self)
         return session
@@ -596,6 +604,7 @@ class Pool:
             )
         directory = launch.take_up(left.entry, self._on_exit, here.origin)
         session = Session.taken_up(directory, here)
+        session.made = self._made
         results = {}
         for root, chain in directory.chains().items():
             facts = chain[0][1]

@@ -6,6 +6,7 @@ import contextvars
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -16,6 +17,7 @@ from condorpool.engine.session import Session, logger
 from condorpool.interface import display
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
+from condorpool.interface.timeline import Chunk, chunk, dataframe, timeline
 from condorpool.values import arguments
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
@@ -59,6 +61,7 @@ class Handle(Jobs):
         self._decisions = Decisions(session)
         self._batch: Batch | None = None
         self._seen = False  # whoever has the calls knows how they ended
+        self._chunks: deque[Chunk] = deque()
         # What is printed in this context belongs to the cell that made the calls.
         self._echo = contextvars.copy_context() if echo else None
 
@@ -71,6 +74,51 @@ class Handle(Jobs):
         self._progress = progress
         if not self.ready():
             self._display = display.show(self, progress)
+
+    def chunks(self) -> list[Chunk]:
+        """Return how the chunks of calls were made that have come to something, in that order.
+
+        When, where, how long, and with what memory; those that were made again are
+        there twice.  An iterator has the latest 10,000.
+        """
+        with self._session.changed:
+            return list(self._chunks)
+
+    def to_dataframe(self) -> Any:
+        """Return the `chunks` as a pandas DataFrame.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            There is no pandas.
+        """
+        return dataframe(self.chunks())
+
+    def timeline(self, ax: Any = None) -> Any:
+        """Plot when each chunk was made, and where.
+
+        Parameters
+        ----------
+        ax
+            The matplotlib axes to draw into; by default new ones.
+
+        Returns
+        -------
+        Axes
+            What was drawn into; without matplotlib a picture that notebooks show,
+            and whose ``str()`` is SVG.
+        """
+        return timeline(self.chunks(), ax)
+
+    def _note(self, first: int, end: int, result: Outcome | JobError) -> None:
+        """Keep when and where a chunk was made."""
+        job = self._session.job(result.job_id if isinstance(result, JobError) else result.job)
+        noted = chunk(first, end, result, job)
+        with self._session.changed:
+            if job:
+                job.free = noted.end
+            self._chunks.append(noted)
+            self._session.made.append(noted)
 
     def _show(self, outcome: Outcome) -> None:
         """Print what the calls of a chunk printed, if that is wanted."""
@@ -242,6 +290,7 @@ class Result(Handle, Generic[T]):
 
     # -- the tracker's side ------------------------------------------------------
     def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
+        self._note(first, end, result)
         if isinstance(result, JobError):
             self._errors.update(dict.fromkeys(range(first, end), result))
         else:

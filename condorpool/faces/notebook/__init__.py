@@ -54,7 +54,10 @@ def show(result: Result, kind: str) -> Display | None:
 
 def html(results: Sequence[Result], title: str) -> str:
     """Return HTML that says how far results have come, under a title."""
-    bodies = [report.render(Meter(result).read())["text/html"] for result in results]
+    bodies = [
+        report.render(Meter(result).read(), chunks=result.chunks())["text/html"]
+        for result in results
+    ]
     return "\n".join([f"<div>{escape(title)}</div>"] * bool(title) + bodies)
 
 

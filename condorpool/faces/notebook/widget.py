@@ -111,7 +111,8 @@ class Panel:
             return
         # A page that was loaded anew does not get the update, but sees this.
         self._widget.state = self._state(progress)
-        self._handle.update(report.render(progress), raw=True)
+        bundle = report.render(progress, chunks=self._result.chunks())
+        self._handle.update(bundle, raw=True)
         self._clicks.drop(self._widget.comm)
         self._widget.close()
 

@@ -1,0 +1,306 @@
+"""Timelines: when each chunk of calls was made, and where."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from condorpool.engine.crew import JobRecord
+from condorpool.engine.payload import Outcome
+from condorpool.values.exceptions import JobError
+
+#: What calls look like that returned, and that failed.
+DONE = "var(--jp-success-color1, #388e3c)"
+FAILED = "var(--jp-error-color1, #d32f2f)"
+
+#: Bars of a picture, at most: beyond that, neighbours are drawn as one.
+MOST_BARS = 500
+
+#: Rows of a picture, at most: beyond that, it shows some of the slots.
+MOST_ROWS = 40
+
+#: The picture's width, its part for the names of hosts, and the height of its rows, in pixels.
+WIDTH, MARGIN, HEIGHT = 720, 110, 200
+
+#: Letters of a host's name that have room.
+LONGEST = 15
+
+
+#: What they look like in matplotlib.
+LOOKS: dict[bool, dict[str, Any]] = {
+    False: {"label": "done", "facecolor": "tab:green", "edgecolor": "white"},
+    True: {"label": "with failed calls", "facecolor": "tab:red", "edgecolor": "black"},
+}
+
+
+class Chunk(NamedTuple):
+    """A chunk of calls that has come to something.
+
+    Parameters
+    ----------
+    first, calls
+        The number of its first call, and how many it has.
+    failed
+        How many of them raised, or were lost with their job.
+    job, host
+        The job that made it, and the machine; empty if none did.
+    started, seconds
+        When, in seconds since 1970 by that machine's clock, and for how long; None
+        where nobody knows.
+    exit
+        How the job ended; empty while it goes on with other chunks.
+    attempts
+        How often HTCondor had started the job.
+    memory
+        MiB that the job was last seen to use.
+    """
+
+    first: int
+    calls: int
+    failed: int
+    job: str
+    host: str
+    started: float | None = None
+    seconds: float | None = None
+    exit: str = ""
+    attempts: int | None = None
+    memory: int | None = None
+
+    @property
+    def end(self) -> float:
+        """When it had come to something."""
+        return (self.started or 0.0) + (self.seconds or 0.0)
+
+
+def chunk(first: int, end: int, result: Outcome | JobError, job: JobRecord | None) -> Chunk:
+    """Return what is to be kept of a chunk and of its job."""
+    known: dict[str, Any] = {}
+    if job:
+        known = {
+            "exit": job.exit.removeprefix("it "),
+            "attempts": job.attempts or None,
+            "memory": job.memory or None,
+        }
+    calls = end - first
+    if isinstance(result, Outcome):
+        failed = sum(number < calls for number in result.errors)
+        name, host = result.job, result.host
+        if result.started:
+            known.update(started=result.started, seconds=result.seconds)
+    else:
+        failed, name, host = calls, result.job_id, result.host.rpartition("@")[2]
+        name = name if name[:1].isdigit() else ""
+        if job and job.began:
+            # Before it was lost with this chunk, the job may have made others.
+            started = max(float(job.began), job.free)
+            known.update(started=started, seconds=max(0.0, job.ended - started))
+    # Interned: there may be a hundred thousand, of a few jobs.
+    return Chunk(first, calls, failed, sys.intern(name), sys.intern(host), **known)
+
+
+def dataframe(chunks: Iterable[Chunk]) -> Any:
+    """Return a pandas DataFrame with a row for each chunk."""
+    if not importlib.util.find_spec("pandas"):
+        raise ModuleNotFoundError(
+            "to_dataframe() needs pandas: pip install pandas, or take chunks(), which has the "
+            "same rows",
+            name="pandas",
+        )
+    import pandas as pd  # noqa: PLC0415 - half a second that most never need
+
+    frame = pd.DataFrame(list(chunks), columns=list(Chunk._fields))
+    frame["started"] = pd.to_datetime(frame["started"], unit="s", utc=True)
+    return frame
+
+
+def timeline(chunks: Sequence[Chunk], ax: Any = None) -> Any:
+    """Plot when each chunk was made, and where: by matplotlib if it is there, else as `Picture`."""
+    if ax is None and not importlib.util.find_spec("matplotlib"):
+        return Picture(chunks)
+    if ax is None:
+        from matplotlib import pyplot as plt  # noqa: PLC0415 - a second that most never need
+
+        _, ax = plt.subplots(layout="constrained")
+    return plot(Picture(chunks), ax)
+
+
+class Bar(NamedTuple):
+    """A chunk, or several, in a picture.
+
+    Parameters
+    ----------
+    begin, end
+        Seconds since the picture's begin.
+    failed
+        Seconds that went into chunks with failed calls.
+    """
+
+    begin: float
+    end: float
+    failed: float
+
+
+class Picture:
+    """When each chunk was made, and where, as HTML for notebooks; ``str()`` is the SVG.
+
+    Attributes
+    ----------
+    begin, seconds
+        When the first chunk began, in seconds since 1970, and how long all took.
+    hosts
+        For each host as many rows as it had chunks at a time, as a slot's are.
+    """
+
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        self.hosts: dict[str, list[list[Bar]]] = {}
+        timed = sorted((c.started, c.end, c) for c in chunks if c.started is not None)
+        self.chunks = len(timed)
+        self.failed = sum(chunk.failed > 0 for _, _, chunk in timed)
+        self.begin = timed[0][0] if timed else 0.0
+        self.seconds = max((end for _, end, _ in timed), default=0.0) - self.begin
+        for started, ended, chunk in timed:
+            # A moment is more than nothing: what failed is to be seen.
+            failed = max(1e-6, ended - started) if chunk.failed else 0.0
+            bar = Bar(started - self.begin, ended - self.begin, failed)
+            rows = self.hosts.setdefault(_short(chunk.host), [])
+            row = next((row for row in rows if row[-1].end <= bar.begin), None)
+            if row is None:
+                rows.append(row := [])
+            row.append(bar)
+
+    def __repr__(self) -> str:
+        if not self.chunks:
+            return "<timeline: nothing has ended yet>"
+        failed = f", {self.failed:,} with failed calls (outlined)" if self.failed else ""
+        words = _count(self.chunks, "chunk"), _count(len(self.hosts), "host")
+        return f"<timeline: {words[0]} on {words[1]}{failed}>"
+
+    def _repr_html_(self) -> str:
+        return str(self) or escape(repr(self))
+
+    def __str__(self) -> str:
+        if not self.chunks:
+            return ""
+        slots = [row for rows in self.hosts.values() for row in rows]
+        every = math.ceil(len(slots) / MOST_ROWS)
+        # Of several the one that was at work last: whoever is waited for is to be seen.
+        groups = (slots[i : i + every] for i in range(0, len(slots), every))
+        rows = [max(group, key=lambda row: row[-1].end) for group in groups]
+        height = min(14.0, HEIGHT / len(rows))
+        bottom = height * len(rows)
+        scale = (WIDTH - MARGIN) / (self.seconds or 1.0)
+        done, failed = [], []
+        for number, row in enumerate(_merged(rows, MOST_BARS, 1 / scale)):
+            y, thick = (number + 0.1) * height, 0.8 * height
+            for bar in row:
+                x, width = MARGIN + bar.begin * scale, max(0.8, (bar.end - bar.begin) * scale - 0.6)
+                part = min(width, max(0.8, bar.failed * scale)) if bar.failed else 0.0
+                done.append(f"M{x:.1f} {y:.1f}h{width - part:.1f}v{thick:.1f}H{x:.1f}z")
+                if part:
+                    x += width - part
+                    failed.append(f"M{x:.1f} {y:.1f}h{part:.1f}v{thick:.1f}H{x:.1f}z")
+        style = f"display: block; width: 100%; max-width: {WIDTH + 20}px"
+        # One path for all: a tenth of what an element for each would cost.
+        return (
+            f"<svg xmlns='http://www.w3.org/2000/svg' role='img' aria-label='{escape(repr(self))}' "
+            f"viewBox='0 0 {WIDTH + 20} {bottom + 18:.0f}' style='{style}' "
+            "fill='currentColor' font-size='11' font-family='sans-serif'>"
+            f"{''.join(self._names(height / every))}"
+            f"{''.join(self._axis(scale, bottom, every))}"
+            f"<path style='fill: {DONE}' d='{''.join(done)}'/>"
+            f"<path style='fill: {FAILED}; stroke: currentColor; stroke-width: {height / 20:.2f}px'"
+            f" d='{''.join(failed)}'/></svg>"
+        )
+
+    def _names(self, height: float) -> Iterator[str]:
+        """Give the names of hosts that have room for it."""
+        free, slots = 5.0, 0
+        for host, rows in self.hosts.items():
+            middle = (slots + len(rows) / 2) * height
+            slots += len(rows)
+            if middle >= free:
+                name = host if len(host) <= LONGEST else f"{host[:LONGEST]}…"
+                yield f"<text x='{MARGIN - 8}' y='{middle + 4:.1f}' text-anchor='end'>"
+                yield f"{escape(name)}</text>"
+                free = middle + 12
+
+    def _axis(self, scale: float, bottom: float, every: int) -> Iterator[str]:
+        """Give lines and their times, and what the rows are."""
+        if every > 1:
+            yield f"<text x='{MARGIN - 24}' y='{bottom + 15:.1f}' text-anchor='end'>"
+            yield f"1 of {every} slots</text>"
+        step, unit, name = _ticks(self.seconds)
+        for number in range(int(self.seconds / (step * unit)) + 1):
+            x = MARGIN + number * step * unit * scale
+            yield f"<path stroke='currentColor' opacity='0.2' d='M{x:.1f} 0V{bottom + 3:.1f}'/>"
+            yield f"<text x='{x:.1f}' y='{bottom + 15:.1f}' text-anchor='middle'>"
+            yield f"{number * step:g} {name}</text>"
+
+
+def plot(picture: Picture, ax: Any) -> Any:
+    """Draw every chunk into matplotlib's axes; return them."""
+    from matplotlib.collections import PolyCollection  # noqa: PLC0415 - as pyplot
+
+    bars: dict[bool, list[Any]] = {False: [], True: []}
+    ticks, number = [], 0
+    for rows in picture.hosts.values():
+        ticks.append(number + (len(rows) - 1) / 2)
+        for row in rows:
+            low, high = number - 0.4, number + 0.4
+            for begin, end, failed in row:
+                corners = [(begin, low), (begin, high), (end, high), (end, low)]
+                bars[failed > 0].append(corners)
+            number += 1
+    line = 0.5 if picture.chunks <= MOST_BARS else 0.0
+    for has_failed, look in LOOKS.items():
+        if bars[has_failed]:
+            ax.add_collection(PolyCollection(bars[has_failed], linewidth=line, **look))
+    ax.autoscale_view()
+    ax.set_yticks(ticks, list(picture.hosts))
+    ax.invert_yaxis()
+    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(picture.begin))
+    ax.set_xlabel(f"seconds since {begun}")
+    if picture.failed:
+        ax.legend(loc="upper right")  # where it fits best takes long to find
+    return ax
+
+
+def _merged(rows: Sequence[Sequence[Bar]], most: int, width: float) -> list[list[Bar]]:
+    """Return the bars of rows, at most so many: neighbours that are short are one."""
+    while True:
+        merged: list[list[Bar]] = []
+        for row in rows:
+            bars: list[Bar] = []
+            for bar in row:
+                begin, _, failed = bars[-1] if bars else (-math.inf, 0.0, 0.0)
+                if bar.end - begin <= width:
+                    bars[-1] = Bar(begin, bar.end, failed + bar.failed)
+                else:
+                    bars.append(bar)
+            merged.append(bars)
+        if sum(map(len, merged)) <= most:
+            return merged
+        rows, width = merged, 2 * width
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def _short(host: str) -> str:
+    """Return a host's name without its domain: jobs and slots do not name it alike."""
+    return host.partition(".")[0] if host[:1].isalpha() else host
+
+
+def _ticks(seconds: float) -> tuple[float, float, str]:
+    """Return the step, the unit in seconds and its name for at most seven ticks."""
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    unit, name = next((u for u in units if seconds >= 2 * u[0]), (1, "s"))
+    least = seconds / unit / 6 or 1.0
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(m for m in (1, 2, 5, 10) if m * power >= least) * power, unit, name

@@ -1,0 +1,141 @@
+"""When each chunk was made, and where: as rows, as a table and as a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import xml.etree.ElementTree as ET
+
+import matplotlib as mpl
+import pytest
+
+from condorpool.engine.crew import JobRecord
+from condorpool.engine.payload import Outcome
+from condorpool.interface import timeline
+from condorpool.interface.timeline import Chunk, Picture
+from condorpool.values.exceptions import JobFailedError, JobRemovedError
+
+
+def made(host, started, seconds, failed=0):
+    """Return a chunk of two calls."""
+    return Chunk(0, 2, failed, "1.0", host, started, seconds)
+
+
+def without(monkeypatch, library):
+    """Have a library not found."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == library else find(n))
+
+
+def test_a_chunk_that_a_job_made():
+    """It is known when it was made, and what HTCondor said of its job until then."""
+    outcome = Outcome([1, None], {1: ValueError()}, "node7", "3.11", "4.2", 100.5, 3.0)
+    job = JobRecord(attempts=2, memory=64)
+    assert timeline.chunk(6, 8, outcome, job) == Chunk(
+        6, 2, 1, "4.2", "node7", 100.5, 3.0, "", 2, 64
+    )
+    assert timeline.chunk(6, 8, outcome, None).attempts is None
+
+
+def test_a_chunk_that_was_lost():
+    """It began with its job, or after the job's chunk before."""
+    error = JobFailedError("4.2", "it was killed by signal 9", host="slot1_3@node7")
+    job = JobRecord(began=100, ended=110, attempts=1, exit="it was killed by signal 9")
+    lost = timeline.chunk(6, 8, error, job)
+    assert lost == Chunk(6, 2, 2, "4.2", "node7", 100.0, 10.0, "was killed by signal 9", 1)
+    job.free = 104.5
+    assert timeline.chunk(6, 8, error, job)[5:7] == (104.5, 5.5)
+
+
+def test_a_chunk_that_no_job_made():
+    """Nothing is known of it, and pictures leave it out."""
+    taken_back = timeline.chunk(0, 5, JobRemovedError("(none yet)", "taken back"), None)
+    assert taken_back == Chunk(0, 5, 5, "", "")
+    assert str(Picture([taken_back])) == ""
+    assert "nothing has ended yet" in Picture([])._repr_html_()
+
+
+def test_chunks_at_the_same_time_are_in_rows_of_their_own():
+    """A host has as many rows as it had chunks at once, whatever domain it is told with."""
+    chunks = [made("a", 0, 5), made("a.example.org", 1, 1), made("a", 2, 4), made("b", 0, 9)]
+    rows = Picture(chunks).hosts
+    assert {host: [len(row) for row in rows[host]] for host in rows} == {"a": [1, 2], "b": [1]}
+
+
+@pytest.mark.parametrize(("hosts", "slots", "count"), [(1, 2, 3), (1, 3, 4000), (300, 4, 3)])
+def test_a_picture_is_small(hosts, slots, count):
+    """Many chunks and hosts take no more of a page than some, and what fails is seen."""
+    chunks = [
+        made(f"node{host}", 10.0 * n, 9.0, failed=n == 1)
+        for host in range(hosts)
+        for _ in range(slots)
+        for n in range(count)
+    ]
+    svg = ET.fromstring(str(Picture(chunks)))
+    done, failed = svg.findall("{*}path")[-2:]
+    bars = done.get("d").count("z")
+    assert 0 < bars <= min(len(chunks), timeline.MOST_BARS)
+    assert 0 < failed.get("d").count("z") <= bars
+    assert len(list(svg)) < 60
+    assert f"{hosts * slots:,} with failed calls" in svg.get("aria-label")
+
+
+def test_a_host_is_text():
+    """What an execution point calls itself is no HTML."""
+    host = "<script>alert('&')"
+    svg = str(Picture([made(host, 0, 1)]))
+    assert "<script" not in svg
+    texts = {text.text for text in ET.fromstring(svg).iterfind("{*}text")}
+    assert f"{host[: timeline.LONGEST]}…" in texts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "last"),
+    [(0.4, "0.4 s"), (100, "100 s"), (600, "10 min"), (9e4, "25 h"), (1e6, "10 d")],
+)
+def test_times_are_round(seconds, last):
+    """The axis has few numbers, in the unit that suits them."""
+    step, unit, name = timeline._ticks(seconds)
+    count = int(seconds / (step * unit))
+    assert 1 <= count <= 6
+    assert f"{count * step:g} {name}" == last
+
+
+def test_matplotlib_draws_it():
+    """Every chunk is drawn, into axes that are given or new ones."""
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    chunks = [made("a", 5, 2), made("b", 6, 3, failed=1), made("b", 9, 1)]
+    assert timeline.timeline(chunks, ax) is ax
+    assert [len(kind.get_paths()) for kind in ax.collections] == [2, 1]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    with mpl.rc_context({"backend": "agg"}):
+        from matplotlib import pyplot as plt
+
+        assert timeline.timeline(chunks).get_xlim()[1] >= 5
+        plt.close("all")
+    assert timeline.timeline([], Figure().subplots()).get_yticks().size == 0
+
+
+def test_without_matplotlib_it_is_svg(monkeypatch):
+    """Notebooks show it, and it can be written to a file."""
+    without(monkeypatch, "matplotlib")
+    picture = timeline.timeline([made("a", 0, 1)])
+    assert ET.fromstring(str(picture)).tag.endswith("svg")
+    assert picture._repr_html_() == str(picture)
+
+
+def test_a_table():
+    """A row for each chunk, with times that pandas knows."""
+    frame = timeline.dataframe([made("a", 86400.5, 2), Chunk(2, 1, 1, "", "")])
+    assert list(frame.columns) == list(Chunk._fields)
+    assert str(frame.started[0]) == "1970-01-02 00:00:00.500000+00:00"
+    assert frame.started.isna().tolist() == [False, True]
+    assert list(timeline.dataframe([]).columns) == list(Chunk._fields)
+
+
+def test_without_pandas_it_says_so(monkeypatch):
+    """And what to do."""
+    without(monkeypatch, "pandas")
+    with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
+        timeline.dataframe([])

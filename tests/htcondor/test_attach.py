@@ -101,6 +101,7 @@ def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone):
     with make_pool() as pool:
         result = pool.take_up(left)
         assert result.get(timeout=60) == list(range(12))
+        assert sum(chunk.calls for chunk in result.chunks() if chunk.started) == 12
         assert not mine("note")
     assert set(made(tmp_path).values()) == {1}
     assert gone()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import os
+import platform
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from matplotlib.figure import Figure
 
 import condorpool
 
@@ -190,6 +192,53 @@ def test_echo(pool, capsys):
     pool.map(print, ["a", "b"], chunksize=1, echo=True)
     pool.apply(print, ("c",))
     assert sorted(capsys.readouterr().out.split()) == ["a", "b"]
+
+
+class TestChunks:
+    """When chunks were made, and where."""
+
+    @pytest.mark.parametrize("maxtasksperchild", [None, 1])
+    def test_of_a_map(self, make_pool, maxtasksperchild):
+        """All that is known of each, for jobs that stay and for jobs that make just one."""
+        pool, begun = make_pool(maxtasksperchild=maxtasksperchild), time.time()
+        result = pool.map_async(lambda x: (time.sleep(0.1), odd_only(x)), range(5), chunksize=2)
+        result.wait(60)
+        chunks = sorted(result.chunks())
+        assert [(c.first, c.calls, c.failed) for c in chunks] == [(0, 2, 1), (2, 2, 1), (4, 1, 1)]
+        assert {c.job for c in chunks} == {job.id for job in result.jobs}
+        assert {(c.host, c.attempts) for c in chunks} == {(platform.node(), 1)}
+        assert all(begun <= c.started <= c.end <= time.time() for c in chunks)
+        assert [round(c.seconds, 1) for c in chunks] >= [0.2, 0.2, 0.1]
+        if maxtasksperchild:
+            assert {c.exit for c in chunks} == {"exited with code 0"}
+        assert len(result.to_dataframe()) == 3
+        assert result.timeline(Figure().subplots()).collections
+
+    def test_of_a_job_that_was_lost(self, make_pool):
+        """It is known when it began and how it ended, and what came after that."""
+        pool = make_pool(processes=1)
+        calls = [(time.sleep, 0.1), (lambda s: (time.sleep(s), os.kill(os.getpid(), 9)), 1.2)]
+        result = pool.starmap_async(lambda f, s: f(s), calls, chunksize=1, return_exceptions=True)
+        result.get(60)
+        well, lost = result.chunks()
+        assert (well.failed, lost.failed) == (0, 1)
+        assert well.job == lost.job
+        assert lost.exit == "was killed by signal 9"
+        assert lost.started >= well.end
+        assert 0.2 < lost.seconds < 5
+        result.rerun()
+        result.wait(60)
+        assert [c.first for c in result.chunks()] == [0, 1, 1]
+
+    def test_of_iterators_and_of_all_that_a_pool_has_made(self, make_pool):
+        """Also when the values are taken, and the pool is closed."""
+        with make_pool() as pool:
+            results = pool.imap(double, range(6), chunksize=3)
+            assert list(results) == [0, 2, 4, 6, 8, 10]
+            assert [c.first for c in sorted(results.chunks())] == [0, 3]
+            pool.map(double, range(4), chunksize=1)
+        [bars] = pool.timeline(Figure().subplots()).collections
+        assert len(bars.get_paths()) == 6
 
 
 class TestAwait:

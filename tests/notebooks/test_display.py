@@ -57,6 +57,7 @@ def test_an_executed_notebook_has_the_report(environment, tmp_path):
     shown = [out.data for out in outputs if out.output_type == "display_data"]
     assert [set(data) for data in shown] == [{"text/plain", "text/html"}]
     assert "2 of 2 calls done" in shown[0]["text/plain"]
+    assert "timeline: 2 chunks on 1 host" in shown[0]["text/html"]
 
 
 def test_a_short_call_leaves_nothing(environment, tmp_path):

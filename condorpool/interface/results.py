@@ -116,7 +116,7 @@ class Handle(Jobs):
         noted = chunk(first, end, result, job)
         with self._session.changed:
             if job:
-                job.free = noted.end
+                job.free = max(job.free, noted.end)
             self._chunks.append(noted)
             self._session.made.append(noted)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import math
+import operator
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +16,8 @@ from condorpool.engine.crew import JobRecord
 from condorpool.engine.payload import Outcome
 from condorpool.values.exceptions import JobError
 
-#: What calls look like that returned, and that failed.
-DONE = "var(--jp-success-color1, #388e3c)"
-FAILED = "var(--jp-error-color1, #d32f2f)"
+#: Colours that are seen on light and on dark pages: a picture does not know where it is.
+DONE, FAILED, TEXT = "#43a047", "#e53935", "#808080"
 
 #: Bars of a picture, at most: beyond that, neighbours are drawn as one.
 MOST_BARS = 500
@@ -158,7 +159,8 @@ class Picture:
 
     def __init__(self, chunks: Iterable[Chunk]) -> None:
         self.hosts: dict[str, list[list[Bar]]] = {}
-        timed = sorted((c.started, c.end, c) for c in chunks if c.started is not None)
+        timed = [(c.started, c.end, c) for c in chunks if c.started is not None]
+        timed.sort(key=operator.itemgetter(0))
         self.chunks = len(timed)
         self.failed = sum(chunk.failed > 0 for _, _, chunk in timed)
         self.begin = timed[0][0] if timed else 0.0
@@ -176,12 +178,24 @@ class Picture:
     def __repr__(self) -> str:
         if not self.chunks:
             return "<timeline: nothing has ended yet>"
-        failed = f", {self.failed:,} with failed calls (outlined)" if self.failed else ""
+        failed = f", {self.failed:,} with failed calls (half as high)" if self.failed else ""
         words = _count(self.chunks, "chunk"), _count(len(self.hosts), "host")
         return f"<timeline: {words[0]} on {words[1]}{failed}>"
 
     def _repr_html_(self) -> str:
-        return str(self) or escape(repr(self))
+        return self.html() or escape(repr(self))
+
+    def html(self) -> str:
+        """Return an image for pages; nothing if there is nothing to be seen."""
+        if not self.chunks:
+            return ""
+        # JupyterLab takes SVG elements from notebooks that it does not trust, and leaves
+        # their text; an image stays.
+        image = base64.b64encode(str(self).encode()).decode()
+        return (
+            f'<img alt="{escape(repr(self))}" width="{WIDTH + 20}" style="max-width: 100%" '
+            f'src="data:image/svg+xml;base64,{image}">'
+        )
 
     def __str__(self) -> str:
         if not self.chunks:
@@ -203,18 +217,18 @@ class Picture:
                 done.append(f"M{x:.1f} {y:.1f}h{width - part:.1f}v{thick:.1f}H{x:.1f}z")
                 if part:
                     x += width - part
-                    failed.append(f"M{x:.1f} {y:.1f}h{part:.1f}v{thick:.1f}H{x:.1f}z")
-        style = f"display: block; width: 100%; max-width: {WIDTH + 20}px"
+                    failed.append(
+                        f"M{x:.1f} {y + thick / 2:.1f}h{part:.1f}v{thick / 2:.1f}H{x:.1f}z"
+                    )
+        size = f"{WIDTH + 20} {bottom + 18:.0f}"
         # One path for all: a tenth of what an element for each would cost.
         return (
-            f"<svg xmlns='http://www.w3.org/2000/svg' role='img' aria-label='{escape(repr(self))}' "
-            f"viewBox='0 0 {WIDTH + 20} {bottom + 18:.0f}' style='{style}' "
-            "fill='currentColor' font-size='11' font-family='sans-serif'>"
-            f"{''.join(self._names(height / every))}"
-            f"{''.join(self._axis(scale, bottom, every))}"
-            f"<path style='fill: {DONE}' d='{''.join(done)}'/>"
-            f"<path style='fill: {FAILED}; stroke: currentColor; stroke-width: {height / 20:.2f}px'"
-            f" d='{''.join(failed)}'/></svg>"
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {size}' "
+            f"fill='{TEXT}' font-size='11' font-family='sans-serif'>"
+            f"<title>{escape(repr(self))}</title>"
+            f"{''.join(self._names(height / every))}{''.join(self._axis(scale, bottom, every))}"
+            f"<path fill='{DONE}' d='{''.join(done)}'/>"
+            f"<path fill='{FAILED}' d='{''.join(failed)}'/></svg>"
         )
 
     def _names(self, height: float) -> Iterator[str]:
@@ -237,7 +251,7 @@ class Picture:
         step, unit, name = _ticks(self.seconds)
         for number in range(int(self.seconds / (step * unit)) + 1):
             x = MARGIN + number * step * unit * scale
-            yield f"<path stroke='currentColor' opacity='0.2' d='M{x:.1f} 0V{bottom + 3:.1f}'/>"
+            yield f"<path stroke='{TEXT}' opacity='0.4' d='M{x:.1f} 0V{bottom + 3:.1f}'/>"
             yield f"<text x='{x:.1f}' y='{bottom + 15:.1f}' text-anchor='middle'>"
             yield f"{number * step:g} {name}</text>"
 
@@ -301,6 +315,6 @@ def _ticks(seconds: float) -> tuple[float, float, str]:
     """Return the step, the unit in seconds and its name for at most seven ticks."""
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
     unit, name = next((u for u in units if seconds >= 2 * u[0]), (1, "s"))
-    least = seconds / unit / 6 or 1.0
+    least = max(0.001, seconds / unit / 6)
     power = 10.0 ** math.floor(math.log10(least))
     return next(m for m in (1, 2, 5, 10) if m * power >= least) * power, unit, name

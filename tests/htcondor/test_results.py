@@ -216,7 +216,7 @@ class TestChunks:
 
     def test_of_a_job_that_was_lost(self, make_pool):
         """It is known when it began and how it ended, and what came after that."""
-        pool = make_pool(processes=1)
+        pool = make_pool(processes=1, jobkwargs={"cleanfailed": True})
         calls = [(time.sleep, 0.1), (lambda s: (time.sleep(s), os.kill(os.getpid(), 9)), 1.2)]
         result = pool.starmap_async(lambda f, s: f(s), calls, chunksize=1, return_exceptions=True)
         result.get(60)

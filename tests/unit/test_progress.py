@@ -13,6 +13,7 @@ from condorpool.engine.description import JobOptions
 from condorpool.faces.notebook import report, textbar
 from condorpool.interface import progress
 from condorpool.interface.progress import Meter, Progress
+from condorpool.interface.timeline import Chunk
 from condorpool.values.events import JobEvent
 
 MISSING = "reading from file {} at {}: (errno 2) No such file or directory"
@@ -241,6 +242,17 @@ def test_a_report_is_escaped():
     assert "<script" not in bundle["text/html"]
     assert "<lambda>" not in bundle["text/html"]
     assert "<lambda>: 10 of 40 calls done, 1 failed, 1:05" in bundle["text/plain"]
+
+
+def test_a_report_has_a_picture_of_several_chunks():
+    """One chunk alone is no picture, and what no job has made is none."""
+
+    def html(*started):
+        chunks = [Chunk(0, 1, 0, "1.0", "<b>", time, 1.0) for time in started]
+        return report.render(seen(ended=True), chunks=chunks)["text/html"]
+
+    assert 'alt="&lt;timeline: 2 chunks on 1 host&gt;"' in html(1.0, 2.0)
+    assert "<img" not in html(1.0) + html(None, None)
 
 
 def test_short_calls_leave_no_line():

@@ -6,26 +6,25 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from condorpool.faces.notebook.textbar import duration
-from condorpool.interface import timeline
+from condorpool.interface.timeline import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from condorpool.interface.progress import Progress
+    from condorpool.interface.timeline import Chunk
 
 #: What a state looks like where JupyterLab's own colours are not known.
 COLOURS = {
-    "done": timeline.DONE,
-    "failed": timeline.FAILED,
+    "done": "var(--jp-success-color1, #388e3c)",
+    "failed": "var(--jp-error-color1, #d32f2f)",
     "running": "var(--jp-brand-color1, #1976d2)",
     "held": "var(--jp-warn-color1, #f57c00)",
 }
 OTHER = "var(--jp-border-color2, #bdbdbd)"
 
 
-def render(
-    progress: Progress, hint: str = "", chunks: Sequence[timeline.Chunk] = ()
-) -> dict[str, str]:
+def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> dict[str, str]:
     """Return a bundle for Jupyter: text, and HTML that is read without its styles too.
 
     Parameters
@@ -55,7 +54,7 @@ def render(
         html.append(f'<table style="margin: 4px 0">{rows}</table>')
         text += [f"  {what}: {why}" for what, why in groups]
     if len(chunks) > 1:
-        html.append(str(timeline.Picture(chunks)))
+        html.append(f"<div>{Picture(chunks).html()}</div>")
     if hint:
         html.append(f"<div>{escape(hint)}</div>")
         text.append(hint)

@@ -4,7 +4,8 @@
 
 Whatever was killed when: in the end no job, no directory, no process and no entry of
 the registry is left, and where ``on_exit="wait"`` every call that was posted was made.
-Maps that have a name can then be read as a whole, until `condorpool rm` is told.
+Maps that have a name can then be read as a whole, until `condorpool rm` is told, also
+where somebody who took them up was killed.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ for number in range(20):
         pool.starmap(work, [(f"{number}-{i}", 0) for i in "xyz"], chunksize=1)
     time.sleep(0.1)
 """
+
+
+ATTACH = "import sys, condorpool; condorpool.attach(sys.argv[1]).get()"
 
 
 def kill_cleaner(owner: Path | None) -> None:
@@ -100,6 +104,11 @@ def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> 
     if 0.2 < also < 0.6:
         time.sleep(chance.uniform(0, 2))
         kill_cleaner(home)
+    if scan and chance.random() < 0.5:
+        command = [sys.executable, "-c", ATTACH, f"{scan}-0"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as attached:
+            time.sleep(chance.uniform(0, 2))
+            attached.kill()
     maps = [json.loads(line) for line in owner.stdout.read().splitlines()]
     owner.stdout.close()
     owner.wait()
@@ -107,7 +116,8 @@ def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> 
     while list(folder.glob("condorpool-*")) or (home and home.exists()):
         if time.monotonic() > end:
             return f"{folder} ({on_exit}): {list(folder.iterdir())}"
-        if scan and not (home and home.exists()):
+        entries = [entry for entry in registry.everything() if entry.path.parent == folder]
+        if scan and entries and not any(entry.owner for entry in entries):
             lost += lost_results(maps, scan)
             scan = ""
         launch.sweep()  # what the user's next process would do

@@ -97,6 +97,7 @@ class TestMap:
         assert isinstance(done.error_in_exec, KeyboardInterrupt)
         assert "condorpool: the jobs go on. `_condor` has the result" in capsys.readouterr().err
         assert shell.user_ns["_condor"].get(timeout=30) == [None]
+        shell.user_ns["_condor"].forget()
 
     def test_in_a_function(self, shell):
         """Its variables are seen."""

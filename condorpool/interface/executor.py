@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from condorpool.engine.session import TAKEN_BACK
 from condorpool.interface.iterators import ResultIterator
+from condorpool.interface.notices import tell
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult
 from condorpool.values.events import JobState
@@ -222,8 +222,7 @@ class Executor(concurrent.futures.Executor):
     ) -> None:
         if kind is KeyboardInterrupt:
             # Whoever interrupts does not want to wait.
-            line = "condorpool: the jobs go on; executor.pool.terminate() removes them"
-            print(line, file=sys.stderr)  # noqa: T201 - what users are owed
+            tell("the jobs go on; executor.pool.terminate() removes them")
         self.shutdown(wait=kind is not KeyboardInterrupt)
 
 

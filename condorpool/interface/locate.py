@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from condorpool import personal as embedded
 from condorpool.access.accesspoint import AccessPoint, is_configured
 from condorpool.access.remote import RemoteAccessPoint
+from condorpool.interface.notices import tell
 from condorpool.values.exceptions import HTCondorNotFoundError
 
 
@@ -41,9 +41,5 @@ def find_access_point(
     if isinstance(personal, embedded.PersonalHTCondor):
         return personal.access_point()
     folder = None if personal in (None, True) else Path(str(personal))
-    started = embedded.start(folder, progress=_say)
+    started = embedded.start(folder, progress=tell)
     return started.access_point()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 - one line that the user is owed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import sys
 import time
 import weakref
 from collections import deque
@@ -26,6 +25,7 @@ from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.left import Left, leftovers
 from condorpool.interface.locate import find_access_point
+from condorpool.interface.notices import tell
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
 from condorpool.interface.timeline import Chunk, timeline
@@ -571,7 +571,7 @@ class Pool:
         result = mine[-1] if mine else self.take_up(found[-1])
         if result.ready():
             result.rerun()
-        _tell(
+        tell(
             f"{call.name!r} was begun before: {result.calls_ended} of {result.calls} calls "
             f"are not made again ({rid.replace('`', '')} gets rid of their results)"
         )
@@ -634,7 +634,7 @@ class Pool:
             except HTCondorError as error:
                 if not left:
                     raise
-                _tell(f"{error} Trying again in {wait:g} s.")
+                tell(f"{error} Trying again in {wait:g} s.")
             time.sleep(wait)
         self._results.append(result)
         if len(self._results) > self._crowd:
@@ -702,7 +702,7 @@ class Pool:
         try:
             return result.get()
         except KeyboardInterrupt:
-            _tell(
+            tell(
                 "interrupted; the jobs go on. Their result is pool.results[-1]: "
                 ".get() waits again, .remove() ends them"
             )
@@ -779,7 +779,7 @@ class Pool:
             nonlocal noted
             if time.monotonic() - noted > _NOTE_INTERVAL:
                 noted = time.monotonic()
-                _tell(f"waiting for {left} chunks before the pool is closed")
+                tell(f"waiting for {left} chunks before the pool is closed")
 
         sessions = list(self._sessions.items())
         have_left = [session.wait_all(note, patience) for _, session in sessions]
@@ -789,7 +789,7 @@ class Pool:
             if is_over:
                 launch.leave(session.directory.path, session.clean())
             else:
-                _tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
+                tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
                 launch.hand_over(session.directory.path)
             del self._sessions[base]
         _open_pools.discard(self)
@@ -842,7 +842,7 @@ class Pool:
         if kind is KeyboardInterrupt:
             # Whoever interrupts does not want to wait.  The jobs go on.
             self._closed = True
-            _tell("the jobs go on; pool.join() waits, pool.terminate() removes them")
+            tell("the jobs go on; pool.join() waits, pool.terminate() removes them")
             return
         self._stop_feeding()
         try:
@@ -864,10 +864,6 @@ class Pool:
         state = "closed" if self._closed else "open"
         left = sum(len(b.pending) for s in self._sessions.values() for b in s.batches.values())
         return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} chunks left>"
-
-
-def _tell(line: str) -> None:
-    print(f"condorpool: {line}", file=sys.stderr)  # noqa: T201 - what users are owed
 
 
 def _positive(name: str, value: int | None) -> int | None:
@@ -940,7 +936,7 @@ def _close_open_pools() -> None:
             pool._end(patience=0.5 if hurries else 5.0)  # noqa: SLF001
             pool.close()
         except CondorPoolError as error:
-            _tell(str(error))
+            tell(str(error))
 
 
 def _forget() -> None:

@@ -81,6 +81,14 @@ def test_the_widget_can_be_switched_off(environment, tmp_path):
     assert not [out for out in outputs if out.output_type == "display_data"]
 
 
+def test_notices_do_not_look_like_errors(environment, tmp_path):
+    """In a cell they come on standard output: the other has a red background."""
+    [outputs] = execute(environment, tmp_path, "for _ in range(2): pool.map(abs, [1], name='scan')")
+    [notice] = outputs
+    assert notice.name == "stdout"
+    assert notice.text.startswith("condorpool: 'scan' was begun before")
+
+
 def test_a_script_prints_nothing_by_itself(environment, tmp_path):
     """Where standard error is no terminal, only progress="text" makes lines."""
     code = SETUP + SLOW.replace("1)", "1, progress={})") + "\npool.close()"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from condorpool.faces.notebook import report
 from condorpool.faces.notebook.refresher import refresher
 from condorpool.faces.notebook.textbar import TextBar
+from condorpool.interface import notices
 from condorpool.interface.display import MOST
 from condorpool.interface.progress import Meter
 
@@ -49,7 +50,9 @@ def show(result: Result, kind: str) -> Display | None:
         from condorpool.faces.notebook.widget import Panel  # noqa: PLC0415 - imports IPython
 
         return refresher.add(Panel(result, found))
-    return refresher.add(TextBar(result, sys.stderr, is_live=bool(found) or sys.stderr.isatty()))
+    return refresher.add(
+        TextBar(result, notices.stream(), is_live=bool(found) or sys.stderr.isatty())
+    )
 
 
 def html(results: Sequence[Result], title: str) -> str:

@@ -28,6 +28,7 @@ from condorpool.faces.notebook import cell as remote
 from condorpool.faces.notebook.arguments import LineError, Options
 from condorpool.interface.attach import attach
 from condorpool.interface.job import QueuedJob
+from condorpool.interface.notices import tell
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.interface.results import Result
 from condorpool.values.exceptions import CondorPoolError
@@ -166,10 +167,9 @@ class CondorMagics(Magics):
         try:
             return result.get() if hasattr(result, "get") else list(result)
         except KeyboardInterrupt:
-            print(
-                f"condorpool: the jobs go on. `{LAST}` has the result: wait for it again, or "
-                f"`%condor_rm {LAST}`.",
-                file=sys.stderr,
+            tell(
+                f"the jobs go on. `{LAST}` has the result: wait for it again, or "
+                f"`%condor_rm {LAST}`."
             )
             raise
 

@@ -13,7 +13,6 @@ import sys
 import textwrap
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +30,13 @@ PATIENCE = 40.0
 
 #: Kernels of other versions, for the ways in which their clicks come: name → requirement.
 #: They are installed beside this environment, whose own kernel is "python3".
-KERNELS = {"ipykernel6": "ipykernel==6.31.0", "ipykernel7.0": "ipykernel==7.0.1"}
+KERNELS = {
+    f"ipykernel-{version}": f"ipykernel=={version}"
+    for version in ("6.29.5", "6.31.0", "7.0.1", "7.1.0", "7.2.0", "7.3.0")
+}
+
+#: Where a front end opens a notebook.
+FRONT_ENDS = {"lab": "lab/tree", "notebook": "notebooks"}
 
 SETUP = """
 import sys, time
@@ -80,8 +85,10 @@ def server(tmp_path_factory, htcondor):
         "ServerApp.port_retries": 0,
         "ServerApp.root_dir": folder / "work",
         "IdentityProvider.token": token,
+        "LabApp.expose_app_in_browser": True,
+        "JupyterNotebookApp.expose_app_in_browser": True,
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser"]
     command += ["--allow-root", *(f"--{name}={value}" for name, value in options.items())]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
@@ -122,28 +129,50 @@ def _add_kernel(folder, requirement):
 
 
 @pytest.fixture(scope="session")
-def lab(server):
-    """A page with JupyterLab in a headless Chromium: the system's own, no download."""
+def browser():
+    """A headless Chromium: the system's own, no download."""
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path, "the browser tests need Chromium: apt-get install chromium"
-    address, _, token = server
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         chromium = playwright.chromium.launch(executable_path=path, args=flags)
-        page = chromium.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(PATIENCE * 1000)
-        page.on("dialog", lambda dialog: dialog.accept())
-        page.goto(f"{address}/lab?token={token}")
-        page.wait_for_function("() => window.jupyterapp")
-        page.evaluate("() => window.jupyterapp.restored")
-        yield page
+        yield chromium
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """What the pages of a module have in common."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    context.set_default_timeout(PATIENCE * 1000)
+    context.on("dialog", lambda dialog: dialog.accept())
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context):
+    """An empty page."""
+    with contextlib.closing(context.new_page()) as page:
+        yield page
+
+
+@pytest.fixture(params=["python3", *KERNELS])
+def kernel(request):
+    """Each kernel in turn."""
+    return request.param
+
+
+@pytest.fixture(params=FRONT_ENDS)
+def front_end(request):
+    """JupyterLab, and Notebook 7."""
+    return request.param
+
+
 class Notebook:
-    """A notebook in JupyterLab."""
+    """A notebook in JupyterLab or Notebook 7."""
 
     panel = "window.jupyterapp.shell.currentWidget"
 
@@ -154,6 +183,7 @@ class Notebook:
     def ready(self):
         """Wait until the kernel is idle."""
         self.page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell")
+        self.page.evaluate("() => window.jupyterapp.restored")
         status = f"{self.panel}?.sessionContext?.session?.kernel?.status"
         self.page.wait_for_function(f"() => {status} === 'idle'")
 
@@ -179,11 +209,11 @@ class Notebook:
 
 
 @pytest.fixture
-def open_notebook(server, lab, tmp_path, request):
+def open_notebook(server, page, tmp_path, request):
     """Open a notebook with these code cells, after one that sets up."""
-    _, folder, _ = server
+    address, folder, token = server
 
-    def open_(*cells, kernel="python3"):
+    def open_(*cells, kernel="python3", front_end="lab"):
         sources = [SETUP.format(folder=str(tmp_path)), *map(textwrap.dedent, cells)]
         path = folder / f"{tmp_path.name}.ipynb"
         path.write_text(
@@ -208,28 +238,16 @@ def open_notebook(server, lab, tmp_path, request):
                 }
             )
         )
-        lab.evaluate(
-            """async (path) => {
-                const panel = await jupyterapp.commands.execute("docmanager:open", { path });
-                await panel.context.ready;
-            }""",
-            path.name,
-        )
-        notebook = Notebook(lab, Path(path))
+        page.goto(f"{address}/{FRONT_ENDS[front_end]}/{path.name}?reset&token={token}")
+        notebook = Notebook(page, path)
         notebook.ready()
         notebook.run(0)
         return notebook
 
     yield open_
     if getattr(request.node, "failed", False):
-        lab.screenshot(path=tmp_path / "failed.png")
-    lab.evaluate(
-        """async () => {
-            const panel = jupyterapp.shell.currentWidget;
-            await panel.sessionContext.shutdown();
-            panel.dispose();
-        }"""
-    )
+        page.screenshot(path=tmp_path / "failed.png")
+    page.evaluate(f"() => {Notebook.panel}.sessionContext.shutdown()")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -6,16 +6,15 @@ import json
 import subprocess
 import sys
 
-import pytest
 from playwright.sync_api import expect
 
 expect.set_options(timeout=30_000)
 
 
-@pytest.mark.parametrize("kernel", ["python3", "ipykernel6", "ipykernel7.0"])
-def test_held_jobs_are_removed_while_the_cell_blocks(open_notebook, kernel):
+def test_held_jobs_are_removed_while_the_cell_blocks(open_notebook, kernel, front_end):
     """A click on Remove held ends the cell that waits for them, whatever kernel it is."""
-    notebook = open_notebook("Pool(**HELD).map(abs, range(2), 1)", kernel=kernel)
+    call = "Pool(**HELD).map(abs, range(2), 1)"
+    notebook = open_notebook(call, kernel=kernel, front_end=front_end)
     notebook.run(1)
     expect(notebook.output(1)).to_contain_text("2 jobs held")
     notebook.button("Remove held").click()
@@ -55,6 +54,45 @@ def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):
     page = subprocess.run(convert, check=True, capture_output=True, text=True).stdout
     assert "7 of 8 calls done, 1 failed" in page
     assert "&lt;b&gt;no convergence" in page
+    notebook.page.evaluate(f"() => {notebook.panel}.sessionContext.shutdown()")
+    notebook.page.reload()
+    notebook.ready()
+    expect(notebook.output(1)).to_contain_text("fit: 7 of 8 calls done, 1 failed")
+
+
+def test_what_jobs_say_is_text(open_notebook):
+    """Names, reasons, exceptions and output are shown as they are: nobody's HTML is run."""
+    image = "<img src=x onerror=window.harmed=1>"
+    notebook = open_notebook(
+        f"""
+        def fit(x):
+            if x == 0:
+                raise ValueError("{image}")
+            print("{image} output", file=sys.stderr, flush=True)
+            time.sleep(60)
+        fit.__name__ = "{image}"
+        HELD["submitkwargs"]["transfer_input_files"] = "/no/{image}"
+        held = Pool(**HELD).map_async(fit, [0])
+        """,
+        "result = Pool(**SUBMIT, processes=1).map_async(fit, range(2), 1)",
+        "result",
+    )
+    notebook.run(1)
+    expect(notebook.output(1)).to_contain_text(f"{image}0 of 1 call")
+    expect(notebook.output(1)).to_contain_text(f"/no/{image}")
+    notebook.run(2)
+    output = notebook.output(2)
+    expect(output).to_contain_text(f"ValueError: {image}")
+    output.get_by_text("Jobs", exact=True).last.click()
+    output.get_by_role("button", name="Log of job").click()
+    expect(output.locator("pre")).to_contain_text(f"{image} output")
+    output.get_by_role("button", name="Remove all", exact=True).click()
+    output.get_by_role("button", name="Remove all that is left").click()
+    expect(output).to_contain_text(f"{image}: 0 of 2 calls done")
+    notebook.run(3)
+    expect(notebook.output(3)).to_contain_text(image)
+    assert notebook.page.locator(".jp-OutputArea img").count() == 0
+    assert notebook.page.evaluate("() => window.harmed") is None
 
 
 def test_failed_calls_are_made_again(open_notebook, tmp_path):
@@ -94,7 +132,7 @@ def test_where_clicks_do_not_come_through_it_is_said(open_notebook):
     expect(notebook.output(1)).to_contain_text("sleep: 1 of 1 calls done")
 
 
-def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook):
+def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_end):
     """The widget comes back; without signs of life it says so, and its buttons are off."""
     notebook = open_notebook(
         """
@@ -102,7 +140,8 @@ def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook):
         widget.HEARTBEAT = 0.3
         widget.JobWidget.heartbeat.default_value = 0.3
         result = Pool(**SUBMIT).map_async(time.sleep, [30])
-        """
+        """,
+        front_end=front_end,
     )
     notebook.run(1)
     expect(notebook.button("Hold all")).to_be_enabled()
@@ -113,6 +152,17 @@ def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook):
     notebook.page.evaluate(f"() => {notebook.panel}.sessionContext.restartKernel()")
     expect(notebook.button("Hold all")).to_be_disabled()
     expect(notebook.output(1)).to_contain_text("No contact with the kernel")
+
+
+def test_a_page_that_is_loaded_anew_sees_the_end(open_notebook, front_end):
+    """After a reload while a cell blocks, the widget comes back when that is over."""
+    notebook = open_notebook("Pool(**SUBMIT).map(time.sleep, [8], 1)", front_end=front_end)
+    notebook.run(1)
+    expect(notebook.button("Hold all")).to_be_enabled()
+    notebook.save()
+    notebook.page.reload()
+    expect(notebook.output(1)).to_contain_text("1 of 1 call")
+    expect(notebook.button("Hold all")).to_have_count(0)
 
 
 def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):

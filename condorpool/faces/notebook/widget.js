@@ -198,6 +198,7 @@ function render({ model, el }) {
       ([word]) => make("span", { class: `cp-part cp-${word}` }),
       (part, [, share]) => { part.style.flexGrow = share; });
     drawCounts(callCounts, numbers.filter(([, n]) => n >= 0.5));
+    callCounts.hidden = !callCounts.children.length;
     // Jobs that HTCondor will make later are the calls that wait.
     drawCounts(jobCounts, words.filter(([word]) => word !== "queued"));
     jobCounts.hidden = !jobCounts.children.length;

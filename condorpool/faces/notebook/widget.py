@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import dataclasses
 import logging
@@ -32,6 +33,11 @@ HEARTBEAT = 5.0
 
 #: Seconds within which a front end says that it shows the widget.
 APPEAR = 5.0
+
+#: Widgets of results that have ended, at most: pages that are loaded anew still find them.
+MOST_ENDED = 20
+
+_ended: collections.deque[JobWidget] = collections.deque()
 
 
 class JobWidget(anywidget.AnyWidget):
@@ -114,7 +120,9 @@ class Panel:
         bundle = report.render(progress, chunks=self._result.chunks())
         self._handle.update(bundle, raw=True)
         self._clicks.drop(self._widget.comm)
-        self._widget.close()
+        _ended.append(self._widget)
+        if len(_ended) > MOST_ENDED:
+            _ended.popleft().close()
 
     def _state(self, progress: Progress) -> dict[str, Any]:
         state = dataclasses.asdict(progress)

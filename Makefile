@@ -1,12 +1,13 @@
 # make demo   the quickstart notebook on a real HTCondor, from nothing
 # make test   format, lint, types and the whole suite, on real HTCondor
+# make pictures  the README's pictures of the widget, in a real JupyterLab
 # make bench  what a call costs, against raw htcondor2 and multiprocessing
 
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := condorpool tests
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check pictures bench format clean
 
 demo: .venv/demo
 	$(BIN)/condorpool demo
@@ -18,6 +19,9 @@ check: .venv/test
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+
+pictures: .venv/test
+	$(BIN)/pytest -q tests/browser/shots.py
 
 bench: .venv/test
 	$(BIN)/python tests/benchmarks/bench.py

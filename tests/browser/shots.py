@@ -1,0 +1,90 @@
+"""Makes the README's pictures of the widget anew: `make pictures`."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+expect.set_options(timeout=60_000)
+
+IMAGES = Path(__file__).parents[2] / "notebooks" / "images"
+
+FIT = """
+pool = Pool(**SUBMIT)
+def fit_tracks(event):
+    time.sleep(0.4 + event % 3 * 0.2)
+    if event == 7:
+        raise ValueError(f"no convergence for event {event}")
+    return event
+result = pool.map_async(fit_tracks, range(40), 1)
+"""
+
+HELD = """
+def fit_tracks(event):
+    return event
+pool = Pool(**SUBMIT, processes=40, maxtasksperchild=1)
+calibration = dict(should_transfer_files="YES", transfer_input_files="/data/calibration.db")
+result = pool.map_async(fit_tracks, range(12), 1, submitkwargs=calibration)
+"""
+
+IDLE = 'other = pool.map_async(fit_tracks, range(100), 1, memory="900TB")'
+
+
+@pytest.fixture(scope="module")
+def context(browser):
+    """Pages that have two pixels where others have one."""
+    context = browser.new_context(viewport={"width": 1100, "height": 900}, device_scale_factor=2)
+    context.set_default_timeout(60_000)
+    yield context
+    context.close()
+
+
+def take(name, shown):
+    """Write a picture of a part of the page, in as many colours as it needs."""
+    shown.page.mouse.move(0, 0)
+    shown.page.wait_for_timeout(500)  # for what moves
+    margin, box = 4, shown.bounding_box()
+    clip = {"x": box["x"] - margin, "y": box["y"] - margin}
+    clip |= {"width": box["width"] + 2 * margin, "height": box["height"] + 2 * margin}
+    picture = Image.open(io.BytesIO(shown.page.screenshot(clip=clip))).convert("RGB")
+    IMAGES.mkdir(exist_ok=True)
+    picture.quantize(64).save(IMAGES / f"{name}.png", optimize=True)
+
+
+def wear(notebook, theme):
+    """Change JupyterLab's colours."""
+    change = "theme => jupyterapp.commands.execute('apputils:change-theme', { theme })"
+    notebook.page.evaluate(change, f"JupyterLab {theme}")
+    notebook.page.wait_for_timeout(2000)
+
+
+def test_calls_run_and_end(open_notebook):
+    """Pictures of running calls, of which one failed; of their jobs; and of what stays."""
+    notebook = open_notebook(FIT)
+    notebook.run(1)
+    output = notebook.output(1)
+    expect(output).to_contain_text(re.compile("1[0-9] done"))
+    take("running", output.locator(".condorpool"))
+    output.get_by_text("Jobs", exact=True).last.click()
+    expect(output.get_by_role("row").nth(1)).to_contain_text("running")
+    wear(notebook, "Dark")
+    take("dark", output.locator(".condorpool"))
+    wear(notebook, "Light")
+    expect(output).to_contain_text("39 of 40 calls done")
+    take("done", output.locator(".jp-RenderedHTML"))
+
+
+def test_jobs_are_held_and_idle(open_notebook):
+    """Pictures of jobs that are held, and of those that nobody has a machine for."""
+    notebook = open_notebook(HELD, IDLE)
+    notebook.run(1)
+    expect(notebook.output(1)).to_contain_text("12 jobs held")
+    take("held", notebook.output(1).locator(".condorpool"))
+    notebook.run(2)
+    expect(notebook.output(2)).to_contain_text("40 idle")
+    take("idle", notebook.output(2).locator(".condorpool"))

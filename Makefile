@@ -13,7 +13,7 @@ demo: .venv/demo
 	$(BIN)/condorpool demo
 
 test: check
-	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest -n 4 --dist loadscope --basetemp="$$tmp/pytest"
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest -n 3 --dist loadscope --basetemp="$$tmp/pytest"
 
 check: .venv/test
 	$(BIN)/ruff format --check $(CODE)

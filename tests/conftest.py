@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def pool(make_pool):
     return make_pool()
 
 
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """Give the folder of a notebook, whose modules are found, and forgotten after the test.
+
+    It is not the submit directory, and no job looks there.
+    """
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """Add to a failure what HTCondor knows: event logs, hold reasons, daemon logs."""
@@ -93,4 +110,6 @@ def gone(tmp_path):
         return not list(tmp_path.glob("condorpool-*"))
 
     yield check
-    shutil.rmtree(tmp_path, ignore_errors=True)
+    # The folder itself stays: without it a cleaner would wait for its file system.
+    for left in tmp_path.iterdir():
+        shutil.rmtree(left, ignore_errors=True)

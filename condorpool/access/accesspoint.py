@@ -119,7 +119,14 @@ class AccessPoint:
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
 
-    def _ask(self, operation: Callable[[Any], T]) -> T:
+    def _ask(self, doing: str, operation: Callable[[Any], T]) -> T:
+        """Do something with the schedd, or tell what could not be done."""
+        try:
+            return self._try(operation)
+        except _FAULTS as error:
+            raise self._fault(doing, error) from error
+
+    def _try(self, operation: Callable[[Any], T]) -> T:
         """Do something with the schedd; find it again if it has moved."""
         try:
             return operation(self._schedd())
@@ -163,7 +170,7 @@ class AccessPoint:
             add_kerberos_tokens(self.collector_address or None)
         try:
             submit = htcondor2.Submit(dict(description))
-            done = self._ask(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
+            done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
             return int(done.cluster())
         except (*_FAULTS, ValueError) as error:
             if _SKEW.search(str(error)) or not self._answers():
@@ -205,12 +212,9 @@ class AccessPoint:
             Job ids (``"12.3"``), or one constraint.
         """
         spec = jobs if isinstance(jobs, str) else list(jobs)
-        try:
-            # The bindings drop a reason that is not in a pair with its subcode.
-            why = (reason, 0) if reason else None
-            done = self._ask(lambda schedd: schedd.act(ACTIONS[action], spec, why))
-        except _FAULTS as error:
-            raise self._fault(f"{action} jobs", error) from error
+        # The bindings drop a reason that is not in a pair with its subcode.
+        why = (reason, 0) if reason else None
+        done = self._ask(f"{action} jobs", lambda schedd: schedd.act(ACTIONS[action], spec, why))
         return int(done["TotalSuccess"])
 
     def edit(self, jobs: str | Sequence[str], attribute: str, value: str) -> int:
@@ -220,17 +224,13 @@ class AccessPoint:
         not made yet keep what they were described with: the bindings cannot change that.
         """
         spec = jobs if isinstance(jobs, str) else list(jobs)
-        try:
-            return int(self._ask(lambda schedd: schedd.edit(spec, attribute, value)))
-        except _FAULTS as error:
-            raise self._fault(f"change {attribute} of jobs", error) from error
+        doing = f"change {attribute} of jobs"
+        return int(self._ask(doing, lambda schedd: schedd.edit(spec, attribute, value)))
 
     def query(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
         """Return these attributes of the jobs that are in the queue."""
-        try:
-            ads = self._ask(lambda schedd: schedd.query(constraint, list(projection)))
-        except _FAULTS as error:
-            raise self._fault("query jobs", error) from error
+        wanted = list(projection)
+        ads = self._ask("query jobs", lambda schedd: schedd.query(constraint, wanted))
         return [dict(ad) for ad in ads]
 
     def most_memory(self, jobs: Sequence[str]) -> int:
@@ -238,10 +238,7 @@ class AccessPoint:
         constraint = " || ".join(
             "(ClusterId == {} && ProcId == {})".format(*job.split(".")) for job in jobs
         )
-        try:
-            ads = self._ask(lambda schedd: schedd.query(constraint))
-        except _FAULTS as error:
-            raise self._fault("query jobs", error) from error
+        ads = self._ask("query jobs", lambda schedd: schedd.query(constraint))
         # Both may be expressions over other attributes.
         told = [
             ad.eval(name) for ad in ads for name in ("RequestMemory", "MemoryUsage") if name in ad
@@ -250,10 +247,8 @@ class AccessPoint:
 
     def history(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
         """Return these attributes of the jobs that have left the queue; slow."""
-        try:
-            ads = self._ask(lambda schedd: schedd.history(constraint, list(projection)))
-        except _FAULTS as error:
-            raise self._fault("ask for the history of jobs", error) from error
+        doing, wanted = "ask for the history of jobs", list(projection)
+        ads = self._ask(doing, lambda schedd: schedd.history(constraint, wanted))
         return [dict(ad) for ad in ads]
 
     def slots(self) -> Iterator[dict[str, Any]]:
@@ -278,10 +273,10 @@ class AccessPoint:
             if isinstance(job, str):
                 cluster, _, proc = job.partition(".")
                 one = f"ClusterId == {cluster} && ProcId == {proc}"
-                ads = self._ask(lambda schedd: schedd.query(one))
+                ads = self._try(lambda schedd: schedd.query(one))
             else:
                 ads = [matching.ad_of(job)]
-            running = self._ask(lambda schedd: schedd.query("JobStatus == 2", ["Owner"]))
+            running = self._try(lambda schedd: schedd.query("JobStatus == 2", ["Owner"]))
             central = htcondor2.Collector(self.collector_address or None)
             slots = central.query(htcondor2.AdType.Startd, 'SlotType =!= "Dynamic"')
         except _FAULTS as error:

@@ -31,64 +31,32 @@ PROBE = "probe"
 SHIPPED = (LAUNCHER, SUPPORT)
 
 
-def crew_name(crew: int) -> str:
-    """Name the file that all jobs of a crew share."""
-    return f"{crew}.crew"
+# The names of files: what they hold, and the numbers or the job id that stand in them.
 
-
-def jobs_name(crew: int) -> str:
-    """Name the file that tells of the jobs of a crew."""
-    return f"{crew}.jobs"
-
-
-def posted_name(crew: int) -> str:
-    """Name the folder from which a crew's jobs take chunks."""
-    return f"{crew}.posted"
-
-
-def taken_name(crew: int) -> str:
-    """Name the folder to which they take them, with their job id at the end."""
-    return f"{crew}.taken"
-
-
-def call_name(batch: int) -> str:
-    """Name the file that all chunks of a batch share."""
-    return f"{batch}.call"
-
-
-def facts_name(batch: int) -> str:
-    """Name the file that tells of a batch."""
-    return f"{batch}.facts"
-
-
-def chunk_name(batch: int, first: int | str) -> str:
-    """Name the file with the arguments of a chunk, by its first call."""
-    return f"{batch}-{first}.chunk"
-
-
-def outcome_name(batch: int, first: int | str) -> str:
-    """Name the file that the job leaves for a chunk."""
-    return f"{batch}-{first}.outcome"
-
-
-def error_name(batch: int, first: int) -> str:
-    """Name the file that tells why a chunk has no outcome."""
-    return f"{batch}-{first}.error"
-
-
-def shared_name(number: int) -> str:
-    """Name the file of an object that calls share."""
-    return f"{number}.shared"
-
-
-def stdout_name(job: str) -> str:
-    """Name the standard output of a job, by its id."""
-    return f"job-{job}.out"
-
-
-def stderr_name(job: str) -> str:
-    """Name the standard error of a job, by its id."""
-    return f"job-{job}.err"
+#: What all jobs of a crew share.
+crew_name = "{}.crew".format
+#: What tells of the jobs of a crew.
+jobs_name = "{}.jobs".format
+#: The folder from which a crew's jobs take chunks.
+posted_name = "{}.posted".format
+#: The folder to which they take them, with their job id at the end.
+taken_name = "{}.taken".format
+#: What all chunks of a batch share.
+call_name = "{}.call".format
+#: What tells of a batch.
+facts_name = "{}.facts".format
+#: The arguments of a chunk: its batch and its first call.
+chunk_name = "{}-{}.chunk".format
+#: What the job leaves for a chunk.
+outcome_name = "{}-{}.outcome".format
+#: Why a chunk has no outcome.
+error_name = "{}-{}.error".format
+#: An object that calls share.
+shared_name = "{}.shared".format
+#: The standard output of a job, by its id.
+stdout_name = "job-{}.out".format
+#: The standard error of a job, by its id.
+stderr_name = "job-{}.err".format
 
 
 #: A batch, and those that made calls of it again, with what is written down of them.

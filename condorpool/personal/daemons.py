@@ -113,6 +113,9 @@ NEGOTIATOR_CYCLE_DELAY = 0
 SCHEDD_INTERVAL = 1
 SCHEDD_MIN_INTERVAL = 0
 UPDATE_INTERVAL = 2
+# Otherwise a cycle has twenty offers for each user: as many jobs that match nothing take them all,
+# and no other job is ever offered.
+SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False
 
 # One slot, of which each job takes what it asks for.
 NUM_SLOTS = 1

@@ -16,8 +16,6 @@ import urllib.request
 
 import pytest
 
-from condorpool import personal
-
 #: No news, no autosave, and all cells in the page, also those scrolled out of sight.
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -45,15 +43,6 @@ SUBMIT = dict(submitdir={folder!r})
 HELD = dict(SUBMIT, processes=2, maxtasksperchild=1, submitkwargs=dict(
     should_transfer_files="YES", transfer_input_files="/no/such/file"))
 """
-
-
-@pytest.fixture(scope="session")
-def htcondor(tmp_path_factory):
-    """One personal HTCondor with two CPUs."""
-    personal.install()
-    started = personal.start(tmp_path_factory.mktemp("htcondor") / "personal", cpus=2)
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="session")
@@ -128,9 +117,12 @@ def _add_kernel(folder, requirement):
     (folder / "kernel.json").write_text(json.dumps(spec))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium: the system's own, no download."""
+    """A headless Chromium: the system's own, no download.
+
+    Not for longer: while it runs, this thread has a running event loop.
+    """
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium") or shutil.which("google-chrome")

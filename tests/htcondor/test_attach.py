@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -79,20 +80,28 @@ while result.calls_ended < 3:
 """
 
 
-def mine(name):
-    """Return what is left under a name."""
-    return [left for left in leftovers() if left.name == name]
+@pytest.fixture
+def mine(tmp_path):
+    """Return what is left under a name in the test's folder."""
+    return lambda name: [
+        left for left in leftovers() if left.name == name and left.entry.path.parent == tmp_path
+    ]
 
 
-def until_noted(name, words):
+@pytest.fixture
+def until_noted(mine):
     """Wait until the cleaner says this of what is left under a name."""
-    end = time.monotonic() + 40
-    while not any(words in left.entry.note for left in mine(name)):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+
+    def wait(name, words):
+        end = time.monotonic() + 40
+        while not any(words in left.entry.note for left in mine(name)):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    return wait
 
 
-def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone):
+def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone, mine):
     """What was done is not made again; what runs, and what waits, is waited for."""
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     (left,) = mine("note")
@@ -107,7 +116,7 @@ def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone):
     assert gone()
 
 
-def test_the_cleaner_lets_go_of_what_is_taken_up(client, make_pool, tmp_path, gone):
+def test_the_cleaner_lets_go_of_what_is_taken_up(client, make_pool, tmp_path, gone, until_noted):
     """While it waits for running jobs, somebody comes back."""
     code = f"""
 pool.starmap_async(note, [(folder, x, 3) for x in range(4)], chunksize=1)
@@ -123,7 +132,7 @@ while not os.path.exists(folder + "/made-0"):
     assert gone()
 
 
-def test_what_is_there_to_attach(client, make_pool, gone):
+def test_what_is_there_to_attach(client, make_pool, gone, mine, until_noted):
     """A table says so; names that are not there are told."""
     assert client(f"pool.map(abs, range(3), name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")
@@ -151,7 +160,7 @@ def test_what_is_there_to_attach(client, make_pool, gone):
     assert gone()
 
 
-def test_a_failed_call_is_made_again_where_it_is_taken_up(client, make_pool, tmp_path):
+def test_a_failed_call_is_made_again_where_it_is_taken_up(client, make_pool, tmp_path, mine):
     """The error is the same there; only that call is repeated."""
     code = f"""
 def deadly(folder, x):
@@ -224,7 +233,7 @@ class TestNames:
         assert result.get() == [1, 2]
         result.forget()
 
-    def test_they_outlive_a_kill(self, client, make_pool, tmp_path):
+    def test_they_outlive_a_kill(self, client, make_pool, tmp_path, mine, until_noted):
         """The cleaner finishes the work and keeps what came of it."""
         calls = "[(folder, x, 0.3) for x in range(8)]"
         code = f"pool.starmap_async(note, {calls}, 1, name='scan'); {KILL}"
@@ -257,7 +266,7 @@ import os, pathlib, signal, sys, time
 import condorpool
 from condorpool.cleaner import launch
 from condorpool.interface.left import leftovers
-(left,) = (left for left in leftovers() if left.name == "note")
+*_, left = (left for left in leftovers() if left.name == "note")
 """
 
 RACE = """
@@ -313,7 +322,7 @@ def test_who_takes_it_up_is_killed(steps, client, make_pool, tmp_path, gone):
 
 @pytest.mark.parametrize("anew", ["in its folder", "elsewhere"])
 @pytest.mark.parametrize("tasks", [None, 1], ids=["runners", "jobs"])
-def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone):
+def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone, mine):
     """What was not done is done by another, where the same job numbers are other jobs."""
     folder = tmp_path / "personal"
     with personal.start(folder, cpus=2):
@@ -322,12 +331,13 @@ def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone):
     before = made(tmp_path)
     (left,) = mine("note")
     assert 3 <= left.done < 12
-    if anew == "elsewhere":
-        pool = make_pool()
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        pool = make_pool(personal=folder)
-    with pool:
+    with contextlib.ExitStack() as stack:
+        if anew == "elsewhere":
+            pool = make_pool()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            pool = make_pool(personal=stack.enter_context(personal.start(folder, cpus=2)))
+        stack.enter_context(pool)
         other = pool.map_async(abs, [-1])
         result = pool.take_up(left)
         assert result.get(timeout=60) == list(range(12))
@@ -338,7 +348,7 @@ def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone):
     assert gone()
 
 
-def test_it_is_elsewhere(client, make_pool, tmp_path):
+def test_it_is_elsewhere(client, make_pool, tmp_path, mine):
     """A pool at another access point does not get it, and it stays where it is."""
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     with personal.start(tmp_path / "personal", cpus=1) as other:
@@ -351,7 +361,7 @@ def test_it_is_elsewhere(client, make_pool, tmp_path):
         assert pool.take_up(mine("note")[-1]).get(timeout=60) == list(range(12))
 
 
-def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch):
+def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch, mine, until_noted):
     """It is said, and can be taken up later."""
     assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")
@@ -371,7 +381,7 @@ def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch):
     result.forget()
 
 
-def test_half_of_a_map(client, tmp_path, gone):
+def test_half_of_a_map(client, tmp_path, gone, mine):
     """Who was killed while he wrote it has promised nothing: it is not offered, nor kept."""
     code = f"""
 from condorpool.engine import payload
@@ -394,7 +404,7 @@ pool.starmap_async(note, [(folder, x) for x in range(12)], chunksize=2, name="sc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_directory_of_somebody_else(client, tmp_path):
+def test_a_directory_of_somebody_else(client, tmp_path, mine, until_noted):
     """It is not offered and not cleaned up, though it has our marks."""
     assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")

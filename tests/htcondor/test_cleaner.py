@@ -37,7 +37,15 @@ def started(name):
 
 
 @pytest.fixture(scope="module")
-def htcondor(tmp_path_factory):
+def registered(tmp_path_factory):
+    """A registry in which nobody else has left anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def htcondor(tmp_path_factory, registered):
     """A personal HTCondor that looks at leases every second."""
     personal.install()
     settings = {

@@ -31,26 +31,16 @@ def pool(make):
 
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write modules beside a notebook, and forget them after the test.
-
-    The notebook's folder is not the submit directory, and no job looks there.
-    """
-    folder = tmp_path / "notebook"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    before = set(sys.modules)
+def write(beside):
+    """Write modules beside a notebook."""
 
     def write(name, source):
-        file = folder / name
+        file = beside / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(source)
         importlib.invalidate_caches()
 
-    yield write
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
-            del sys.modules[name]
+    return write
 
 
 def on_the_path(name):

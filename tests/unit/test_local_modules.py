@@ -17,22 +17,17 @@ from condorpool.values.exceptions import PayloadError
 
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write modules into a folder of the path, and forget them after the test."""
-    monkeypatch.syspath_prepend(tmp_path)
-    before = set(sys.modules)
+def write(beside):
+    """Write modules beside a notebook."""
 
     def write(**sources):
         for name, source in sources.items():
-            file = tmp_path / f"{name.replace('__in__', '/')}.py"
+            file = beside / f"{name.replace('__in__', '/')}.py"
             file.parent.mkdir(exist_ok=True)
             file.write_text(source)
         importlib.invalidate_caches()
 
-    yield write
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
+    return write
 
 
 def sent(func=None, local=None):
@@ -117,26 +112,26 @@ class TestFound:
         found = sent(by_value("def f():\n    import cp_lazy"), local)
         assert sent(len, local) == found
 
-    def test_a_folder_without_init_and_a_compiled_module(self, write, tmp_path):
+    def test_a_folder_without_init_and_a_compiled_module(self, write, beside):
         """The first is a package; of the second only the name goes along."""
         write(cp_space__in__one="x = 1\n")
         importlib.import_module("cp_space.one")
         compiled = type(sys)("cp_compiled")
-        compiled.__file__ = str(tmp_path / "cp_compiled.so")
+        compiled.__file__ = str(beside / "cp_compiled.so")
         sys.modules["cp_compiled"] = compiled
         found = sent()
         assert found["cp_space"][1:] == (True, None)
         assert found["cp_space.one"][1:] == (False, b"x = 1\n")
         assert found["cp_compiled"] == (compiled.__file__, False, None)
 
-    def test_what_cannot_be_written_is_a_sites(self, write, tmp_path, monkeypatch):
+    def test_what_cannot_be_written_is_a_sites(self, write, beside, monkeypatch):
         """Unless it lies beside the notebook."""
         write(cp_one="", cp_two="")
         importlib.import_module("cp_one")
         monkeypatch.setattr(os, "access", lambda *_: False)
         modules._is_own.cache_clear()
         assert "cp_one" not in sent()
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(beside)
         assert "cp_one" in sent()
         modules._is_own.cache_clear()
 

@@ -249,6 +249,7 @@ class Batch:
         self.is_open = True  # more chunks may come
         #: The first call of each chunk that has not come to anything → its end.
         self.pending: dict[int, int] = {}
+        self.delivering = 0  # chunks that have, of which nobody has been told yet
         #: The first calls of chunks that have files.
         self.files: set[int] = set()
         self.failed: set[int] = set()
@@ -280,6 +281,11 @@ class Batch:
     def is_done(self) -> bool:
         """Whether all its chunks have come to something."""
         return not self.pending and not self.is_open
+
+    @property
+    def left(self) -> int:
+        """How many chunks have not come to anything that whoever asked for it knows of."""
+        return len(self.pending) + self.delivering + self.is_open
 
     @property
     def is_good(self) -> bool:

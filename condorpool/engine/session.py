@@ -686,6 +686,7 @@ class Session:
             if made < batch.pending[first]:
                 batch.split(int(made))  # its job has left the rest to others
             end = batch.pending.pop(first)
+            batch.delivering += 1
             if isinstance(result, JobError) or result.errors:
                 batch.is_flawed = not batch.streams
             if isinstance(result, JobFailedError):
@@ -699,7 +700,13 @@ class Session:
                 batch.files.discard(first)
                 batch.holders.pop(first, None)
                 self.directory.discard_chunks(batch.number, [first])
-        batch.deliver(first, end, result)
+        try:
+            batch.deliver(first, end, result)
+        finally:
+            with self.changed:
+                batch.delivering -= 1
+                if not batch.left:
+                    self.changed.notify_all()
 
     def _failure(self, cluster: Cluster, proc: int, task_timeout: float | None = None) -> JobError:
         job, job_id = cluster.jobs[proc], cluster.job_id(proc)
@@ -977,8 +984,8 @@ class Session:
         killed: set[str] = set()
         while True:
             with self.changed:
-                waited = [b for b in self.batches.values() if b.options.cleanup and not b.is_done]
-                left = sum(len(b.pending) + b.is_open for b in waited)
+                waited = [b for b in self.batches.values() if b.options.cleanup and b.left]
+                left = sum(b.left for b in waited)
                 doomed = sorted({job for b in waited for job in _killable(b)} - killed)
                 if not left:
                     break

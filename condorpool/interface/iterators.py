@@ -147,7 +147,7 @@ class ResultIterator(Handle, Generic[T]):
 
     def ready(self) -> bool:
         """Tell whether the iterable and all calls have ended."""
-        return self._mine.is_done
+        return not self._mine.left
 
     def next(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
         """Return the next result; waits for it at most ``timeout`` seconds.
@@ -185,7 +185,7 @@ class ResultIterator(Handle, Generic[T]):
         return super().take_back()
 
     def _has_something(self) -> bool:
-        return bool(self._ready) or self._mine.is_done
+        return bool(self._ready) or self.ready()
 
     def __next__(self) -> T:
         return self.next()

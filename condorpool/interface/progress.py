@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from condorpool.access.outlook import Outlook, lookout
 from condorpool.engine.crew import Cluster, JobRecord
 from condorpool.interface.job import QueuedJob
 from condorpool.values import holds
@@ -35,6 +36,9 @@ WORDS = {
 
 #: Seconds over which the rate is taken.
 WINDOW = 60.0
+
+#: Seconds within which nobody wonders why a job does not run.
+SHORT = 3.0
 
 #: Reasons and messages are cut: somebody's whole standard error may be in one.
 LONGEST = 400
@@ -150,7 +154,8 @@ class Progress:
 class Meter:
     """Reads a result's progress again and again, for its rate; one thread at a time may.
 
-    Asks neither disk nor access point: what it says is what the event log said last.
+    Asks neither disk nor access point: what it says is what the event log said last,
+    and what the HTCondor pool looked like a moment ago.
     """
 
     def __init__(self, result: Result, clock: Callable[[], float] = time.monotonic) -> None:
@@ -189,6 +194,9 @@ class Meter:
         jobs = {word: jobs[word] for word in WORDS if jobs[word] > 0}
         rate, left = self._speed(ended, result.calls, is_moving="running" in jobs)
         now, failed = self._clock(), result.calls_failed
+        outlook = None
+        if "idle" in jobs and now - self._begun > SHORT and not is_over:
+            outlook = lookout(session.access_point.collector_address).read()
         return Progress(
             name=result.name,
             calls=result.calls,
@@ -204,7 +212,14 @@ class Meter:
             failures=tuple(sorted(self._failures.values(), key=lambda group: -group.count)),
             note=""
             if is_over
-            else _note(jobs, away, stuck=stuck, ended=ended, silent=silent and now - silent),
+            else _note(
+                jobs,
+                away,
+                stuck=stuck,
+                ended=ended,
+                silent=silent and now - silent,
+                outlook=outlook,
+            ),
             ended=is_over,
             elapsed=now - self._begun,
         )
@@ -295,17 +310,37 @@ _WAITS = {
 }
 
 
-def _note(jobs: dict[str, int], away: int, *, stuck: bool, ended: int, silent: float | None) -> str:
+def _note(
+    jobs: dict[str, int],
+    away: int,
+    *,
+    stuck: bool,
+    ended: int,
+    silent: float | None,
+    outlook: Outlook | None,
+) -> str:
     if silent is not None:
         return f"The access point has not answered for {silent:.0f} s; its jobs go on."
     if stuck:
         return "Nothing but held jobs is left: release or remove them."
     if away:
         return f"{away:,} jobs are out of reach; HTCondor waits for their machines to come back."
+    if outlook and "transferring" not in jobs:
+        return _wait_for_slots(jobs["idle"], outlook)
     if ended and "running" in jobs:
         return ""
     waits = (text for word, text in _WAITS.items() if word in jobs)
     return next(waits, "Jobs are on their way to the queue.")
+
+
+def _wait_for_slots(idle: int, outlook: Outlook) -> str:
+    jobs = "1 job waits" if idle == 1 else f"{idle:,} jobs wait"
+    free = f"{outlook.free:,} of the pool's {outlook.cpus:,} CPUs are free"
+    if outlook.cpus and not outlook.free:
+        free = f"all {outlook.cpus:,} CPUs of the pool are taken"
+    left = outlook.until_negotiation(time.time())
+    soon = "" if left is None else f"; the next negotiation is in about {left:.0f} s"
+    return f"{jobs} for slots: {free}{soon}."
 
 
 # -- single jobs ------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -21,6 +20,21 @@ def test_held_jobs_are_removed_while_the_cell_blocks(open_notebook, kernel, fron
     notebook.button("Remove 2 jobs").click()
     expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 failed")
     expect(notebook.output(1)).to_contain_text("JobRemovedError: job")
+
+
+def test_clicks_come_through_a_subshell_of_ours(open_notebook, front_end):
+    """Where a kernel's reading thread cannot be reached, since ipykernel 7.4."""
+    call = """
+        import ipykernel.kernelbase
+        del ipykernel.kernelbase.Kernel.shell_channel_thread_main
+        Pool(**HELD).map(abs, range(2), 1)
+        """
+    notebook = open_notebook(call, front_end=front_end)
+    notebook.run(1)
+    expect(notebook.output(1)).to_contain_text("2 jobs held")
+    notebook.button("Remove held").click()
+    notebook.button("Remove 2 jobs").click()
+    expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 failed")
 
 
 def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):
@@ -166,36 +180,36 @@ def test_a_page_that_is_loaded_anew_sees_the_end(open_notebook, front_end):
 
 
 def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
-    """The page draws as quickly for 100,000 jobs as for few."""
+    """The page draws as quickly for 100,000 calls as for 100."""
     notebook = open_notebook(
         """
         from condorpool.faces.notebook.widget import JobWidget
         import threading
-        def state(n):
+        def state(n, calls):
+            part = calls // 100
             return dict(
-                name="fit", calls=100_000, done=n * 500, failed=n * 10, pending=1, hosts=900, limit=1000,
-                jobs=dict(idle=40_000 - n, running=30_000 + n, held=20_000),
-                shares=dict(done=n * 500., failed=n * 10., running=30_000., held=20_000., waiting=1000.),
+                name="fit", calls=calls, done=n * part // 2, failed=n * part // 50, pending=1, hosts=900,
+                limit=1000, jobs=dict(idle=40 * part - n, running=30 * part + n, held=20 * part),
+                shares=dict(done=n * part / 2, running=30. * part, held=20. * part, waiting=part),
                 held=[dict(key=str(k), reason="Transfer input files failure " * 5, code=13, subcode=2,
                            count=n + k, cure="Put it there", needs_memory=k == 0) for k in range(20)],
                 failures=[dict(kind="ValueError", message="m" * 300 + str(k), count=n) for k in range(20)],
                 rate=20. + n, left=500. - n, note="", ended=False, elapsed=100. + n)
-        w = JobWidget(state=state(0))
-        def go():
+        w = JobWidget(state=state(0, 100))
+        def go(calls):
             for n in range(1, 41):
-                w.state = state(n)
+                w.state = state(n, calls)
                 time.sleep(0.1)
         w
         """,
-        "threading.Thread(target=go).start()",
+        "threading.Thread(target=go, args=(100,)).start()",
+        "threading.Thread(target=go, args=(100_000,)).start()",
     )
     notebook.run(1)
-    expect(notebook.output(1)).to_contain_text("0 of 100,000 calls")
+    expect(notebook.output(1)).to_contain_text("0 of 100 calls")
     notebook.page.evaluate(
         """() => {
             const request = window.requestAnimationFrame.bind(window);
-            window.frames_ = [];
-            window.work_ = [];
             window.requestAnimationFrame = (draw) => request((now) => {
                 const begun = performance.now();
                 draw(now);
@@ -204,17 +218,22 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
             });
             let last = performance.now();
             const frame = (now) => { window.frames_.push(now - last); last = now; request(frame); };
+            window.begin_ = () => { window.frames_ = []; window.work_ = []; };
+            window.begin_();
             request(frame);
         }"""
     )
-    notebook.run(2)
-    expect(notebook.output(1)).to_contain_text("20,400 of 100,000 calls")
-    frames = sorted(notebook.page.evaluate("() => window.frames_.slice(5)"))
-    work = sorted(notebook.page.evaluate("() => window.work_"))
-    with capsys.disabled():
-        for what, times in (("frames", frames), ("drawings", work)):
-            slowest = json.dumps([round(ms, 1) for ms in times[-3:]])
-            print(f" {len(times)} {what}: median {times[len(times) // 2]:.1f} ms, {slowest}")
-    # Others may have the machine meanwhile: what must hold is that we are not the cause.
-    assert work[len(work) // 2] < 24
+    medians = []
+    for cell, end in ((2, "20 of 100 calls"), (3, "20,800 of 100,000 calls")):
+        notebook.page.evaluate("window.begin_()")
+        notebook.run(cell)
+        expect(notebook.output(1)).to_contain_text(end)
+        with capsys.disabled():
+            for what in ("frames_", "work_"):
+                times = sorted(notebook.page.evaluate(f"window.{what}"))
+                medians.append(times[len(times) // 2])
+                slowest = [round(ms, 1) for ms in times[-3:]]
+                print(f" {end}: {len(times)} {what} median {medians[-1]:.1f} ms, slowest {slowest}")
+    few, many = medians[1::2]
+    assert many < 3 * few
     assert notebook.page.locator(".condorpool *").count() < 500

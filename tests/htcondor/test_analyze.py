@@ -7,6 +7,9 @@ import time
 
 import cloudpickle
 
+from condorpool import personal
+from condorpool.interface.progress import Meter
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
@@ -65,3 +68,30 @@ def test_held_by_its_user(make_pool):
     job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
     job.hold()
     assert "Somebody held it" in analysis(job, "is held")
+
+
+def test_what_the_pool_has_is_shown(make_pool):
+    """While jobs wait: its CPUs, and how many are free."""
+    pool = make_pool(processes=3, maxtasksperchild=1)
+    meter = Meter(pool.map_async(time.sleep, [60] * 3, chunksize=1))
+    comes_to(meter, "1 job waits for slots: all 2 CPUs of the pool are taken.")
+
+
+def test_when_it_negotiates_is_shown(make_pool, tmp_path):
+    """Where it does so less often than one can wait."""
+    settings = {"NEGOTIATOR_INTERVAL": "8", "NEGOTIATOR_MIN_INTERVAL": "8"}
+    settings |= {"NEGOTIATOR_CYCLE_DELAY": "8", "NEGOTIATOR_UPDATE_AFTER_CYCLE": "True"}
+    with personal.start(tmp_path / "slow", cpus=1, settings=settings) as htcondor:
+        pool = make_pool(personal=htcondor, requirements="false")
+        meter = Meter(pool.apply_async(abs, (1,)))
+        text = "1 job waits for slots: 1 of the pool's 1 CPUs are free; "
+        comes_to(meter, f"{text}the next negotiation is in about 10 s.")
+        pool.terminate()
+
+
+def comes_to(meter, note):
+    """Wait until that is what is waited for."""
+    end = time.monotonic() + 70
+    while (seen := meter.read().note) != note and time.monotonic() < end:
+        time.sleep(0.2)
+    assert seen == note

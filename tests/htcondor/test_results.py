@@ -18,6 +18,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import condorpool
+from condorpool.interface.iterators import ResultIterator
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -41,6 +42,13 @@ class TestIterators:
     def test_in_order(self, pool, chunksize):
         """As `map`, but lazily."""
         assert list(pool.imap(double, range(10), chunksize)) == [2 * x for x in range(10)]
+
+    def test_the_last_ones_may_be_late(self, pool, monkeypatch):
+        """The end comes when they are here, not when their jobs have ended."""
+        deliver = ResultIterator._deliver
+        late = lambda *args: (time.sleep(0.3), deliver(*args))  # noqa: E731
+        monkeypatch.setattr(ResultIterator, "_deliver", late)
+        assert list(pool.imap(double, range(4), 2)) == [0, 2, 4, 6]
 
     def test_as_they_end(self, make_pool):
         """What ends first comes first."""

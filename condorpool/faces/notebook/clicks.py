@@ -4,6 +4,8 @@ A front end's message to a widget waits in the kernel's shell channel until the
 cell is done.  What lets ours through depends on the kernel:
 
 - ipykernel 7 reads the channel in a thread of its own: ours are taken out there.
+- Where that cannot be reached, a kernel since ipykernel 7.4 still lets a comm choose the
+  subshell that its messages go to: ours go to one that we have made.
 - ipykernel 6 reads it in the main thread: while that waits for results, it
   looks into the channel itself.
 - Elsewhere clicks are seen when the cell is done; the widget then says so.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import queue
 import threading
 from typing import Any
 
@@ -23,6 +26,9 @@ logger = logging.getLogger("condorpool")
 
 #: Seconds between two looks into the channel, where the main thread looks.
 LOOK_INTERVAL = 0.05
+
+#: Seconds within which a kernel makes a subshell, if it makes any.
+PATIENCE = 5.0
 
 
 class Clicks:
@@ -32,14 +38,17 @@ class Clicks:
         self._kernel = kernel
         self._comms: dict[str, tuple[Any, contextvars.Context]] = {}
         self._original: Any = None
+        self._subshell = ""
         self._looks = False
         self._is_busy = True  # whoever makes this runs in a cell
         kernel.shell.events.register("pre_run_cell", self._note_begin)
         kernel.shell.events.register("post_run_cell", self._note_end)
-        if getattr(kernel, "shell_channel_thread", None) is not None:
+        if getattr(kernel, "shell_channel_thread", None) is None:
+            self._looks = hasattr(kernel, "schedule_dispatch")
+        elif hasattr(kernel, "shell_channel_thread_main") and hasattr(kernel, "shell_stream"):
             self._intercept()
         else:
-            self._looks = hasattr(kernel, "schedule_dispatch")
+            self._subshell = _make_subshell()
 
     @property
     def patience(self) -> float:
@@ -50,6 +59,8 @@ class Clicks:
         """Hand messages for a comm to it from now on, in this context."""
         # Kernels find there to which cell an answer belongs.
         self._comms[comm.comm_id] = comm, contextvars.copy_context()
+        if self._subshell and hasattr(comm, "_reply_subshell_for"):
+            comm._reply_subshell_for = lambda *_: self._subshell  # noqa: SLF001
 
     def drop(self, comm: Any) -> None:
         """Leave a comm's messages to the kernel."""
@@ -141,6 +152,24 @@ class Clicks:
             parent=parent,
             ident=kernel._topic("status"),  # noqa: SLF001
         )
+
+
+def _make_subshell() -> str:
+    """Ask the kernel, as any client may, for a subshell; return its id, "" without one."""
+    from ipykernel.connect import get_connection_file  # noqa: PLC0415 - the kernel has both
+    from jupyter_client.blocking.client import BlockingKernelClient  # noqa: PLC0415
+
+    client = BlockingKernelClient(connection_file=get_connection_file())
+    client.load_connection_file()
+    channel = client.control_channel
+    channel.start()
+    try:
+        channel.send(client.session.msg("create_subshell_request"))
+        return str(channel.get_msg(timeout=PATIENCE)["content"].get("subshell_id", ""))
+    except queue.Empty:
+        return ""
+    finally:
+        channel.stop()
 
 
 _of: dict[Any, Clicks] = {}

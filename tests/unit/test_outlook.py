@@ -1,0 +1,54 @@
+"""What a pool's ads say of its CPUs and of its next negotiation."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from condorpool.access.outlook import Lookout, Outlook, summary
+
+PARTITIONABLE = {"PartitionableSlot": True, "TotalSlotCpus": 64, "Cpus": 3, "State": "Unclaimed"}
+TAKEN = {"TotalSlotCpus": 1, "Cpus": 1, "State": "Claimed"}
+FREE = {"TotalSlotCpus": 2, "Cpus": 2, "State": "Unclaimed"}
+
+
+def test_cpus_of_all_kinds_of_slots():
+    """Of a partitionable one what is left is free."""
+    seen = summary([PARTITIONABLE, TAKEN, FREE, {}], {})
+    assert (seen.cpus, seen.free) == (67, 5)
+    assert seen.until_negotiation(1e9) is None
+
+
+def test_cycles():
+    """The longest pause of late counts; the first cycle had none before it."""
+    ad = {f"LastNegotiationCyclePeriod{n}": period for n, period in enumerate((58, 60, 0))}
+    seen = summary([], {**ad, "LastNegotiationCycleTime0": 1000})
+    assert (seen.period, seen.cycle) == (60.0, 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("period", "age", "left"),
+    [(60, 0, 60), (60, 5, 60), (60, 55, 10), (60, 290, 10), (60, 3000, None), (1, 0, None)],
+)
+def test_until_the_next(period, age, left):
+    """In steps, as long as the last known cycle is not too long ago."""
+    assert Outlook(1, 1, period, 1000.0).until_negotiation(1000.0 + age) == left
+
+
+def test_a_collector_that_does_not_answer():
+    """Nobody waits for it, and it is asked again later."""
+    now = [0.0]
+    look = Lookout("127.0.0.1:1", lambda: now[0])
+    begun = time.monotonic()
+    assert look.read() is None
+    assert time.monotonic() < begun + 2
+    first = look._process
+    first.wait(30)
+    assert look.read() is None
+    assert look._process is None
+    now[0] = 31.0
+    look.read()
+    assert look._process not in (None, first)
+    look._process.wait(30)
+    look.read()

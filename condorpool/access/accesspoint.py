@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,9 @@ class AccessPoint:
         The schedd's ``CondorVersion``.
     started
         When the schedd started, in seconds since 1970, if that is known.
+    claims
+        Seconds for which it pays at most to keep a slot from other jobs: more than it
+        takes to be given another does not.
     memory
         MiB that a job asks for unless its user says; None leaves it to HTCondor.
     relocate
@@ -62,19 +66,19 @@ class AccessPoint:
     collector_address: str
     version: str = ""
     started: float = 0.0
+    claims: float = math.inf
     memory: int | None = None
     relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
 
-    @property
-    def keeps_claims(self) -> bool:
-        """Whether slots kept for the next call (``keep_claim_idle``) are of use here.
+    def keep_claim(self, seconds: float) -> float:
+        """Return for how long a slot is best kept for the next call, if its user says so long.
 
-        In its first 10 s a schedd does not look at kept claims (schedd.cpp,
-        RegisterTimers), while the negotiator finds their slots taken.
+        In its first 10 s a schedd does not look at kept claims (``keep_claim_idle``;
+        schedd.cpp, RegisterTimers), while the negotiator finds their slots taken.
         """
-        return time.time() > self.started + 11
+        return min(seconds, self.claims) if time.time() > self.started + 11 else 0.0
 
     @classmethod
     def locate(cls, schedd: str | None = None, collector: str | None = None) -> AccessPoint:

@@ -26,6 +26,9 @@ GRACE = 30.0
 #: Seconds within which a cleaner lets go of what is taken up.
 LETTING_GO = 30.0
 
+#: How often to look again for what a cleaner has moved.
+TRIES = 3
+
 #: The waiting cleaner becomes this; the package need not be installed for that.
 _BECOME = (
     "import sys; sys.path[0] = sys.argv.pop(1); "
@@ -119,22 +122,26 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
     CondorPoolError
         Somebody else was quicker, or does not let go of it.
     """
-    # A cleaner may have put it elsewhere since somebody looked.
-    entry = next((known for known in registry.everything() if known.path == entry.path), entry)
-    if entry.owner and entry.owner.is_alive:
-        raise CondorPoolError(f"{entry.path} was taken up by process {entry.owner.pid} meanwhile.")
-    try:
+    for _ in range(TRIES):
+        # A cleaner may have put it elsewhere since somebody looked.
+        entry = next((known for known in registry.everything() if known.path == entry.path), entry)
+        if entry.owner and entry.owner.is_alive:
+            pid = entry.owner.pid
+            raise CondorPoolError(f"{entry.path} was taken up by process {pid} meanwhile.")
         if entry.owner:
             entry.say(f"is taken up by process {os.getpid()}")  # whoever cleans up there sees that
-        adopted = adopt(entry, on_exit, origin)
-        end = time.monotonic() + LETTING_GO
+        with contextlib.suppress(FileNotFoundError):
+            adopted = adopt(entry, on_exit, origin)
+            break
+    else:
+        raise CondorPoolError(f"{entry.path} was taken up or cleaned up meanwhile.")
+    end = time.monotonic() + LETTING_GO
+    with contextlib.suppress(FileNotFoundError):
         while not ownership.acquire(entry.path):
             if time.monotonic() > end:
                 adopted.move(entry.file.parent).write(on_exit=entry.on_exit, origin=entry.origin)
                 raise CondorPoolError(f"another process works on {entry.path}: try again later.")
             time.sleep(0.1)
-    except FileNotFoundError:
-        raise CondorPoolError(f"{entry.path} was taken up or cleaned up meanwhile.") from None
     directory = SubmitDir.found(entry.path)
     if directory is None:
         raise CondorPoolError(f"{entry.path} was cleaned up meanwhile.")

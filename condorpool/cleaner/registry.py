@@ -21,7 +21,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -207,10 +207,12 @@ def entries(folder: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.since)
 
 
-def everything() -> Iterator[Entry]:
-    """Give all entries of this user."""
+def everything() -> list[Entry]:
+    """Return all entries of this user, each once: cleaners move them while one looks."""
+    found: dict[Path, Entry] = {}
     for folder in [*folders(), state() / KEPT]:
-        yield from entries(folder)
+        found.update((entry.path, entry) for entry in entries(folder))
+    return list(found.values())
 
 
 def claim(folder: Path) -> bool:

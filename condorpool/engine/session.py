@@ -215,7 +215,7 @@ class Session:
             crew=crew,
             batch=batch,
             limit=max(1, limit),
-            keep_claim=options.linger if self.access_point.keeps_claims else 0.0,
+            keep_claim=self.access_point.keep_claim(options.linger),
             batch_name=name,
             run=self.directory.run,
             lease=self.lease if options.cleanup else 0.0,

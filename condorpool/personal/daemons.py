@@ -59,6 +59,9 @@ _CAPABILITIES = "-all,+dac_override,+dac_read_search,+fowner"
 # it can be proven to be ours when the guardian is gone.
 _MARK = "_CONDORPOOL_PERSONAL"
 
+#: Seconds for which slots are kept: a negotiation every second gives others as soon.
+CLAIMS = 2.0
+
 _STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.03
 
@@ -116,6 +119,9 @@ UPDATE_INTERVAL = 2
 # Otherwise a cycle has twenty offers for each user: as many jobs that match nothing take them all,
 # and no other job is ever offered.
 SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False
+# Otherwise a starter asks its shadow what to do after the transfer of files, and if that has not
+# heard of its end yet, asks again 5 s later.
+GUIDANCE_MUMS_THE_WORD = True
 
 # One slot, of which each job takes what it asks for.
 NUM_SLOTS = 1
@@ -749,6 +755,7 @@ def _access_point(folder: Path) -> AccessPoint | None:
         collector_address=collector[0],
         version=schedd[1],
         started=started,
+        claims=CLAIMS,
         memory=_fair_memory(),
         relocate=lambda: _access_point(folder),
         origin={"personal": str(folder)},

@@ -309,9 +309,10 @@ def test_one_of_two_gets_it(client, tmp_path, gone):
         pytest.param("condorpool.attach('note')", id="attached"),
     ],
 )
-def test_who_takes_it_up_is_killed(steps, client, make_pool, tmp_path, gone):
+def test_who_takes_it_up_is_killed(steps, client, make_pool, tmp_path, gone, until_noted):
     """Wherever that is: the next one goes on."""
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
+    until_noted("note", "kept")
     code = f"{TAKE_UP}{steps}\n{KILL}"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     with make_pool() as pool:

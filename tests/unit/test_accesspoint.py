@@ -33,5 +33,7 @@ def test_a_young_schedd_does_not_keep_claims():
 
     young, old = place(), place()
     young.started = time.time() - 1
-    assert not young.keeps_claims
-    assert old.keeps_claims
+    assert young.keep_claim(10.0) == 0.0
+    assert old.keep_claim(10.0) == 10.0
+    old.claims = 2.0
+    assert old.keep_claim(10.0) == 2.0

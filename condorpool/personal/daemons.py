@@ -122,6 +122,10 @@ SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False
 # Otherwise a starter asks its shadow what to do after the transfer of files, and if that has not
 # heard of its end yet, asks again 5 s later.
 GUIDANCE_MUMS_THE_WORD = True
+# A job that is removed while its slot is being claimed leaves a claim that the schedd knows nothing
+# of, and the startd holds it for half an hour.  What nobody uses is to be had again soon.
+IS_OWNER = State =?= "Claimed" && Activity =?= "Idle" && time() - EnteredCurrentActivity > 5
+POLLING_INTERVAL = 2
 
 # One slot, of which each job takes what it asks for.
 NUM_SLOTS = 1

@@ -95,16 +95,17 @@ def is_gone(folder):
     return not folder.exists() and processes(folder) == []
 
 
-def submit_sleep(running, seconds, folder):
-    """Submit a job that sleeps and return its cluster."""
+def submit_sleep(running, seconds, folder, count=1, **more):
+    """Submit jobs that sleep and return their cluster."""
     description = {
         "executable": "/bin/sleep",
         "arguments": str(seconds),
         "transfer_executable": "False",
         "should_transfer_files": "IF_NEEDED",
         "log": str(folder.parent / "log"),
+        **more,
     }
-    return running.access_point().submit(description, [{}])
+    return running.access_point().submit(description, [{}] * count)
 
 
 def states(running, cluster):
@@ -143,6 +144,25 @@ def test_jobs_use_the_shared_file_system(folder):
         (job,) = sleepers(running)
         assert Path(f"/proc/{job}/cwd").resolve() == Path.cwd()
         assert states(running, cluster) == [2]
+
+
+def test_jobs_that_match_nothing_keep_none_from_running(folder):
+    """However many they are."""
+    with personal.start(folder) as running:
+        files = {"should_transfer_files": "YES", "transfer_executable": "True"}
+        idle = submit_sleep(running, 0, folder, 40, requirements="false", **files)
+        cluster = submit_sleep(running, 0, folder, **files)
+        wait_for(lambda: states(running, cluster) == [], 30)
+        assert states(running, idle) == [1] * 40
+
+
+def test_a_slot_that_nobody_uses_is_given_back(folder):
+    """Though the schedd, as HTCondor has it, would keep it; jobs that need more of it can run."""
+    with personal.start(folder, cpus=2) as running:
+        one = submit_sleep(running, 0, folder, keep_claim_idle="600")
+        wait_for(lambda: states(running, one) == [])
+        both = submit_sleep(running, 0, folder, request_cpus="2")
+        wait_for(lambda: states(running, both) == [], 30)
 
 
 def test_one_that_runs_is_used(folder, spawn):

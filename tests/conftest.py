@@ -11,6 +11,7 @@ import pytest
 
 import condorpool
 from condorpool import personal
+from condorpool.cleaner import registry
 from condorpool.engine.tracker import tracker
 
 
@@ -39,6 +40,21 @@ def access_point(htcondor):
 
 
 @pytest.fixture
+def queued(access_point):
+    """Ask for attributes of the one job that is, or soon will be, in the queue."""
+
+    def ask(projection):
+        end = time.monotonic() + 10
+        while not (ads := access_point.query("true", projection)):
+            assert time.monotonic() < end, "no job comes into the queue"
+            time.sleep(0.01)  # HTCondor makes it a moment after its cluster
+        (ad,) = ads
+        return ad
+
+    return ask
+
+
+@pytest.fixture
 def make_pool(htcondor, tmp_path, monkeypatch):
     """Make pools whose submit directory is the test's own folder."""
     monkeypatch.setattr(tracker(), "reconcile_interval", 1.0)
@@ -53,6 +69,9 @@ def make_pool(htcondor, tmp_path, monkeypatch):
     for pool in pools:
         pool.terminate()
         pool.join()
+    for entry in registry.entries(registry.state() / registry.KEPT):
+        if tmp_path in entry.path.parents:
+            entry.discard()  # what is kept of this test is nothing to the next
     end = time.monotonic() + 10  # a job leaves the queue a moment after its last event
     while left := htcondor.access_point().query("true", ["ClusterId", "JobStatus"]):
         assert time.monotonic() < end, f"jobs left in the queue: {left}"

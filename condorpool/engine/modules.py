@@ -98,6 +98,12 @@ class LocalModules:
         return self._current
 
 
+def is_own(name: str | None) -> bool:
+    """Tell whether a module is the user's: the script or notebook, or one that goes along."""
+    module = sys.modules.get(name or "")
+    return name == "__main__" or (module is not None and _imported(module, _here()) is not None)
+
+
 def _check_size(found: Mapping[str, Module]) -> None:
     sizes = {name: len(source or b"") for name, (_, _, source) in found.items()}
     if sum(sizes.values()) > MAX_BYTES:

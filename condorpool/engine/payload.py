@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import io
 import linecache
 import os
@@ -212,25 +210,6 @@ def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[An
     loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
     loaded = program.loads(program.read(str(path))[1])
     return loaded
-
-
-def fingerprint(call: Call, items: Sequence[Any]) -> str:
-    """Return what is the same for the same calls, also in another kernel.
-
-    Functions of a notebook are known by their source: what is pickled of them tells
-    also in which cell and process they were defined.
-    """
-    func = getattr(call.func, "func", call.func)
-    digest = hashlib.sha256(f"{call.style} {name_of(func)}".encode())
-    try:
-        digest.update(inspect.getsource(func).encode())
-    except (OSError, TypeError):
-        digest.update(cloudpickle.dumps(call.func))
-    for part in (*getattr(call.func, "args", ()), *(getattr(func, "__defaults__", None) or ())):
-        digest.update(cloudpickle.dumps(part))
-    for frame in _frames(list(items), "an argument"):
-        digest.update(frame)
-    return digest.hexdigest()
 
 
 def read_outcome(path: Path, first: int = 0, job: str = "") -> Outcome | None:

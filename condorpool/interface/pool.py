@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 from condorpool.cleaner import ending, launch
 from condorpool.engine import description, payload, resources
 from condorpool.engine.description import JobOptions
+from condorpool.engine.fingerprint import fingerprint
 from condorpool.engine.session import MOST_MADE, PATIENCE, Session
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
@@ -522,7 +523,7 @@ class Pool:
         arguments.function("error_callback", error_callback)
         arguments.kind("name", name, str, "a string")
         if name:
-            call = replace(call, name=name, digest=payload.fingerprint(call, items))
+            call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
             if known := self._known(call):
                 return cast("R", known)
             kwargs["submitkwargs"] = {"batch_name": name, **(kwargs.get("submitkwargs") or {})}
@@ -563,8 +564,9 @@ class Pool:
         rid = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
         if digest != call.digest:
             raise ValueError(
-                f"name={call.name!r} has the results of other calls (another function, or "
-                f"other items): choose another name, or get rid of them by {rid}"
+                f"name={call.name!r} has the results of other calls (another function, other "
+                "functions, classes or globals that it uses, or other items): choose another "
+                f"name, or get rid of them by {rid}"
             )
         if not mine and found[-1].in_use:
             raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")

@@ -125,12 +125,12 @@ class TestMap:
             run(shell, "%%condor_map [0]\n1 / x")
         assert "1 / x" in str(raised.value.__cause__)
 
-    def test_options_for_jobs(self, shell, access_point):
+    def test_options_for_jobs(self, shell, queued):
         """They are what HTCondor gets."""
         line = "%condor_map -a --name big --memory 64MB --cpus 2 --submit My.Colour='\"red\"'"
         run(shell, f"{line} time.sleep [20]")
         wanted = ["RequestMemory", "RequestCpus", "JobBatchName", "Colour"]
-        [ad] = access_point.query("true", wanted)
+        ad = queued(wanted)
         assert [ad[name] for name in wanted] == [64, 2, "big", "red"]
         run(shell, "%condor_rm big")
         assert shell.user_ns["_condor"].ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,26 @@ def sweep() -> list[Entry]:
     if left:
         _detach(_command(*dead))
     return left
+
+
+def disown(host: str) -> list[Entry]:
+    """Keep what processes have left of a machine that will not come back; return it.
+
+    What a process there has locked is left alone, where the file system has locks.
+    """
+    if host == socket.gethostname():
+        raise CondorPoolError(f"{host} is this machine: `condorpool clean` cleans up here.")
+    kept = []
+    for folder, owner in registry.folders().items():
+        for entry in registry.entries(folder) if owner.host == host else ():
+            with contextlib.suppress(FileNotFoundError):  # its file system is not here
+                if ownership.acquire(entry.path):
+                    entry.say(f"kept: {host} is gone")
+                    kept.append(entry.move(registry.state() / registry.KEPT))
+                    ownership.release(entry.path)
+        if owner.host == host and not registry.entries(folder):
+            registry.tidy(folder)
+    return kept
 
 
 @functools.cache

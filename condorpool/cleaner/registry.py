@@ -131,6 +131,21 @@ class Entry:
         return Owner.named(self.file.parent.name)
 
     @property
+    def in_use(self) -> str:
+        """Who uses it, as far as anybody here can know; empty if nobody does."""
+        owner = self.owner
+        if owner is None or not owner.is_alive:
+            return ""
+        return f"in use by process {owner.pid} on {owner.host}"
+
+    @property
+    def cure(self) -> str:
+        """What to do about that."""
+        host = self.owner.host if self.owner else ""
+        gone = f", or `condorpool clean --gone {host}` if that machine will not come back"
+        return f"close its pool, or end the process{gone * (host != socket.gethostname())}"
+
+    @property
     def note(self) -> str:
         """What the cleaner waits for, or why the directory is kept."""
         try:

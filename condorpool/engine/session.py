@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import math
+import operator
 import os
 import re
 import threading
@@ -127,7 +128,7 @@ class Session:
         self._evicted: list[tuple[Crew, Cluster, int, float]] = []
         self._late: dict[tuple[int, int], tuple[Cluster, int, float]] = {}
         self._log = EventLog(self.directory.log)
-        self._renew_at = time.time() + lease / 4
+        self._renew_at = time.time() + lease / 4, time.monotonic() + lease / 4
         self._closed = False
         self._is_terminated = False
         _sessions.add(self)
@@ -802,9 +803,10 @@ class Session:
 
     def _renew(self) -> None:
         """Tell the access point in time that somebody still wants the jobs that wait."""
-        # By the wall clock, which goes on while a laptop sleeps.
-        if self.lease and time.time() >= self._renew_at:
-            self._renew_at = time.time() + self.lease / 4
+        # One clock stands still while a laptop sleeps, the other may be set back.
+        now = time.time(), time.monotonic()
+        if self.lease and any(map(operator.ge, now, self._renew_at)):
+            self._renew_at = now[0] + self.lease / 4, now[1] + self.lease / 4
             with self.changed:
                 live = any(cluster.live for _, cluster in self._clusters.values())
             if live:

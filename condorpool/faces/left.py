@@ -41,6 +41,12 @@ def add(commands: Commands) -> None:
             parser.add_argument("names", nargs=several, metavar="NAME", help="as `ls` shows it")
         if name in {"show", "results"}:
             parser.add_argument("name", metavar="NAME", help="of calls or of a submit directory")
+        if name == "clean":
+            parser.add_argument(
+                "--gone",
+                metavar="HOST",
+                help="keep what was left on a machine that will not come back",
+            )
         if name == "results":
             parser.add_argument(
                 "-o",
@@ -74,7 +80,14 @@ def _ps(_: argparse.Namespace) -> int:
     return 0
 
 
-def _clean(_: argparse.Namespace) -> int:
+def _clean(arguments: argparse.Namespace) -> int:
+    if arguments.gone:
+        kept = launch.disown(arguments.gone)
+        for entry in kept:
+            print(f"{entry.path}: is kept, for condorpool.attach() or `condorpool rm {entry.run}`")
+        if not kept:
+            print(f"Nothing is left of {arguments.gone}.")
+        return 0
     left = launch.sweep()
     for entry in left:
         print(f"{entry.path}: is cleaned up (on_exit={entry.on_exit!r}); see `condorpool ps`")
@@ -115,11 +128,8 @@ def _calls(name: str) -> list[Left]:
 def _rm(arguments: argparse.Namespace) -> int:
     entries = [_find(name) for name in arguments.names]
     for entry in entries:
-        if entry.owner and entry.owner.is_alive:
-            raise CondorPoolError(
-                f"{entry.run} is in use by process {entry.owner.pid} on {entry.owner.host}: "
-                "close its pool, or end the process."
-            )
+        if entry.in_use:
+            raise CondorPoolError(f"{entry.run} is {entry.in_use}: {entry.cure}.")
     for entry in entries:
         if entry.owner:
             entry.write(on_exit="delete")  # its cleaner sees that, or a new one
@@ -163,11 +173,9 @@ def _state(entry: Entry) -> str:
     owner = entry.owner
     if owner is None:
         return entry.note or "kept"
-    if owner.is_alive:
+    if entry.in_use:
         notebook = (SubmitDir.found(entry.path) or SubmitDir(entry.path)).facts.get("notebook")
-        return f"in use by process {owner.pid} on {owner.host}" + (
-            f" ({notebook})" * bool(notebook)
-        )
+        return entry.in_use + f" ({notebook})" * bool(notebook)
     if registry.is_claimed(entry.file.parent):
         return entry.note or f"process {owner.pid} has ended: to be cleaned up in a moment"
     return f"left by process {owner.pid}, which has ended: `condorpool clean` cleans up"

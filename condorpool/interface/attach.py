@@ -44,9 +44,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
         there = ", ".join(dict.fromkeys(left.name for left in found)) or "nothing"
         raise CondorPoolError(f"no calls named {name!r} were left behind: there is {there}.")
     if matching[-1].in_use:
-        raise CondorPoolError(
-            f"{name!r} is {matching[-1].in_use}: close its pool there, or end that process."
-        )
+        raise CondorPoolError(f"{name!r} is {matching[-1].in_use}: {matching[-1].entry.cure}.")
     left = matching[-1]
     if pool is None:
         alive = find_access_point(left.entry.origin) is not None

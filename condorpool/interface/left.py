@@ -129,8 +129,6 @@ def _left_in(entry: Entry) -> Iterator[Left]:
     directory = SubmitDir.found(entry.path)
     if directory is None:
         return
-    alive = entry.owner is not None and entry.owner.is_alive
-    in_use = f"in use by process {entry.owner.pid} on {entry.owner.host}" if alive else ""  # type: ignore[union-attr]
     for chain in directory.chains().values():
         number, facts = chain[0]
         yield Left(
@@ -141,7 +139,7 @@ def _left_in(entry: Entry) -> Iterator[Left]:
             time=facts["time"],
             calls=facts["calls"],
             done=directory.calls_done(number, facts["crew"], facts["calls"]),
-            in_use=in_use,
+            in_use=entry.in_use,
             entry=entry,
             chain=chain,
         )

@@ -268,7 +268,7 @@ class Meter:
                 code=code,
                 subcode=subcode,
                 count=count + (found.count if found else 0),
-                cure=holds.cure(code, subcode),
+                cure=holds.cure(code, subcode).replace("()", ""),  # here are buttons
                 needs_memory=(code, subcode) in holds.MEMORY,
             )
         return tuple(sorted(groups.values(), key=lambda held: -held.count)[:MOST_GROUPS])

@@ -77,7 +77,8 @@ def server(tmp_path_factory, htcondor):
         "LabApp.expose_app_in_browser": True,
         "JupyterNotebookApp.expose_app_in_browser": True,
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser"]
+    # It ends with these tests, also if they are killed, and its kernels with it.
+    command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "jupyterlab", "--no-browser"]
     command += ["--allow-root", *(f"--{name}={value}" for name, value in options.items())]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(

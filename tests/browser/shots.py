@@ -32,6 +32,15 @@ calibration = dict(should_transfer_files="YES", transfer_input_files="/data/cali
 result = pool.map_async(fit_tracks, range(12), 1, submitkwargs=calibration)
 """
 
+MEMORY = """
+import numpy as np
+def unfold(bins):
+    response = np.ones((bins, bins))
+    time.sleep(60)
+    return response.trace()
+result = Pool(**SUBMIT, processes=2).map_async(unfold, [4000, 4100], 1, memory="64MB")
+"""
+
 IDLE = 'other = pool.map_async(fit_tracks, range(100), 1, memory="900TB")'
 
 
@@ -88,3 +97,11 @@ def test_jobs_are_held_and_idle(open_notebook):
     notebook.run(2)
     expect(notebook.output(2)).to_contain_text("40 idle")
     take("idle", notebook.output(2).locator(".condorpool"))
+
+
+def test_jobs_need_more_memory(open_notebook):
+    """A picture of jobs that are held for that, with the button that cures it."""
+    notebook = open_notebook(MEMORY)
+    notebook.run(1)
+    expect(notebook.output(1)).to_contain_text("2 jobs held")
+    take("memory", notebook.output(1).locator(".condorpool"))

@@ -399,6 +399,25 @@ class TestOthers:
         assert "Nothing" in command("clean")
         folder.rename(left.file.parent)
 
+    def test_a_host_that_is_gone(self, left):
+        """What was left there is kept for whoever says so, but for what somebody has locked."""
+        host = f"{left.owner.host}.elsewhere"
+        folder = left.file.parent.rename(registry.state() / f"{left.owner}.elsewhere")
+        (entry,) = registry.entries(folder)
+        assert f"`condorpool clean --gone {host}`" in entry.cure
+        locked = (
+            "import sys, time; from pathlib import Path; from condorpool.engine import ownership; "
+            "print(ownership.acquire(Path(sys.argv[1])), flush=True); time.sleep(60)"
+        )
+        command_line = [sys.executable, "-c", locked, str(left.path)]
+        with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout.readline() == "True\n"
+            assert "Nothing" in command("clean", "--gone", host)
+            other.kill()
+        assert f"rm {left.run}" in command("clean", "--gone", host)
+        assert not folder.exists()
+        assert "is gone" in command("ls")
+
     def test_a_reused_process_id(self, left):
         """The id of a living process that started at another time is no sign of life."""
         owner = left.owner

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import cloudpickle
 import psutil
@@ -17,6 +18,7 @@ import pytest
 
 import condorpool
 from condorpool import personal
+from condorpool.engine import description, session
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -256,3 +258,21 @@ class TestReach:
             schedd.kill()  # its master starts it again
             assert result.get(timeout=120) == [None] * 6
             pool.close()
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_the_clock_is_set(make_pool, queued, monkeypatch, jump):
+    """Whoever waits for jobs keeps them in the queue."""
+    monkeypatch.setattr(description, "LEASE", 12.0)
+    pool = make_pool(requirements="false")
+    pool.apply_async(abs, (1,))
+    assert queued(["CondorpoolLease"])["CondorpoolLease"] == 0
+    clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + jump)
+    for module in (description, session):
+        monkeypatch.setattr(module, "time", clock)
+    end = time.monotonic() + 20
+    while not (until := queued(["CondorpoolLease"])["CondorpoolLease"]):
+        assert time.monotonic() < end, "nobody says that the job is wanted"
+        time.sleep(0.1)
+    assert 0 < until - clock.time() <= 13
+    pool.terminate()

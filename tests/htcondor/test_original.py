@@ -383,7 +383,7 @@ class TestResults:
 
     def test_an_action_touches_the_runner_that_has_the_call(self, pool):
         """Hold, release and the rest by their names and numbers."""
-        result = pool.apply_async(nap, (1,))
+        result = pool.apply_async(nap, (5,))
         result.wait_to_start(timeout=30)
         assert result.submitted()
         assert [ad["JobStatus"] for ad in result.query("JobStatus")] == [2]
@@ -393,7 +393,7 @@ class TestResults:
         comes_to(result, "Running")
         assert result.vacate() == 1
         assert comes_to(result, "Idle") == "Idle"
-        assert result.get(60, 5) == 1
+        assert result.get(60, 5) == 5
 
     def test_waiting_for_a_held_job(self, pool):
         """Killstats remove it; without, waiting tells of it and leaves it."""

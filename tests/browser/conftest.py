@@ -15,6 +15,7 @@ import time
 import urllib.request
 
 import pytest
+from playwright import sync_api
 
 #: No news, no autosave, and all cells in the page, also those scrolled out of sight.
 SETTINGS = {
@@ -174,11 +175,18 @@ class Notebook:
         self.path = path
 
     def ready(self):
-        """Wait until the kernel is idle."""
-        self.page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell")
-        self.page.evaluate("() => window.jupyterapp.restored")
+        """Wait until the kernel is idle; a front end that has missed that sees it when loaded anew."""
         status = f"{self.panel}?.sessionContext?.session?.kernel?.status"
-        self.page.wait_for_function(f"() => {status} === 'idle'")
+        for patience in (PATIENCE / 2, PATIENCE):
+            self.page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell")
+            self.page.evaluate("() => window.jupyterapp.restored")
+            try:
+                self.page.wait_for_function(f"() => {status} === 'idle'", timeout=patience * 1000)
+            except sync_api.TimeoutError:
+                self.page.reload()
+            else:
+                return
+        raise AssertionError("the notebook's kernel does not become idle")
 
     def run(self, index):
         """Start a cell; does not wait for it."""

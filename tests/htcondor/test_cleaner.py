@@ -310,6 +310,40 @@ class TestKilled:
         until(lambda: not killed.directory, "the directory is left", 60)
         assert killed.made >= {"a"}
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
+    def test_full_disk(self, script, htcondor, tmp_path):
+        """It waits for space, or for an end of its jobs; what they could not write is kept."""
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+        try:
+            killed = script(f"""
+                pool = condorpool.Pool(personal={str(htcondor.folder)!r}, submitdir={str(disk)!r})
+                pool.starmap_async(work, [("a", 0), ("b", 2), ("c", 2)], chunksize=1)
+                while not os.path.exists({str(disk / "a")!r}):
+                    time.sleep(0.02)
+                print("READY", flush=True)
+                time.sleep(60)
+            """)
+            killed.until("READY")
+            killed.folder = disk
+            with contextlib.suppress(OSError), (disk / "full").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            killed.kill()
+            run = killed.directory.name
+            time.sleep(6)
+            (disk / "full").unlink()
+            until(lambda: not killed.jobs(run), "jobs are left", 60)
+            until(lambda: not cleaners(), "the cleaner has not ended", 60)
+            if killed.directory:
+                assert killed.entry.note.startswith("kept: the files of")
+                command("rm", run)
+            until(lambda: not killed.directory, "the directory is left")
+            until(lambda: not cleaners(), "the cleaner has not ended")
+        finally:
+            subprocess.run(["umount", "-l", disk], check=True)
+
 
 class TestKept:
     """on_exit="keep", until somebody removes it."""

@@ -49,7 +49,10 @@ def note(folder, x, seconds=0.0):
 
 @pytest.fixture
 def client(htcondor, tmp_path):
-    """Run code with a pool in a process that is killed when the code says so."""
+    """Run code with a pool in a process that is killed when the code says so.
+
+    What it has left is nobody's after the test.
+    """
 
     def run(code, **arguments):
         given = {"personal": str(htcondor.folder), "submitdir": str(tmp_path), **arguments}
@@ -65,7 +68,9 @@ def client(htcondor, tmp_path):
         )
         return done.returncode
 
-    return run
+    yield run
+    for left in tmp_path.glob("condorpool-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"

@@ -336,11 +336,15 @@ def _note(
 def _wait_for_slots(idle: int, outlook: Outlook) -> str:
     jobs = "1 job waits" if idle == 1 else f"{idle:,} jobs wait"
     free = f"{outlook.free:,} of the pool's {outlook.cpus:,} CPUs are free"
+    left = outlook.until_negotiation(time.time())
+    if left is not None:
+        then = f"; the next negotiation is in about {left:.0f} s"
+    else:
+        then = "; a job's analyze() tells why it gets none of them"
     if outlook.cpus and not outlook.free:
         free = f"all {outlook.cpus:,} CPUs of the pool are taken"
-    left = outlook.until_negotiation(time.time())
-    soon = "" if left is None else f"; the next negotiation is in about {left:.0f} s"
-    return f"{jobs} for slots: {free}{soon}."
+        then = then if left is not None else ""
+    return f"{jobs} for slots: {free}{then}."
 
 
 # -- single jobs ------------------------------------------------------------------

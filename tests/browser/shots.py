@@ -95,7 +95,7 @@ def test_jobs_are_held_and_idle(open_notebook):
     expect(notebook.output(1)).to_contain_text("12 jobs held")
     take("held", notebook.output(1).locator(".condorpool"))
     notebook.run(2)
-    expect(notebook.output(2)).to_contain_text("40 idle")
+    expect(notebook.output(2)).to_contain_text("for slots: 2 of the pool")
     take("idle", notebook.output(2).locator(".condorpool"))
 
 

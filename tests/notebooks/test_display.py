@@ -35,6 +35,7 @@ def environment(tmp_path_factory):
             **os.environ,
             "CONDOR_CONFIG": os.devnull,
             "CONDORPOOL_PERSONAL": str(htcondor.folder),
+            "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")),
             "PYTHONPATH": os.pathsep.join(sys.path[1:]),
         }
 

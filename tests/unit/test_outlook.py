@@ -7,6 +7,7 @@ import time
 import pytest
 
 from condorpool.access.outlook import Lookout, Outlook, summary
+from condorpool.interface.progress import _wait_for_slots
 
 PARTITIONABLE = {"PartitionableSlot": True, "TotalSlotCpus": 64, "Cpus": 3, "State": "Unclaimed"}
 TAKEN = {"TotalSlotCpus": 1, "Cpus": 1, "State": "Claimed"}
@@ -34,6 +35,20 @@ def test_cycles():
 def test_until_the_next(period, age, left):
     """In steps, as long as the last known cycle is not too long ago."""
     assert Outlook(1, 1, period, 1000.0).until_negotiation(1000.0 + age) == left
+
+
+@pytest.mark.parametrize(
+    ("free", "period", "told"),
+    [
+        (0, 0, "2 jobs wait for slots: all 64 CPUs of the pool are taken."),
+        (0, 60, "are taken; the next negotiation is in about 60 s."),
+        (3, 60, "3 of the pool's 64 CPUs are free; the next negotiation is in about 60 s."),
+        (3, 0, "are free; a job's analyze() tells why it gets none of them."),
+    ],
+)
+def test_what_is_told(free, period, told):
+    """As much as is known."""
+    assert _wait_for_slots(2, Outlook(64, free, period, time.time())).endswith(told)
 
 
 def test_a_collector_that_does_not_answer():

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import cloudpickle
+
 from condorpool.engine import modules
 
 #: What Python writes into each class; the rest is the user's.
@@ -70,9 +72,10 @@ class _Walk:
         if isinstance(value, ModuleType):
             return value.__name__
         inner = value
-        if not isinstance(value, type | FunctionType):
+        if callable(value) and not isinstance(value, type | FunctionType):
             # Functions in a cache, or compiled by numba.
-            inner = getattr(value, "__wrapped__", None) or getattr(value, "py_func", None)
+            inside = (inspect.getattr_static(value, n, None) for n in ("__wrapped__", "py_func"))
+            inner = next((f for f in inside if isinstance(f, FunctionType)), None)
         if not isinstance(inner, type | FunctionType) or not modules.is_own(inner.__module__):
             return None
         if id(inner) not in self._digests:
@@ -122,8 +125,8 @@ class _Walk:
                     yield self.digest(getattr(value, "__func__", value))
 
 
-class _Pickler(pickle.Pickler):
-    """Pickles into a hash."""
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles into a hash whatever can be sent."""
 
     def __init__(self, hashed: Any, walk: _Walk, buffers: list[Any]) -> None:
         super().__init__(_Sink(hashed), protocol=5, buffer_callback=buffers.append)
@@ -131,7 +134,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         digest = self._walk.stable(value)
-        return NotImplemented if digest is None else (_known, (digest,))
+        return super().reducer_override(value) if digest is None else (_known, (digest,))
 
 
 class _Sink:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from condorpool.engine.fingerprint import fingerprint
 
 SCRIPT = """
 import dataclasses, functools, sys
@@ -117,10 +120,14 @@ def test_own_modules_count(tmp_path, before, old, new):
     assert printed(tmp_path, helpers=HELPERS.replace(old, new)) != before[False]
 
 
+def test_what_only_cloudpickle_pickles():
+    """Functions that packages make do not hide what comes after them."""
+    package = {"__name__": "cp_installed"}
+    exec("def make():\n    return lambda x: x", package)
+    made = package["make"]()
+    assert fingerprint(abs, "map", [made, 1]) != fingerprint(abs, "map", [made, 2])
+
+
 def test_what_cannot_be_pickled():
     """That is told when it is sent, not here."""
-    import threading
-
-    from condorpool.engine.fingerprint import fingerprint
-
     assert fingerprint(abs, "map", [threading.Lock()])

@@ -13,21 +13,17 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from condorpool.values.programs import command
 
 #: Seconds between two looks, and within which one must come to something.
 INTERVAL = 30.0
 
 #: Seconds between two negotiations from which on they are worth telling of.
 LONG = 5.0
-
-_ASK = (
-    "import sys; sys.path[0] = sys.argv.pop(1); "
-    "from condorpool.access.outlook import main; main(*sys.argv[1:])"
-)
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,9 @@ class Lookout:
                 self._process.kill()
         elif is_late:
             self._begun = self._clock()
-            root = str(Path(__file__).parents[2])
             with contextlib.suppress(OSError):
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _ASK, root, self._collector],
+                    command(__name__, self._collector),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
@@ -117,8 +112,9 @@ def summary(slots: list[Mapping[str, Any]], negotiator: Mapping[str, Any]) -> Ou
     )
 
 
-def main(collector: str) -> None:
-    """Look at a pool, and print what is seen."""
+def main(arguments: Sequence[str]) -> None:
+    """Look at the pool of a collector, and print what is seen."""
+    (collector,) = arguments
     from condorpool.access.bindings import htcondor2  # noqa: PLC0415 - only this process asks
 
     central = htcondor2.Collector(collector or None)

@@ -20,6 +20,7 @@ from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.personal import guardian
 from condorpool.values.exceptions import CondorPoolError, SubmitError
+from condorpool.values.programs import command
 
 #: Seconds for which what a kernel has left is kept for the kernel that follows it.
 GRACE = 30.0
@@ -30,11 +31,8 @@ LETTING_GO = 30.0
 #: How often to look again for what a cleaner has moved.
 TRIES = 3
 
-#: The waiting cleaner becomes this; the package need not be installed for that.
-_BECOME = (
-    "import sys; sys.path[0] = sys.argv.pop(1); "
-    "from condorpool.cleaner.ending import main; main(sys.argv[1:])"
-)
+#: What the waiting cleaner becomes.
+_ENDING = "condorpool.cleaner.ending"
 
 #: The end of the pipe by which the cleaner is told what to lock; -1 before it runs.
 _pipe = -1
@@ -92,7 +90,7 @@ def sweep() -> list[Entry]:
         registry.tidy(folder)
     left = [entry for folder in dead for entry in registry.entries(folder)]
     if left:
-        _detach(_command(*dead))
+        _detach(command(_ENDING, *dead))
     return left
 
 
@@ -104,14 +102,15 @@ def disown(host: str) -> list[Entry]:
     if host == socket.gethostname():
         raise CondorPoolError(f"{host} is this machine: `condorpool clean` cleans up here.")
     kept = []
-    for folder, owner in registry.folders().items():
-        for entry in registry.entries(folder) if owner.host == host else ():
+    gone = [folder for folder, owner in registry.folders().items() if owner.host == host]
+    for folder in gone:
+        for entry in registry.entries(folder):
             with contextlib.suppress(FileNotFoundError):  # its file system is not here
                 if ownership.acquire(entry.path):
                     entry.say(f"kept: {host} is gone")
                     kept.append(entry.move(registry.state() / registry.KEPT))
                     ownership.release(entry.path)
-        if owner.host == host and not registry.entries(folder):
+        if not registry.entries(folder):
             registry.tidy(folder)
     return kept
 
@@ -210,16 +209,13 @@ def _start_cleaner(folder: Path) -> None:
     grace = os.environ.get("CONDORPOOL_GRACE", GRACE) if kernel() else 0
     program = [sys.executable, "-IS", watchman.__file__, folder, grace, owner, reader]
     try:
-        _detach([*map(str, program), *_command(folder)], [d for d in (owner, reader) if d >= 0])
+        _detach(
+            [*map(str, program), *command(_ENDING, folder)], [d for d in (owner, reader) if d >= 0]
+        )
     finally:
         os.close(reader)
         if owner >= 0:
             os.close(owner)
-
-
-def _command(*folders: Path) -> list[str]:
-    package = Path(__file__).parents[2]
-    return [sys.executable, "-c", _BECOME, str(package), *map(str, folders)]
 
 
 def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:

@@ -335,15 +335,14 @@ def _note(
 
 def _wait_for_slots(idle: int, outlook: Outlook) -> str:
     jobs = "1 job waits" if idle == 1 else f"{idle:,} jobs wait"
+    is_full = outlook.cpus > 0 and not outlook.free
     free = f"{outlook.free:,} of the pool's {outlook.cpus:,} CPUs are free"
+    if is_full:
+        free = f"all {outlook.cpus:,} CPUs of the pool are taken"
     left = outlook.until_negotiation(time.time())
+    then = "" if is_full else "; a job's analyze() tells why it gets none of them"
     if left is not None:
         then = f"; the next negotiation is in about {left:.0f} s"
-    else:
-        then = "; a job's analyze() tells why it gets none of them"
-    if outlook.cpus and not outlook.free:
-        free = f"all {outlook.cpus:,} CPUs of the pool are taken"
-        then = then if left is not None else ""
     return f"{jobs} for slots: {free}{then}."
 
 

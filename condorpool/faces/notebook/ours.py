@@ -79,7 +79,7 @@ class NotebookPool:
 def left_behind() -> list[Entry]:
     """Return what other processes have left, and cleaners wait for or keep."""
     others = (entry for entry in registry.everything() if entry.owner != Owner.this())
-    return [e for e in others if e.note and not (e.owner and e.owner.is_alive)]
+    return [entry for entry in others if entry.note and not entry.in_use]
 
 
 def fit(pool: Pool, description: Mapping[str, str]) -> Any:

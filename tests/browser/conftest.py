@@ -38,8 +38,11 @@ KERNELS = {
 FRONT_ENDS = {"lab": "lab/tree", "notebook": "notebooks"}
 
 SETUP = """
-import sys, time
+import pathlib, sys, time
 from condorpool import Pool
+def wait(*_):
+    while not pathlib.Path({told!r}).exists():
+        time.sleep(0.05)
 SUBMIT = dict(submitdir={folder!r})
 HELD = dict(SUBMIT, processes=2, maxtasksperchild=1, submitkwargs=dict(
     should_transfer_files="YES", transfer_input_files="/no/such/file"))
@@ -170,9 +173,10 @@ class Notebook:
 
     panel = "window.jupyterapp.shell.currentWidget"
 
-    def __init__(self, page, path):
+    def __init__(self, page, path, told):
         self.page = page
         self.path = path
+        self._told = told
 
     def ready(self):
         """Wait until the kernel is idle; a front end that has missed that sees it when loaded anew."""
@@ -187,6 +191,10 @@ class Notebook:
             else:
                 return
         raise AssertionError("the notebook's kernel does not become idle")
+
+    def go_on(self):
+        """End the calls of ``wait``: what is to be seen before has been seen."""
+        self._told.touch()
 
     def run(self, index):
         """Start a cell; does not wait for it."""
@@ -213,9 +221,11 @@ class Notebook:
 def open_notebook(server, page, tmp_path, request):
     """Open a notebook with these code cells, after one that sets up."""
     address, folder, token = server
+    told = tmp_path / "told"
 
     def open_(*cells, kernel="python3", front_end="lab"):
-        sources = [SETUP.format(folder=str(tmp_path)), *map(textwrap.dedent, cells)]
+        setup = SETUP.format(folder=str(tmp_path), told=str(told))
+        sources = [setup, *map(textwrap.dedent, cells)]
         path = folder / f"{tmp_path.name}.ipynb"
         path.write_text(
             json.dumps(
@@ -240,12 +250,13 @@ def open_notebook(server, page, tmp_path, request):
             )
         )
         page.goto(f"{address}/{FRONT_ENDS[front_end]}/{path.name}?reset&token={token}")
-        notebook = Notebook(page, path)
+        notebook = Notebook(page, path, told)
         notebook.ready()
         notebook.run(0)
         return notebook
 
     yield open_
+    told.touch()  # their slots are the next test's
     if getattr(request.node, "failed", False):
         page.screenshot(path=tmp_path / "failed.png")
     page.evaluate(f"() => {Notebook.panel}.sessionContext.shutdown()")

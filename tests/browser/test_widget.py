@@ -42,7 +42,7 @@ def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):
     notebook = open_notebook(
         """
         def fit(x):
-            time.sleep(0.6)
+            wait()
             if x == 3:
                 raise ValueError(f"<b>no convergence</b> for {x}")
             return x
@@ -58,6 +58,7 @@ def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):
     expect(notebook.output(2)).to_have_text("False")
     output.get_by_text("Jobs", exact=True).last.click()
     expect(output.get_by_role("row").nth(1)).to_contain_text("running")
+    notebook.go_on()
     expect(output).to_contain_text("fit: 7 of 8 calls done, 1 failed")
     expect(output).to_contain_text("ValueError: <b>no convergence</b> for 3")
     expect(output.get_by_role("button")).to_have_count(0)
@@ -114,20 +115,21 @@ def test_failed_calls_are_made_again(open_notebook, tmp_path):
     notebook = open_notebook(
         f"""
         def fit(x):
-            import pathlib, time
-            time.sleep(x)
+            if x:
+                wait()
             mark = pathlib.Path({str(tmp_path)!r}, "mark")
             if x == 0 and not mark.exists():
                 mark.touch()
                 raise ValueError("once")
             return x
-        print(Pool(**SUBMIT).map(fit, [0, 6], 1))
+        print(Pool(**SUBMIT).map(fit, [0, 1], 1))
         """
     )
     notebook.run(1)
     notebook.button("Rerun failed").click()
     expect(notebook.output(1)).to_contain_text("when the others have ended")
-    expect(notebook.output(1)).to_contain_text("[0, 6]")
+    notebook.go_on()
+    expect(notebook.output(1)).to_contain_text("[0, 1]")
     expect(notebook.output(1)).to_contain_text("fit: 2 of 2 calls done, 0:0")
 
 
@@ -137,13 +139,14 @@ def test_where_clicks_do_not_come_through_it_is_said(open_notebook):
         """
         from condorpool.faces.notebook.clicks import Clicks
         Clicks._intercept = lambda self: None
-        Pool(**SUBMIT).map(time.sleep, [6])
+        Pool(**SUBMIT).map(wait, [0])
         """
     )
     notebook.run(1)
     notebook.button("Hold all").click()
     expect(notebook.output(1)).to_contain_text("The kernel is busy")
-    expect(notebook.output(1)).to_contain_text("sleep: 1 of 1 calls done")
+    notebook.go_on()
+    expect(notebook.output(1)).to_contain_text("wait: 1 of 1 calls done")
 
 
 def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_end):
@@ -153,7 +156,7 @@ def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_en
         from condorpool.faces.notebook import widget
         widget.HEARTBEAT = 0.3
         widget.JobWidget.heartbeat.default_value = 0.3
-        result = Pool(**SUBMIT).map_async(time.sleep, [30])
+        result = Pool(**SUBMIT).map_async(wait, [0])
         """,
         front_end=front_end,
     )
@@ -170,11 +173,13 @@ def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_en
 
 def test_a_page_that_is_loaded_anew_sees_the_end(open_notebook, front_end):
     """After a reload while a cell blocks, the widget comes back when that is over."""
-    notebook = open_notebook("Pool(**SUBMIT).map(time.sleep, [8], 1)", front_end=front_end)
+    notebook = open_notebook("Pool(**SUBMIT).map(wait, [0])", front_end=front_end)
     notebook.run(1)
     expect(notebook.button("Hold all")).to_be_enabled()
     notebook.save()
     notebook.page.reload()
+    notebook.page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell")
+    notebook.go_on()
     expect(notebook.output(1)).to_contain_text("1 of 1 call")
     expect(notebook.button("Hold all")).to_have_count(0)
 

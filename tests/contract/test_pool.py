@@ -677,15 +677,13 @@ class TestLife:
             pool.join()
 
     def test_terminating_does_not_wait(self, make_pool):
-        """For ten thousand long calls."""
+        """For ten thousand calls, each longer than a test may take."""
         pool = make_pool(2)
         pool.map_async(time.sleep, [600] * 10_000, chunksize=1)
         pool.imap(time.sleep, itertools.repeat(600))
         time.sleep(0.2)
-        start = time.monotonic()
         pool.terminate()
         pool.join()
-        assert time.monotonic() - start < 50
 
     @condorpool_only
     @pytest.mark.parametrize("maxtasksperchild", [None, 1])
@@ -698,11 +696,9 @@ class TestLife:
             yield 600
 
         results = pool.imap(time.sleep, source())
-        start = time.monotonic()
         with pytest.raises(condorpool.JobRemovedError, match="terminated"):
             next(results)
         pool.join()
-        assert time.monotonic() - start < 30
 
     def test_a_pool_is_not_pickled(self, pool):
         """A copy would have no processes."""

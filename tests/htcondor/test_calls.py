@@ -283,11 +283,10 @@ class TestEnd:
     def test_cleanup_false_is_neither_waited_for_nor_deleted(self, make_pool, tmp_path):
         """As the original documents it."""
         pool = make_pool()
-        result = pool.apply_async(time.sleep, (5,), jobkwargs={"cleanup": False})
+        result = pool.apply_async(time.sleep, (600,), jobkwargs={"cleanup": False})
         job = has_job(result)
-        start = time.monotonic()
         pool.close()
-        assert time.monotonic() - start < 4
+        assert not result.ready()
         assert list(tmp_path.glob("condorpool-*/*.call"))
         assert job.remove()
 

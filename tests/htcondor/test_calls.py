@@ -319,6 +319,25 @@ class TestJobs:
             result.get(timeout=30)
         pool.close()
 
+    @pytest.mark.parametrize("maxtasksperchild", [None, 1])
+    def test_jobs_that_are_released_at_once(self, make_pool, tmp_path, maxtasksperchild):
+        """HTCondor overlooks jobs that are released before their run has ended; they run again."""
+        pool = make_pool(processes=2, maxtasksperchild=maxtasksperchild)
+
+        def once(x):
+            mark = tmp_path / f"mark-{x}"
+            if not mark.exists():
+                mark.touch()
+                time.sleep(600)
+            return x
+
+        result = pool.map_async(once, range(2), 1)
+        while len(list(tmp_path.glob("mark-*"))) < 2:
+            time.sleep(0.02)
+        assert result.hold() == 2
+        assert result.release() == 2
+        assert result.get(timeout=60) == [0, 1]
+
     def test_on_hold_remove(self, pool):
         """Held jobs are removed, and the wait ends."""
         result = pool.apply_async(time.sleep, (60,))

@@ -50,11 +50,19 @@ class TestIterators:
         monkeypatch.setattr(ResultIterator, "_deliver", late)
         assert list(pool.imap(double, range(4), 2)) == [0, 2, 4, 6]
 
-    def test_as_they_end(self, make_pool):
+    def test_as_they_end(self, make_pool, tmp_path):
         """What ends first comes first."""
-        pool = make_pool(processes=2)
-        results = pool.imap_unordered(lambda s: (time.sleep(s), s)[1], [1.5, 0, 0])
-        assert list(results) == [0, 0, 1.5]
+        told = tmp_path / "told"
+
+        def call(x):
+            while x == 0 and not told.exists():
+                time.sleep(0.02)
+            return x
+
+        results = make_pool(processes=2).imap_unordered(call, range(3))
+        assert {next(results), next(results)} == {1, 2}
+        told.touch()
+        assert list(results) == [0]
 
     def test_an_endless_iterable(self, pool):
         """Items are taken as results are."""

@@ -76,9 +76,9 @@ class Tracker:
             reconcile = time.monotonic() >= reconcile_at
             for session in self._sessions:
                 try:
-                    session.pump()
+                    session.follower.pump()
                     if reconcile:
-                        session.reconcile()
+                        session.follower.reconcile()
                 except Exception:
                     # One broken session must not stop the others' results.
                     logger.exception("condorpool cannot follow %s", session.directory.path)

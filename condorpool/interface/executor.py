@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from condorpool.engine.session import TAKEN_BACK
+from condorpool.engine.acting import TAKEN_BACK
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.notices import tell
 from condorpool.interface.pool import Pool

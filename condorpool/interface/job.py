@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from condorpool.access.accesspoint import ACTIONS
+from condorpool.engine import acting
 from condorpool.engine import submitdir as names
 from condorpool.engine.crew import Cluster, JobRecord
 from condorpool.engine.session import Session
@@ -40,7 +41,7 @@ class Jobs:
         raise NotImplementedError
 
     def _act(self, action: str) -> int:
-        return self._session.act_on(action, self._places())
+        return acting.act_on(self._session, action, self._places())
 
     # -- to be done ------------------------------------------------------------------
     def hold(self) -> int:
@@ -216,4 +217,4 @@ def act(action: str, jobs: Iterable[QueuedJob]) -> int:
     places: dict[Session, list[tuple[Cluster, int]]] = {}
     for job in jobs:
         places.setdefault(job._session, []).append((job._cluster, job._proc))  # noqa: SLF001
-    return sum(session.act_on(action, place) for session, place in places.items())
+    return sum(acting.act_on(session, action, place) for session, place in places.items())

@@ -15,12 +15,13 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, TypeVar, cast
 
 from condorpool.cleaner import ending, launch
-from condorpool.engine import description, payload, resources
+from condorpool.engine import acting, description, payload, resources
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
-from condorpool.engine.session import MOST_MADE, PATIENCE, Session
+from condorpool.engine.session import MOST_MADE, Session
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
+from condorpool.engine.work import PATIENCE
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
@@ -423,9 +424,10 @@ class Pool:
         _positive("chunksize", chunksize)
         options, session = self._options(**kwargs)
         jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
-        resident = session.is_resident(options)
+        resident = session.crews.is_resident(options)
         limit = min(jobs, options.limit(is_resident=resident))
-        return session.describe(0, None if resident else 0, limit, payload.name_of(func), options)
+        batch, name = None if resident else 0, payload.name_of(func)
+        return session.crews.describe(0, batch, limit, name, options)
 
     @property
     def queue(self) -> list[QueuedJob]:
@@ -787,7 +789,7 @@ class Pool:
         have_left = [session.wait_all(note, patience) for _, session in sessions]
         for (base, session), is_over in zip(sessions, have_left, strict=True):
             tracker().unfollow(session)
-            session.close_log()
+            session.follower.close()
             if is_over:
                 launch.leave(session.directory.path, session.clean())
             else:
@@ -803,7 +805,7 @@ class Pool:
     def _take_back(self) -> None:
         self._stop_feeding()
         for session in self._sessions.values():
-            session.take_back()
+            acting.take_back(session)
 
     @property
     def jobs(self) -> list[Result[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import math
 import sys
 import time
@@ -10,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from condorpool.engine import acting
 from condorpool.engine.crew import Batch, Cluster
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
-from condorpool.engine.session import Session, logger
+from condorpool.engine.session import Session
 from condorpool.interface import display
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Callback = Callable[[Any], object]
+
+logger = logging.getLogger("condorpool")
 
 #: The original's words for states; of several the first counts.
 _STATUS = {
@@ -214,12 +218,12 @@ class Handle(Jobs):
         if not self._batch or self._batch.is_done:
             return 0
         self._seen = True
-        return self._session.take_back(self._batch)
+        return acting.take_back(self._session, self._batch)
 
     def _act(self, action: str) -> int:
         if not self._batch or self._batch.is_done:
             return 0
-        return self._session.act(action, self._batch)
+        return acting.act(self._session, action, self._batch)
 
 
 class Result(Handle, Generic[T]):
@@ -335,7 +339,7 @@ class Result(Handle, Generic[T]):
             self._seen = True
             try:
                 callback(self._value() if error is None else error)
-            except Exception:  # noqa: BLE001 - the user's code, in our thread
+            except Exception:
                 logger.exception("a callback of condorpool raised; the result is not affected")
 
     def _error(self) -> BaseException | None:

@@ -18,7 +18,7 @@ import pytest
 
 import condorpool
 from condorpool import personal
-from condorpool.engine import description, session
+from condorpool.engine import description, follower
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -268,7 +268,7 @@ def test_the_clock_is_set(make_pool, queued, monkeypatch, jump):
     pool.apply_async(abs, (1,))
     assert queued(["CondorpoolLease"])["CondorpoolLease"] == 0
     clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + jump)
-    for module in (description, session):
+    for module in (description, follower):
         monkeypatch.setattr(module, "time", clock)
     end = time.monotonic() + 20
     while not (until := queued(["CondorpoolLease"])["CondorpoolLease"]):

@@ -17,7 +17,7 @@ import pytest
 
 import condorpool
 from condorpool import personal
-from condorpool.engine import session
+from condorpool.engine import follower, work
 from condorpool.runner import program
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -131,7 +131,7 @@ def test_a_thread_that_never_ends_keeps_no_runner(make_pool, access_point):
 
 def test_a_call_that_ends_its_process_as_if_all_were_well(make_pool, monkeypatch):
     """There is no outcome, so it failed, whatever the exit code; the other calls are made."""
-    monkeypatch.setattr(session, "OUTCOME_LAG", 1.0)
+    monkeypatch.setattr(work, "OUTCOME_LAG", 1.0)
     result = make_pool(processes=1).map_async(
         lambda x: x if x else os._exit(0), range(3), chunksize=1
     )
@@ -154,7 +154,7 @@ def test_a_call_that_ends_its_process_as_if_all_were_well(make_pool, monkeypatch
 )
 def test_a_daemon_ends_while_runners_work(make_pool, tmp_path, monkeypatch, daemon, end, way):
     """The master starts it again, and the map finishes."""
-    monkeypatch.setattr(session, "CONTACT_LAG", 2.0)
+    monkeypatch.setattr(follower, "CONTACT_LAG", 2.0)
     commands = {"should_transfer_files": way}
     with (
         personal.start(tmp_path / "own", cpus=2) as own,

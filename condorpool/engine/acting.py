@@ -1,0 +1,133 @@
+"""What is done to jobs and chunks that are there: hold, release, remove, take back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from condorpool.engine.crew import Batch, Cluster
+from condorpool.engine.work import Work
+from condorpool.values.events import JobState
+from condorpool.values.exceptions import JobRemovedError
+
+#: Why a call is not made that was taken back in time.
+TAKEN_BACK = "it was taken back before a job made it"
+
+#: Why a job is acted on.
+ASKED_FOR = "asked for by condorpool's user"
+
+#: What a factory that makes jobs understands.
+_FACTORY_ACTIONS = ("hold", "release", "remove")
+
+
+def act(work: Work, action: str, batch: Batch) -> int:
+    """Do something to the jobs that make the chunks of a batch; return to how many.
+
+    "remove" counts chunks, and takes those back that no job has yet; the
+    others count jobs.
+    """
+    crew = batch.crew
+    if not crew.is_resident:
+        return sum(_act_on_cluster(work, action, cluster) for cluster in crew.clusters)
+    if action == "remove":
+        return _remove_chunks(work, batch)
+    work.note_takers(crew)
+    with work.changed:
+        jobs = [batch.holders[i] for i in batch.pending if i in batch.holders]
+        jobs = jobs or [(c, p) for c in crew.clusters for p in range(len(c.jobs))]
+    return act_on(work, action, jobs)
+
+
+def _act_on_cluster(work: Work, action: str, cluster: Cluster) -> int:
+    jobs = f"ClusterId == {cluster.number}"
+    done = work.access_point.act(action, f"{jobs} && ProcId >= 0", ASKED_FOR)
+    if action in _FACTORY_ACTIONS:
+        # The factory that makes the jobs counts as one too: it is acted on by itself.
+        work.access_point.act(action, jobs, ASKED_FOR)
+    if done:
+        _foresee(work, action, [(cluster, proc) for proc in range(len(cluster.jobs))])
+    return done
+
+
+def take_back(work: Work, batch: Batch | None = None) -> int:
+    """Take back the chunks that no job makes yet, of a batch or of all; return how many."""
+    with work.changed:
+        batches = [batch] if batch else list(work.batches.values())
+        crews = {id(batch.crew): batch.crew for batch in batches if batch.pending}
+    count = 0
+    for crew in crews.values():
+        if crew.is_resident:
+            error = JobRemovedError("(none yet)", TAKEN_BACK)
+            for token in work.recall(crew, batch):
+                if whose := work.batches.get(token.batch):
+                    work.finish(whose, token.first, error)
+                    count += 1
+        elif clusters := " || ".join(f"ClusterId == {c.number}" for c in crew.clusters):
+            # Jobs that the factory has not made yet stay: they may run by now.
+            waiting = f"({clusters}) && ProcId >= 0 && JobStatus != 2"
+            count += work.access_point.act("remove", waiting, TAKEN_BACK)
+    with work.changed:
+        work.changed.notify_all()
+    return count
+
+
+def _remove_chunks(work: Work, batch: Batch) -> int:
+    crew = batch.crew
+    error = JobRemovedError("(none yet)", TAKEN_BACK)
+    back = work.recall(crew, batch)
+    with work.changed:
+        stuck = batch.held if batch.only_held_left else []
+    if stuck:
+        cluster, proc = stuck[0]
+        error = JobRemovedError(cluster.job_id(proc), cluster.jobs[proc].reason)
+    for token in back:
+        if stuck:
+            batch.holders.setdefault(token.first, stuck[0])
+        work.finish(batch, token.first, error)
+    work.note_takers(crew)
+    with work.changed:
+        taken = [batch.holders[i] for i in batch.pending if i in batch.holders]
+        unused = [] if crew.pending else [job for job in stuck if job not in taken]
+        work.changed.notify_all()
+    act_on(work, "remove", unused)
+    return len(back) + act_on(work, "remove", taken)
+
+
+def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
+    """Do something to these jobs, those that have not ended; return to how many."""
+    ids = [c.job_id(proc) for c, proc in jobs if not c.jobs[proc].state.is_final]
+    if not ids:
+        return 0
+    done = work.access_point.act(action, ids, ASKED_FOR)
+    if done:
+        _foresee(work, action, jobs)
+    return done
+
+
+def release_with_memory(work: Work, jobs: Sequence[tuple[Cluster, int]]) -> tuple[int, int]:
+    """Release held jobs with twice the memory; return how many, and the MiB of each."""
+    ids = [c.job_id(proc) for c, proc in jobs if c.jobs[proc].state is JobState.HELD]
+    # Jobs of one call ask for the same; some tell of all.
+    memory = 2 * work.access_point.most_memory(ids[:50]) if ids else 0
+    if not memory:
+        return 0, 0
+    where = " || ".join(f"ClusterId == {n}" for n in {c.number for c, _ in jobs})
+    there = work.access_point.query(f"JobStatus == 5 && ({where})", ["ClusterId", "ProcId"])
+    held = {f"{ad['ClusterId']}.{ad['ProcId']}" for ad in there}
+    ids = [job for job in ids if job in held]
+    if ids:
+        work.access_point.edit(ids, "RequestMemory", str(memory))
+    return act_on(work, "release", jobs), memory
+
+
+def _foresee(work: Work, action: str, jobs: Iterable[tuple[Cluster, int]]) -> None:
+    """Change the state of held jobs at once.
+
+    A wait that begins now must not take jobs for held whose event is on its way.
+    """
+    if action not in ("release", "remove"):
+        return
+    with work.changed:
+        for cluster, proc in jobs:
+            if cluster.jobs[proc].state is JobState.HELD:
+                # A removed job is REMOVED by its event, which also ends its chunk.
+                cluster.set_state(proc, JobState.IDLE)

@@ -1,0 +1,216 @@
+"""The crews of a submit directory: which there are, and that they have the jobs they need."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+
+from condorpool.engine import description, payload, submitdir
+from condorpool.engine.crew import MAX_LOST, Batch, Cluster, Crew, JobRecord
+from condorpool.engine.description import JobOptions
+from condorpool.engine.submitdir import Token
+from condorpool.engine.work import Work
+from condorpool.values.events import JobState
+from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
+
+#: Seconds from the event that a job has ended until its slot takes another.
+SHADOW_EXIT = 0.03
+
+#: All of this process: their idle runners keep slots that others may want.
+_all: weakref.WeakSet[Crews] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_all.clear)
+
+#: When a job of this process has ended last.
+_last_end = -math.inf
+
+
+class Crews:
+    """Submits jobs for chunks, where there are none that would take them."""
+
+    def __init__(self, work: Work) -> None:
+        #: Whether jobs can take one chunk after the other here, as far as is known.
+        self.has_chirp = True
+        #: Files that every job is sent.
+        self.shared: list[str] = []
+        self._work = work
+        self._crews: dict[object, Crew] = {}
+        self._manning = threading.Lock()
+        _all.add(self)
+
+    def describe(
+        self, crew: int, batch: int | None, limit: int, name: str, options: JobOptions
+    ) -> dict[str, str]:
+        """Return what HTCondor would get for such jobs."""
+        memory = self._work.access_point.memory
+        return description.build(
+            directory=self._work.directory.path,
+            crew=crew,
+            batch=batch,
+            limit=max(1, limit),
+            keep_claim=self._work.access_point.keep_claim(options.linger),
+            batch_name=name,
+            run=self._work.directory.run,
+            lease=self._work.lease if options.cleanup else 0.0,
+            # A plain job has no channel by which to ask for them.
+            shared=() if batch is None else tuple(self.shared),
+            options=options,
+            defaults={"request_memory": str(memory)} if memory else {},
+        )
+
+    def is_resident(self, options: JobOptions) -> bool:
+        """Tell whether jobs with these options take one chunk after the other."""
+        return self.has_chirp and options.maxtasksperchild != 1
+
+    def crew(self, number: int, name: str, options: JobOptions) -> Crew:
+        """Return the crew for such calls: the one that there is, or a new one."""
+        sends = description.sends_environment(options.submitkwargs)
+        environment = payload.environment_to_send() if sends else {}
+        resident = self.is_resident(options)
+        commands = tuple(sorted(options.submitkwargs.items()))
+        key = (commands, options.python, tuple(environment.items()), options.cleanup)
+        if resident and key in self._crews:
+            return self._crews[key]
+        limit = options.limit(is_resident=resident)
+        crew = Crew(number, name, limit, options, is_resident=resident)
+        path, base = (
+            self._work.directory / submitdir.crew_name(number),
+            self._work.directory.path.parent,
+        )
+        payload.write_crew(path, options.initializer, options.initargs, environment, base)
+        if resident:
+            self._work.directory.make_crew(number)
+            with self._work.changed:
+                self._crews[key] = crew
+        return crew
+
+    def man(self, crew: Crew) -> None:
+        """Submit the runners that a resident crew lacks."""
+        with self._manning:
+            with self._work.changed:
+                away = sum(len(cluster.away) for cluster in crew.clusters)
+                here = crew.live - crew.count(JobState.HELD) - away
+                missing = min(crew.limit, crew.pending) - here
+            if missing <= 0:
+                return
+            for crews in list(_all):
+                crews.dismiss_idle(crew)
+            submit = self.describe(crew.number, None, missing, crew.name, crew.options)
+            self._submit(crew, submit, [{"runner": str(n)} for n in range(missing)])
+
+    def man_again(self, crew: Crew, job_id: str) -> None:
+        """Submit the runners that a crew lacks after the end of a job, or give up."""
+        try:
+            self.man(crew)
+        except (SubmitError, HTCondorError) as error:
+            self._work.give_up(crew, JobFailedError(job_id, str(error)))
+
+    def make_up_for_held(self) -> None:
+        """Submit a runner where a call was posted for one that lingered, and it is held instead."""
+        with self._work.changed:
+            crews = {id(crew): crew for crew, _ in self._work.clusters.values() if crew.pending}
+        for crew in crews.values():
+            if crew.is_resident and crew.is_replaceable:
+                crew.lost += 1
+                self.man_again(crew, "(none yet)")
+
+    def replaces(self, crew: Crew, job: JobRecord) -> bool:
+        """Tell whether to make up for a job that left the queue without a word: not for ever."""
+        if job.exit or not (self._work.directory / submitdir.crew_name(crew.number)).exists():
+            return False
+        crew.lost += 1
+        return crew.lost <= MAX_LOST
+
+    def starves(self) -> bool:
+        """Tell whether a crew has chunks, and all its jobs wait for slots."""
+        with self._work.changed:
+            return any(
+                crew.pending and crew.count(JobState.IDLE) and not crew.count(JobState.RUNNING)
+                for crew in self._crews.values()
+            )
+
+    def make_room(self) -> None:
+        """Have idle runners leave if others of this process wait for slots."""
+        if any(crews.starves() for crews in list(_all)):
+            self.dismiss_idle()
+
+    def dismiss_idle(self, but: Crew | None = None) -> None:
+        """Have the runners of other crews leave that only linger: their slots are wanted."""
+        with self._work.changed:
+            idle = {k: c for k, c in self._crews.items() if c is not but and c.live and c.is_idle}
+            for key in idle:
+                del self._crews[key]
+        for crew in idle.values():
+            self._work.directory.close_crew(crew.number)
+
+    def submit_plain(self, crew: Crew, batch: Batch, tokens: Sequence[Token]) -> None:
+        """Submit a job for each of these chunks."""
+        limit = min(len(tokens), crew.limit)
+        submit = self.describe(crew.number, batch.number, limit, crew.name, crew.options)
+        items = [{"first": str(t.first), "end": str(t.end), "chunk": str(t.origin)} for t in tokens]
+        chunks = [token.first for token in tokens]
+        cluster = self._submit(crew, submit, items, chunks)
+        with self._work.changed:
+            batch.holders.update((first, (cluster, proc)) for proc, first in enumerate(chunks))
+
+    def fall_back(self, crew: Crew) -> None:
+        """Give every chunk a job of its own: this site forbids the channel that runners need."""
+        self.has_chirp = False
+        back = self._work.recall(crew)
+        for batch in crew.batches:
+            tokens = sorted(token for token in back if token.batch == batch.number)
+            limit = crew.options.limit(is_resident=False)
+            plain = Crew(crew.number, crew.name, limit, crew.options, is_resident=False)
+            with self._work.changed:
+                plain.batches, batch.crew = [batch], plain
+            if tokens:
+                self.submit_plain(plain, batch, tokens)
+        with self._work.changed:
+            crew.batches = []
+
+    @staticmethod
+    def note_end() -> None:
+        """Note that a job has ended just now."""
+        global _last_end  # noqa: PLW0603 - slots are shared by all sessions
+        _last_end = time.monotonic()
+
+    def _submit(
+        self,
+        crew: Crew,
+        submit: Mapping[str, str],
+        items: Sequence[Mapping[str, str]],
+        chunks: Sequence[int] | None = None,
+    ) -> Cluster:
+        # Whoever ends our work finds the jobs by their attributes, recorded or not.
+        self._record(crew, submit)
+        # A slot kept for the next call is only looked at when jobs come in, and
+        # it takes its last job's shadow this long to let go of it: jobs that
+        # come earlier wait up to 8 s for a slot that stands ready.
+        time.sleep(max(0.0, _last_end + SHADOW_EXIT - time.monotonic()))
+        cluster = Cluster(self._work.access_point.submit(submit, items), len(items), chunks)
+        with self._work.changed:
+            self._work.clusters[cluster.number] = crew, cluster
+            crew.clusters.append(cluster)
+        with contextlib.suppress(SubmitError):
+            self._record(crew, submit)
+        self._work.access_point.hurry(cluster.number)
+        return cluster
+
+    def _record(self, crew: Crew, submit: Mapping[str, str]) -> None:
+        """Write down the jobs of a crew, so that others could go on with them."""
+        with self._work.changed:
+            clusters = [[c.number, len(c.jobs), c.chunks] for c in crew.clusters]
+        with self._work.directory.explained():
+            self._work.directory.record(
+                submitdir.jobs_name(crew.number),
+                name=crew.name,
+                limit=crew.limit,
+                is_resident=crew.is_resident,
+                options=crew.options.recorded(),
+                description=dict(submit),
+                clusters=clusters,
+            )

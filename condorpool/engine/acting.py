@@ -52,9 +52,9 @@ def take_back(work: Work, batch: Batch | None = None) -> int:
     """Take back the chunks that no job makes yet, of a batch or of all; return how many."""
     with work.changed:
         batches = [batch] if batch else list(work.batches.values())
-        crews = {id(batch.crew): batch.crew for batch in batches if batch.pending}
+        crews = dict.fromkeys(batch.crew for batch in batches if batch.pending)
     count = 0
-    for crew in crews.values():
+    for crew in crews:
         if crew.is_resident:
             error = JobRemovedError("(none yet)", TAKEN_BACK)
             for token in work.recall(crew, batch):

@@ -77,13 +77,11 @@ class Crews:
             return self._crews[key]
         limit = options.limit(is_resident=resident)
         crew = Crew(number, name, limit, options, is_resident=resident)
-        path, base = (
-            self._work.directory / submitdir.crew_name(number),
-            self._work.directory.path.parent,
-        )
+        directory = self._work.directory
+        path, base = directory / submitdir.crew_name(number), directory.path.parent
         payload.write_crew(path, options.initializer, options.initargs, environment, base)
         if resident:
-            self._work.directory.make_crew(number)
+            directory.make_crew(number)
             with self._work.changed:
                 self._crews[key] = crew
         return crew
@@ -111,10 +109,8 @@ class Crews:
 
     def make_up_for_held(self) -> None:
         """Submit a runner where a call was posted for one that lingered, and it is held instead."""
-        with self._work.changed:
-            crews = {id(crew): crew for crew, _ in self._work.clusters.values() if crew.pending}
-        for crew in crews.values():
-            if crew.is_resident and crew.is_replaceable:
+        for crew in self._work.manned():
+            if crew.is_resident and crew.pending and crew.is_replaceable:
                 crew.lost += 1
                 self.man_again(crew, "(none yet)")
 

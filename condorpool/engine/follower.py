@@ -99,8 +99,7 @@ class Follower:
         self._put_back_evicted()
         self._rouse_released()
         self._work.settle_late()
-        with self._work.changed:
-            idles = any(crew.surplus_since < math.inf for crew, _ in self._work.clusters.values())
+        idles = any(crew.surplus_since < math.inf for crew in self._work.manned())
         if events or self._work.waits_for_outcomes or idles:
             self._crews.make_up_for_held()
             self._let_go()
@@ -210,7 +209,7 @@ class Follower:
             done = [batch for batch in self._work.batches.values() if batch.is_forgettable]
             for batch in done:
                 del self._work.batches[batch.number]
-            for crew in {id(crew): crew for crew, _ in self._work.clusters.values()}.values():
+            for crew in self._work.manned():
                 crew.clusters = [c for c in crew.clusters if c.live or not c.is_gone]
                 if crew.is_resident:
                     crew.batches = [batch for batch in crew.batches if not batch.is_done]
@@ -236,9 +235,8 @@ class Follower:
     def reconcile(self) -> None:
         """Compare with disk and queue: find outcomes, ends and holds that no event told."""
         self._renew()
-        with self._work.changed:
-            crews = {id(crew): crew for crew, _ in self._work.clusters.values() if crew.pending}
-        for crew in crews.values():
+        crews = [crew for crew in self._work.manned() if crew.pending]
+        for crew in crews:
             self._work.note_takers(crew)
             for batch in list(crew.batches):
                 for first in list(batch.pending):

@@ -303,10 +303,9 @@ class Session(Work):
 
     def _dismiss(self, patience: float) -> bool:
         """Have the runners leave, and wait until HTCondor has done with all jobs that ended."""
-        with self.changed:
-            known = {id(crew): crew for crew, _ in self.clusters.values()}
-        crews = [crew for crew in known.values() if not crew.pending]
-        for crew in known.values():
+        known = self.manned()
+        crews = [crew for crew in known if not crew.pending]
+        for crew in known:
             if crew.is_resident:
                 self.directory.close_crew(crew.number)
         begun = time.monotonic()

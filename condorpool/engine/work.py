@@ -63,6 +63,11 @@ class Work:
         """Whether jobs have ended well whose outcomes are still to show up."""
         return bool(self._late)
 
+    def manned(self) -> list[Crew]:
+        """Return the crews that have jobs in the queue, or had until just now."""
+        with self.changed:
+            return list(dict.fromkeys(crew for crew, _ in self.clusters.values()))
+
     def note_takers(self, crew: Crew) -> None:
         """Find out which chunks there are by now, and which job has which."""
         if not crew.is_resident:

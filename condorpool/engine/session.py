@@ -55,6 +55,11 @@ class Session(Work):
         self._numbers = itertools.count(1)
         self._is_terminated = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody follows it any more."""
+        return self.follower.is_closed
+
     # -- taking up what another process has left ---------------------------------
     @classmethod
     def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:

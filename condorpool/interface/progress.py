@@ -174,7 +174,7 @@ class Meter:
         self._group_failures()
         with session.changed:
             ended = result.calls_ended
-            is_over = result.ready() or session.follower.is_closed
+            is_over = result.ready() or session.is_closed
             silent = session.silent[1] if session.silent else None
             batch = result._batch  # noqa: SLF001
             crew = batch.crew if batch else None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from condorpool import personal
-from condorpool.personal import daemons, guardian
+from condorpool.personal import configuration, daemons, folders, guardian
 from condorpool.values.exceptions import HTCondorNotFoundError, PersonalError
 
 CHECKOUT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def spawn(folder):
 
 def processes(folder):
     """Return the processes that carry the folder's mark."""
-    mark = f"{daemons._MARK}={folder}".encode()
+    mark = f"{configuration.MARK}={folder}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -230,7 +230,7 @@ def test_it_stays_for_jobs_and_goes_after_them(folder, spawn):
     held = submit_sleep(running, 0, folder)
     running.access_point().act("hold", f"ClusterId == {held}")
     wait_for(lambda: states(running, kept) == [2])
-    daemons._unuse(folder)
+    folders.unuse(folder)
     user.kill()
     user.wait()
     time.sleep(1)
@@ -435,7 +435,7 @@ for use in (
     ap = running.access_point()
     there = [ap.schedd_address, ap.collector_address, ap.version]
     # The second is the one under which root's daemons run.
-    for uid in (ORDINARY, daemons._ACCOUNT):
+    for uid in (ORDINARY, configuration.ACCOUNT):
         done = subprocess.run(
             [*as_user(uid), sys.executable, "-c", try_all, *there],
             cwd=CHECKOUT,

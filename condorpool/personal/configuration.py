@@ -1,0 +1,199 @@
+"""How a personal HTCondor is configured, and in what account and environment it runs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+
+from condorpool.personal.install import Installation
+from condorpool.values.exceptions import PersonalError
+
+# HTCondor never runs jobs as root, and its daemons want an account: "nobody".
+ACCOUNT = 65534
+_CAPABILITIES = "-all,+dac_override,+dac_read_search,+fowner"
+
+# Every process of a personal HTCondor has its folder in this variable, so that
+# it can be proven to be ours when the guardian is gone.
+MARK = "_CONDORPOOL_PERSONAL"
+
+#: Seconds for which slots are kept: a negotiation every second gives others as soon.
+CLAIMS = 2.0
+
+_CONFIGURATION = """\
+# Written by condorpool for one personal HTCondor.
+RELEASE_DIR = {installation.sbin.parent}
+SBIN = {installation.sbin}
+BIN = {installation.bin}
+LIBEXEC = {installation.libexec}
+LIB = {installation.lib}
+LOCAL_DIR = {local}
+LOCAL_CONFIG_FILE =
+LOCAL_CONFIG_DIR =
+RUN = $(LOCAL_DIR)/run
+use ROLE: Personal
+
+# This machine only.
+CONDOR_HOST = 127.0.0.1
+NETWORK_INTERFACE = 127.0.0.1
+BIND_ALL_INTERFACES = False
+ENABLE_IPV6 = False
+USE_SHARED_PORT = False
+COLLECTOR_PORT = 0
+COLLECTOR_HOST = $(CONDOR_HOST):$(COLLECTOR_PORT)
+MASTER_ADDRESS_FILE = $(RUN)/master_address
+COLLECTOR_ADDRESS_FILE = $(RUN)/collector_address
+SCHEDD_ADDRESS_FILE = $(RUN)/schedd_address
+
+# This user only: the schedd runs jobs under one account, whoever submits them.
+SEC_DEFAULT_AUTHENTICATION = REQUIRED
+SEC_DEFAULT_AUTHENTICATION_METHODS = FS
+# Otherwise root would be called what the daemons' account is called.
+FS_ROOT_TO_CONDOR = False
+SEC_PASSWORD_DIRECTORY = $(LOCAL_DIR)/passwords.d
+SEC_TOKEN_DIRECTORY = $(LOCAL_DIR)/tokens.d
+SEC_TOKEN_SYSTEM_DIRECTORY = $(LOCAL_DIR)/tokens.d
+ALLOW_READ = {users}
+ALLOW_WRITE = {users}
+ALLOW_DAEMON = {users}
+ALLOW_NEGOTIATOR = {users}
+ALLOW_ADMINISTRATOR = {users}
+
+# Quick answers rather than large numbers.
+NEGOTIATOR_INTERVAL = 1
+NEGOTIATOR_MIN_INTERVAL = 0
+NEGOTIATOR_CYCLE_DELAY = 0
+SCHEDD_INTERVAL = 1
+SCHEDD_MIN_INTERVAL = 0
+UPDATE_INTERVAL = 2
+# Otherwise a cycle has twenty offers for each user: as many jobs that match nothing take them all,
+# and no other job is ever offered.
+SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False
+# Otherwise a starter asks its shadow what to do after the transfer of files, and if that has not
+# heard of its end yet, asks again 5 s later.
+GUIDANCE_MUMS_THE_WORD = True
+# A job that is removed while its slot is being claimed leaves a claim that the schedd knows nothing
+# of, and the startd holds it for half an hour.  What nobody uses is to be had again soon.
+IS_OWNER = State =?= "Claimed" && Activity =?= "Idle" && time() - EnteredCurrentActivity > 5
+POLLING_INTERVAL = 2
+
+# One slot, of which each job takes what it asks for.
+NUM_SLOTS = 1
+NUM_SLOTS_TYPE_1 = 1
+SLOT_TYPE_1 = 100%
+SLOT_TYPE_1_PARTITIONABLE = True
+{cpus}
+RUNBENCHMARKS = 0
+# The others are asked at the start what they can do, which takes half a second.
+FILETRANSFER_PLUGINS = $(LIBEXEC)/curl_plugin, $(LIBEXEC)/data_plugin
+# Answering in the collector itself is quicker than in a child.
+COLLECTOR_QUERY_WORKERS = 0
+SINGULARITY = /usr/bin/false
+MAIL = /bin/true
+# An installation that is renewed must not restart what runs.
+MASTER_CHECK_NEW_EXEC_INTERVAL = 0
+# A daemon that crashed or was restarted comes back in 2 s, not in 10.
+MASTER_BACKOFF_CONSTANT = 1
+# A job that uses more memory than it asked for is held, and told so soon.
+use POLICY : HOLD_IF_MEMORY_EXCEEDED
+STARTER_INITIAL_UPDATE_INTERVAL = 1
+STARTER_UPDATE_INTERVAL = 3
+PID_SNAPSHOT_INTERVAL = 2
+STARTER_JOB_ENVIRONMENT = "{mark}={folder}"
+"""
+
+
+def fair_memory() -> int:
+    """Return the MiB that each CPU's job may have.
+
+    HTCondor's own default, 128 MiB, holds every job that imports numpy.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return max(128, int(0.8 * total / (os.cpu_count() or 1)))
+
+
+def make_local(local: Path) -> None:
+    """Make the folders that HTCondor's programs write to."""
+    names = ("execute", "lock", "log", "run", "spool", "tokens.d", "passwords.d")
+    for path in (local, *(local / name for name in names)):
+        path.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            os.chown(path, ACCOUNT, ACCOUNT)
+    # Jobs of root run in here as that other account, and look around.
+    (local / "execute").chmod(0o755)
+
+
+def text(
+    folder: Path, installation: Installation, cpus: int | None, settings: Mapping[str, str]
+) -> str:
+    """Return HTCondor's configuration for the personal one in this folder."""
+    number = "" if cpus is None else f"NUM_CPUS = {cpus}"
+    configured = _CONFIGURATION.format(
+        installation=installation,
+        folder=folder,
+        local=folder / "local",
+        users=_allowed_users(),
+        cpus=number,
+        mark=MARK,
+    )
+    return configured + "".join(f"{name} = {value}\n" for name, value in settings.items())
+
+
+def _allowed_users() -> str:
+    """Return who may talk to the daemons, in HTCondor's words."""
+    try:
+        names = [pwd.getpwuid(os.geteuid()).pw_name]
+    except KeyError:
+        raise PersonalError(
+            f"user {os.geteuid()} has no name on this machine, and HTCondor knows its users by "
+            "name only: add a line to /etc/passwd."
+        ) from None
+    if os.geteuid() == 0:
+        # What root is called where HTCondor's own account exists.
+        names.append("condor")
+    return ", ".join(f"{name}@*/127.0.0.1" for name in names)
+
+
+def master(installation: Installation) -> list[str]:
+    """Return the command that starts all daemons."""
+    command = [str(installation.master), "-f"]
+    if os.geteuid() != 0:
+        return command
+    # Without no_setuid_fixup the starter's access() says that an interpreter
+    # in root's home may not be run.
+    return [
+        "setpriv",
+        f"--reuid={ACCOUNT}",
+        f"--regid={ACCOUNT}",
+        "--clear-groups",
+        f"--inh-caps={_CAPABILITIES}",
+        f"--ambient-caps={_CAPABILITIES}",
+        f"--bounding-set={_CAPABILITIES}",
+        "--securebits=+no_setuid_fixup",
+        # Changing the account has cleared the one that the guardian set.
+        "--pdeathsig=QUIT",
+        *command,
+    ]
+
+
+def daemon_environment(folder: Path, installation: Installation) -> dict[str, str]:
+    """Return what the daemons get for an environment."""
+    # Nothing else of the user's: HTCondor takes settings from the environment
+    # too, and libraries that were meant for the notebook would confuse it.
+    kept = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ")
+    inherited = {name: os.environ[name] for name in kept if name in os.environ}
+    return {**inherited, **environment(folder, installation), MARK: str(folder)}
+
+
+def environment(folder: Path, installation: Installation) -> dict[str, str]:
+    """Return the variables by which HTCondor's tools find the one in this folder."""
+    path = os.environ.get("PATH", os.defpath)
+    environment = {
+        "CONDOR_CONFIG": str(folder / "condor_config"),
+        "PATH": os.pathsep.join([str(installation.bin), str(installation.sbin), path]),
+    }
+    if os.geteuid() == 0:
+        # So that the tools stay root, who alone may read the configuration.
+        environment["CONDOR_IDS"] = "0.0"
+    return environment

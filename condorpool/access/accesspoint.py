@@ -232,16 +232,14 @@ class AccessPoint:
         return int(self._ask(doing, lambda schedd: schedd.edit(spec, attribute, value)))
 
     def rouse(self, jobs: Sequence[str]) -> None:
-        """Have the schedd list anew what can start, for the first of these jobs that waits.
+        """Have the schedd list anew what can start, if one of these jobs waits.
 
         It does so when it is told a priority, also one that the job has.
         """
-        for job in jobs:
-            cluster, _, proc = job.partition(".")
-            waits = f"ClusterId == {cluster} && ProcId == {proc} && JobStatus == 1"
-            for ad in self.query(waits, ["JobPrio"]):
-                self.edit([job], "JobPrio", str(ad.get("JobPrio", 0)))
-                return
+        waits = f"JobStatus == 1 && ({_any_of(jobs)})"
+        for ad in self.query(waits, ["ClusterId", "ProcId", "JobPrio"])[:1]:
+            job = f"{ad['ClusterId']}.{ad['ProcId']}"
+            self.edit([job], "JobPrio", str(ad.get("JobPrio", 0)))
 
     def query(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
         """Return these attributes of the jobs that are in the queue."""
@@ -251,10 +249,7 @@ class AccessPoint:
 
     def most_memory(self, jobs: Sequence[str]) -> int:
         """Return the most MiB that one of these jobs asks for, or has used."""
-        constraint = " || ".join(
-            "(ClusterId == {} && ProcId == {})".format(*job.split(".")) for job in jobs
-        )
-        ads = self._ask("query jobs", lambda schedd: schedd.query(constraint))
+        ads = self._ask("query jobs", lambda schedd: schedd.query(_any_of(jobs)))
         # Both may be expressions over other attributes.
         told = [
             ad.eval(name) for ad in ads for name in ("RequestMemory", "MemoryUsage") if name in ad
@@ -299,6 +294,10 @@ class AccessPoint:
             raise self._fault("match a job with slots", error) from error
         owners = [ad.get("Owner") for ad in running]
         return matching.fit(ads[0], slots, owners) if ads else None
+
+
+def _any_of(jobs: Sequence[str]) -> str:
+    return " || ".join("(ClusterId == {} && ProcId == {})".format(*job.split(".")) for job in jobs)
 
 
 def check_expression(name: str, text: str) -> str:

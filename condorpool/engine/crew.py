@@ -125,7 +125,7 @@ class Cluster:
             self.note_hold(proc, facts)
         elif event.kind == "JOB_RELEASED":
             job.code = job.subcode = 0
-            job.released = job.attempts > 0
+            job.released = True
         elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
             told = str(facts.get("Reason") or facts.get("Message") or "")
             # Why a job was held says more than that somebody then removed it.

@@ -161,8 +161,9 @@ class Follower:
             return
         self._released = [waiting for waiting in self._released if waiting[2] > now]
         idle = [c.job_id(proc) for c, proc in due if c.jobs[proc].state is JobState.IDLE]
-        with contextlib.suppress(HTCondorError):  # it makes its list anew when it is back
-            self._work.access_point.rouse(idle)
+        if idle:
+            with contextlib.suppress(HTCondorError):  # it makes its list anew when it is back
+                self._work.access_point.rouse(idle[:50])  # some tell of all
 
     def _job_ended(self, crew: Crew, cluster: Cluster, proc: int) -> None:
         """Find out what became of the chunks of a job that has ended."""

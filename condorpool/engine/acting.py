@@ -94,7 +94,12 @@ def _remove_chunks(work: Work, batch: Batch) -> int:
 
 def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
     """Do something to these jobs, those that have not ended; return to how many."""
-    ids = [c.job_id(proc) for c, proc in jobs if not c.jobs[proc].state.is_final]
+    with work.changed:
+        live = [(c, proc) for c, proc in jobs if not c.jobs[proc].state.is_final]
+        if action == "hold":
+            for cluster, proc in live:  # calls that are posted later are not held
+                cluster.jobs[proc].parked = work.clusters[cluster.number][0].pending > 0
+    ids = [cluster.job_id(proc) for cluster, proc in live]
     if not ids:
         return 0
     done = work.access_point.act(action, ids, ASKED_FOR)

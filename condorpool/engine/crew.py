@@ -49,6 +49,7 @@ class JobRecord:
     exit: str = ""
     status: int | None = None  # the exit code, once it has exited with one
     released: bool = False  # since its last run began
+    parked: bool = False  # the user has held it, and with it the calls that it could make
     missed: int = 0  # reconciles in a row that did not find it in the queue
 
     def note_exit(self, facts: Mapping[str, object]) -> None:
@@ -125,7 +126,7 @@ class Cluster:
             self.note_hold(proc, facts)
         elif event.kind == "JOB_RELEASED":
             job.code = job.subcode = 0
-            job.released = True
+            job.released, job.parked = True, False
         elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
             told = str(facts.get("Reason") or facts.get("Message") or "")
             # Why a job was held says more than that somebody then removed it.
@@ -186,14 +187,18 @@ class Crew:
     def is_replaceable(self) -> bool:
         """Whether another job would do what none does: a held one has begun well, and has no chunk.
 
-        Those that are held before they begin, or for their chunk, are not made up for.
+        Those that are held before they begin, or for their chunk, are not made up for,
+        nor those that the user has held: another job would make the call all the same.
         """
         moving = self.count(*_MOVING, JobState.UNMATERIALIZED)
         if moving or not self.count(JobState.HELD) or self.lost >= MAX_LOST:
             return False
         having = {b.holders[i] for b in self.batches for i in b.pending.keys() & b.holders.keys()}
         return any(
-            job.state is JobState.HELD and job.attempts and (cluster, proc) not in having
+            job.state is JobState.HELD
+            and job.attempts
+            and not job.parked
+            and (cluster, proc) not in having
             for cluster in self.clusters
             for proc, job in enumerate(cluster.jobs)
         )

@@ -319,6 +319,24 @@ class TestJobs:
             result.get(timeout=30)
         pool.close()
 
+    def test_a_call_is_held_before_a_job_has_it(self, make_pool, tmp_path):
+        """No other job makes it instead of the held one."""
+        told, python = tmp_path / "told", tmp_path / "python"
+        python.write_text(
+            f'#!/bin/sh\nwhile [ ! -e {told} ]; do sleep 0.05; done\nexec {sys.executable} "$@"\n'
+        )
+        python.chmod(0o700)
+        result = make_pool(python=str(python)).apply_async(abs, (-1,))
+        (log,) = tmp_path.glob("condorpool-*/events.log")
+        while "Job executing" not in log.read_text():
+            time.sleep(0.02)
+        assert result.hold() == 1
+        with pytest.raises(condorpool.JobHeldError):
+            result.get(timeout=30)
+        told.touch()
+        assert result.release() == 1
+        assert result.get(timeout=60) == 1
+
     @pytest.mark.parametrize("maxtasksperchild", [None, 1])
     def test_jobs_that_are_released_at_once(self, make_pool, tmp_path, maxtasksperchild):
         """HTCondor overlooks jobs that are released before their run has ended; they run again."""

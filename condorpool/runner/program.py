@@ -713,7 +713,8 @@ class Runner:
         self.tokens: list[str] = []
         self.misses = 0
         self.closed = False
-        self.picks = os.getpid()
+        self.place = int(job.rpartition(".")[2])
+        self.seed = os.getpid()
         self.pause = max(0.05, min(5.0, 0.005 * peers))
 
     def own(self) -> list[str]:
@@ -727,23 +728,25 @@ class Runner:
         self.closed = CLOSED in names
         tokens = [name for name in names if name[0].isdigit()]
         tokens.sort(key=lambda token: [int(part) for part in token.split("-")])
-        self.tokens, self.misses = tokens, 0
+        self.tokens, self.misses, self.pick = tokens, 0, self.place
 
     def take(self) -> str:
         """Take a chunk; return its token, empty if there is none.
 
-        Each runner picks among the first of its list, at places of its own, so
-        that runners seldom want the same one; a list that proves stale is read
-        again.  So a chunk costs a few operations, however many there are.
+        Each runner picks among the first of its list, at first at a place of its
+        own and then at random, so that runners seldom want the same one; a list
+        that proves stale is read again.  So a chunk costs a few operations, however
+        many there are, and the first are made first.
         """
         while True:
             if not self.tokens or self.misses > 3:
                 self.chirp.patiently(self.look)
             if not self.tokens:
                 return ""
-            self.picks = (self.picks * 1103515245 + 12345) & 0x7FFFFFFF
             first = min(len(self.tokens), 2 * self.peers) if self.peers > 1 else 1
-            token = self.tokens.pop((self.picks >> 8) % first)
+            token = self.tokens.pop(self.pick % first)
+            self.seed = (self.seed * 1103515245 + 12345) & 0x7FFFFFFF
+            self.pick = self.seed >> 8
             try:
                 self.chirp.ask("rename", f"{self.posted}/{token}", self.mine(token))
                 return token

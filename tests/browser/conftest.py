@@ -181,8 +181,8 @@ class Notebook:
     def ready(self, setup=False):
         """Wait until the kernel is idle, and has run the setup cell if that is asked for.
 
-        Once in forty times ipykernel 7.0.1 misses a message of the first ones, with or
-        without condorpool; it goes on when the page is loaded anew.
+        One of forty notebooks with ipykernel 7.0.1 did not get its first answers, without
+        condorpool too, until the page was loaded anew; whose fault it is was not found.
         """
         status = f"{self.panel}?.sessionContext?.session?.kernel?.status"
         prompt = "document.querySelector('.jp-NotebookPanel .jp-InputPrompt').textContent"

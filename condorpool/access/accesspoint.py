@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -236,7 +236,7 @@ class AccessPoint:
 
         It does so when it is told a priority, also one that the job has.
         """
-        waits = f"JobStatus == 1 && ({_any_of(jobs)})"
+        waits = f"JobStatus == 1 && ({any_job(jobs)})"
         for ad in self.query(waits, ["ClusterId", "ProcId", "JobPrio"])[:1]:
             job = f"{ad['ClusterId']}.{ad['ProcId']}"
             self.edit([job], "JobPrio", str(ad.get("JobPrio", 0)))
@@ -249,7 +249,7 @@ class AccessPoint:
 
     def most_memory(self, jobs: Sequence[str]) -> int:
         """Return the most MiB that one of these jobs asks for, or has used."""
-        ads = self._ask("query jobs", lambda schedd: schedd.query(_any_of(jobs)))
+        ads = self._ask("query jobs", lambda schedd: schedd.query(any_job(jobs)))
         # Both may be expressions over other attributes.
         told = [
             ad.eval(name) for ad in ads for name in ("RequestMemory", "MemoryUsage") if name in ad
@@ -282,9 +282,7 @@ class AccessPoint:
         """
         try:
             if isinstance(job, str):
-                cluster, _, proc = job.partition(".")
-                one = f"ClusterId == {cluster} && ProcId == {proc}"
-                ads = self._try(lambda schedd: schedd.query(one))
+                ads = self._try(lambda schedd: schedd.query(any_job([job])))
             else:
                 ads = [matching.ad_of(job)]
             running = self._try(lambda schedd: schedd.query("JobStatus == 2", ["Owner"]))
@@ -296,8 +294,15 @@ class AccessPoint:
         return matching.fit(ads[0], slots, owners) if ads else None
 
 
-def _any_of(jobs: Sequence[str]) -> str:
-    return " || ".join("(ClusterId == {} && ProcId == {})".format(*job.split(".")) for job in jobs)
+def any_job(jobs: Iterable[str]) -> str:
+    """Return the constraint that is true of these jobs (``"12.3"``) alone."""
+    each = ["ClusterId == {} && ProcId == {}".format(*job.split(".")) for job in jobs]
+    return " || ".join(f"({one})" for one in each) if len(each) > 1 else "".join(each) or "false"
+
+
+def any_cluster(numbers: Iterable[int]) -> str:
+    """Return the constraint that is true of the jobs of these clusters."""
+    return " || ".join(f"ClusterId == {number}" for number in numbers)
 
 
 def check_expression(name: str, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from condorpool.access.accesspoint import any_cluster
 from condorpool.engine.crew import Batch, Cluster
 from condorpool.engine.work import Work
 from condorpool.values.events import JobState
@@ -61,7 +62,7 @@ def take_back(work: Work, batch: Batch | None = None) -> int:
                 if whose := work.batches.get(token.batch):
                     work.finish(whose, token.first, error)
                     count += 1
-        elif clusters := " || ".join(f"ClusterId == {c.number}" for c in crew.clusters):
+        elif clusters := any_cluster(cluster.number for cluster in crew.clusters):
             # Jobs that the factory has not made yet stay: they may run by now.
             waiting = f"({clusters}) && ProcId >= 0 && JobStatus != 2"
             count += work.access_point.act("remove", waiting, TAKEN_BACK)
@@ -115,7 +116,7 @@ def release_with_memory(work: Work, jobs: Sequence[tuple[Cluster, int]]) -> tupl
     memory = 2 * work.access_point.most_memory(ids[:50]) if ids else 0
     if not memory:
         return 0, 0
-    where = " || ".join(f"ClusterId == {n}" for n in {c.number for c, _ in jobs})
+    where = any_cluster({cluster.number for cluster, _ in jobs})
     there = work.access_point.query(f"JobStatus == 5 && ({where})", ["ClusterId", "ProcId"])
     held = {f"{ad['ClusterId']}.{ad['ProcId']}" for ad in there}
     ids = [job for job in ids if job in held]

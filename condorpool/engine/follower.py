@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from condorpool.access.accesspoint import any_cluster
 from condorpool.access.eventlog import EventLog
 from condorpool.engine import description, submitdir
 from condorpool.engine.crew import Batch, Cluster, Crew
@@ -157,8 +158,6 @@ class Follower:
         """
         now = time.monotonic()
         due = [(cluster, proc) for cluster, proc, at in self._released if at <= now]
-        if not due:
-            return
         self._released = [waiting for waiting in self._released if waiting[2] > now]
         idle = [c.job_id(proc) for c, proc in due if c.jobs[proc].state is JobState.IDLE]
         if idle:
@@ -229,9 +228,9 @@ class Follower:
         for batch in done:
             self._work.discard(batch)
         if surplus:
-            constraint = " || ".join(f"ClusterId == {number}" for number in surplus)
+            late = f"({any_cluster(surplus)}) && JobStatus == 1"
             with contextlib.suppress(HTCondorError):
-                self._work.access_point.act("remove", f"({constraint}) && JobStatus == 1", SURPLUS)
+                self._work.access_point.act("remove", late, SURPLUS)
 
     def reconcile(self) -> None:
         """Compare with disk and queue: find outcomes, ends and holds that no event told."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from condorpool.access.accesspoint import AccessPoint
+from condorpool.access.accesspoint import AccessPoint, any_cluster
 from condorpool.engine import payload, submitdir
 from condorpool.engine.crew import Batch, Cluster, Crew, Deliver
 from condorpool.engine.crews import Crews
@@ -273,8 +273,7 @@ class Session(Work):
             for token in self.recall(batch.crew, batch):
                 self.finish(batch, token.first, JobRemovedError("(none yet)", TERMINATED))
         if clusters:
-            constraint = " || ".join(f"ClusterId == {number}" for number in clusters)
-            self.access_point.act("remove", constraint, TERMINATED)
+            self.access_point.act("remove", any_cluster(clusters), TERMINATED)
         with self.changed:
             self.changed.notify_all()
 
@@ -319,7 +318,7 @@ class Session(Work):
                 if self.changed.wait_for(lambda: not any(c.live for c in crews), 0.2):
                     break
                 rest = [c.number for crew in crews for c in crew.clusters if c.live]
-            constraint = " || ".join(f"ClusterId == {number}" for number in rest)
+            constraint = any_cluster(rest)
             hesitates = time.monotonic() - begun > LEAVE_TIME
             with contextlib.suppress(HTCondorError):
                 if not self.access_point.query(constraint, ["ClusterId"]):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from condorpool.access.accesspoint import ACTIONS
+from condorpool.access.accesspoint import ACTIONS, any_job
 from condorpool.engine import acting
 from condorpool.engine import submitdir as names
 from condorpool.engine.crew import Cluster, JobRecord
@@ -93,10 +93,7 @@ class Jobs:
 
     def constraint(self) -> str:
         """Return the ClassAd expression that is true of these jobs alone."""
-        jobs = [f"ClusterId == {cluster.number} && ProcId == {p}" for cluster, p in self._places()]
-        return (
-            " || ".join(f"({job})" for job in jobs) if len(jobs) > 1 else "".join(jobs) or "false"
-        )
+        return any_job(cluster.job_id(proc) for cluster, proc in self._places())
 
     def query(self, *projection: str, checkhistory: bool = True) -> list[dict[str, Any]]:
         """Return these attributes of the jobs as the access point has them now.

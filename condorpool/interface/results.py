@@ -339,7 +339,7 @@ class Result(Handle, Generic[T]):
             self._seen = True
             try:
                 callback(self._value() if error is None else error)
-            except Exception:
+            except Exception:  # the user's code, in our thread
                 logger.exception("a callback of condorpool raised; the result is not affected")
 
     def _error(self) -> BaseException | None:

@@ -189,11 +189,11 @@ def daemon_environment(folder: Path, installation: Installation) -> dict[str, st
 def environment(folder: Path, installation: Installation) -> dict[str, str]:
     """Return the variables by which HTCondor's tools find the one in this folder."""
     path = os.environ.get("PATH", os.defpath)
-    environment = {
+    variables = {
         "CONDOR_CONFIG": str(folder / "condor_config"),
         "PATH": os.pathsep.join([str(installation.bin), str(installation.sbin), path]),
     }
     if os.geteuid() == 0:
         # So that the tools stay root, who alone may read the configuration.
-        environment["CONDOR_IDS"] = "0.0"
-    return environment
+        variables["CONDOR_IDS"] = "0.0"
+    return variables

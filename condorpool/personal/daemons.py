@@ -258,7 +258,7 @@ def _launch(
     """Prepare the folder and start the guardian in it."""
     _end_leftovers(folder)
     guardian.empty(folder)
-    alive = os.open(folder / "alive.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    alive = os.open(folder / folders.ALIVE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(alive, fcntl.LOCK_EX)
         configuration.make_local(folder / "local")

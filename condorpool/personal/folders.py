@@ -34,6 +34,9 @@ from typing import Any
 from condorpool.personal import guardian
 from condorpool.values.exceptions import PersonalError
 
+#: What the guardian holds as long as it lives.
+ALIVE_LOCK = "alive.lock"
+
 #: Seconds between two looks at what another process does.
 POLL_SECONDS = 0.03
 
@@ -214,7 +217,7 @@ def _flock_now(descriptor: int, kind: int) -> bool:
 def is_guarded(folder: Path) -> bool:
     """Tell whether the folder has a living guardian."""
     try:
-        descriptor = os.open(folder / "alive.lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(folder / ALIVE_LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:

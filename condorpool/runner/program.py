@@ -713,7 +713,7 @@ class Runner:
         self.tokens: list[str] = []
         self.misses = 0
         self.closed = False
-        self.place = int(job.rpartition(".")[2])
+        self.place = self.pick = int(job.rpartition(".")[2])
         self.seed = os.getpid()
         self.pause = max(0.05, min(5.0, 0.005 * peers))
 

@@ -28,6 +28,12 @@ def double(x):
     return 2 * x
 
 
+def wait_for(path):
+    """Wait until a file is there."""
+    while not path.exists():
+        time.sleep(0.02)
+
+
 def odd_only(x):
     """Raise for even numbers."""
     if x % 2 == 0:
@@ -55,8 +61,8 @@ class TestIterators:
         told = tmp_path / "told"
 
         def call(x):
-            while x == 0 and not told.exists():
-                time.sleep(0.02)
+            if x == 0:
+                wait_for(told)
             return x
 
         results = make_pool(processes=2).imap_unordered(call, range(3))
@@ -308,13 +314,11 @@ def test_an_interrupt_leaves_the_jobs(make_pool, tmp_path, capsys):
 
     def call(x):
         runs.touch()
-        while not goes_on.exists():
-            time.sleep(0.05)
+        wait_for(goes_on)
         return x
 
     def stop():
-        while not runs.exists():
-            time.sleep(0.05)
+        wait_for(runs)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop).start()

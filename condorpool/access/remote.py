@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.values.exceptions import HTCondorError, HTCondorNotFoundError
+from condorpool.values.locks import uninterrupted
 
 #: The agent's first line: what login scripts print comes before it.
 _READY = b"condorpool-agent-1\n"
@@ -40,7 +41,7 @@ class Agent:
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Have a method of the access point called there; return what it returns."""
-        with self._lock:
+        with uninterrupted, self._lock:
             if self._ssh is None or self._ssh.poll() is not None:
                 self._ssh = self._start()
                 self._exchange(self._ssh, "locate", *self._wanted)

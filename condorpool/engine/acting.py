@@ -9,6 +9,7 @@ from condorpool.engine.crew import Batch, Cluster
 from condorpool.engine.work import Work
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError
+from condorpool.values.locks import uninterrupted
 
 #: Why a call is not made that was taken back in time.
 TAKEN_BACK = "it was taken back before a job made it"
@@ -20,6 +21,7 @@ ASKED_FOR = "asked for by condorpool's user"
 _FACTORY_ACTIONS = ("hold", "release", "remove")
 
 
+@uninterrupted
 def act(work: Work, action: str, batch: Batch) -> int:
     """Do something to the jobs that make the chunks of a batch; return to how many.
 
@@ -49,6 +51,7 @@ def _act_on_cluster(work: Work, action: str, cluster: Cluster) -> int:
     return done
 
 
+@uninterrupted
 def take_back(work: Work, batch: Batch | None = None) -> int:
     """Take back the chunks that no job makes yet, of a batch or of all; return how many."""
     with work.changed:
@@ -93,6 +96,7 @@ def _remove_chunks(work: Work, batch: Batch) -> int:
     return len(back) + act_on(work, "remove", taken)
 
 
+@uninterrupted
 def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
     """Do something to these jobs, those that have not ended; return to how many."""
     with work.changed:
@@ -109,6 +113,7 @@ def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
     return done
 
 
+@uninterrupted
 def release_with_memory(work: Work, jobs: Sequence[tuple[Cluster, int]]) -> tuple[int, int]:
     """Release held jobs with twice the memory; return how many, and the MiB of each."""
     ids = [c.job_id(proc) for c, proc in jobs if c.jobs[proc].state is JobState.HELD]

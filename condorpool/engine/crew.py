@@ -13,14 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from condorpool.engine.deliveries import Lane
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Outcome
 from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.exceptions import JobError, JobHeldError
 from condorpool.values.holds import cure
 
-#: Takes a chunk's first call, its end, and what it came to.
-Deliver = Callable[[int, int, "Outcome | JobError"], None]
+#: Takes a chunk's first call, its end, and what it came to; returns what is to be done
+#: when that counts as delivered.
+Deliver = Callable[[int, int, "Outcome | JobError"], "Callable[[], object] | None"]
 
 #: Jobs of a crew that are made up for when they leave without a word, or are held idle.
 MAX_LOST = 3
@@ -254,9 +256,11 @@ class Batch:
         self.origins: dict[int, int] = {}
         self.size = 0  # calls, so far
         self.is_open = True  # more chunks may come
+        self.is_posting = False  # the jobs for its latest chunks are still to be submitted
         #: The first call of each chunk that has not come to anything → its end.
         self.pending: dict[int, int] = {}
         self.delivering = 0  # chunks that have, of which nobody has been told yet
+        self.lane: Lane | None = None  # in which they are told
         #: The first calls of chunks that have files.
         self.files: set[int] = set()
         self.failed: set[int] = set()
@@ -295,6 +299,11 @@ class Batch:
         return len(self.pending) + self.delivering + self.is_open
 
     @property
+    def calls_left(self) -> int:
+        """How many calls have not come to anything."""
+        return sum(end - first for first, end in self.pending.items())
+
+    @property
     def is_good(self) -> bool:
         """Whether every call has returned, maybe when it was made again."""
         cured = self.successor is not None and self.successor.is_good
@@ -305,7 +314,7 @@ class Batch:
         """Whether nobody will ask for the batch, or its files, any more."""
         options = self.options
         tidy = options.cleanup and not options.cleanupfiles
-        return tidy and self.is_good and not self.facts["name"]
+        return tidy and self.is_good and not self.left and not self.facts["name"]
 
     @property
     def held(self) -> list[tuple[Cluster, int]]:
@@ -319,7 +328,7 @@ class Batch:
     def only_held_left(self) -> bool:
         """Whether nothing goes on here until somebody releases or removes held jobs."""
         held = self.held
-        if not held or not self.pending:
+        if not held or not self.pending or self.is_posting:
             return False
         if self.crew.is_resident:
             # Chunks that no job has are taken by any that moves.

@@ -17,6 +17,7 @@ from condorpool.engine.submitdir import Token
 from condorpool.engine.work import Work
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
+from condorpool.values.locks import uninterrupted
 
 #: Seconds from the event that a job has ended until its slot takes another.
 SHADOW_EXIT = 0.03
@@ -88,7 +89,7 @@ class Crews:
 
     def man(self, crew: Crew) -> None:
         """Submit the runners that a resident crew lacks."""
-        with self._manning:
+        with uninterrupted, self._manning:
             with self._work.changed:
                 away = sum(len(cluster.away) for cluster in crew.clusters)
                 here = crew.live - crew.count(JobState.HELD) - away

@@ -22,6 +22,8 @@ from condorpool.engine.modules import LocalModules, Module
 from condorpool.runner import program
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
+    JobError,
+    JobFailedError,
     PayloadError,
     ResultPicklingError,
     TaskTimeoutError,
@@ -212,62 +214,102 @@ def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[An
     return loaded
 
 
-def read_outcome(path: Path, first: int = 0, job: str = "") -> Outcome | None:
-    """Read what a job left; None while it has left nothing whole.
-
-    A value that cannot be rebuilt here is an error of its own call alone.
+@dataclass(frozen=True)
+class Report:
+    """What a job has left for a chunk, as far as that tells without running users' code.
 
     Parameters
     ----------
-    first
-        The number of its first call.
+    calls
+        How many calls it has.
     job
-        The id of its job, for one that does not know it.
+        The id of the job, if the outcome does not tell it.
     """
+
+    path: Path
+    about: Mapping[str, Any]
+    calls: int
+    job: str
+
+    @property
+    def is_flawed(self) -> bool:
+        """Whether a call of it has failed."""
+        return "mismatch" in self.about or any(
+            what != "value" for what, *_ in self.about["calls"] or ()
+        )
+
+    def outcome(self, first: int = 0) -> Outcome | JobError:
+        """Read all of it, which unpickles values: they may run any code of the user's.
+
+        A value that cannot be rebuilt here is an error of its own call alone.
+
+        Parameters
+        ----------
+        first
+            The number of its first call.
+        """
+        about, job = self.about, self.about.get("job", self.job)
+        if "mismatch" in about:
+            mismatch = EnvironmentMismatchError(
+                f"the job cannot read what was sent: {about['mismatch']}. Functions travel only "
+                "between the same Python versions: choose the job's with Pool(python=...), or "
+                "run this notebook with the other."
+            )
+            errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
+            return Outcome([None] * self.calls, errors, about["host"], about["python"])
+        try:
+            frames = program.read(str(self.path))[1]
+        except (OSError, ValueError) as unread:
+            reason = f"what it has left cannot be read: {unread}"
+            return JobFailedError(job, reason, host=about["host"])
+        values, errors, position = [], {}, 0
+        if about["calls"] is None:
+            values = program.loads(frames)
+        else:
+            for number, (what, text, length) in enumerate(about["calls"]):
+                if what == "overtime":
+                    values.append(None)
+                    errors[number] = _overtime(about, first + number, job, text)
+                    continue
+                value, error = _rebuilt(what, text, frames[position : position + length])
+                position += length
+                values.append(value)
+                if error is not None:
+                    errors[number] = error
+        stdout, stderr = about["printed"] or ("", "")
+        return Outcome(
+            values,
+            errors,
+            about["host"],
+            about["python"],
+            job,
+            about["started"],
+            about["seconds"],
+            stdout,
+            stderr,
+        )
+
+
+def look_at_outcome(path: Path, job: str = "") -> Report | None:
+    """Look what a job left; None while it has left nothing whole."""
     try:
-        about, frames = program.read(str(path))
+        about = program.read_about(str(path))
+        calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
     except (FileNotFoundError, ValueError):
         return None
-    if "mismatch" in about:
-        mismatch = EnvironmentMismatchError(
-            f"the job cannot read what was sent: {about['mismatch']}. Functions travel only "
-            "between the same Python versions: choose the job's with Pool(python=...), or "
-            "run this notebook with the other."
-        )
-        errors: dict[int, BaseException] = dict.fromkeys(range(about["count"]), mismatch)
-        return Outcome([None] * about["count"], errors, about["host"], about["python"])
-    values, errors, position = [], {}, 0
-    if about["calls"] is None:
-        values = program.loads(frames)
-    else:
-        for number, (what, text, length) in enumerate(about["calls"]):
-            if what == "overtime":
-                values.append(None)
-                errors[number] = _overtime(about, first + number, job, text)
-                continue
-            value, error = _rebuilt(what, text, frames[position : position + length])
-            position += length
-            values.append(value)
-            if error is not None:
-                errors[number] = error
-    stdout, stderr = about["printed"] or ("", "")
-    return Outcome(
-        values,
-        errors,
-        about["host"],
-        about["python"],
-        about.get("job", job),
-        about["started"],
-        about["seconds"],
-        stdout,
-        stderr,
-    )
+    return Report(path, about, calls, job)
+
+
+def read_outcome(path: Path, first: int = 0) -> Outcome | JobError | None:
+    """Read what a job left; None while it has left nothing whole."""
+    report = look_at_outcome(path)
+    return report.outcome(first) if report else None
 
 
 def _overtime(about: Mapping[str, Any], number: int, job: str, text: str) -> TaskTimeoutError:
     """Say which call was out of time."""
     reason = f"call {number} took longer than {about['task_timeout']:g} s"
-    error = TaskTimeoutError(about.get("job", job), reason, host=about["host"])
+    error = TaskTimeoutError(job, reason, host=about["host"])
     error.__cause__ = RemoteTraceback(text)
     return error
 
@@ -277,19 +319,21 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
     if what == "unpicklable":
         hint = "Return plain data (numbers, arrays, tables) or a picklable object."
         return None, ResultPicklingError(f"{text}\n{hint}")
+    cause = RemoteTraceback(text) if text else None
     try:
         value = program.loads(frames)
-    except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's class
+        if what == "value":
+            return value, None
+        # Its class may forbid attributes, as a frozen dataclass does.
+        BaseException.__setattr__(value, "__cause__", cause)
+    except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
         lost = ResultPicklingError(
             f"the {'exception' if text else 'value'} of a call came back and cannot be rebuilt "
-            f"here: {type(error).__name__}: {error}"
+            f"here: {program.told(error)}"
         )
-        lost.__cause__ = RemoteTraceback(text) if text else error
+        lost.__cause__ = cause or error
         return None, lost
-    if what == "raise":
-        value.__cause__ = RemoteTraceback(text)
-        return None, value
-    return value, None
+    return None, value
 
 
 def number_of_cell() -> int:

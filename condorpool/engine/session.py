@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.engine.work import PATIENCE, SURPLUS, Work
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobRemovedError
+from condorpool.values.locks import uninterrupted
 
 T = TypeVar("T")
 
@@ -46,6 +48,8 @@ class Session(Work):
 
     def __init__(self, directory: SubmitDir, access_point: AccessPoint, lease: float = 0.0) -> None:
         super().__init__(directory, access_point, lease)
+        #: The callbacks of results, one after the other.
+        self.callbacks = self.deliveries.lane()
         self.crews = Crews(self)
         self.follower = Follower(self, self.crews)
         #: When and where the latest chunks were made, for whoever has several sessions.
@@ -80,6 +84,7 @@ class Session(Work):
         session._numbers = itertools.count(max(taken, default=0) + 1)
         return session
 
+    @uninterrupted
     def take_up(self, number: int, facts: Mapping[str, Any], deliver: Deliver) -> Batch:
         """Follow a batch of the former owner: deliver what it has come to, go on with the rest."""
         crew = self._left[facts["crew"]]
@@ -128,28 +133,45 @@ class Session(Work):
             self._modules = self.share(modules)
         return self._modules
 
-    def post(
+    def prepare(
         self,
         call: payload.Call,
         chunks: Iterable[Sequence[Any]],
         deliver: Deliver,
         options: JobOptions,
-        calls: int,
+        calls: int | None,
     ) -> Batch:
-        """Post all chunks of a batch of so many calls, or none."""
-        batch = self.begin(call, deliver, options, calls)
+        """Write all chunks of a batch of so many calls; no job makes them before `commit`.
+
+        With ``calls`` as None chunks come and go: `open` follows it, and `add` posts them.
+        """
+        batch = self._prepare(call, deliver, options, calls)
         try:
-            self.add(batch, chunks)
+            with self.directory.explained():
+                self._write(batch, chunks)
+        except BaseException:
+            self.discard(batch)
+            raise
+        return batch
+
+    @uninterrupted
+    def commit(self, batch: Batch) -> None:
+        """Post all chunks of a prepared batch, or none and delete its files."""
+        try:
+            with self.directory.explained():
+                self.open(batch)
+                self._post_parts(
+                    batch, ((first, end, first) for first, end in batch.origins.items())
+                )
         except BaseException:
             self.withdraw(batch)
             raise
         self.end(batch)
-        return batch
 
-    def begin(
-        self, call: payload.Call, deliver: Deliver, options: JobOptions, calls: int | None = None
+    def _prepare(
+        self, call: payload.Call, deliver: Deliver, options: JobOptions, calls: int | None
     ) -> Batch:
-        """Write what the chunks of a batch share, and follow it."""
+        """Write what the chunks of a batch share."""
         number = next(self._numbers)
         title = payload.name_of(call.func)
         try:
@@ -157,38 +179,33 @@ class Session(Work):
                 path = self.directory / submitdir.call_name(number)
                 payload.write_call(path, call, self._share_modules, options.task_timeout)
                 crew = self.crews.crew(number, title, options)
-                batch = self._open(
-                    Batch(
-                        number,
-                        crew,
-                        deliver,
-                        options,
-                        {
-                            "crew": crew.number,
-                            "title": title,
-                            "name": call.name,
-                            "digest": call.digest,
-                            "style": call.style,
-                            "calls": calls,
-                            "time": time.time(),
-                            "cell": payload.number_of_cell(),
-                            **{option: getattr(options, option) for option in _FOR_THE_END},
-                        },
-                    )
-                )
         except BaseException:
             self.directory.discard_call(number)
             raise
-        return batch
+        facts = {
+            "crew": crew.number,
+            "title": title,
+            "name": call.name,
+            "digest": call.digest,
+            "style": call.style,
+            "calls": calls,
+            "time": time.time(),
+            "cell": payload.number_of_cell(),
+            **{option: getattr(options, option) for option in _FOR_THE_END},
+        }
+        return Batch(number, crew, deliver, options, facts)
 
-    def _open(self, batch: Batch) -> Batch:
+    @uninterrupted
+    def open(self, batch: Batch) -> Batch:
         """Write down what others need to go on with a batch, and follow it."""
-        self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
+        with self.directory.explained():
+            self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
         with self.changed:
             self.batches[batch.number] = batch
             batch.crew.batches.append(batch)
         return batch
 
+    @uninterrupted
     def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
         """Make some calls of a batch that is done again, as a batch of their own.
 
@@ -206,7 +223,7 @@ class Session(Work):
                 "reruns": old.number,
                 "parts": parts,
             }
-            batch = self._open(Batch(number, crew, deliver, old.options, facts))
+            batch = self.open(Batch(number, crew, deliver, old.options, facts))
             batch.origins, batch.size = old.origins, old.size
             self._post_parts(batch, parts)
         old.successor = batch
@@ -219,31 +236,44 @@ class Session(Work):
         with self.changed:
             batch.pending.update((token.first, token.end) for token in tokens)
             batch.files.update(token.first for token in tokens)
-        if batch.crew.is_resident:
-            self.directory.post(batch.crew.number, tokens)
-        if self._is_terminated:  # maybe after it has looked for what there is
-            for token in tokens:
-                if not batch.crew.is_resident or self.directory.take_back(batch.crew.number, token):
-                    self.finish(batch, token.first, JobRemovedError("(none yet)", TERMINATED))
-        elif batch.crew.is_resident:
-            self.crews.man(batch.crew)
-        elif tokens:
-            self.crews.submit_plain(batch.crew, batch, tokens)
+            batch.is_posting = True
+        try:
+            if batch.crew.is_resident:
+                self.directory.post(batch.crew.number, tokens)
+            if self._is_terminated:  # maybe after it has looked for what there is
+                for token in tokens:
+                    if not batch.crew.is_resident or self.directory.take_back(
+                        batch.crew.number, token
+                    ):
+                        error = JobRemovedError("(none yet)", TERMINATED)
+                        self.finish(batch, token.first, error)
+            elif batch.crew.is_resident:
+                self.crews.man(batch.crew)
+            elif tokens:
+                self.crews.submit_plain(batch.crew, batch, tokens)
+        finally:
+            with self.changed:
+                batch.is_posting = False
 
     def add(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> None:
         """Write more chunks of a batch and see that there are jobs for them."""
-        first, parts = batch.size, []
         with self.directory.explained():
-            for items in chunks:
-                path = self.directory / submitdir.chunk_name(batch.number, first)
-                batch.files.add(first)
-                payload.write_chunk(path, items, first)
-                parts.append((first, first + len(items), first))
-                first += len(items)
-            if not batch.streams:
-                batch.origins.update((origin, end) for origin, end, _ in parts)
-            batch.size = first
-            self._post_parts(batch, parts)
+            parts = self._write(batch, chunks)
+            self._post_parts(batch, ((first, end, first) for first, end in parts))
+
+    def _write(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> list[tuple[int, int]]:
+        """Write more chunks of a batch; return first call and end of each."""
+        first, parts = batch.size, []
+        for items in chunks:
+            path = self.directory / submitdir.chunk_name(batch.number, first)
+            batch.files.add(first)
+            payload.write_chunk(path, items, first)
+            parts.append((first, first + len(items)))
+            first += len(items)
+        if not batch.streams:
+            batch.origins.update(parts)
+        batch.size = first
+        return parts
 
     def end(self, batch: Batch) -> None:
         """No more chunks will come."""
@@ -251,6 +281,7 @@ class Session(Work):
             batch.is_open = False
             self.changed.notify_all()
 
+    @uninterrupted
     def withdraw(self, batch: Batch) -> None:
         """Take back what no job has of a batch, and delete its files."""
         with self.changed:
@@ -263,6 +294,7 @@ class Session(Work):
         self.discard(batch)
 
     # -- ending ----------------------------------------------------------------
+    @uninterrupted
     def terminate(self) -> None:
         """Take back every chunk, and remove every job that has not ended."""
         with self.changed:
@@ -277,7 +309,7 @@ class Session(Work):
         with self.changed:
             self.changed.notify_all()
 
-    def wait_all(self, note: Callable[[int], None], patience: float = PATIENCE) -> bool:
+    def wait_all(self, note: Callable[[str], None], patience: float = PATIENCE) -> bool:
         """Wait until every batch that is to be cleaned up is done, and its jobs have left.
 
         Jobs that are in one of their batch's killstats, or come to be, are removed.
@@ -286,20 +318,30 @@ class Session(Work):
         Parameters
         ----------
         note
-            Called once a second with the number of chunks that are waited for.
+            Called once a second with what is waited for.
+        patience
+            Seconds for an access point that does not answer, and for values to be read.
         """
         killed: set[str] = set()
+        made_at = math.inf  # when the last call was made
         while True:
             with self.changed:
                 waited = [b for b in self.batches.values() if b.options.cleanup and b.left]
-                left = sum(b.left for b in waited)
+                calls = sum(b.calls_left for b in waited)
                 doomed = sorted({job for b in waited for job in _killable(b)} - killed)
-                if not left:
+                is_made = not calls and not any(b.is_open for b in waited)
+                made_at = min(made_at, time.monotonic()) if is_made else math.inf
+                if is_made and (self.deliveries.are_over or time.monotonic() > made_at + patience):
                     break
                 self.check_reach(patience)
                 if not doomed:
                     self.changed.wait(1.0)
-            note(left)
+            if is_made:
+                note("values to be read, or callbacks to return")
+            elif calls:
+                note(f"{calls:,} calls")
+            else:
+                note("an imap that takes items from its iterable")
             if doomed:
                 self.access_point.act("remove", doomed, "the condorpool Pool was closed")
                 killed.update(doomed)
@@ -359,13 +401,14 @@ class Session(Work):
         self.directory.discard_jobs(kept_jobs)
         return f"results named {', '.join(sorted(named))}" if named else "files of jobs that failed"
 
+    @uninterrupted
     def forget(self, batch: Batch | None) -> None:
         """Keep no results of a batch, and of those that made calls of it again."""
         while batch:
             batch.facts = {**batch.facts, "name": ""}
             with contextlib.suppress(OSError):
                 self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
-            if batch.is_done:
+            if not batch.left:  # else it goes as all without a name do
                 self.withdraw(batch)
             batch = batch.successor
 

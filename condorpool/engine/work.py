@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
-import threading
 import time
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import payload, submitdir
 from condorpool.engine.crew import Batch, Cluster, Crew, JobRecord
+from condorpool.engine.deliveries import Deliveries
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
@@ -21,6 +22,7 @@ from condorpool.values.exceptions import (
     JobRemovedError,
     TaskTimeoutError,
 )
+from condorpool.values.locks import Monitor
 
 #: Seconds for which a wait bears an access point that does not answer.
 PATIENCE = 600.0
@@ -33,6 +35,10 @@ SURPLUS = "condorpool has no chunk left for this job"
 
 # The words of CPython's faulthandler, which ends a call that cannot be interrupted.
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
+
+
+def _nobody(*_: object) -> None:
+    """Take what a chunk came to when all has been delivered."""
 
 
 class Work:
@@ -51,7 +57,8 @@ class Work:
         self.directory = directory
         self.access_point = access_point
         self.lease = lease
-        self.changed = threading.Condition()
+        self.changed = Monitor()
+        self.deliveries = Deliveries(self.changed)
         self.batches: dict[int, Batch] = {}
         self.clusters: dict[int, tuple[Crew, Cluster]] = {}
         #: Why, and since when, access point or disk do not do their part.
@@ -101,7 +108,7 @@ class Work:
         """
         path = self.directory / submitdir.outcome_name(batch.number, first)
         job_id = cluster.job_id(proc) if cluster else ""
-        result: payload.Outcome | JobError | None = payload.read_outcome(path, first, job_id)
+        result: payload.Report | JobError | None = payload.look_at_outcome(path, job_id)
         key = (batch.number, first)
         if result is None:
             if cluster is None:
@@ -123,17 +130,17 @@ class Work:
             else:
                 del self._late[number, first]
 
-    def finish(self, batch: Batch, first: int, result: payload.Outcome | JobError) -> None:
-        """Deliver what a chunk came to, once."""
+    def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> None:
+        """Have delivered what a chunk came to, once."""
         with self.changed:
             if first not in batch.pending:
                 return
-            made = first + len(result.values) if isinstance(result, payload.Outcome) else math.inf
+            made = first + result.calls if isinstance(result, payload.Report) else math.inf
             if made < batch.pending[first]:
                 batch.split(int(made))  # its job has left the rest to others
             end = batch.pending.pop(first)
             batch.delivering += 1
-            if isinstance(result, JobError) or result.errors:
+            if isinstance(result, JobError) or result.is_flawed:
                 batch.is_flawed = not batch.streams
             if isinstance(result, JobFailedError):
                 batch.failed.add(first)
@@ -142,17 +149,33 @@ class Work:
                 with contextlib.suppress(OSError):  # nobody can take it up then
                     name = submitdir.error_name(batch.number, first)
                     self.directory.record(name, end=end, **result.facts())
-            elif batch.streams:
-                batch.files.discard(first)
-                batch.holders.pop(first, None)
-                self.directory.discard_chunks(batch.number, [first])
+            batch.lane = batch.lane or self.deliveries.lane()
+        batch.lane.put(functools.partial(self._deliver, batch, first, end, result))
+
+    def _deliver(
+        self, batch: Batch, first: int, end: int, result: payload.Report | JobError
+    ) -> None:
+        """Read what a chunk came to, and tell whoever asked for it."""
+        after = None
         try:
-            batch.deliver(first, end, result)
+            outcome = result if isinstance(result, JobError) else result.outcome(first)
+            if isinstance(outcome, JobError) or outcome.errors:
+                with self.changed:
+                    batch.is_flawed = not batch.streams
+            if batch.streams and isinstance(result, payload.Report):
+                with self.changed:
+                    batch.files.discard(first)
+                    batch.holders.pop(first, None)
+                self.directory.discard_chunks(batch.number, [first])
+            after = batch.deliver(first, end, outcome)
         finally:
             with self.changed:
                 batch.delivering -= 1
                 if not batch.left:
+                    batch.deliver = _nobody  # the batch may stay; a result lives as others want
                     self.changed.notify_all()
+        if after:
+            after()
 
     def failure(self, cluster: Cluster, proc: int, task_timeout: float | None = None) -> JobError:
         """Say why a job that has ended left no outcome."""

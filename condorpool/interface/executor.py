@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -10,12 +11,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from condorpool.engine.acting import TAKEN_BACK
+from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.notices import tell
 from condorpool.interface.pool import Pool
-from condorpool.interface.results import AsyncResult
+from condorpool.interface.results import AsyncResult, not_stopping
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
+from condorpool.values.locks import uninterrupted
 
 T = TypeVar("T")
 
@@ -42,7 +45,7 @@ class Future(concurrent.futures.Future[T]):
         if _is_cancellation(error):
             super().cancel()
         if self.set_running_or_notify_cancel():
-            self.set_exception(error)
+            self.set_exception(not_stopping(error))
 
     # -- the user's side -----------------------------------------------------------
     def cancel(self) -> bool:
@@ -147,8 +150,11 @@ class Executor(concurrent.futures.Executor):
         """
         self._check()
         future: Future[T] = Future()
+        # What is told of a future does not wait for what others are told.
+        kind = functools.partial(AsyncResult, in_order=False)
         done, failed = future._succeed, future._fail  # noqa: SLF001
-        future._calls = self.pool.apply_async(fn, args, kwargs, done, failed)  # noqa: SLF001
+        call, items = Call(fn, "apply"), [(args, kwargs)]
+        future._calls = self.pool._post(kind, call, items, 1, done, failed, progress=None)  # noqa: SLF001
         return future
 
     def map(
@@ -207,10 +213,11 @@ class Executor(concurrent.futures.Executor):
         self._is_shut_down = True
         if cancel_futures:
             self.pool._take_back()  # noqa: SLF001
-        if self._closer is None:
-            # Not a daemon: as ever, a program ends when its calls have.
-            self._closer = threading.Thread(target=self.pool.close, name="condorpool-closer")
-            self._closer.start()
+        with uninterrupted:
+            if self._closer is None:
+                # Not a daemon: as ever, a program ends when its calls have.
+                self._closer = threading.Thread(target=self.pool.close, name="condorpool-closer")
+                self._closer.start()
         if wait:
             self._closer.join()
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import threading
+import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from condorpool.engine.crew import Batch
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import MOST_MADE, Session
 from condorpool.interface.onhold import OnHold
-from condorpool.interface.results import Handle
+from condorpool.interface.results import Handle, not_stopping
 from condorpool.values.exceptions import JobError, PoolClosedError
+from condorpool.values.locks import uninterrupted
 
 T = TypeVar("T")
 
@@ -29,12 +33,69 @@ class _Raise:
         self.error = error
 
 
+#: Seconds after which a feeder looks whether anybody still wants results.
+LOOK = 1.0
+
+
+class _Feed:
+    """Takes items from an iterable, in a thread, as their results are taken."""
+
+    def __init__(
+        self, session: Session, batch: Batch, iterator: Iterator[Any], chunksize: int, ahead: float
+    ) -> None:
+        self._session, self._batch = session, batch
+        self._iterator, self._chunksize = iterator, chunksize
+        self.ahead = ahead
+        self.taken = 0
+        self.stopped = False
+        self.end: BaseException | None = None  # how the iterable ended
+
+    def run(self) -> None:
+        """Take items to the end, or until nobody wants more."""
+        end: BaseException = StopIteration()
+        try:
+            while self._has_room():
+                items = list(itertools.islice(self._iterator, self._chunksize))
+                if not items:
+                    break
+                self._session.add(self._batch, [items])
+            else:
+                end = PoolClosedError()
+        except BaseException as error:  # noqa: BLE001 - the user's iterable; told where it belongs
+            end = error
+        with self._session.changed:
+            self.end = end
+        self._session.end(self._batch)
+
+    def _has_room(self) -> bool:
+        """Wait until there is room for a chunk; return whether it is still wanted."""
+        with self._session.changed:
+            while not self.stopped and not self.has_room:
+                self._session.changed.wait(LOOK)
+            return not self.stopped
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more calls may be under way, or wait to be taken."""
+        return self._batch.size - self.taken < self.ahead
+
+    def stop(self) -> None:
+        """Take no more from the iterable.  The garbage collector may call it: it takes no lock."""
+        self.stopped = True
+
+    def hurry(self) -> None:
+        """Take all that is left in the iterable, whether results are taken or not."""
+        with self._session.changed:
+            self.ahead = float("inf")
+            self._session.changed.notify_all()
+
+
 class ResultIterator(Handle, Generic[T]):
     """The results of calls as they come, in order or not.
 
     A thread takes items from the iterable as results are taken from here, so
     that it may be endless, and that memory and disk have no more than
-    ``ahead`` calls.
+    ``ahead`` calls.  It takes no more when this iterator is gone.
 
     Parameters
     ----------
@@ -56,59 +117,34 @@ class ResultIterator(Handle, Generic[T]):
         echo: bool = False,
     ) -> None:
         super().__init__(session, on_hold, echo=echo)
-        self._iterator, self._chunksize, self._ahead = iter(iterable), chunksize, ahead
+        iterator = iter(iterable)
+        self._is_endless = _is_endless(iterator)
         self._ordered = ordered
         self._ready: deque[Any] = deque()
         self._early: dict[int, list[Any]] = {}  # ended before those that come first
         self._next = 0  # the call that comes next in order
-        self._taken = 0
         self.name = name_of(call.func)
         self.calls_failed = 0
         self._errors: dict[int, BaseException] = {}  # some of them
         self._chunks = deque(maxlen=MOST_MADE)
-        self._stopped = False
-        self._end: BaseException | None = None  # how the iterable ended
-        self._mine = self._batch = session.begin(call, self._deliver, options)
-        threading.Thread(target=self._feed, name="condorpool-feeder", daemon=True).start()
-
-    # -- the feeder's thread -----------------------------------------------------
-    def _feed(self) -> None:
-        end: BaseException = StopIteration()
-        try:
-            while self._has_room():
-                items = list(itertools.islice(self._iterator, self._chunksize))
-                if not items:
-                    break
-                self._session.add(self._mine, [items])
-            else:
-                end = PoolClosedError()
-        except BaseException as error:  # noqa: BLE001 - the user's iterable; told where it belongs
-            end = error
-        with self._session.changed:
-            self._end = end
-        self._session.end(self._mine)
-
-    def _has_room(self) -> bool:
-        """Wait until there is room for a chunk; tell whether it is still wanted."""
-        with self._session.changed:
-            self._session.changed.wait_for(
-                lambda: self._stopped or self._mine.size - self._taken < self._ahead
-            )
-            return not self._stopped
+        batch = session.prepare(call, (), _weakly(self._deliver), options, None)
+        with uninterrupted:
+            self._mine = self._batch = session.open(batch)
+            self._feed = _Feed(session, batch, iterator, chunksize, ahead)
+            weakref.finalize(self, self._feed.stop).atexit = False
+            threading.Thread(target=self._feed.run, name="condorpool-feeder", daemon=True).start()
 
     def _stop(self) -> None:
         """Take no more from the iterable."""
         with self._session.changed:
-            self._stopped = True
+            self._feed.stop()
             self._session.changed.notify_all()
 
-    def _hurry(self) -> None:
-        """Take all that is left in the iterable, whether results are taken or not."""
-        with self._session.changed:
-            self._ahead = float("inf")
-            self._session.changed.notify_all()
+    def _finish(self) -> None:
+        """Take all that is left in the iterable, unless it has no end."""
+        self._stop() if self._is_endless else self._feed.hurry()
 
-    # -- the tracker's thread ----------------------------------------------------
+    # -- the deliveries' side ----------------------------------------------------
     def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
         self._note(first, end, result)
         if isinstance(result, JobError):
@@ -143,7 +179,7 @@ class ResultIterator(Handle, Generic[T]):
     def calls_ended(self) -> int:
         """How many of their calls have ended."""
         with self._session.changed:
-            return self.calls - sum(end - first for first, end in self._mine.pending.items())
+            return self.calls - self._mine.calls_left
 
     def ready(self) -> bool:
         """Tell whether the iterable and all calls have ended."""
@@ -168,15 +204,15 @@ class ResultIterator(Handle, Generic[T]):
         if not self._ready:
             if self._display:
                 self._display.close()
-            end, self._end = self._end, StopIteration()
+            end, self._feed.end = self._feed.end, StopIteration()
             raise end or StopIteration
         value = self._ready.popleft()
-        self._taken += 1
-        if self._mine.is_open and self._mine.size - self._taken < self._ahead:
+        self._feed.taken += 1
+        if self._mine.is_open and self._feed.has_room:
             with self._session.changed:
                 self._session.changed.notify_all()
         if isinstance(value, _Raise):
-            raise value.error
+            raise not_stopping(value.error)
         return value  # type: ignore[no-any-return]
 
     def take_back(self) -> int:
@@ -195,5 +231,24 @@ class ResultIterator(Handle, Generic[T]):
 
     def __repr__(self) -> str:
         return (
-            f"<ResultIterator: {self._taken} results taken, {len(self._mine.pending)} chunks left>"
+            f"<ResultIterator: {self._feed.taken} results taken, "
+            f"{self.calls - self.calls_ended} calls left>"
         )
+
+
+def _weakly(deliver: Any) -> Any:
+    """Deliver as long as somebody has the iterator whose method this is."""
+    method = weakref.WeakMethod(deliver)
+
+    def deliver_weakly(first: int, end: int, result: Outcome | JobError) -> None:
+        if method_now := method():
+            method_now(first, end, result)
+
+    return deliver_weakly
+
+
+def _is_endless(iterator: Iterator[Any]) -> bool:
+    """Return whether an iterator is known to have no end."""
+    if isinstance(iterator, itertools.repeat):
+        return operator.length_hint(iterator, -1) < 0
+    return isinstance(iterator, (itertools.count, itertools.cycle))

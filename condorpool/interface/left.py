@@ -65,7 +65,7 @@ class Left:
             for first in sorted(directory.outcomes(number)):
                 path = directory / submitdir.outcome_name(number, first)
                 outcome = payload.read_outcome(path, first)
-                if outcome:
+                if isinstance(outcome, payload.Outcome):
                     values = [outcome.errors.get(n, v) for n, v in enumerate(outcome.values)]
                     found[first : first + len(values)] = values
         return found

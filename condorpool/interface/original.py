@@ -130,6 +130,7 @@ class Job(AsyncResult[T]):
         if self.submitted():
             raise ValueError(f"{self!r} was submitted already: make another Job")
         pool = self._pool or _own_pool(self._remote)
+        assert self._call is not None  # noqa: S101 - it is there until it is submitted
         pool._check_call(self._call.func)  # noqa: SLF001
         options, session = pool._options(self._submitkwargs, self._jobkwargs)  # noqa: SLF001
         self._options = dataclasses.replace(options, maxtasksperchild=1)

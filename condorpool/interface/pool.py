@@ -40,6 +40,7 @@ from condorpool.values.exceptions import (
     JobFailedError,
     PoolClosedError,
 )
+from condorpool.values.locks import uninterrupted
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -218,10 +219,10 @@ class Pool:
         self._access_point = find_access_point(schedd, collector, personal, remote)
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions: dict[Path, Session] = {}
-        self._results: list[Result[Any]] = []
+        #: Those that somebody may ask for here, in order: all others leave by themselves.
+        self._results: dict[Result[Any], None] = {}
         self._named: dict[str, Result[Any]] = {}
         self._made: deque[Chunk] = deque(maxlen=MOST_MADE)
-        self._crowd = 10  # when there are more results, those are dropped that nobody needs
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
         self._echo = arguments.kind("echo", echo, bool, "True or False")
         self._progress = display.check_kind(progress)
@@ -465,8 +466,7 @@ class Pool:
             )
         job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs)}
         base = Path(job.pop("submitdir")).absolute()
-        if base not in self._sessions:
-            self._sessions[base] = self._begin(base)
+        session = self._sessions.get(base) or self._begin(base)
         options = JobOptions(
             submitkwargs={**self.submitkwargs, **commands, **submit},
             python=asked.get("python"),
@@ -481,8 +481,9 @@ class Pool:
             initargs=self._initargs,
             **job,
         )
-        return options, self._sessions[base]
+        return options, session
 
+    @uninterrupted
     def _begin(self, base: Path) -> Session:
         """Make a submit directory, which is cleaned up whatever becomes of this process."""
         directory = SubmitDir.new(base)
@@ -502,11 +503,12 @@ class Pool:
         session.made = self._made
         tracker().follow(session)
         _open_pools.add(self)
+        self._sessions[base] = session
         return session
 
     def _post(
         self,
-        kind: type[R],
+        kind: Callable[..., R],
         call: payload.Call,
         items: Sequence[Any],
         chunksize: int,
@@ -581,6 +583,7 @@ class Pool:
         )
         return result
 
+    @uninterrupted
     def take_up(self, left: Left) -> Result[Any]:
         """Go on with calls that another process has left; return their result.
 
@@ -621,7 +624,7 @@ class Pool:
             results[root] = result
             if facts["name"]:
                 self._named[facts["name"]] = result
-        self._results.extend(results.values())
+        self._keep(*results.values())
         self._sessions[session.directory.path] = session
         _open_pools.add(self)
         tracker().follow(session)
@@ -632,19 +635,29 @@ class Pool:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
         wait = arguments.seconds("wait", wait)
         for left in reversed(range(arguments.count("maxtries", maxtries))):
+            batch = result._prepare()  # noqa: SLF001
             try:
-                result._post()  # noqa: SLF001
+                # From here on an interrupt leaves the calls posted, and their result here.
+                with uninterrupted:
+                    self._keep(result)
+                    try:
+                        result._commit(batch)  # noqa: SLF001
+                    except BaseException:
+                        del self._results[result]
+                        raise
                 break
             except HTCondorError as error:
                 if not left:
                     raise
                 tell(f"{error} Trying again in {wait:g} s.")
             time.sleep(wait)
-        self._results.append(result)
-        if len(self._results) > self._crowd:
-            self._results = self.jobs
-            self._crowd = 2 * len(self._results) + 10
         tracker().look()
+
+    def _keep(self, *results: Result[Any]) -> None:
+        """Have results in `jobs` as long as somebody may ask for them there."""
+        for result in results:
+            result._kept = self._results  # noqa: SLF001
+            self._results[result] = None
 
     def _map(
         self,
@@ -711,8 +724,6 @@ class Pool:
                 ".get() waits again, .remove() ends them"
             )
             raise
-        finally:
-            self._results = self.jobs  # values must not pile up here
 
     def _chunksize(self, calls: int) -> int:
         """Follow multiprocessing's rule: four chunks for each process."""
@@ -744,9 +755,9 @@ class Pool:
         """
         self._closed = True
         for iterator in list(self._iterators):
-            iterator._hurry()  # noqa: SLF001
+            iterator._finish()  # noqa: SLF001
         self._end()
-        unseen = [r for r in self._results if r._errors and not r._seen]  # noqa: SLF001
+        unseen = [r for r in list(self._results) if r._errors and not r._seen]  # noqa: SLF001
         self._results.clear()
         if unseen:
             reports = [f"{r!r}: {r._error()!r}\n{r._error()}" for r in unseen]  # noqa: SLF001
@@ -758,8 +769,8 @@ class Pool:
     def terminate(self) -> None:
         """Remove every job that has not ended and accept no more calls."""
         self._closed = True
-        for result in self._results:
-            result._seen = True  # noqa: SLF001 - what is thrown away is no news at the end
+        for result in list(self._results):
+            result._see()  # noqa: SLF001 - what is thrown away is no news at the end
         self._stop_feeding()
         for session in self._sessions.values():
             session.terminate()
@@ -779,24 +790,30 @@ class Pool:
     def _end(self, patience: float = PATIENCE) -> None:
         noted = time.monotonic()
 
-        def note(left: int) -> None:
+        def note(what: str) -> None:
             nonlocal noted
             if time.monotonic() - noted > _NOTE_INTERVAL:
                 noted = time.monotonic()
-                tell(f"waiting for {left} chunks before the pool is closed")
+                tell(f"waiting for {what} before the pool is closed")
 
         sessions = list(self._sessions.items())
         have_left = [session.wait_all(note, patience) for _, session in sessions]
-        for (base, session), is_over in zip(sessions, have_left, strict=True):
-            tracker().unfollow(session)
-            session.follower.close()
-            if is_over:
-                launch.leave(session.directory.path, session.clean())
-            else:
-                tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
-                launch.hand_over(session.directory.path)
-            del self._sessions[base]
-        _open_pools.discard(self)
+        with uninterrupted:
+            for (base, session), is_over in zip(sessions, have_left, strict=True):
+                if self._sessions.pop(base, None):  # no other thread closes it too
+                    self._leave(session, is_over=is_over)
+            _open_pools.discard(self)
+
+    @staticmethod
+    def _leave(session: Session, *, is_over: bool) -> None:
+        """Clean up after a session whose calls have ended."""
+        tracker().unfollow(session)
+        session.follower.close()
+        if is_over:
+            launch.leave(session.directory.path, session.clean())
+        else:
+            tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
+            launch.hand_over(session.directory.path)
 
     def _stop_feeding(self) -> None:
         for iterator in list(self._iterators):
@@ -813,15 +830,19 @@ class Pool:
 
         Those of the original CondorPool; a result has the jobs that make its calls.
         """
-        return [r for r in self._results if not r.ready() or r._errors or not r._seen]  # noqa: SLF001
+        return list(self._results)
 
     def clear_completed(self) -> None:
         """Take from `jobs` what has ended."""
-        self._results = [r for r in self._results if not r.ready()]
+        self._drop(r for r in self.jobs if r.ready())
 
     def clear_successful(self) -> None:
         """Take from `jobs` what has ended well."""
-        self._results = self.results
+        self._drop(r for r in self.jobs if r.ready() and not r._errors)  # noqa: SLF001
+
+    def _drop(self, results: Iterable[Result[Any]]) -> None:
+        for result in list(results):
+            self._results.pop(result, None)
 
     def closed(self) -> bool:
         """Tell whether the pool accepts no more calls."""
@@ -830,7 +851,7 @@ class Pool:
     @property
     def results(self) -> list[Result[Any]]:
         """The results that have not all ended well, the latest last."""
-        return [r for r in self._results if not r._is_ready or r._errors]  # noqa: SLF001
+        return [r for r in self.jobs if not r._is_ready or r._errors]  # noqa: SLF001
 
     def __enter__(self) -> Pool:
         if self._closed:
@@ -848,7 +869,8 @@ class Pool:
             self._closed = True
             tell("the jobs go on; pool.join() waits, pool.terminate() removes them")
             return
-        self._stop_feeding()
+        if error is not None:
+            self._stop_feeding()
         try:
             self.close()
         except CondorPoolError:
@@ -948,7 +970,7 @@ def _forget() -> None:
     for pool in _open_pools:
         pool._closed = True  # noqa: SLF001
         pool._sessions = {}  # noqa: SLF001
-        pool._results = []  # noqa: SLF001
+        pool._results = {}  # noqa: SLF001
     _open_pools.clear()
 
 

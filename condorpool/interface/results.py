@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import math
 import sys
@@ -16,6 +17,7 @@ from condorpool.engine.crew import Batch, Cluster
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import Session
+from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
@@ -28,6 +30,7 @@ from condorpool.values.exceptions import (
     JobFailedError,
     ResultTimeoutError,
 )
+from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,6 +40,14 @@ T = TypeVar("T")
 Callback = Callable[[Any], object]
 
 logger = logging.getLogger("condorpool")
+
+
+def _call_back(callback: Callback, told: Any) -> None:
+    try:
+        callback(told)
+    except BaseException:
+        logger.exception("a callback of condorpool raised; the result is not affected")
+
 
 #: The original's words for states; of several the first counts.
 _STATUS = {
@@ -52,6 +63,22 @@ _STATUS = {
 #: Seconds after which an ``await`` looks up: the stop button of a notebook cancels
 #: the task, and does not wake its event loop.
 TICK = 0.1
+
+#: Seconds after which a wait looks whether there is anybody to wake it.
+LOOK = 1.0
+
+
+def not_stopping(error: BaseException) -> BaseException:
+    """Return an exception that iterators and futures may raise.
+
+    StopIteration would end them as if there were no more; as in a generator (PEP 479) it
+    is the cause of a RuntimeError.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    stopped = RuntimeError("a call raised StopIteration")
+    stopped.__cause__ = error
+    return stopped
 
 
 class Handle(Jobs):
@@ -72,6 +99,10 @@ class Handle(Jobs):
     def ready(self) -> bool:
         """Tell whether all calls have ended."""
         raise NotImplementedError
+
+    def _see(self) -> None:
+        """Note that whoever has the calls knows how they ended."""
+        self._seen = True
 
     def show(self, progress: str | None) -> None:
         """Show how the calls go on, as the ``progress`` of `Pool` says."""
@@ -129,11 +160,15 @@ class Handle(Jobs):
         if self._echo:
             for stream, text in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
                 if text:
-                    self._echo.run(stream.write, text)
+                    try:
+                        self._echo.run(stream.write, text)
+                    except Exception:  # a stream of the user's; the values are there all the same
+                        logger.exception("condorpool could not print what calls have printed")
 
     def _is_stuck(self, on_hold: OnHold | None) -> bool:
         """Tell, under the lock, whether to `_resolve` that jobs are held; raise if told to."""
         self._session.check_reach()
+        tracker().check(self._session)
         if on_hold is None:
             is_attended = self._display is not None and self._display.is_attended()
             on_hold = "wait" if is_attended else "raise"
@@ -144,7 +179,7 @@ class Handle(Jobs):
         if on_hold == "wait" or not self._batch.only_held_left:
             return False
         if on_hold == "raise":
-            self._seen = True
+            self._see()
             raise self._batch.held_error()
         return True
 
@@ -155,7 +190,7 @@ class Handle(Jobs):
             return "wait"
         error = self._decisions.make(on_hold, self._batch) if self._batch else None
         if error:
-            self._seen = True
+            self._see()
             raise error
         return on_hold
 
@@ -182,7 +217,7 @@ class Handle(Jobs):
             # It may have clicks that only this thread can see, or have lost whoever
             # would have made them.
             end = min(end, time.monotonic() + self._display.patience)
-        self._session.changed.wait(None if end == math.inf else max(0.0, end - time.monotonic()))
+        self._session.changed.wait(max(0.0, min(LOOK, end - time.monotonic())))
         if self._display:
             self._display.attend()
 
@@ -207,7 +242,7 @@ class Handle(Jobs):
 
     def remove(self) -> int:
         """Remove the jobs that have the calls, and take back calls that wait; return how many."""
-        self._seen = True  # whoever throws calls away need not be told at the end
+        self._see()  # whoever throws calls away need not be told at the end
         return super().remove()
 
     def take_back(self) -> int:
@@ -217,7 +252,7 @@ class Handle(Jobs):
         """
         if not self._batch or self._batch.is_done:
             return 0
-        self._seen = True
+        self._see()
         return acting.take_back(self._session, self._batch)
 
     def _act(self, action: str) -> int:
@@ -242,10 +277,14 @@ class Result(Handle, Generic[T]):
         *,
         echo: bool = False,
         return_exceptions: bool = False,
+        in_order: bool = True,
     ) -> None:
         super().__init__(session, on_hold, echo=echo)
-        self._call, self._items, self._chunksize, self._options = call, items, chunksize, options
+        self._in_order = in_order  # its callback waits for those of other results
+        self._call: Call | None = call  # until it is posted
+        self._items, self._chunksize, self._options = items, chunksize, options
         self._title = call.name or name_of(call.func)
+        self._digest = call.digest
         self._first: Batch | None = None  # the one of all calls
         self._callback = callback
         self._error_callback = error_callback
@@ -257,20 +296,34 @@ class Result(Handle, Generic[T]):
         self._missing = 0
         self._is_ready = False
         self._reruns = False
+        #: The pool's results: this one is there as long as somebody may ask for it there.
+        self._kept: dict[Result[Any], None] = {}
 
-    def _post(self) -> None:
-        """Post the calls."""
+    def _prepare(self) -> Batch | None:
+        """Write the calls to disk, which may run any code of the user's; None if there are none."""
         items, size = self._items, self._chunksize
         chunks = (items[i : i + size] for i in range(0, len(items), size))
         self._missing, self._is_ready = len(items), False
         if not items:
-            self._finish()  # nothing to submit; its callback is due
-            return
-        self._first = self._batch = self._session.post(
-            self._call, chunks, self._deliver, self._options, len(items)
-        )
-        self._items = ()  # they are on the disk
+            return None
+        assert self._call is not None  # noqa: S101 - it is there until they are posted
+        return self._session.prepare(self._call, chunks, self._deliver, self._options, len(items))
 
+    @uninterrupted
+    def _commit(self, batch: Batch | None) -> None:
+        """Post calls that are prepared."""
+        if batch:
+            self._first = self._batch = batch
+            try:
+                self._session.commit(batch)
+            except BaseException:
+                self._first = self._batch = None
+                raise
+        self._call, self._items = None, ()  # they are on the disk
+        if not batch and (after := self._finish()):
+            self._session.deliveries.lane().put(after)
+
+    @uninterrupted
     def _repost(self, numbers: Sequence[int]) -> None:
         """Make these calls again."""
         assert self._batch is not None  # noqa: S101 - what has failed was posted
@@ -292,8 +345,10 @@ class Result(Handle, Generic[T]):
             else:
                 before.successor = self._batch
 
-    # -- the tracker's side ------------------------------------------------------
-    def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
+    # -- the deliveries' side ------------------------------------------------------
+    def _deliver(
+        self, first: int, end: int, result: Outcome | JobError
+    ) -> Callable[[], object] | None:
         self._note(first, end, result)
         if isinstance(result, JobError):
             self._errors.update(dict.fromkeys(range(first, end), result))
@@ -308,8 +363,7 @@ class Result(Handle, Generic[T]):
         with self._session.changed:  # whoever takes calls back is here too
             self._missing -= end - first
             is_last = not self._missing
-        if is_last and not self._makes_good():
-            self._finish()
+        return self._finish() if is_last and not self._makes_good() else None
 
     def _makes_good(self) -> bool:
         """Make failed calls again, if somebody has asked for it; tell whether any are made."""
@@ -325,7 +379,17 @@ class Result(Handle, Generic[T]):
             return False
         return True
 
-    def _finish(self) -> None:
+    def _see(self) -> None:
+        super()._see()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Have the pool keep this no longer, if it ended well and its values were had."""
+        if self._is_ready and self._seen and not self._errors:
+            self._kept.pop(self, None)
+
+    def _finish(self) -> Callable[[], object] | None:
+        """Tell all who wait; return what is still to be told."""
         error = self._error()
         with self._session.changed:
             self._is_ready = True
@@ -335,12 +399,18 @@ class Result(Handle, Generic[T]):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
         callback = self._callback if error is None else self._error_callback
-        if callback:
-            self._seen = True
-            try:
-                callback(self._value() if error is None else error)
-            except Exception:  # the user's code, in our thread
-                logger.exception("a callback of condorpool raised; the result is not affected")
+        if callback is None:
+            self._let_go()
+            return None
+        self._see()
+        call_back = functools.partial(
+            _call_back, callback, self._value() if error is None else error
+        )
+        return (
+            functools.partial(self._session.callbacks.put, call_back)
+            if self._in_order
+            else call_back
+        )
 
     def _error(self) -> BaseException | None:
         if self._return_exceptions or not self._errors:
@@ -359,7 +429,7 @@ class Result(Handle, Generic[T]):
     @property
     def digest(self) -> str:
         """What is the same for the same calls, if they have a name."""
-        return self._call.digest
+        return self._digest
 
     @property
     def calls(self) -> int:
@@ -494,7 +564,7 @@ class Result(Handle, Generic[T]):
                 job.remove()
         else:
             self.remove()
-        self._seen = True
+        self._see()
         return error
 
     def get(
@@ -539,7 +609,7 @@ class Result(Handle, Generic[T]):
         return self._outcome()
 
     def _outcome(self) -> T:
-        self._seen = True
+        self._see()
         if self._display:
             self._display.close()
         error = self._error()

@@ -33,6 +33,7 @@ from typing import Any
 
 from condorpool.personal import guardian
 from condorpool.values.exceptions import PersonalError
+from condorpool.values.locks import uninterrupted
 
 #: What the guardian holds as long as it lives.
 ALIVE_LOCK = "alive.lock"
@@ -56,7 +57,7 @@ _uses_lock = threading.Lock()
 def use(folder: Path) -> bool:
     """Count this process among the users; False while the guardian ends or looks at the queue."""
     path = folder / guardian.USERS_LOCK
-    with _uses_lock:
+    with uninterrupted, _uses_lock:
         known = _uses.get(folder)
         if known is None or known.pid != os.getpid() or not in_place(known.descriptor, path):
             _drop(folder)
@@ -71,7 +72,7 @@ def use(folder: Path) -> bool:
 
 def unuse(folder: Path) -> None:
     """Count this process among the users no more."""
-    with _uses_lock:
+    with uninterrupted, _uses_lock:
         _drop(folder)
 
 

@@ -131,11 +131,14 @@ def read_about(path: str) -> dict[str, Any]:
     """Read what a container is about, whatever size the rest has."""
     with open(path, "rb") as file:
         line = file.readline()
-        if not line.startswith(MAGIC):
+        if not (line.startswith(MAGIC) and line.endswith(b"\n")):
             raise ValueError(f"{path} is not a payload")
-        first = line.rpartition(b"frames=")[2].partition(b",")[0]
-        about: dict[str, Any] = pickle.loads(file.read(int(first)))
-    return about
+        words = dict(word.split("=") for word in line[len(MAGIC) :].decode().split())
+        lengths = list(map(int, words["frames"].split(",")))
+        if os.fstat(file.fileno()).st_size != len(line) + sum(lengths):
+            raise ValueError(f"{path} is not whole")
+        about: dict[str, Any] = pickle.loads(file.read(lengths[0]))
+    return {**about, "python": words["python"]}
 
 
 def read(path: str) -> tuple[dict[str, Any], list[Any]]:
@@ -358,6 +361,32 @@ def attempt(
     return value, text
 
 
+def told(error: BaseException) -> str:
+    """Return type and words of an exception, whatever code of the user's that runs."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return type(error).__name__
+
+
+class Revived:
+    """Pickles an exception as what it consists of, and comes back as the exception."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.parts = type(error), error.args, dict(vars(error))
+
+    def __reduce__(self) -> Any:
+        return revive, self.parts
+
+
+def revive(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """Rebuild an exception without its own ``__init__``, which may want other arguments."""
+    error = kind.__new__(kind, *args)
+    for name, value in attributes.items():
+        BaseException.__setattr__(error, name, value)
+    return error
+
+
 def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
     """Return what a call came to, and the frames of its value or exception.
 
@@ -370,13 +399,19 @@ def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
     try:
         frames = pickled(value)
         if text:
-            loads(frames)  # an exception with an __init__ of its own may pickle and not come back
+            try:
+                loads(frames)
+            except Exception:
+                # With an __init__ of its own, or attributes that nobody may set, it pickles
+                # and does not come back.
+                frames = pickled(Revived(value))
+                loads(frames)
     except BaseException as error:
         # Our own words: the object's repr() may be what is broken.
         kind = type(value)
         why = (
             f"the {'exception' if text else 'value'} of type {kind.__module__}.{kind.__qualname__} "
-            f"cannot be pickled: {type(error).__name__}: {error}"
+            f"cannot be pickled: {told(error)}"
         )
         return ("unpicklable", why + ("\n" + text if text else "")), []
     return ("raise" if text else "value", text), frames
@@ -556,7 +591,7 @@ class Worker:
         values = [value for value, text in calls if not text]
         if len(values) == len(calls) and {type(value) for value in values} <= PLAIN:
             # One pickle for all: nothing in it can fail to be rebuilt.
-            return dict(about, calls=None), dumps(values)
+            return dict(about, calls=None, count=len(values)), dumps(values)
         outcomes: list[Any] = []
         frames: list[Any] = []
         for value, text in calls:

@@ -14,6 +14,7 @@ from condorpool.engine import acting
 from condorpool.interface import progress
 from condorpool.interface.iterators import ResultIterator
 from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
     from condorpool.interface.progress import Result
@@ -122,6 +123,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    @uninterrupted
     def do(self, job: Callable[[], object]) -> None:
         """Do something soon; one thread at a time may ask."""
         if self._thread is None or not self._thread.is_alive():

@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Protocol, TypeVar
 
+from condorpool.values.locks import uninterrupted
+
 logger = logging.getLogger("condorpool")
 
 #: Seconds between two looks.
@@ -48,7 +50,7 @@ class Refresher:
 
     def add(self, display: D) -> D:
         """Call a display from now on, first after an interval."""
-        with self._lock:
+        with uninterrupted, self._lock:
             self._entries.append((display, contextvars.copy_context()))
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -62,7 +64,7 @@ class Refresher:
         while True:
             # Nobody wakes this thread: a map of milliseconds must not pay for it.
             time.sleep(INTERVAL)
-            with self._lock:
+            with uninterrupted, self._lock:
                 entries = list(self._entries)
                 if not entries:
                     self._thread = None
@@ -84,7 +86,7 @@ class Refresher:
                 if not goes_on:
                     over.append(entry)
                     del due[id(display)]
-            with self._lock:
+            with uninterrupted, self._lock:
                 self._entries = [entry for entry in self._entries if entry not in over]
 
 

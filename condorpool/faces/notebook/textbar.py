@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from condorpool.interface.progress import Meter, Progress
+from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
     from condorpool.interface.progress import Result
@@ -42,7 +43,7 @@ class TextBar:
 
     def refresh(self) -> bool:
         """Write the line, if it has changed and it is time."""
-        with self._lock:
+        with uninterrupted, self._lock:
             if self._is_over:
                 return False
             now = time.monotonic()

@@ -19,6 +19,7 @@ from condorpool.faces.notebook import actions, report
 from condorpool.faces.notebook.clicks import clicks
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.progress import Meter, Progress
+from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
     from condorpool.interface.progress import Result
@@ -75,7 +76,7 @@ class Panel:
     # -- the refresher's side ------------------------------------------------------
     def refresh(self) -> bool:
         """Show what is new; tell whether there will be more."""
-        with self._lock:
+        with uninterrupted, self._lock:
             now = time.monotonic()
             if self._is_closed or (self._widget is None and self._result.ready()):
                 return False
@@ -96,7 +97,7 @@ class Panel:
 
     def close(self) -> None:
         """Replace the widget by what stays in the notebook."""
-        with self._lock:
+        with uninterrupted, self._lock:
             if not self._is_closed:
                 self._end(self._meter.read())
 

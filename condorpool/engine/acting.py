@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from condorpool.access.accesspoint import any_cluster
-from condorpool.engine.crew import Batch, Cluster
+from condorpool.engine.crew import Batch, Cluster, Crew
 from condorpool.engine.work import Work
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError
@@ -16,6 +16,9 @@ TAKEN_BACK = "it was taken back before a job made it"
 
 #: Why a job is acted on.
 ASKED_FOR = "asked for by condorpool's user"
+
+#: What ends or stops the calls that a job makes.
+_STOPPING = ("hold", "remove", "removex", "suspend")
 
 #: What a factory that makes jobs understands.
 _FACTORY_ACTIONS = ("hold", "release", "remove")
@@ -104,6 +107,8 @@ def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
         if action == "hold":
             for cluster, proc in live:  # calls that are posted later are not held
                 cluster.jobs[proc].parked = work.clusters[cluster.number][0].pending > 0
+    if action in _STOPPING:
+        _note_chunks(work, live)
     ids = [cluster.job_id(proc) for cluster, proc in live]
     if not ids:
         return 0
@@ -111,6 +116,23 @@ def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
     if done:
         _foresee(work, action, jobs)
     return done
+
+
+def _note_chunks(work: Work, jobs: Iterable[tuple[Cluster, int]]) -> None:
+    """Note which chunks these jobs have: what they take from now on is not acted on."""
+    by_crew: dict[Crew, list[tuple[Cluster, int]]] = {}
+    with work.changed:
+        for cluster, proc in jobs:
+            by_crew.setdefault(work.clusters[cluster.number][0], []).append((cluster, proc))
+    for crew, places in by_crew.items():
+        if not crew.is_resident:
+            continue
+        had: dict[str, list[tuple[int, int]]] = {}
+        for token in work.directory.tokens(crew.number):
+            had.setdefault(token.job, []).append((token.batch, token.first))
+        with work.changed:
+            for cluster, proc in places:
+                cluster.acted_on[proc] = frozenset(had.get(cluster.job_id(proc), ()))
 
 
 @uninterrupted

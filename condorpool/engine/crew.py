@@ -78,6 +78,9 @@ class Cluster:
         self.chunks = chunks
         #: Jobs that the access point has lost contact with; they may come back.
         self.away: set[int] = set()
+        #: Jobs that the user has stopped or removed → the chunks, by batch and first call, that
+        #: they had then: what they take before that reaches them is not meant.
+        self.acted_on: dict[int, frozenset[tuple[int, int]]] = {}
         #: The queue has nothing of it any more, and no event will come.
         self.is_gone = False
         self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
@@ -129,6 +132,9 @@ class Cluster:
         elif event.kind == "JOB_RELEASED":
             job.code = job.subcode = 0
             job.released, job.parked = True, False
+            self.acted_on.pop(proc, None)
+        elif event.kind == "JOB_UNSUSPENDED":
+            self.acted_on.pop(proc, None)
         elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
             told = str(facts.get("Reason") or facts.get("Message") or "")
             # Why a job was held says more than that somebody then removed it.
@@ -184,6 +190,17 @@ class Crew:
     def live(self) -> int:
         """How many jobs have not ended."""
         return sum(cluster.live for cluster in self.clusters)
+
+    @property
+    def reliable(self) -> int:
+        """How many jobs take what is posted, as far as is known."""
+        return sum(
+            cluster.live
+            - cluster.counts[JobState.HELD]
+            - len(cluster.away)
+            - sum(cluster.jobs[proc].state in _MOVING for proc in cluster.acted_on)
+            for cluster in self.clusters
+        )
 
     @property
     def is_replaceable(self) -> bool:

@@ -91,9 +91,7 @@ class Crews:
         """Submit the runners that a resident crew lacks."""
         with uninterrupted, self._manning:
             with self._work.changed:
-                away = sum(len(cluster.away) for cluster in crew.clusters)
-                here = crew.live - crew.count(JobState.HELD) - away
-                missing = min(crew.limit, crew.pending) - here
+                missing = min(crew.limit, crew.pending) - crew.reliable
             if missing <= 0:
                 return
             for crews in list(_all):

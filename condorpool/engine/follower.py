@@ -16,6 +16,7 @@ from condorpool.access.eventlog import EventLog
 from condorpool.engine import description, submitdir
 from condorpool.engine.crew import Batch, Cluster, Crew
 from condorpool.engine.crews import Crews
+from condorpool.engine.submitdir import Token
 from condorpool.engine.work import SURPLUS, Work
 from condorpool.runner import program
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
@@ -58,6 +59,7 @@ class Follower:
         self._early: list[JobEvent] = []
         self._evicted: list[tuple[Crew, Cluster, int, float]] = []
         self._released: list[tuple[Cluster, int, float]] = []
+        self._stopped: list[tuple[Crew, Cluster, int]] = []  # by the user
         self._renew_at = time.time() + work.lease / 4, time.monotonic() + work.lease / 4
         self._closed = False
 
@@ -97,6 +99,10 @@ class Follower:
             self._work.settle(batch, first)
         for crew, cluster, proc in ended:
             self._job_ended(crew, cluster, proc)
+        for crew, cluster, proc in self._stopped:
+            if self._put_back_innocent(crew, cluster, proc):
+                self._crews.man_again(crew, cluster.job_id(proc))
+        self._stopped = []
         self._put_back_evicted()
         self._rouse_released()
         self._work.settle_late()
@@ -124,12 +130,31 @@ class Follower:
             return
         if event.kind in ("JOB_HELD", "JOB_SUSPENDED"):
             self._work.note_takers(crew)
+            if event.proc in cluster.acted_on:
+                self._stopped.append((crew, cluster, event.proc))
         elif event.kind in _PUT_BACK and _codes(event) not in MEMORY:
             # A job that runs out of memory comes back with more, for this chunk:
             # in another's hands it would drive that one out too.
             self._evicted.append((crew, cluster, event.proc, time.monotonic() + HOLD_LAG))
         elif event.kind == "JOB_DISCONNECTED":
             self._evicted.append((crew, cluster, event.proc, time.monotonic() + CONTACT_LAG))
+
+    def _put_back_innocent(self, crew: Crew, cluster: Cluster, proc: int) -> list[Token]:
+        """Let others take what a job took when the user had already acted on it."""
+        acted_on = cluster.acted_on.get(proc)
+        if acted_on is None:
+            return []
+        had = self._work.directory.taken_by(crew.number, cluster.job_id(proc))
+        innocent = [token for token in had if (token.batch, token.first) not in acted_on]
+        for token in innocent:
+            self._put_back(crew, token)
+        return innocent
+
+    def _put_back(self, crew: Crew, token: Token) -> None:
+        """Let others take a chunk."""
+        if token.batch in self._work.batches:
+            self._work.batches[token.batch].holders.pop(token.first, None)
+            self._work.directory.put_back(crew.number, token)
 
     def _put_back_evicted(self) -> None:
         """Let others take the chunks of jobs that wait to run again, or that are lost.
@@ -143,9 +168,7 @@ class Follower:
                 waiting.append((crew, cluster, proc, due))
             elif cluster.jobs[proc].state is JobState.IDLE or proc in cluster.away:
                 for token in self._work.directory.taken_by(crew.number, cluster.job_id(proc)):
-                    if token.batch in self._work.batches:
-                        self._work.batches[token.batch].holders.pop(token.first, None)
-                        self._work.directory.put_back(crew.number, token)
+                    self._put_back(crew, token)
                 self._crews.man_again(crew, cluster.job_id(proc))
         self._evicted = waiting
 
@@ -173,6 +196,7 @@ class Follower:
                     self._work.settle(batch, first, cluster, proc)
             return
         job = cluster.jobs[proc]
+        self._put_back_innocent(crew, cluster, proc)
         had = self._work.directory.taken_by(crew.number, cluster.job_id(proc))
         if had:
             self._work.note_takers(crew)  # what it has left to others is not its own any more
@@ -190,7 +214,11 @@ class Follower:
             return
         if job.status == program.EX_NO_CHIRP:
             self._crews.fall_back(crew)
-        elif job.state is JobState.REMOVED and not job.reason.startswith(SURPLUS):
+        elif (
+            job.state is JobState.REMOVED
+            and not job.reason.startswith(SURPLUS)
+            and proc not in cluster.acted_on  # the user removed calls; these are others
+        ):
             self._work.give_up(crew, self._work.failure(cluster, proc))
         elif (
             had

@@ -74,3 +74,31 @@ def test_page_and_log(held):
 def test_an_unknown_order_does_nothing(held):
     """A front end of another version cannot do harm."""
     assert "no action 'format'" in actions.perform(held, {"do": "format"})["said"]
+
+
+@pytest.mark.parametrize("action", ["remove", "hold", "vacate"])
+def test_what_is_posted_after_an_action_is_not_harmed_by_it(make_pool, action):
+    """A job takes new calls before HTCondor has told it: others make them then."""
+    pool = make_pool(processes=2)
+    pool.map(abs, range(4))
+    for number in range(6):
+        before = pool.map_async(time.sleep, [0.1] * 20, chunksize=1)
+        time.sleep(0.02 * number)
+        getattr(before, action)()
+        after = pool.map_async(time.sleep, [0.05] * 6, chunksize=1)
+        assert after.get(timeout=60) == [None] * 6
+        before.remove()
+
+
+def test_an_imap_is_not_held_before_it_has_jobs(make_pool):
+    """Its calls are posted while other calls' jobs are held."""
+    pool = make_pool(processes=2)
+    for _ in range(5):
+        held = pool.map_async(time.sleep, [30, 30], chunksize=1)
+        while len(held.jobs) < 2:
+            time.sleep(0.01)
+        held.hold()
+        while held.status() != "Held":
+            time.sleep(0.01)
+        assert list(pool.imap(abs, range(5))) == list(range(5))
+        held.remove()

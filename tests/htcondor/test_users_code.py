@@ -1,0 +1,250 @@
+"""Code of the user's that runs in this process: unpickling, callbacks, iterables.
+
+Whatever it does, it is its own calls' business: others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import condorpool
+from condorpool.engine.tracker import tracker
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+HERE = os.getpid()
+
+
+@dataclasses.dataclass(frozen=True)
+class Notice(Exception):  # noqa: D101
+    text: str
+
+
+class Two(Exception):  # noqa: D101
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+        self.first, self.second = first, second
+
+
+class Named(Exception):  # noqa: D101
+    def __init__(self, *, name):
+        super().__init__(name)
+        self.name = name
+
+
+class Mute(Exception):  # noqa: D101
+    def __str__(self):
+        raise SystemExit(4)
+
+    __repr__ = __str__
+
+
+class Rebuilt:
+    """Does something when it comes back."""
+
+    def __init__(self, deed):
+        self.deed = deed
+
+    def __setstate__(self, state):
+        state["deed"]()
+
+
+def leave():
+    """End the program."""
+    sys.exit(3)
+
+
+def interrupt():
+    """Raise what no ``except Exception`` catches."""
+    raise KeyboardInterrupt
+
+
+def stall():
+    """Never return, in the notebook."""
+    if os.getpid() == HERE:
+        time.sleep(10_000)
+
+
+def raise_second(make, number):
+    """Raise what is made in one of four calls."""
+    if number == 1:
+        raise make()
+    return number
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Notice("x"), lambda: Two(1, 2), lambda: Named(name="n"), lambda: Mute("x")],
+    ids=["frozen", "two", "named", "mute"],
+)
+def test_exceptions_of_any_class_come_back(pool, make):
+    """Attributes that nobody may set, an ``__init__`` of its own: each comes as itself."""
+    error = make()
+    result = pool.starmap_async(raise_second, [(make, number) for number in range(4)])
+    with pytest.raises(type(error)) as caught:
+        result.get(timeout=60)
+    assert caught.value.args == error.args
+    assert vars(caught.value) == vars(error)
+    assert isinstance(caught.value.__cause__, condorpool.engine.payload.RemoteTraceback)
+    assert result.failed == [1]
+
+
+@pytest.mark.parametrize("deed", [leave, interrupt])
+def test_a_value_that_ends_the_program_when_it_comes_back(pool, deed):
+    """It is an error of its call; the next call is made."""
+    with pytest.raises(condorpool.ResultPicklingError, match="cannot be rebuilt"):
+        pool.apply_async(Rebuilt, (deed,)).get(timeout=60)
+    assert pool.apply_async(abs, (-3,)).get(timeout=60) == 3
+
+
+def test_a_value_that_never_comes_back(pool):
+    """Only who waits for it waits."""
+    stuck = pool.apply_async(Rebuilt, (stall,))
+    assert pool.map_async(abs, range(5)).get(timeout=60) == list(range(5))
+    assert not stuck.ready()
+    with pytest.raises(condorpool.ResultTimeoutError):
+        stuck.get(timeout=0.1)
+    pool._end(patience=0.5)  # and not for ever at the end of the program
+
+
+def test_a_callback_that_ends_the_program(pool, caplog):
+    """It is told, and all goes on."""
+    assert pool.apply_async(abs, (-3,), callback=lambda _: sys.exit(2)).get(timeout=60) == 3
+    assert pool.map_async(abs, range(5)).get(timeout=60) == list(range(5))
+    pool.close()
+    assert "SystemExit: 2" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_callbacks_that_call_the_pool(pool, count):
+    """Blocking verbs work there, and callbacks run one at a time."""
+    got, running, most = [], [], []
+
+    def note(value):
+        running.append(value)
+        most.append(len(running))
+        got.append(pool.apply(pow, (value, 2)))
+        running.remove(value)
+
+    results = [pool.apply_async(abs, (n,), callback=note) for n in range(count)]
+    assert [result.get(timeout=60) for result in results] == list(range(count))
+    while len(got) + len(running) < count:
+        time.sleep(0.01)
+    pool.close()  # waits for the last, too
+    assert sorted(got) == [n * n for n in range(count)]
+    assert max(most) == 1
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_a_callback_that_ends_the_pool(pool, end, gone):
+    """It returns."""
+    is_over = threading.Event()
+
+    def callback(_):
+        getattr(pool, end)()
+        pool.join()
+        is_over.set()
+
+    result = pool.apply_async(abs, (-3,), callback=callback)
+    assert result.get(timeout=60) == 3
+    assert is_over.wait(60)
+    assert gone()
+
+
+def test_what_is_told_of_a_future_may_wait_for_another(htcondor, tmp_path):
+    """Done-callbacks may use the executor, and its other futures."""
+    with condorpool.Executor(2, personal=htcondor, submitdir=tmp_path) as executor:
+        got, is_over = [], threading.Semaphore(0)
+
+        def done(future):
+            got.append(executor.submit(pow, future.result(), 2).result(timeout=60))
+            is_over.release()
+
+        for number in range(5):
+            executor.submit(abs, number).add_done_callback(done)
+        for _ in range(5):
+            assert is_over.acquire(timeout=60)
+    assert sorted(got) == [0, 1, 4, 9, 16]
+
+
+def test_a_dead_thread_is_told(pool, monkeypatch, caplog):
+    """Nobody waits for what follows no jobs any more; the next pool begins anew."""
+    result = pool.apply_async(time.sleep, (30,))
+
+    def fail(_self, _timeout):
+        raise OSError(9, "Bad file descriptor")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("condorpool.access.eventlog.FileWatch.wait", fail)
+        tracker().look()
+        with pytest.raises(condorpool.CondorPoolError, match=r"has ended .*Bad file descriptor"):
+            result.get(timeout=60)
+    assert "condorpool follows no jobs any more" in caplog.text
+    for session in pool._sessions.values():
+        tracker().follow(session)  # for the end of the test
+
+
+def test_a_forked_child_does_not_wait(pool):
+    """What its parent waits for is told to nobody there."""
+    result = pool.apply_async(time.sleep, (1,))
+    child = os.fork()
+    if not child:
+        try:
+            result.get()
+        except condorpool.CondorPoolError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert result.get(timeout=60) is None
+
+
+def test_an_imap_that_nobody_has_takes_no_more(make_pool):
+    """Leaving the loop is enough; the pool closes although the iterable has no end."""
+    taken = itertools.count()
+    with make_pool(processes=2) as pool:
+        for root in pool.imap(abs, (next(taken) for _ in iter(int, 1)), chunksize=10):
+            if root == 25:
+                break
+    assert next(taken) < 1000
+
+
+@pytest.mark.parametrize(
+    "source", [lambda: [3, 4], lambda: (x for x in (3, 4)), lambda: iter([3, 4])]
+)
+def test_an_imap_goes_on_to_its_end_when_its_pool_closes(make_pool, source):
+    """As in multiprocessing, where the iterable was read meanwhile."""
+    with make_pool(processes=2) as pool:
+        results = pool.imap(abs, source())
+    assert list(results) == [3, 4]
+
+
+def test_control_c_at_random_moments(htcondor, tmp_path):
+    """Nothing hangs, no call is lost, nothing is left; ``tests/interrupts.py`` has more."""
+    program = Path(__file__).parents[1] / "interrupts.py"
+    environment = {
+        **os.environ,
+        "CONDORPOOL_PERSONAL": str(htcondor.folder),
+        "TMPDIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, program, "150", "1"],
+        env={**environment, "CONDOR_CONFIG": os.devnull},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,170 @@
+"""Locks and waits that Control-C leaves whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from condorpool.values.locks import Monitor, uninterrupted
+
+
+def interrupt():
+    """Send this process what Control-C sends."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block():
+    """What was begun is done; then KeyboardInterrupt is raised."""
+    done = []
+
+    @uninterrupted
+    def work():
+        interrupt()
+        with uninterrupted:
+            interrupt()
+        done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_of_the_block_gives_way_to_the_interrupt():
+    """It is the interrupt's context."""
+
+    @uninterrupted
+    def work():
+        interrupt()
+        raise ValueError("mine")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        work()
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_the_handler_of_the_program_is_called():
+    """Whatever it is that SIGINT does there."""
+    calls = []
+    before = signal.signal(signal.SIGINT, lambda *_: calls.append(1))
+    try:
+        with uninterrupted:
+            interrupt()
+            assert not calls
+        assert calls == [1]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_where_python_raises_nothing_nothing_is_changed(handler):
+    """An ignored signal stays ignored, and other threads are not concerned."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with uninterrupted:
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_wait_is_interrupted_at_once_and_has_the_lock_again():
+    """Also by what came just before it."""
+    monitor = Monitor()
+
+    def work():
+        with monitor:
+            interrupt()
+            try:
+                return monitor.wait(30)
+            finally:
+                assert monitor.is_held
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not monitor.is_held
+    with monitor:  # nobody else has it
+        pass
+
+
+def test_news_wake_all_who_wait():
+    """A wait without news ends with its time."""
+    monitor, woken = Monitor(), []
+
+    def wait():
+        with monitor:
+            woken.append(monitor.wait(30))
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(monitor._waiters) < 3:
+        time.sleep(0.001)
+    with monitor:
+        monitor.notify_all()
+    for thread in threads:
+        thread.join(30)
+    assert woken == [True] * 3
+    with monitor:
+        assert not monitor.wait(0.001)
+        assert not monitor._waiters
+        assert monitor.wait_for(lambda: False, 0.001) is False
+        assert monitor.wait_for(lambda: 3) == 3
+
+
+def test_wherever_interrupts_fall_the_lock_is_whole():
+    """Thousands of them, at every step: what it guards is never seen half-way."""
+    monitor, stop = Monitor(), threading.Event()
+    pair, interrupts, chance = [0, 0], 0, random.Random(1)
+
+    def other():
+        while not stop.is_set():
+            with monitor:
+                pair[0] += 1
+                pair[1] += 1
+                monitor.notify_all()
+            time.sleep(0.0001)
+
+    def interrupter():
+        for _ in range(3000):
+            time.sleep(chance.random() * 0.0004)
+            interrupt()
+        stop.set()
+
+    def change():
+        while not stop.is_set():
+            with monitor:
+                assert pair[0] == pair[1]
+                pair[0] += 1
+                abs(-1)
+                pair[1] += 1
+                monitor.wait(0.0005)
+
+    threads = [threading.Thread(target=other), threading.Thread(target=interrupter)]
+    for thread in threads:
+        thread.start()
+    while not stop.is_set():
+        try:
+            change()
+        except KeyboardInterrupt:
+            interrupts += 1
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert interrupts > 300
+    assert pair[0] == pair[1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_forked_child_is_interrupted_as_ever():
+    """It begins with nothing kept waiting."""
+    with uninterrupted:
+        child = os.fork()
+        if not child:
+            is_good = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            os._exit(0 if is_good else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -241,13 +241,21 @@ class Report:
     def outcome(self, first: int = 0) -> Outcome | JobError:
         """Read all of it, which unpickles values: they may run any code of the user's.
 
-        A value that cannot be rebuilt here is an error of its own call alone.
+        A value that cannot be rebuilt here is an error of its own call alone; a file that
+        cannot be read is one of all its calls.
 
         Parameters
         ----------
         first
             The number of its first call.
         """
+        try:
+            return self._outcome(first)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the calls must come to an end
+            reason = f"what it has left cannot be read: {program.told(error)}"
+            return JobFailedError(self.about.get("job", self.job), reason, host=self.about["host"])
+
+    def _outcome(self, first: int) -> Outcome:
         about, job = self.about, self.about.get("job", self.job)
         if "mismatch" in about:
             mismatch = EnvironmentMismatchError(
@@ -257,11 +265,7 @@ class Report:
             )
             errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
             return Outcome([None] * self.calls, errors, about["host"], about["python"])
-        try:
-            frames = program.read(str(self.path))[1]
-        except (OSError, ValueError) as unread:
-            reason = f"what it has left cannot be read: {unread}"
-            return JobFailedError(job, reason, host=about["host"])
+        frames = program.read(str(self.path))[1]
         values, errors, position = [], {}, 0
         if about["calls"] is None:
             values = program.loads(frames)

@@ -91,13 +91,13 @@ def packed(about: dict[str, Any], frames: list[Any]) -> list[Any]:
     return [MAGIC + f"python={PYTHON} frames={lengths}\n".encode(), *frames]
 
 
-def unpacked(data: bytearray, path: str) -> tuple[dict[str, Any], list[Any]]:
+def unpacked(data: Any, path: str) -> tuple[dict[str, Any], list[Any]]:
     """Return what a container is about, with the ``python`` that wrote it, and its frames.
 
     Raises ValueError when it is not whole, or no container at all.
     """
     end = data.find(b"\n")
-    if not data.startswith(MAGIC) or end < 0:
+    if data[: len(MAGIC)] != MAGIC or end < 0:
         raise ValueError(f"{path} is not a payload")
     words = dict(word.split("=") for word in data[len(MAGIC) : end].decode().split())
     whole = memoryview(data)
@@ -144,12 +144,24 @@ def read_about(path: str) -> dict[str, Any]:
 def read(path: str) -> tuple[dict[str, Any], list[Any]]:
     """Read a container."""
     with open(path, "rb", buffering=0) as file:
-        data = bytearray(os.fstat(file.fileno()).st_size)
+        data = room(os.fstat(file.fileno()).st_size)
         fill(file, data)
     return unpacked(data, path)
 
 
-def fill(file: Any, data: bytearray) -> bool:
+def room(size: int) -> Any:
+    """Return a buffer of this size; a big one is given back when nobody has a part of it.
+
+    From the allocator of C it may come out of a heap that later keeps it.
+    """
+    if size < 1 << 20:
+        return bytearray(size)
+    import mmap
+
+    return mmap.mmap(-1, size)
+
+
+def fill(file: Any, data: Any) -> bool:
     """Read until the buffer is full or the file ends; tell whether it is full."""
     rest = memoryview(data)
     while rest:
@@ -656,16 +668,16 @@ class Chirp:
             raise OSError(f"chirp: {words[0]} answered {number}")
         return number
 
-    def get(self, *words: str) -> bytearray:
+    def get(self, *words: str) -> Any:
         """Send a command and return the bytes that it is answered with."""
-        data = bytearray(self.ask(*words))
+        data = room(self.ask(*words))
         if not fill(self.replies, data):
             raise ConnectionError("HTCondor's channel to the access point is closed")
         return data
 
     def names(self, folder: str) -> list[str]:
         """List a folder."""
-        return self.get("getdir", folder).decode("utf-8", "surrogateescape").split()
+        return bytes(self.get("getdir", folder)).decode("utf-8", "surrogateescape").split()
 
     def read(self, name: str) -> tuple[dict[str, Any], list[Any]]:
         """Read a container."""

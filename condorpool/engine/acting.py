@@ -68,13 +68,28 @@ def take_back(work: Work, batch: Batch | None = None) -> int:
                 if whose := work.batches.get(token.batch):
                     work.finish(whose, token.first, error)
                     count += 1
-        elif clusters := any_cluster(cluster.number for cluster in crew.clusters):
-            # Jobs that the factory has not made yet stay: they may run by now.
-            waiting = f"({clusters}) && ProcId >= 0 && JobStatus != 2"
-            count += work.access_point.act("remove", waiting, TAKEN_BACK)
+        elif crew.clusters:
+            count += _take_jobs_back(work, crew)
     with work.changed:
         work.changed.notify_all()
     return count
+
+
+def _take_jobs_back(work: Work, crew: Crew) -> int:
+    """Remove the jobs of a plain crew that have not begun; return how many."""
+    clusters = any_cluster(cluster.number for cluster in crew.clusters)
+    with work.changed:
+        for cluster in crew.clusters:
+            cluster.why_not_made = TAKEN_BACK
+        waiting = {first for batch in crew.batches for first in batch.pending}
+    # What is true of a factory, too: then it makes no more jobs.
+    work.access_point.act("remove", f"({clusters}) && JobStatus =!= 2", TAKEN_BACK)
+    running = work.access_point.query(f"({clusters}) && JobStatus == 2", ["ClusterId", "ProcId"])
+    by_number = {cluster.number: cluster.chunks or () for cluster in crew.clusters}
+    waiting -= {by_number[int(ad["ClusterId"])][int(ad["ProcId"])] for ad in running}
+    for batch in crew.batches:
+        waiting -= work.directory.outcomes(batch.number)
+    return len(waiting)
 
 
 def _remove_chunks(work: Work, batch: Batch) -> int:
@@ -108,7 +123,7 @@ def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
             for cluster, proc in live:  # calls that are posted later are not held
                 cluster.jobs[proc].parked = work.clusters[cluster.number][0].pending > 0
     if action in _STOPPING:
-        _note_chunks(work, live)
+        _note_chunks(work, action, live)
     ids = [cluster.job_id(proc) for cluster, proc in live]
     if not ids:
         return 0
@@ -118,8 +133,12 @@ def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
     return done
 
 
-def _note_chunks(work: Work, jobs: Iterable[tuple[Cluster, int]]) -> None:
-    """Note which chunks these jobs have: what they take from now on is not acted on."""
+def _note_chunks(work: Work, action: str, jobs: Iterable[tuple[Cluster, int]]) -> None:
+    """Note which chunks are meant when jobs are acted on; what is posted from now on is not.
+
+    Who holds or suspends jobs wants the calls to wait that they could make; who
+    removes them, only what they have to end.
+    """
     by_crew: dict[Crew, list[tuple[Cluster, int]]] = {}
     with work.changed:
         for cluster, proc in jobs:
@@ -127,12 +146,15 @@ def _note_chunks(work: Work, jobs: Iterable[tuple[Cluster, int]]) -> None:
     for crew, places in by_crew.items():
         if not crew.is_resident:
             continue
-        had: dict[str, list[tuple[int, int]]] = {}
+        had: dict[str, set[tuple[int, int]]] = {}
         for token in work.directory.tokens(crew.number):
-            had.setdefault(token.job, []).append((token.batch, token.first))
+            had.setdefault(token.job, set()).add((token.batch, token.first))
         with work.changed:
+            pending = {(b.number, first) for b in crew.batches for first in b.pending}
+            waits = action in ("hold", "suspend")
             for cluster, proc in places:
-                cluster.acted_on[proc] = frozenset(had.get(cluster.job_id(proc), ()))
+                job_id = cluster.job_id(proc)
+                cluster.acted_on[proc] = frozenset(pending if waits else had.get(job_id, ()))
 
 
 @uninterrupted

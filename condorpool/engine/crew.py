@@ -78,8 +78,10 @@ class Cluster:
         self.chunks = chunks
         #: Jobs that the access point has lost contact with; they may come back.
         self.away: set[int] = set()
+        #: Why jobs are not made any more that the factory has not made yet.
+        self.why_not_made = "it was removed before it was in the queue"
         #: Jobs that the user has stopped or removed → the chunks, by batch and first call, that
-        #: they had then: what they take before that reaches them is not meant.
+        #: this is meant for: others that they take before it reaches them are not.
         self.acted_on: dict[int, frozenset[tuple[int, int]]] = {}
         #: The queue has nothing of it any more, and no event will come.
         self.is_gone = False
@@ -111,7 +113,7 @@ class Cluster:
             self.is_gone = True
             rest = [p for p, job in enumerate(self.jobs) if job.state is JobState.UNMATERIALIZED]
             for proc in rest:
-                self.jobs[proc].reason = "it was removed before it was in the queue"
+                self.jobs[proc].reason = self.why_not_made
                 self.set_state(proc, JobState.REMOVED)
             return rest
         proc, facts = event.proc, event.facts

@@ -94,8 +94,6 @@ class Crews:
                 missing = min(crew.limit, crew.pending) - crew.reliable
             if missing <= 0:
                 return
-            for crews in list(_all):
-                crews.dismiss_idle(crew)
             submit = self.describe(crew.number, None, missing, crew.name, crew.options)
             self._submit(crew, submit, [{"runner": str(n)} for n in range(missing)])
 
@@ -121,12 +119,13 @@ class Crews:
         return crew.lost <= MAX_LOST
 
     def starves(self) -> bool:
-        """Tell whether a crew has chunks, and all its jobs wait for slots."""
-        with self._work.changed:
-            return any(
-                crew.pending and crew.count(JobState.IDLE) and not crew.count(JobState.RUNNING)
-                for crew in self._crews.values()
-            )
+        """Return whether a crew has chunks that wait for slots: all its runners, or any plain job."""
+        return any(
+            crew.pending
+            and crew.count(JobState.IDLE)
+            and not (crew.is_resident and crew.count(JobState.RUNNING))
+            for crew in self._work.manned()
+        )
 
     def make_room(self) -> None:
         """Have idle runners leave if others of this process wait for slots."""
@@ -180,6 +179,8 @@ class Crews:
         items: Sequence[Mapping[str, str]],
         chunks: Sequence[int] | None = None,
     ) -> Cluster:
+        for crews in list(_all):
+            crews.dismiss_idle(crew)
         # Whoever ends our work finds the jobs by their attributes, recorded or not.
         self._record(crew, submit)
         # A slot kept for the next call is only looked at when jobs come in, and

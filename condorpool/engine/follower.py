@@ -217,7 +217,7 @@ class Follower:
         elif (
             job.state is JobState.REMOVED
             and not job.reason.startswith(SURPLUS)
-            and proc not in cluster.acted_on  # the user removed calls; these are others
+            and others <= cluster.acted_on.get(proc, others)  # else more than the user meant
         ):
             self._work.give_up(crew, self._work.failure(cluster, proc))
         elif (

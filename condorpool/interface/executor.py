@@ -16,6 +16,7 @@ from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.notices import tell
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, not_stopping
+from condorpool.values import arguments as arguments_of
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
 from condorpool.values.locks import uninterrupted
@@ -130,6 +131,12 @@ class Executor(concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         **arguments: Any,
     ) -> None:
+        for name, value in (
+            ("max_workers", max_workers),
+            ("max_tasks_per_child", max_tasks_per_child),
+        ):
+            if value is not None:
+                arguments_of.count(name, value)
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
         self._is_shut_down = False
         self._closer: threading.Thread | None = None
@@ -137,6 +144,8 @@ class Executor(concurrent.futures.Executor):
     def _check(self) -> None:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if not threading.main_thread().is_alive():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Submit ``fn(*args, **kwargs)`` and return its `Future` at once.

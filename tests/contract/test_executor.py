@@ -13,6 +13,7 @@ import gc
 import inspect
 import itertools
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -22,6 +23,24 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, 
 import pytest
 
 import condorpool
+
+AFTER_THE_END = """
+import threading, time
+from {package} import {name}
+
+def late():
+    threading.main_thread().join()
+    time.sleep(0.1)
+    try:
+        executor.submit(abs, -1)
+    except RuntimeError as error:
+        print(error)
+
+if __name__ == "__main__":
+    executor = {name}(max_workers=1, **{arguments})
+    assert executor.submit(abs, -1).result() == 1
+    threading.Thread(target=late).start()
+"""
 
 
 def since(*version):
@@ -50,6 +69,13 @@ def raise_it(error, seconds=0.0):
 def raise_with_a_comment():
     """Raise on a line that can be recognised."""
     raise RuntimeError(123)  # some comment
+
+
+def raise_at_two(number):
+    """Raise what ends iterators."""
+    if number == 2:
+        raise StopIteration(number)
+    return number
 
 
 def set_variable(value):
@@ -353,6 +379,17 @@ class TestShutdown:
         assert futures[9].cancelled()
         executor.shutdown()
 
+    def test_after_the_program_began_to_end(self, backend, where):
+        """Nothing is submitted any more."""
+        package = "condorpool" if backend == "condorpool" else "concurrent.futures"
+        name = "Executor" if backend == "condorpool" else "ProcessPoolExecutor"
+        arguments = {k: str(getattr(v, "folder", v)) for k, v in where.items() if k != "linger"}
+        program = AFTER_THE_END.format(package=package, name=name, arguments=arguments)
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert "cannot schedule new futures after" in done.stdout, done.stderr
+
     @since(3, 14)
     def test_a_lazy_map(self, executor_class):
         """It takes no more items."""
@@ -368,8 +405,8 @@ class TestWorkers:
 
     @pytest.mark.parametrize("number", [0, -1])
     def test_there_is_one(self, executor_class, number):
-        """At least."""
-        with pytest.raises(ValueError, match=r"max_workers|processes"):
+        """At least; the error names the argument as it was given."""
+        with pytest.raises(ValueError, match="max_workers"):
             executor_class(max_workers=number)
 
     def test_an_initializer(self, executor_class):
@@ -412,3 +449,33 @@ def test_held_jobs(executor_class):
         with pytest.raises(condorpool.JobHeldError):
             future.result(timeout=30)
     assert isinstance(future.exception(), condorpool.JobRemovedError)
+
+
+@pytest.mark.parametrize("backend", ["condorpool"], indirect=True, scope="module")
+@pytest.mark.parametrize("tasks", [None, 1])
+def test_what_waits_behind_others_is_cancelled(executor_class, tasks):
+    """Also what was posted just now, with a job for each call."""
+    with executor_class(2, max_tasks_per_child=tasks) as executor:
+        futures = [executor.submit(after, 0.5, n) for n in range(6)]
+        wait_for_begin(futures[0])
+        late = [executor.submit(after, 0.5, n) for n in range(6)]
+        assert all(future.cancel() for future in late)
+        executor.shutdown(cancel_futures=True)
+        assert [future.cancelled() for future in futures[2:]] == [True] * 4
+        assert futures[0].result() == 0
+
+
+@pytest.mark.parametrize("backend", ["condorpool"], indirect=True, scope="module")
+def test_a_call_that_raises_stopiteration(executor):
+    """It ends neither a map nor an await: it comes as the cause of a RuntimeError (PEP 479)."""
+    results, got = executor.map(raise_at_two, range(4)), []
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        got.extend(results)
+    assert isinstance(caught.value.__cause__, StopIteration)
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        return await asyncio.wait_for(loop.run_in_executor(executor, raise_at_two, 2), 60)
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(run())

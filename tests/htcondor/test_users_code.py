@@ -5,7 +5,9 @@ Whatever it does, it is its own calls' business: others go on.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import gc
 import itertools
 import os
 import signal
@@ -227,6 +229,103 @@ def test_an_imap_goes_on_to_its_end_when_its_pool_closes(make_pool, source):
     with make_pool(processes=2) as pool:
         results = pool.imap(abs, source())
     assert list(results) == [3, 4]
+
+
+@pytest.mark.parametrize("verb", ["imap", "imap_unordered"])
+def test_a_call_that_raises_stopiteration_does_not_end_an_imap(pool, verb):
+    """As in a generator (PEP 479) it is the cause of a RuntimeError; the others follow."""
+    results, got = getattr(pool, verb)(next, [iter([n] * (n != 2)) for n in range(4)]), []
+    for _ in range(4):
+        try:
+            got.append(next(results))
+        except RuntimeError as error:
+            assert isinstance(error.__cause__, StopIteration)  # noqa: PT017
+            got.append(2)
+    assert sorted(got) == [0, 1, 2, 3]
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+class Weak:
+    """What a weak reference may be made of."""
+
+    def same(self, value):
+        """Return it."""
+        return value
+
+
+def alive():
+    """Count what is still there of it."""
+    gc.collect()
+    return sum(isinstance(each, Weak) for each in gc.get_objects())
+
+
+def test_values_and_arguments_live_as_long_as_somebody_has_them(htcondor, tmp_path):
+    """Neither a pool nor an executor keeps those of earlier calls."""
+    before = alive()
+    called = threading.Semaphore(0)
+    with condorpool.Pool(2, personal=htcondor, submitdir=tmp_path) as pool:
+        for verb in (
+            lambda: pool.apply(Weak),
+            lambda: pool.apply(Weak().same, (Weak(),)),
+            lambda: pool.map(Weak().same, [Weak(), Weak()]),
+            lambda: pool.map_async(
+                Weak().same, [Weak()], callback=lambda _: called.release()
+            ).get(),
+            lambda: list(pool.imap(Weak().same, [Weak(), Weak()])),
+            lambda: [next(pool.imap(Weak().same, [Weak()] * 9))],
+        ):
+            verb()
+            until(lambda: alive() == before)
+        for _ in range(3):
+            pool.apply_async(Weak, callback=lambda _: called.release())
+        for _ in range(4):
+            assert called.acquire(timeout=60)
+        until(lambda: alive() == before)
+        kept = pool.apply_async(Weak)
+        assert kept.get() is kept.get()
+    with condorpool.Executor(2, personal=htcondor, submitdir=tmp_path) as executor:
+        executor.submit(Weak().same, Weak()).result()
+        list(executor.map(Weak().same, [Weak(), Weak()]))
+        concurrent.futures.wait([executor.submit(Weak) for _ in range(3)])
+        until(lambda: alive() == before + 1)
+
+
+def test_memory_of_big_values_goes_back(htcondor, tmp_path):
+    """Twenty of them at once, then none: the process is as small as before; see the peak."""
+    program = f"""
+import gc, resource
+import numpy as np, psutil
+import condorpool
+def make(_):
+    return np.ones(2 << 17)
+with condorpool.Pool(2, personal={str(htcondor.folder)!r}, submitdir={str(tmp_path)!r}) as pool:
+    pool.map(abs, range(4))
+    now = lambda: psutil.Process().memory_info().rss / 2**20
+    most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = now()
+    arrays = pool.map(make, range(40))
+    peak = most() - before
+    del arrays
+    for _ in range(40):
+        pool.apply(make, (0,))
+    gc.collect()
+    print(peak, now() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    peak, left = map(float, done.stdout.split())
+    assert peak < 1.5 * 80  # MiB
+    assert left < 20
+
+
+def until(condition, patience=30):
+    """Wait until it is so."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_control_c_at_random_moments(htcondor, tmp_path):

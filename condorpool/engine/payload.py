@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import linecache
+import multiprocessing.pool
 import os
 import platform
 import py_compile
@@ -25,6 +26,7 @@ from condorpool.values.exceptions import (
     PayloadError,
     ResultPicklingError,
     TaskTimeoutError,
+    in_place_of,
 )
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
@@ -65,8 +67,14 @@ class Call:
     digest: str = ""
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing gave it
-    """The traceback on the execution point, shown as the cause of an exception."""
+class RemoteTraceback(multiprocessing.pool.RemoteTraceback):  # type: ignore[name-defined, misc]
+    """The traceback where a call was made: the cause of the exception that it raised.
+
+    Attributes
+    ----------
+    tb
+        Its text.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -102,10 +110,12 @@ def _frames(value: Any, what: str) -> list[Any]:
         return program.dumps(value, cloudpickle)
     except Exception as error:
         # Pickling runs code of the object's class, which may raise anything.
-        raise PayloadError(
+        raise in_place_of(
+            PayloadError,
+            error,
             f"{what} cannot be pickled, so it cannot be sent to a job: "
             f"{type(error).__name__}: {error}. Nothing was submitted. "
-            "Open files, locks, connections and generators must be made inside the function."
+            "Open files, locks, connections and generators must be made inside the function.",
         ) from error
 
 
@@ -276,14 +286,15 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
     """Return the value of a call, or None and its exception."""
     if what == "unpicklable":
         hint = "Return plain data (numbers, arrays, tables) or a picklable object."
-        return None, ResultPicklingError(f"{text}\n{hint}")
+        value, _, why = text.partition(" cannot be pickled: ")
+        return None, ResultPicklingError(f"{text}\n{hint}", why.partition("\n")[0], value)
     try:
         value = program.loads(frames)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's class
-        lost = ResultPicklingError(
-            f"the {'exception' if text else 'value'} of a call came back and cannot be rebuilt "
-            f"here: {type(error).__name__}: {error}"
-        )
+        kind = "exception" if text else "value"
+        why = f"{type(error).__name__}: {error}"
+        said = f"the {kind} of a call came back and cannot be rebuilt here: {why}"
+        lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         lost.__cause__ = RemoteTraceback(text) if text else error
         return None, lost
     if what == "raise":

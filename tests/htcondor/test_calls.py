@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import math
-import multiprocessing
+import multiprocessing.pool
 import os
 import socket
 import subprocess
@@ -408,3 +408,44 @@ def test_the_remote_traceback_shows_the_source_of_cells(pool):
     with pytest.raises(ZeroDivisionError) as caught:
         pool.apply(scope["fail"], (0,))
     assert "# never by zero" in str(caught.value.__cause__)
+
+
+class HasLock:
+    """Cannot be pickled."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+class Unreadable:
+    """Comes back and cannot be rebuilt."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+class TestPickling:
+    """What is sent works, or is refused before anything is submitted."""
+
+    def test_a_result_that_cannot_be_pickled(self, pool):
+        """Is also what multiprocessing has for it."""
+        with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
+            pool.apply(HasLock)
+        assert isinstance(caught.value, condorpool.ResultPicklingError)
+        assert caught.value.exc == "TypeError: cannot pickle '_thread.lock' object"
+        assert caught.value.value.startswith("the value of type ")
+
+    def test_a_result_that_cannot_be_rebuilt(self, pool):
+        """Is also of the class that rebuilding has raised."""
+        with pytest.raises(ValueError, match="cannot be rebuilt") as caught:
+            pool.apply(Unreadable)
+        assert isinstance(caught.value, condorpool.ResultPicklingError)
+        assert caught.value.exc.startswith("ValueError: invalid literal")
+
+    def test_the_remote_traceback_is_multiprocessings_too(self, pool):
+        """Code that looks for it finds its text."""
+        with pytest.raises(Unlucky) as caught:
+            pool.apply(unlucky, (13,))
+        assert isinstance(caught.value.__cause__, condorpool.RemoteTraceback)
+        assert isinstance(caught.value.__cause__, multiprocessing.pool.RemoteTraceback)
+        assert "in unlucky" in caught.value.__cause__.tb

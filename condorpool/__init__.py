@@ -3,6 +3,7 @@
 from typing import Any as _Any
 
 from condorpool.access.accesspoint import add_kerberos_tokens
+from condorpool.engine.copies import RepeatedNumbersWarning
 from condorpool.engine.payload import RemoteTraceback, Shared
 from condorpool.interface import display as _display
 from condorpool.interface.attach import attach
@@ -104,6 +105,7 @@ __all__ = [
     "QueuedJob",
     "RemoteJob",
     "RemoteTraceback",
+    "RepeatedNumbersWarning",
     "ResultIterator",
     "ResultPicklingError",
     "ResultTimeoutError",

@@ -6,6 +6,7 @@ import io
 import linecache
 import multiprocessing.pool
 import os
+import pickle
 import platform
 import py_compile
 import sys
@@ -19,7 +20,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 import cloudpickle
 
+from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
+from condorpool.engine.pickling import pickled
 from condorpool.runner import program
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
@@ -42,6 +45,9 @@ T = TypeVar("T")
 
 #: Bytes of notebook cells that go along, the latest first.
 MAX_SOURCES = 200_000
+
+# Of what an error says.
+_MAX_WHY = 500
 
 # The kernel's own business, wrong in a job.
 _KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
@@ -105,18 +111,51 @@ def name_of(func: Callable[..., Any]) -> str:
     return str(getattr(func, "__name__", None) or type(func).__name__)
 
 
-def _frames(value: Any, what: str) -> list[Any]:
+def _frames(value: Any, what: str, name: Callable[[str], str] = str) -> list[Any]:
+    """Pickle a value; tell which part of it cannot be, or repeats random numbers.
+
+    Parameters
+    ----------
+    name
+        Gives the user's name for a way into the value.
+    """
     try:
-        return program.dumps(value, cloudpickle)
+        frames, generators = pickled(value)
     except Exception as error:
         # Pickling runs code of the object's class, which may raise anything.
-        raise in_place_of(
-            PayloadError,
-            error,
-            f"{what} cannot be pickled, so it cannot be sent to a job: "
-            f"{type(error).__name__}: {error}. Nothing was submitted. "
-            "Open files, locks, connections and generators must be made inside the function.",
-        ) from error
+        if isinstance(error, pickle.PicklingError) and type(error.__cause__) is RecursionError:
+            error = error.__cause__  # cloudpickle's word for it says less
+        raise _refusal(value, what, name, error) from error
+    if generators:
+        copies.tell(generators, lambda one: _named(value, one, name), what)
+    return frames
+
+
+def _named(value: Any, part: Any, name: Callable[[str], str]) -> str | None:
+    path = blame.path_to(value, part)
+    return None if path is None else name(path).removeprefix(".")
+
+
+def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception) -> PayloadError:
+    """Say what cannot be pickled, and which part of it is to blame."""
+    found = blame.blamed(value, error)
+    path = name(found[0]).removeprefix(".") if found else ""
+    culprit = f"`{path}` is of type {found[1]}. " if found and path else ""
+    return in_place_of(
+        PayloadError,
+        error,
+        f"{what} cannot be pickled, so it cannot be sent to a job: {culprit}{_said(error)}. "
+        "Nothing was submitted. Open files, locks, connections, pools and generators must be "
+        "made inside the function.",
+    )
+
+
+def _said(error: BaseException) -> str:
+    """Return the words of an error, whose class may be the user's."""
+    try:
+        return f"{type(error).__name__}: {error}"[:_MAX_WHY]
+    except Exception:  # noqa: BLE001
+        return type(error).__name__
 
 
 def write_crew(
@@ -143,15 +182,18 @@ def write_crew(
         "environment": dict(environment),
         "directory": str(directory),
     }
-    frames = _frames((initializer, initargs), "the initializer or its arguments")
+    frames = _frames(
+        (initializer, initargs),
+        "the initializer or its arguments",
+        _name_in("initializer", "initargs"),
+    )
     program.write(str(path), about, frames)
 
 
 def write_shared(path: Path, value: Any) -> None:
     """Write an object that calls share."""
-    program.write(
-        str(path), {}, _frames(value, f"the shared object of type {type(value).__name__}")
-    )
+    what = f"the shared object of type {type(value).__name__}"
+    program.write(str(path), {}, _frames(value, what, lambda path: f"value{path}"))
 
 
 class Shared(Generic[T]):
@@ -201,13 +243,34 @@ def write_call(
 
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
     """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
+    items = list(items)
+    kinds = [type(part) for part in items[0]] if len(items) == 1 and type(items[0]) is tuple else []
+    # The one item of apply, which is no item to its user.
+    name = _name_in("args", "kwargs") if kinds == [tuple, dict] else "item{}".format
     try:
-        frames = program.dumps(list(items), cloudpickle)
+        frames, generators = pickled(items)
     except Exception:  # noqa: BLE001 - as in _frames; find the item to blame
         for number, item in enumerate(items, first):
-            _frames(item, f"the arguments of call {number} (type {type(item).__name__})")
-        frames = _frames(list(items), f"the arguments of calls {first} and following")
+            _frames(item, f"the arguments of call {number} (type {type(item).__name__})", name)
+        frames = _frames(items, f"the arguments of calls {first} and following")
+        generators = []
+    if generators and (repeated := copies.that_repeat(generators)):
+        copies.tell(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
     program.write(str(path), {"end": first + len(items)}, frames)
+
+
+def _named_in_chunk(items: Sequence[Any], part: Any, name: Callable[[str], str]) -> str | None:
+    path = blame.path_to(items, part)
+    return name(path.partition("]")[2]) if path else None
+
+
+def _name_in(first: str, second: str) -> Callable[[str], str]:
+    """Return what names the way into one of two."""
+
+    def name(path: str) -> str:
+        return (first if path.startswith("[0]") else second) + path[3:] if path else ""
+
+    return name
 
 
 def end_of(path: Path) -> int:
@@ -292,7 +355,7 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
         value = program.loads(frames)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of the value's class
         kind = "exception" if text else "value"
-        why = f"{type(error).__name__}: {error}"
+        why = _said(error)
         said = f"the {kind} of a call came back and cannot be rebuilt here: {why}"
         lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         lost.__cause__ = RemoteTraceback(text) if text else error

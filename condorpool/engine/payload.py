@@ -24,6 +24,7 @@ from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import pickled
 from condorpool.runner import program
+from condorpool.values import arguments
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     PayloadError,
@@ -106,9 +107,14 @@ class Outcome:
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """Return the name by which people know a function."""
-    func = getattr(func, "func", func)  # a partial is known by what it wraps
-    return str(getattr(func, "__name__", None) or type(func).__name__)
+    """Return the name by which people know a function: one line that can be shown anywhere."""
+    try:
+        func = getattr(func, "func", func)  # a partial is known by what it wraps
+        name = getattr(func, "__name__", None)
+    except Exception:  # noqa: BLE001 - it may run any code
+        name = None
+    shown = arguments.one_line(name) if isinstance(name, str) else ""
+    return shown or arguments.one_line(type(func).__name__)
 
 
 def _frames(value: Any, what: str, name: Callable[[str], str] = str) -> list[Any]:

@@ -416,6 +416,36 @@ def test_the_remote_traceback_shows_the_source_of_cells(pool):
     assert "# never by zero" in str(caught.value.__cause__)
 
 
+ODD = [
+    "two\nlines", "a \"b\"", "it's", "end\\", "$(ClusterId)", "$$(Memory)", "$ENV(HOME)", "größe 😀",
+    "# x = y", "x" * 10_000, "\ud800", "queue",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_functions_of_any_name(pool, access_point, name):
+    """HTCondor and our files take each of them, and make nothing of it."""
+
+    def func(x):
+        return x + 1
+
+    func.__name__ = func.__qualname__ = name
+    result = pool.map_async(func, [1], maxtries=1)
+    assert result.get(timeout=60) == [2]
+    (cluster,) = {job.id.partition(".")[0] for job in result.jobs}
+    (ad,) = access_point.query(f"ClusterId == {cluster}", ["JobBatchName"])
+    if name.isprintable() and not name.startswith(("x", "$$", "end")):
+        assert ad["JobBatchName"] == name
+
+
+@pytest.mark.parametrize("name", ["new\nline", "", " ", 3, "-x"])
+def test_a_wrong_name_is_told_before_anything_is_written(pool, tmp_path, name):
+    """As what it is called in the call."""
+    with pytest.raises((ValueError, TypeError), match=r"^name"):
+        pool.map(double, [1], name=name)
+    assert not list(tmp_path.glob("condorpool-*"))
+
+
 def test_random_numbers_of_no_two_calls_are_the_same(make_pool):
     """What a notebook imports of random and numpy.random is each job's own."""
     draws = [lambda _: rnd(), lambda _, draw=normal: draw(), lambda _: random._inst.gauss(0, 1)]

@@ -136,10 +136,51 @@ class TestProgram:
         assert make(odd, 0).values[0] == "done"
 
 
-def test_names():
+class Odd:
+    """Has a name that is none."""
+
+    def __init__(self, name):
+        self.given = name
+
+    @property
+    def __name__(self):
+        """Return what was given."""
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+    def __call__(self, _):
+        """Be a function."""
+
+
+class TestNames:
     """Functions are called by the name that users know."""
-    assert payload.name_of(len) == "len"
-    assert payload.name_of(functools.partial(pow, 2)) == "pow"
+
+    def test_partials_are_known_by_what_they_wrap(self):
+        """And builtins by their names."""
+        assert payload.name_of(len) == "len"
+        assert payload.name_of(functools.partial(pow, 2)) == "pow"
+        assert payload.name_of(lambda: 0) == "<lambda>"
+
+    @pytest.mark.parametrize(
+        ("given", "shown"),
+        [
+            ("two\nlines", "two lines"),
+            ("\ta\x1f\0\x7f b\u2028c\r", "a b c"),
+            ("\ud800", "Odd"),
+            ("", "Odd"),
+            (" \n", "Odd"),
+            (3, "Odd"),
+            (None, "Odd"),
+            (RuntimeError("no"), "Odd"),
+            ("x" * 10_000, "x" * 97 + "..."),
+            ('a "b" $(c) \\', 'a "b" $(c) \\'),
+            ("größe", "größe"),
+        ],
+    )
+    def test_a_name_is_one_line(self, given, shown):
+        """Whatever the function says it is called."""
+        assert payload.name_of(Odd(given)) == shown
 
 
 class Lock:

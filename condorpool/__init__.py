@@ -3,7 +3,8 @@
 from typing import Any as _Any
 
 from condorpool.access.accesspoint import add_kerberos_tokens
-from condorpool.engine.payload import Shared
+from condorpool.engine.copies import RepeatedNumbersWarning
+from condorpool.engine.payload import RemoteTraceback, Shared
 from condorpool.interface import display as _display
 from condorpool.interface.attach import attach
 from condorpool.interface.executor import Executor
@@ -103,6 +104,8 @@ __all__ = [
     "PoolClosedError",
     "QueuedJob",
     "RemoteJob",
+    "RemoteTraceback",
+    "RepeatedNumbersWarning",
     "ResultIterator",
     "ResultPicklingError",
     "ResultTimeoutError",

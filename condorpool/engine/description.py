@@ -200,6 +200,10 @@ def _text(key: str, value: Any) -> str:
         )
     if "\n" in text or "\x1f" in text:
         raise ValueError(f"submitkwargs[{key!r}] has a line break, which a submit command cannot")
+    if text.rstrip().endswith("\\"):
+        raise ValueError(
+            f"submitkwargs[{key!r}] ends with a backslash, which would join it to the next command"
+        )
     return text
 
 
@@ -212,6 +216,12 @@ def _quoted(arguments: list[str]) -> str:
 def _literal(text: str) -> str:
     """Keep a path's dollar signs from being read as macros."""
     return text.replace("$", "$(DOLLAR)")
+
+
+def title(name: str) -> str:
+    """Write a name for people to see: HTCondor makes nothing of it."""
+    # $$ cannot be quoted, and a backslash at the end would take the next command in.
+    return _literal(re.sub(r"\$+", "$", name).rstrip("\\")) or "calls"
 
 
 # What differs between the jobs of a cluster; no path has a NUL that could be taken for one.
@@ -289,7 +299,7 @@ def build(
     ]
     description = {
         "universe": "vanilla",
-        "batch_name": _literal(batch_name),
+        "batch_name": title(batch_name),
         "My.CondorpoolRun": f'"{run}"',
         "My.CondorpoolCrew": str(crew),
         # A shell is everywhere, also where the submit directory is mounted noexec.

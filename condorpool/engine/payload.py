@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import linecache
+import multiprocessing.pool
 import os
+import pickle
 import platform
 import py_compile
 import sys
@@ -18,8 +20,11 @@ from typing import Any, Generic, Literal, TypeVar
 
 import cloudpickle
 
+from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
+from condorpool.engine.pickling import pickled
 from condorpool.runner import program
+from condorpool.values import arguments
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     JobError,
@@ -27,6 +32,7 @@ from condorpool.values.exceptions import (
     PayloadError,
     ResultPicklingError,
     TaskTimeoutError,
+    in_place_of,
 )
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
@@ -42,6 +48,9 @@ T = TypeVar("T")
 
 #: Bytes of notebook cells that go along, the latest first.
 MAX_SOURCES = 200_000
+
+# Of what an error says.
+_MAX_WHY = 500
 
 # The kernel's own business, wrong in a job.
 _KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
@@ -67,8 +76,14 @@ class Call:
     digest: str = ""
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - the name that multiprocessing gave it
-    """The traceback on the execution point, shown as the cause of an exception."""
+class RemoteTraceback(multiprocessing.pool.RemoteTraceback):  # type: ignore[name-defined, misc]
+    """The traceback where a call was made: the cause of the exception that it raised.
+
+    Attributes
+    ----------
+    tb
+        Its text.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -94,21 +109,53 @@ class Outcome:
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """Return the name by which people know a function."""
-    func = getattr(func, "func", func)  # a partial is known by what it wraps
-    return str(getattr(func, "__name__", None) or type(func).__name__)
-
-
-def _frames(value: Any, what: str) -> list[Any]:
+    """Return the name by which people know a function: one line that can be shown anywhere."""
     try:
-        return program.dumps(value, cloudpickle)
+        func = getattr(func, "func", func)  # a partial is known by what it wraps
+        name = getattr(func, "__name__", None)
+    except Exception:  # noqa: BLE001 - it may run any code
+        name = None
+    shown = arguments.one_line(name) if isinstance(name, str) else ""
+    return shown or arguments.one_line(type(func).__name__)
+
+
+def _frames(value: Any, what: str, name: Callable[[str], str] = str) -> list[Any]:
+    """Pickle a value; tell which part of it cannot be, or repeats random numbers.
+
+    Parameters
+    ----------
+    name
+        Gives the user's name for a way into the value.
+    """
+    try:
+        frames, generators = pickled(value)
     except Exception as error:
         # Pickling runs code of the object's class, which may raise anything.
-        raise PayloadError(
-            f"{what} cannot be pickled, so it cannot be sent to a job: "
-            f"{type(error).__name__}: {error}. Nothing was submitted. "
-            "Open files, locks, connections and generators must be made inside the function."
-        ) from error
+        if isinstance(error, pickle.PicklingError) and type(error.__cause__) is RecursionError:
+            error = error.__cause__  # cloudpickle's word for it says less
+        raise _refusal(value, what, name, error) from error
+    if generators:
+        copies.tell(generators, lambda one: _named(value, one, name), what)
+    return frames
+
+
+def _named(value: Any, part: Any, name: Callable[[str], str]) -> str | None:
+    path = blame.path_to(value, part)
+    return None if path is None else name(path).removeprefix(".")
+
+
+def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception) -> PayloadError:
+    """Say what cannot be pickled, and which part of it is to blame."""
+    found = blame.blamed(value, error)
+    path = name(found[0]).removeprefix(".") if found else ""
+    culprit = f"`{path}` is of type {found[1]}. " if found and path else ""
+    return in_place_of(
+        PayloadError,
+        error,
+        f"{what} cannot be pickled, so it cannot be sent to a job: {culprit}{program.told(error)[:_MAX_WHY]}. "
+        "Nothing was submitted. Open files, locks, connections, pools and generators must be "
+        "made inside the function.",
+    )
 
 
 def write_crew(
@@ -135,15 +182,18 @@ def write_crew(
         "environment": dict(environment),
         "directory": str(directory),
     }
-    frames = _frames((initializer, initargs), "the initializer or its arguments")
+    frames = _frames(
+        (initializer, initargs),
+        "the initializer or its arguments",
+        _name_in("initializer", "initargs"),
+    )
     program.write(str(path), about, frames)
 
 
 def write_shared(path: Path, value: Any) -> None:
     """Write an object that calls share."""
-    program.write(
-        str(path), {}, _frames(value, f"the shared object of type {type(value).__name__}")
-    )
+    what = f"the shared object of type {type(value).__name__}"
+    program.write(str(path), {}, _frames(value, what, lambda path: f"value{path}"))
 
 
 class Shared(Generic[T]):
@@ -193,13 +243,34 @@ def write_call(
 
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
     """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
+    items = list(items)
+    kinds = [type(part) for part in items[0]] if len(items) == 1 and type(items[0]) is tuple else []
+    # The one item of apply, which is no item to its user.
+    name = _name_in("args", "kwargs") if kinds == [tuple, dict] else "item{}".format
     try:
-        frames = program.dumps(list(items), cloudpickle)
+        frames, generators = pickled(items)
     except Exception:  # noqa: BLE001 - as in _frames; find the item to blame
         for number, item in enumerate(items, first):
-            _frames(item, f"the arguments of call {number} (type {type(item).__name__})")
-        frames = _frames(list(items), f"the arguments of calls {first} and following")
+            _frames(item, f"the arguments of call {number} (type {type(item).__name__})", name)
+        frames = _frames(items, f"the arguments of calls {first} and following")
+        generators = []
+    if generators and (repeated := copies.that_repeat(generators)):
+        copies.tell(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
     program.write(str(path), {"end": first + len(items)}, frames)
+
+
+def _named_in_chunk(items: Sequence[Any], part: Any, name: Callable[[str], str]) -> str | None:
+    path = blame.path_to(items, part)
+    return name(path.partition("]")[2]) if path else None
+
+
+def _name_in(first: str, second: str) -> Callable[[str], str]:
+    """Return what names the way into one of two."""
+
+    def name(path: str) -> str:
+        return (first if path.startswith("[0]") else second) + path[3:] if path else ""
+
+    return name
 
 
 def end_of(path: Path) -> int:
@@ -322,7 +393,8 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
     """Return the value of a call, or None and its exception."""
     if what == "unpicklable":
         hint = "Return plain data (numbers, arrays, tables) or a picklable object."
-        return None, ResultPicklingError(f"{text}\n{hint}")
+        value, _, why = text.partition(" cannot be pickled: ")
+        return None, ResultPicklingError(f"{text}\n{hint}", why.partition("\n")[0], value)
     cause = RemoteTraceback(text) if text else None
     try:
         value = program.loads(frames)
@@ -331,10 +403,9 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
         # Its class may forbid attributes, as a frozen dataclass does.
         BaseException.__setattr__(value, "__cause__", cause)
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
-        lost = ResultPicklingError(
-            f"the {'exception' if text else 'value'} of a call came back and cannot be rebuilt "
-            f"here: {program.told(error)}"
-        )
+        kind, why = "exception" if text else "value", program.told(error)
+        said = f"the {kind} of a call came back and cannot be rebuilt here: {why}"
+        lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         lost.__cause__ = cause or error
         return None, lost
     return None, value

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from condorpool.engine import ownership
 from condorpool.engine.payload import end_of, support_archive
 from condorpool.runner.program import CLOSED
-from condorpool.values.exceptions import JobError, SubmitError
+from condorpool.values.exceptions import CondorPoolError, JobError, SubmitError
 
 LAUNCHER = "launch.sh"
 SUPPORT = "support.zip"
@@ -159,6 +159,8 @@ class SubmitDir:
         """Turn what the file system refuses into an error that says what to do."""
         try:
             yield
+        except CondorPoolError:
+            raise  # it says so already, though it may be an OSError, too
         except OSError as error:
             raise SubmitError(
                 f"cannot write the submit directory {self.path}: {error.strerror or error}. "

@@ -119,7 +119,7 @@ def _results(arguments: argparse.Namespace) -> int:
 
 def _calls(name: str) -> list[Left]:
     found = leftovers()
-    named = [left for left in found if name == left.name or left.run.endswith(name)]
+    named = [left for left in found if name == left.name or _ends(left.run, name)]
     if not named:
         raise CondorPoolError(f"no calls are called {name}: see `condorpool ls`.")
     return named
@@ -166,7 +166,12 @@ def _find(name: str) -> Entry:
 
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:
-    return any(entry.run.endswith(Path(name).name) for name in names)
+    return any(_ends(entry.run, name) for name in names)
+
+
+def _ends(run: str, name: str) -> bool:
+    last = Path(name).name
+    return bool(last) and run.endswith(last)
 
 
 def _state(entry: Entry) -> str:

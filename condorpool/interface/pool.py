@@ -518,19 +518,23 @@ class Pool:
         echo: bool | None = None,
         progress: str | None = "auto",
         maxtries: int = 5,
-        name: str = "",
+        name: str | None = None,
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> R:
         self._check_call(call.func)
         arguments.function("callback", callback)
         arguments.function("error_callback", error_callback)
-        arguments.kind("name", name, str, "a string")
-        if name:
+        if name is not None:
+            arguments.calls_name(name)
             call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
             if known := self._known(call):
                 return cast("R", known)
-            kwargs["submitkwargs"] = {"batch_name": name, **(kwargs.get("submitkwargs") or {})}
+            batch_name = description.title(name)
+            kwargs["submitkwargs"] = {
+                "batch_name": batch_name,
+                **(kwargs.get("submitkwargs") or {}),
+            }
         held = check_on_hold(on_hold or self._on_hold)
         shown = display.check_kind(self._progress if progress == "auto" else progress)
         options, session = self._options(**kwargs)
@@ -547,7 +551,7 @@ class Pool:
             return_exceptions=return_exceptions,
         )
         self._start(result, maxtries)
-        if name:
+        if name is not None:
             self._named[name] = result
         result.show(shown)
         return result

@@ -7,6 +7,9 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+#: Characters of a name, at most.
+MAX_NAME = 100
+
 
 def kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
     """Return the value if it is of this kind; ``what`` says in words which that is."""
@@ -80,3 +83,28 @@ def keywords(name: str, value: Any) -> dict[str, Any]:
     for key in given:
         kind(f"the key {key!r} of {name}", key, str, "a string")
     return given
+
+
+def calls_name(value: Any) -> str:
+    """Return a name for calls: one line that people can read and type again."""
+    kind("name", value, str, "a string")
+    shown = one_line(value)
+    if not shown:
+        raise ValueError(f"name={value!r}: it must not be empty; leave it out to give none")
+    if len(value) > MAX_NAME:
+        raise ValueError(f"name={shown!r}: it has {len(value):,} characters; {MAX_NAME} are enough")
+    if value.startswith("-"):
+        raise ValueError(f"name={value!r}: commands would take it for an option; begin without -")
+    if not value.isprintable() or value != value.strip():
+        raise ValueError(
+            f"name={value!r}: it must be one line without control characters and without blanks "
+            f"around it, as {shown!r} is"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def one_line(text: str, most: int = MAX_NAME) -> str:
+    """Return a text as one line that can be shown and written anywhere."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * most])
+    line = " ".join(shown.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

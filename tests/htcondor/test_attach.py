@@ -238,6 +238,18 @@ class TestNames:
         assert result.get() == [1, 2]
         result.forget()
 
+    @pytest.mark.parametrize("name", ["it's $(ClusterId) \\", '"x"', "+größe 😀"])
+    def test_any_name_can_be_typed_again(self, make_pool, name):
+        """The command line knows the calls by it."""
+        with make_pool() as pool:
+            result = pool.map_async(abs, [-7], name=name)
+            result.get(timeout=60)
+            for command, words in (("show", f"{name}: 1 calls, 1 ended"), ("results", "7")):
+                ran = [sys.executable, "-m", "condorpool", command, name]
+                assert words in subprocess.check_output(ran, text=True, encoding="utf-8")
+            assert pool.map(abs, [-7], name=name) == [7]
+            result.forget()
+
     def test_they_outlive_a_kill(self, client, make_pool, tmp_path, mine, until_noted):
         """The cleaner finishes the work and keeps what came of it."""
         calls = "[(folder, x, 0.3) for x in range(8)]"

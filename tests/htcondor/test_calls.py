@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import math
-import multiprocessing
+import multiprocessing.pool
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
 import time
+import types
+from random import random as rnd
 
 import cloudpickle
+import numpy as np
 import pytest
+from numpy.random import normal
 
 import condorpool
 from condorpool import JobState
@@ -408,3 +414,153 @@ def test_the_remote_traceback_shows_the_source_of_cells(pool):
     with pytest.raises(ZeroDivisionError) as caught:
         pool.apply(scope["fail"], (0,))
     assert "# never by zero" in str(caught.value.__cause__)
+
+
+ODD = [
+    "two\nlines", "a \"b\"", "it's", "end\\", "$(ClusterId)", "$$(Memory)", "$ENV(HOME)", "größe 😀",
+    "# x = y", "x" * 10_000, "\ud800", "queue",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_functions_of_any_name(pool, access_point, name):
+    """HTCondor and our files take each of them, and make nothing of it."""
+
+    def func(x):
+        return x + 1
+
+    func.__name__ = func.__qualname__ = name
+    result = pool.map_async(func, [1], maxtries=1)
+    assert result.get(timeout=60) == [2]
+    (cluster,) = {job.id.partition(".")[0] for job in result.jobs}
+    (ad,) = access_point.query(f"ClusterId == {cluster}", ["JobBatchName"])
+    if name.isprintable() and not name.startswith(("x", "$$", "end")):
+        assert ad["JobBatchName"] == name
+
+
+@pytest.mark.parametrize("name", ["new\nline", "", " ", 3, "-x"])
+def test_a_wrong_name_is_told_before_anything_is_written(pool, tmp_path, name):
+    """As what it is called in the call."""
+    with pytest.raises((ValueError, TypeError), match=r"^name"):
+        pool.map(double, [1], name=name)
+    assert not list(tmp_path.glob("condorpool-*"))
+
+
+def test_random_numbers_of_no_two_calls_are_the_same(make_pool):
+    """What a notebook imports of random and numpy.random is each job's own."""
+    draws = [lambda _: rnd(), lambda _, draw=normal: draw(), lambda _: random._inst.gauss(0, 1)]
+    found = []
+    for pool in (make_pool(processes=2), make_pool(processes=2, maxtasksperchild=1)):
+        for draw in draws * 2:
+            found += pool.map(draw, range(4), 1)
+        found += [pool.apply(rnd), pool.apply(rnd), pool.apply(normal), pool.apply(normal)]
+    assert len(set(found)) == len(found) == 2 * (2 * 3 * 4 + 4)
+
+
+def test_a_generator_goes_along_as_a_copy(pool):
+    """And the user is told."""
+    rng = np.random.default_rng(1)
+    with pytest.warns(condorpool.RepeatedNumbersWarning, match="`rng` goes along"):
+        pool.map(lambda _: rng.normal(), range(2))
+    seeds = np.random.SeedSequence(1).spawn(8)
+    values = pool.map(lambda seed: np.random.default_rng(seed).normal(), seeds, 1)
+    generators = [(np.random.default_rng(seed),) for seed in seeds]
+    assert pool.starmap(np.random.Generator.normal, generators, 1) == values
+    assert len(set(values)) == 8
+
+
+@functools.lru_cache
+def cached(x):
+    """Be a function that is called through another object."""
+    return double(x)
+
+
+@functools.singledispatch
+def dispatched(x):
+    """Look at the type of the argument."""
+    return "any"
+
+
+@dispatched.register
+def _(x: int):
+    return "whole"
+
+
+class HasLock:
+    """Cannot be pickled."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+class Full:
+    """Fails as a full disk does."""
+
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+class Unreadable:
+    """Comes back and cannot be rebuilt."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+class TestPickling:
+    """What is sent works, or is refused before anything is submitted."""
+
+    def test_decorated_functions(self, pool):
+        """A notebook's own do not go by their names."""
+        assert pool.map(cached, [1, 2]) == [2, 4]
+        assert pool.map(lambda x: (cached(x), dispatched(x)), [1, ""]) == [
+            (2, "whole"),
+            ("", "any"),
+        ]
+
+    def test_a_module_without_a_file(self, pool, monkeypatch):
+        """It goes along."""
+        module = types.ModuleType("made_up")
+        exec("def half(x): return x / 2", vars(module))
+        monkeypatch.setitem(sys.modules, "made_up", module)
+        assert pool.map(module.half, [1]) == [0.5]
+        assert pool.apply(lambda: module.half(3)) == 1.5
+
+    @pytest.mark.parametrize("verb", ["apply", "map", "starmap", "imap"])
+    def test_nothing_is_left_of_what_is_refused(self, make_pool, access_point, verb):
+        """And the next call works."""
+        pool = make_pool()
+        own = HasLock()
+        with pytest.raises(condorpool.PayloadError, match=r"`own\.lock` is of type _thread\.lock"):
+            list(pool.map(lambda _: own, [1]))
+        items = {"apply": (1, own), "starmap": [(1, own)]}.get(verb, [own])
+        with pytest.raises(TypeError, match=r"`(args|item)(\[1\])?\.lock` is of type _thread"):
+            list(getattr(pool, verb)(double, items))
+        with pytest.raises(OSError, match="Full") as caught:
+            pool.map(double, [Full()])
+        assert isinstance(caught.value, condorpool.PayloadError)
+        assert not access_point.query("true", ["ClusterId"])
+        assert pool.map(double, [1]) == [2]
+
+    def test_a_result_that_cannot_be_pickled(self, pool):
+        """Is also what multiprocessing has for it."""
+        with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
+            pool.apply(HasLock)
+        assert isinstance(caught.value, condorpool.ResultPicklingError)
+        assert caught.value.exc == "TypeError: cannot pickle '_thread.lock' object"
+        assert caught.value.value.startswith("the value of type ")
+
+    def test_a_result_that_cannot_be_rebuilt(self, pool):
+        """Is also of the class that rebuilding has raised."""
+        with pytest.raises(ValueError, match="cannot be rebuilt") as caught:
+            pool.apply(Unreadable)
+        assert isinstance(caught.value, condorpool.ResultPicklingError)
+        assert caught.value.exc.startswith("ValueError: invalid literal")
+
+    def test_the_remote_traceback_is_multiprocessings_too(self, pool):
+        """Code that looks for it finds its text."""
+        with pytest.raises(Unlucky) as caught:
+            pool.apply(unlucky, (13,))
+        assert isinstance(caught.value.__cause__, condorpool.RemoteTraceback)
+        assert isinstance(caught.value.__cause__, multiprocessing.pool.RemoteTraceback)
+        assert "in unlucky" in caught.value.__cause__.tb

@@ -60,6 +60,8 @@ class TestCheck:
         """A value is one line."""
         with pytest.raises(ValueError, match="line break"):
             description.check({"accounting_group": "a\nexecutable = /bin/evil"})
+        with pytest.raises(ValueError, match="ends with a backslash"):
+            description.check({"accounting_group": "a\\ "})
 
 
 class TestBuild:
@@ -87,6 +89,20 @@ class TestBuild:
         built = build(python='/opt/a "b" $(c)/python')
         assert '\'/opt/a ""b"" $(DOLLAR)(c)/python\'' in built["arguments"]
         assert built["initialdir"] == "/work/condorpool-$(DOLLAR)(x)"
+
+    @pytest.mark.parametrize(
+        ("name", "written"),
+        [
+            ("$(ClusterId)", "$(DOLLAR)(ClusterId)"),
+            ("$$(Memory)", "$(DOLLAR)(Memory)"),
+            ("end\\\\", "end"),
+            ("\\", "calls"),
+            ('a "b"', 'a "b"'),
+        ],
+    )
+    def test_names_are_for_people(self, name, written):
+        """HTCondor makes nothing of them."""
+        assert description.title(name) == written
 
     def test_lease(self):
         """Jobs that wait leave after a while, beside what the user has said."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
+import random
 import subprocess
 import sys
+import threading
+import types
+import warnings
 
 import cloudpickle
+import numpy
 import pytest
 
-from condorpool.engine import payload
+import condorpool
+from condorpool.engine import copies, payload
 from condorpool.engine.description import START
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner import program
@@ -128,12 +136,257 @@ class TestProgram:
         assert make(odd, 0).values[0] == "done"
 
 
-def test_names():
-    """Functions are called by the name that users know."""
-    import functools
+class Odd:
+    """Has a name that is none."""
 
-    assert payload.name_of(len) == "len"
-    assert payload.name_of(functools.partial(pow, 2)) == "pow"
+    def __init__(self, name):
+        self.given = name
+
+    @property
+    def __name__(self):
+        """Return what was given."""
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+    def __call__(self, _):
+        """Be a function."""
+
+
+class TestNames:
+    """Functions are called by the name that users know."""
+
+    def test_partials_are_known_by_what_they_wrap(self):
+        """And builtins by their names."""
+        assert payload.name_of(len) == "len"
+        assert payload.name_of(functools.partial(pow, 2)) == "pow"
+        assert payload.name_of(lambda: 0) == "<lambda>"
+
+    @pytest.mark.parametrize(
+        ("given", "shown"),
+        [
+            ("two\nlines", "two lines"),
+            ("\ta\x1f\0\x7f b\u2028c\r", "a b c"),
+            ("\ud800", "Odd"),
+            ("", "Odd"),
+            (" \n", "Odd"),
+            (3, "Odd"),
+            (None, "Odd"),
+            (RuntimeError("no"), "Odd"),
+            ("x" * 10_000, "x" * 97 + "..."),
+            ('a "b" $(c) \\', 'a "b" $(c) \\'),
+            ("größe", "größe"),
+        ],
+    )
+    def test_a_name_is_one_line(self, given, shown):
+        """Whatever the function says it is called."""
+        assert payload.name_of(Odd(given)) == shown
+
+
+class Lock:
+    """Has what cannot be pickled."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+class Raises:
+    """Raises what it is told to when it is pickled."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+sim = Lock()
+
+
+def uses_sim(_):
+    """Use a global."""
+    return sim
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write what is sent, of each kind."""
+
+    def share(value):
+        return payload.Shared("s", value)
+
+    def crew(initializer, *initargs):
+        payload.write_crew(tmp_path / "w", initializer, initargs, {}, tmp_path)
+
+    def call(func):
+        payload.write_call(tmp_path / "c", payload.Call(func, "map"), share)
+
+    def chunk(*items, first=0):
+        payload.write_chunk(tmp_path / "k", items, first)
+
+    def shared(value):
+        payload.write_shared(tmp_path / "s", value)
+
+    return types.SimpleNamespace(crew=crew, call=call, chunk=chunk, shared=shared)
+
+
+class TestWhatCannotBeSent:
+    """The error names the object by the way to it."""
+
+    @pytest.mark.parametrize(
+        ("kind", "given", "words"),
+        [
+            ("call", (uses_sim,), "the function 'uses_sim' cannot .*: `sim.lock` is of type _thr"),
+            ("crew", (uses_sim,), "`initializer -> sim.lock` is of type _thread.lock"),
+            ("crew", (print, 1, sim), "`initargs\\[1\\].lock` is of type _thread.lock"),
+            ("shared", ([sim],), "shared object of type list .* `value\\[0\\].lock` is of type"),
+            ("chunk", (1, {"a": sim}), "call 1 .type dict. .* `item\\['a'\\].lock` is of type"),
+            ("chunk", (sim,), "call 0 .* `item.lock` is of type"),
+        ],
+    )
+    def test_the_way_to_it_is_named(self, write, kind, given, words):
+        """As users write it."""
+        with pytest.raises(condorpool.PayloadError, match=words) as caught:
+            getattr(write, kind)(*given)
+        assert isinstance(caught.value, TypeError)
+        assert "cannot pickle '_thread.lock' object" in str(caught.value)
+        assert "inside the function" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("items", "way"),
+        [
+            ([(0, 0), (1, sim)], r"item\[1\].lock"),
+            ([((1, sim), {})], r"args\[1\].lock"),
+            ([((1,), {"x": sim})], r"kwargs\['x'\].lock"),
+        ],
+    )
+    def test_arguments_are_named_as_they_are_given(self, write, items, way):
+        """With the number of the call."""
+        with pytest.raises(condorpool.PayloadError, match=f"call 7 .* `{way}` is of type"):
+            write.chunk(*items, first=8 - len(items))
+
+    @pytest.mark.parametrize(
+        "error", [RuntimeError("x"), KeyError("x"), OSError(28, "full"), pickle.PicklingError("x")]
+    )
+    def test_it_is_of_the_class_that_was_raised(self, write, error):
+        """Code that names that class catches it."""
+        with pytest.raises(type(error), match="Raises") as caught:
+            write.chunk(Raises(error))
+        assert isinstance(caught.value, condorpool.PayloadError)
+        assert caught.value.__cause__ is error
+        assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+
+    def test_what_is_too_deep_is_a_recursion_error_too(self, write):
+        """As in multiprocessing."""
+        deep = []
+        for _ in range(100_000):
+            deep = [deep]
+        with pytest.raises(RecursionError) as caught:
+            write.chunk(deep)
+        assert isinstance(caught.value, condorpool.PayloadError)
+        while deep:  # else taking it apart is too deep, too
+            deep = deep[0]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+    def test_what_ends_programs_stays_what_it_is(self, write, error):
+        """Ctrl-C while an argument is pickled is Ctrl-C."""
+        with pytest.raises(type(error)) as caught:
+            write.chunk(Raises(error))
+        assert caught.value is error
+
+    def test_an_error_that_says_nothing(self, write):
+        """Its words may be what is broken, or endless."""
+
+        class Mute(Exception):
+            def __str__(self):
+                raise ValueError
+
+        with pytest.raises(condorpool.PayloadError, match="Mute"):
+            write.chunk(Raises(Mute()))
+        with pytest.raises(condorpool.PayloadError) as caught:
+            write.chunk(Raises(ValueError("x" * 100_000)))
+        assert len(str(caught.value)) < 1500
+
+
+class TestRandomNumbers:
+    """Copies of a generator repeat each other's numbers, which users are told."""
+
+    @pytest.fixture
+    def told(self):
+        """Record what is told."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield caught
+
+    def test_one_that_goes_with_the_function(self, write, told):
+        """It is told once, with its name, and at the user's line."""
+        rng = numpy.random.default_rng(1)
+
+        def draw(_):
+            return rng.normal()
+
+        write.call(draw)
+        write.call(draw)
+        (warning,) = told
+        assert warning.category is condorpool.RepeatedNumbersWarning
+        assert "`rng` goes along with the function 'draw'" in str(warning.message)
+        assert "SeedSequence" in str(warning.message)
+        assert warning.filename == __file__
+
+    @pytest.mark.parametrize(
+        ("kind", "make", "name"),
+        [
+            ("call", lambda rng: rng.normal, "self"),
+            ("call", lambda rng: functools.partial(max, rng), "args[0]"),
+            ("crew", lambda rng: lambda: rng, "initializer -> rng"),
+            ("shared", lambda rng: {"a": rng}, "value['a']"),
+        ],
+    )
+    def test_wherever_it_is(self, write, told, kind, make, name):
+        """Each job gets a copy of each of these."""
+        getattr(write, kind)(make(numpy.random.RandomState(1)))
+        assert f"`{name}` goes along with" in str(told[0].message)
+
+    def test_the_same_for_several_calls(self, write, told):
+        """The second chunk that has it repeats the first."""
+        rng = random.Random(1)
+        write.chunk((1, rng))
+        assert not told
+        write.chunk((2, None), (3, rng), first=1)
+        (warning,) = told
+        assert "`item[1]` goes along with several calls" in str(warning.message)
+
+    def test_one_that_went_on_repeats_nothing(self, write, told):
+        """It was seeded anew."""
+
+        class Mine(random.Random):
+            pass
+
+        rng = Mine()
+        for seed in range(3):
+            rng.seed(seed)
+            write.chunk(((rng,), {}))
+        assert not told
+
+    def test_one_for_each_call_is_the_cure(self, write, told):
+        """Also when the cell runs again."""
+        for _ in range(2):
+            seeds = numpy.random.SeedSequence(42).spawn(20)
+            for first in range(0, 20, 5):
+                write.chunk(*map(numpy.random.default_rng, seeds[first : first + 5]), first=first)
+        assert not told
+
+    def test_the_global_ones_are_each_jobs_own(self, write, told):
+        """A job's are seeded by themselves."""
+        write.call(lambda _: (random.random(), numpy.random.rand()))
+        write.call(random.random)
+        write.call(numpy.random.mtrand._rand.normal)
+        assert not told
+
+    def test_not_more_are_remembered_than_needed(self, write):
+        """Memory stays flat."""
+        write.chunk(*map(numpy.random.PCG64, range(copies.REMEMBERED + 100)))
+        assert len(copies._states) == copies.REMEMBERED
 
 
 def test_the_kernels_own_variables_stay_here(monkeypatch):

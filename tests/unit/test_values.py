@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import copy
 import functools
 import inspect
 import multiprocessing
+import multiprocessing.pool
 import pickle
+import sys
 
 import pytest
 
@@ -53,11 +57,154 @@ def test_errors_are_the_standard_ones_too():
     assert issubclass(condorpool.TimeoutError, (multiprocessing.TimeoutError, TimeoutError))
     assert issubclass(condorpool.TimeoutError, multiprocessing.TimeoutError)
 
+    assert issubclass(condorpool.ResultPicklingError, multiprocessing.pool.MaybeEncodingError)
+    assert issubclass(condorpool.RemoteTraceback, multiprocessing.pool.RemoteTraceback)
+    # From get(timeout) it would say that the call goes on.
+    assert not issubclass(condorpool.TaskTimeoutError, (TimeoutError, multiprocessing.TimeoutError))
+
 
 def test_errors_travel():
     """A job's error keeps its facts when it is pickled."""
     error = condorpool.JobHeldError("12.3", "no disk", 34, 1, count=5, host="slot1@e", stderr="oh")
-    copy = pickle.loads(pickle.dumps(error))
-    assert str(copy) == str(error)
-    assert (copy.job_id, copy.code, copy.host) == ("12.3", 34, "slot1@e")
-    assert "4 more jobs" in str(copy)
+    other = pickle.loads(pickle.dumps(error))
+    assert str(other) == str(error)
+    assert (other.job_id, other.code, other.host) == ("12.3", 34, "slot1@e")
+    assert "4 more jobs" in str(other)
+
+
+MADE = {
+    "PoolClosedError": (),
+    "ResultTimeoutError": (3.5,),
+    "ResultPicklingError": ("it cannot", "TypeError: no", "the value"),
+    **{e.__name__: ("12.3", "why") for e in ERRORS if issubclass(e, exceptions.JobError)},
+}
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+@pytest.mark.parametrize("error", [*ERRORS, condorpool.RemoteTraceback])
+def test_every_error_pickles_and_copies(error, way):
+    """With its words and its facts."""
+    made = error(*MADE.get(error.__name__, ("said",)))
+    other = way(made)
+    assert type(other) is error
+    assert (str(other), other.args, vars(other)) == (str(made), made.args, vars(made))
+
+
+class Needs(Exception):
+    """Cannot be made without its facts."""
+
+    def __init__(self, number, *, colour):
+        super().__init__(number)
+        self.colour = colour
+
+
+class Slots(ValueError):
+    """Has no dict of its own."""
+
+    __slots__ = ("number",)
+
+    def __init__(self):
+        self.number = 3
+
+
+class Mute(Exception):
+    """Cannot be shown or compared, and lets nobody touch it."""
+
+    def __str__(self):
+        raise RuntimeError
+
+    def __setattr__(self, name, value):
+        raise RuntimeError
+
+    def __getattribute__(self, name):
+        raise RuntimeError
+
+    __repr__ = __eq__ = __str__
+    __hash__ = None
+
+
+class New(Exception):
+    """Is made in its own way."""
+
+    def __new__(cls, one, two):
+        """Take two."""
+        return super().__new__(cls, one, two)
+
+
+class Meta(type):
+    """A metaclass."""
+
+
+class WithMeta(Exception, metaclass=Meta):
+    """Has one."""
+
+
+STANDARD = [
+    RuntimeError("x"), KeyError("x"), FileNotFoundError(2, "no", "file"), RecursionError("deep"),
+    UnicodeEncodeError("ascii", "ä", 0, 1, "why"), SyntaxError("x", ("f", 1, 2, "t")), MemoryError(),
+    AttributeError("x", name="n"), ImportError("x", name="n"), NotImplementedError(), pickle.UnpicklingError("x"),
+    pickle.PicklingError("x"), Needs(1, colour="red"), Slots(), Mute, New(1, 2), WithMeta("x"),
+]  # fmt: skip
+if sys.version_info >= (3, 11):
+    STANDARD.append(builtins.ExceptionGroup("two", [ValueError(1), TypeError(2)]))
+
+
+@pytest.mark.parametrize("kind", [condorpool.PayloadError, condorpool.ResultPicklingError])
+@pytest.mark.parametrize(
+    "error", STANDARD, ids=lambda e: e.__name__ if isinstance(e, type) else type(e).__name__
+)
+def test_an_error_stands_for_another(error, kind):
+    """It is of both classes, has the facts of both, and ours is what it says."""
+    error = error() if isinstance(error, type) else error  # pytest may not touch it
+    other = type(error)
+    made = exceptions.in_place_of(kind, error, "our words")
+    ways = (lambda e: e, copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)))
+    for way in ways:
+        found = way(made)
+        assert isinstance(found, kind)
+        assert isinstance(found, other)
+        assert (str(found), type(found).__name__) == ("our words", kind.__name__)
+        assert type(found).__module__ == kind.__module__
+        assert "our words" in repr(found)
+        assert found == found  # noqa: PLR0124
+        if not issubclass(other, Mute):
+            for name in ("errno", "filename", "reason", "name", "colour", "number", "lineno"):
+                assert getattr(found, name, None) == getattr(error, name, None)
+    with pytest.raises(other):
+        raise made
+
+
+def test_a_local_class_is_stood_for_here():
+    """Elsewhere nobody knows it, and the error is ours."""
+
+    class Local(Exception):
+        pass
+
+    made = exceptions.in_place_of(condorpool.PayloadError, Local(), "our words")
+    assert isinstance(copy.copy(made), Local)
+    loaded = pickle.loads(pickle.dumps(made))
+    assert type(loaded) is condorpool.PayloadError
+    assert str(loaded) == "our words"
+
+
+class Final(Exception):
+    """Has no subclasses."""
+
+    def __init_subclass__(cls):
+        raise TypeError
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (condorpool.PayloadError, StopIteration(1)),  # a loop would end
+        (condorpool.PayloadError, condorpool.SubmitError("x")),
+        (condorpool.ResultPicklingError, TimeoutError()),  # get(timeout) would say: ask again
+        (condorpool.PayloadError, Final()),
+    ],
+)
+def test_some_are_not_stood_for(kind, error):
+    """What they mean to those who catch them would be wrong, or they do not let us."""
+    made = exceptions.in_place_of(kind, error, "our words")
+    assert type(made) is kind
+    assert str(made) == "our words"

@@ -9,6 +9,7 @@ from typing import Any
 
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry, Owner
+from condorpool.engine.description import title
 from condorpool.faces.notebook.arguments import LineError
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.pool import Pool, open_pools
@@ -139,10 +140,11 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
 
 def _named(word: str) -> list[Handle]:
     """Return the results that ``--name`` has given this name."""
+    name = title(word)
     return [
         handle
         for handle in known_results()
-        if (batch := handle._batch) and batch.options.submitkwargs.get("batch_name") == word  # noqa: SLF001
+        if (batch := handle._batch) and batch.options.submitkwargs.get("batch_name") == name  # noqa: SLF001
     ]
 
 

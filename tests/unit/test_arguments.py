@@ -1,0 +1,57 @@
+"""Checks of what users give name the argument."""
+
+from __future__ import annotations
+
+import pytest
+
+from condorpool.faces import left
+from condorpool.values import arguments
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["scan", "my scan, 2nd try", "größe 😀", "$(ClusterId)", 'it\'s "x"', "+x", "12.3", "a/b", "*"],
+)
+def test_names_of_calls(name):
+    """Whatever is one line that can be read."""
+    assert arguments.calls_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        (3, TypeError, "a string, not int"),
+        (b"scan", TypeError, "a string, not bytes"),
+        (None, TypeError, "a string, not NoneType"),
+        ("", ValueError, "must not be empty"),
+        (" \t", ValueError, "must not be empty"),
+        ("\n", ValueError, "must not be empty"),
+        ("new\nline", ValueError, "one line .* as 'new line' is"),
+        ("bell\a", ValueError, "one line .* as 'bell' is"),
+        ("\x1b[31mred", ValueError, r"one line .* as '\[31mred' is"),
+        ("u\x1fs", ValueError, "one line"),
+        ("nul\0", ValueError, "one line"),
+        ("para\u2029graph", ValueError, "one line"),
+        ("right\u202eleft", ValueError, "one line"),
+        ("half \ud800", ValueError, "one line"),
+        (" scan", ValueError, "blanks around it, as 'scan' is"),
+        ("scan ", ValueError, "blanks around it, as 'scan' is"),
+        ("x" * 101, ValueError, "101 characters"),
+        ("x" * 1_000_000, ValueError, "1,000,000 characters"),
+        ("-x", ValueError, "option"),
+        ("--all", ValueError, "option"),
+    ],
+)
+def test_wrong_names_of_calls(name, error, words):
+    """It is told what is wrong, in one line that is not long."""
+    with pytest.raises(error, match=f"^name.*{words}") as caught:
+        arguments.calls_name(name)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["", "/", ".", "condorpool-2"])
+def test_no_name_is_that_of_a_directory(name):
+    """`condorpool rm "$UNSET"` removes nothing."""
+    assert not left._ends("condorpool-1", name)
+    assert left._ends("condorpool-1", "/tmp/condorpool-1/")

@@ -327,7 +327,11 @@ def support_archive() -> bytes:
     Compiled for this Python, so that no job has to; with the sources for any
     other, whose program then says that it is the wrong one.
     """
-    modules = {f"{PROGRAM}.py": Path(program.__file__)}
+    ours = Path(program.__file__)
+    modules = {
+        f"{PROGRAM}.py": ours,
+        "_condorpool_surroundings.py": ours.with_name("surroundings.py"),
+    }
     for source in sorted(Path(cloudpickle.__file__).parent.glob("*.py")):
         modules[f"cloudpickle/{source.name}"] = source
     archive = io.BytesIO()

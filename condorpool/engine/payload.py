@@ -10,10 +10,11 @@ import py_compile
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any, Generic, Literal, TypeVar
 
 import cloudpickle
@@ -97,9 +98,36 @@ def name_of(func: Callable[..., Any]) -> str:
     return str(getattr(func, "__name__", None) or type(func).__name__)
 
 
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles by value what a job cannot import, and notes which files its code stands in."""
+
+    def __init__(self, file: io.BytesIO, **options: Any) -> None:
+        super().__init__(file, **options)
+        self.files: set[str] = set()
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is CodeType:
+            self.files.add(value.co_filename)
+            return program.reduce_code(value)
+        return super().reducer_override(value)
+
+
+def _pickled(value: Any) -> tuple[list[Any], set[str]]:
+    """Return the frames of a value, and the files of the code in them."""
+    buffers: list[Any] = []
+    data = io.BytesIO()
+    pickler = _Pickler(data, protocol=5, buffer_callback=buffers.append)
+    pickler.dump(value)
+    return [data.getvalue(), *(buffer.raw() for buffer in buffers)], pickler.files
+
+
 def _frames(value: Any, what: str) -> list[Any]:
+    return _frames_and_files(value, what)[0]
+
+
+def _frames_and_files(value: Any, what: str) -> tuple[list[Any], set[str]]:
     try:
-        return program.dumps(value, cloudpickle)
+        return _pickled(value)
     except Exception as error:
         # Pickling runs code of the object's class, which may raise anything.
         raise PayloadError(
@@ -177,12 +205,12 @@ def write_call(
     task_timeout: float | None = None,
 ) -> None:
     """Write what all chunks of a batch share; ``share`` is for the user's own modules."""
-    frames = _frames(call.func, f"the function {name_of(call.func)!r}")
+    frames, files = _frames_and_files(call.func, f"the function {name_of(call.func)!r}")
     modules = _modules.used_by(frames[0])
     about = {
         "style": call.style,
         "splits": call.splits,
-        "sources": sources_of_cells(),
+        "sources": {**sources_of_cells(), **_sources_of(files)},
         "task_timeout": task_timeout,
         "modules": share(modules) if modules else {},
     }
@@ -192,7 +220,7 @@ def write_call(
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
     """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
     try:
-        frames = program.dumps(list(items), cloudpickle)
+        frames = _pickled(list(items))[0]
     except Exception:  # noqa: BLE001 - as in _frames; find the item to blame
         for number, item in enumerate(items, first):
             _frames(item, f"the arguments of call {number} (type {type(item).__name__})")
@@ -313,6 +341,12 @@ def sources_of_cells() -> dict[str, str]:
                 break
             cells[name] = "".join(entry[2])
     return cells
+
+
+def _sources_of(files: Iterable[str]) -> dict[str, str]:
+    """Return the source of what is sent by value from files, which a job may not see."""
+    texts = {name: "".join(linecache.getlines(name)) for name in files}
+    return {name: text for name, text in texts.items() if 0 < len(text) <= MAX_SOURCES}
 
 
 def environment_to_send() -> dict[str, str]:

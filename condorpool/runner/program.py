@@ -28,6 +28,7 @@ import sys
 import time
 from _frozen_importlib import ModuleSpec  # importlib costs each job half a millisecond
 from _frozen_importlib_external import PathFinder, SourceFileLoader, spec_from_file_location
+from _io import BytesIO
 from itertools import repeat
 
 try:
@@ -190,8 +191,27 @@ def shared(name: str) -> Any:
     return _shared[name]
 
 
-# The name under which the notebook's pickles know it, and a job imports it.
-shared.__module__ = "_condorpool_program"
+# -- code that is sent by value -------------------------------------------------------
+
+
+def code_in(file: str, make: Any, arguments: tuple[Any, ...]) -> Any:
+    """Make code that tells that it stands in this file."""
+    return make(*arguments).replace(co_filename=file)
+
+
+def reduce_code(code: Any) -> tuple[Any, ...]:
+    """Pickle code as cloudpickle does, but with its file, by which tracebacks find its lines.
+
+    From cloudpickle 3.1.3 on all code would come from ``<dynamic-code>``.
+    """
+    import cloudpickle
+
+    make, arguments = cloudpickle.Pickler.dispatch_table[type(code)](code)
+    return code_in, (code.co_filename, make, arguments)
+
+
+# The name under which the notebook's pickles know these, and a job imports them.
+shared.__module__ = code_in.__module__ = "_condorpool_program"
 
 
 # -- the user's own modules -----------------------------------------------------------
@@ -335,9 +355,20 @@ def pickled(value: Any) -> list[Any]:
     try:
         return dumps(value)
     except Exception:  # a __reduce__ may raise anything
+        from collections import ChainMap
+
         import cloudpickle
 
-        return dumps(value, cloudpickle)
+        own = {type(pickled.__code__): reduce_code}
+        table = ChainMap(own, cloudpickle.Pickler.dispatch_table)
+
+        class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+            dispatch_table = table
+
+        buffers: list[Any] = []
+        file = BytesIO()
+        ByValue(file, 5, buffers.append).dump(value)
+        return [file.getvalue()] + [buffer.raw() for buffer in buffers]
 
 
 class OvertimeError(BaseException):

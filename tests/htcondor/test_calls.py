@@ -408,3 +408,38 @@ def test_the_remote_traceback_shows_the_source_of_cells(pool):
     with pytest.raises(ZeroDivisionError) as caught:
         pool.apply(scope["fail"], (0,))
     assert "# never by zero" in str(caught.value.__cause__)
+
+
+SCRIPT = """
+import condorpool
+
+def quotient(x):
+    return [1 / y for y in [x]]  # in a script
+
+class Thing:
+    def method(self, x):
+        return quotient(x)  # in a class
+
+def fail(x):
+    def inner():
+        return (lambda: Thing().method(x))()  # in a lambda
+    return inner()
+
+if __name__ == "__main__":
+    with condorpool.Pool(1, personal={personal!r}, submitkwargs={{"should_transfer_files": {way!r}}}) as pool:
+        error = pool.map(fail, [0], return_exceptions=True)[0]
+        print(error.__cause__)
+"""
+
+
+@pytest.mark.parametrize("way", ["IF_NEEDED", "YES"], ids=["shared-file-system", "file-transfer"])
+def test_the_remote_traceback_shows_the_source_of_a_script(htcondor, tmp_path, way):
+    """Every function of it under its own name and file, also where jobs cannot see that."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(personal=str(htcondor.folder), way=way))
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, timeout=60, check=True, stdout=subprocess.PIPE
+    )
+    shown = done.stdout.decode()
+    assert all(f"# in a {where}" in shown for where in ("script", "class", "lambda"))
+    assert shown.count(f'File "{script}"') >= 5

@@ -472,6 +472,9 @@ class Printed:
         self.sizes = [0, 0, 0]
         #: Whether all that was kept is there.
         self.is_whole = True
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and stream.encoding.lower() != "utf-8":
+                stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # as it is read
         self.restore()
         self.taken()
 
@@ -487,9 +490,9 @@ class Printed:
         if is_closed(sys.stdin):
             sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc] # noqa: SIM115
         if is_closed(sys.stdout):
-            sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc] # noqa: SIM115
+            sys.stdout = sys.__stdout__ = open(1, "w", -1, "utf-8", closefd=False)  # type: ignore[misc] # noqa: SIM115
         if is_closed(sys.stderr):
-            sys.stderr = sys.__stderr__ = open(2, "w", 1, closefd=False)  # type: ignore[misc] # noqa: SIM115
+            sys.stderr = sys.__stderr__ = open(2, "w", 1, "utf-8", closefd=False)  # type: ignore[misc] # noqa: SIM115
 
     def taken(self) -> tuple[str, str] | None:
         """Return what was written since the last time, None if nothing was."""

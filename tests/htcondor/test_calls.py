@@ -443,3 +443,69 @@ def test_the_remote_traceback_shows_the_source_of_a_script(htcondor, tmp_path, w
     shown = done.stdout.decode()
     assert all(f"# in a {where}" in shown for where in ("script", "class", "lambda"))
     assert shown.count(f'File "{script}"') >= 5
+
+
+def test_jobs_agree_on_hashes(make_pool, monkeypatch):
+    """Those of one pool with each other; with the notebook where that has a seed."""
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    pool = make_pool(processes=2, maxtasksperchild=1)
+    assert len(set(pool.map(hash, ["foo"] * 4, chunksize=1))) == 1
+    monkeypatch.setenv("PYTHONHASHSEED", "5")
+    ask = [sys.executable, "-c", "print(hash('foo'))"]
+    expected = int(subprocess.run(ask, check=True, capture_output=True).stdout)
+    assert pool.map(hash, ["foo"] * 2, chunksize=1) == [expected] * 2
+
+
+STARTED = """
+import condorpool, locale, sys, time
+
+def started():
+    try:
+        assert False
+    except AssertionError:
+        asserts = True
+    else:
+        asserts = False
+    flags = {name: getattr(sys.flags, name, None) for name in (
+        "optimize", "dev_mode", "utf8_mode", "bytes_warning", "no_user_site", "int_max_str_digits",
+        "warn_default_encoding")}
+    return asserts, flags, time.tzname, locale.localeconv()["decimal_point"], hash("x"), sys.warnoptions
+
+with condorpool.Pool(1, personal=PERSONAL) as pool:
+    here, there = started(), pool.apply(started)
+    assert here == there, (here, there)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        pytest.param("-O -bb -s -Xdev -Xutf8=0 -Xint_max_str_digits=5000 -Werror", {}, id="options"),
+        pytest.param(
+            "",
+            {"PYTHONOPTIMIZE": "2", "PYTHONUTF8": "1", "PYTHONINTMAXSTRDIGITS": "6000",
+             "PYTHONWARNINGS": "ignore::UserWarning", "TZ": "Asia/Tokyo", "LC_ALL": "C"},
+            id="variables",
+        ),
+    ],
+)  # fmt: skip
+def test_a_jobs_interpreter_starts_as_this_one(htcondor, tmp_path, options, variables):
+    """What is read before the first line of Python cannot be set later."""
+    script = tmp_path / "script.py"
+    script.write_text(STARTED.replace("PERSONAL", repr(str(htcondor.folder))))
+    environment = {**os.environ, "PYTHONHASHSEED": "7", **variables}
+    command = [sys.executable, *options.split(), script]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, timeout=60, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_what_calls_print_is_text_in_any_locale(make_pool, monkeypatch):
+    """It is read as UTF-8, so it is written as that."""
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
+    result = make_pool(processes=1).apply_async(print, ("ü",))
+    result.get(timeout=60)
+    assert result.stdout() == "ü\n"

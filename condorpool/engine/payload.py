@@ -362,10 +362,9 @@ def support_archive() -> bytes:
     other, whose program then says that it is the wrong one.
     """
     ours = Path(program.__file__)
-    modules = {
-        f"{PROGRAM}.py": ours,
-        "_condorpool_surroundings.py": ours.with_name("surroundings.py"),
-    }
+    modules = {f"{PROGRAM}.py": ours}
+    for name in ("surroundings", "children"):
+        modules[f"_condorpool_{name}.py"] = ours.with_name(f"{name}.py")
     for source in sorted(Path(cloudpickle.__file__).parent.glob("*.py")):
         modules[f"cloudpickle/{source.name}"] = source
     archive = io.BytesIO()

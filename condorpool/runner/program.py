@@ -233,6 +233,17 @@ class Sent(SourceFileLoader):
         raise OSError(path)
 
 
+class WithChildren(SourceFileLoader):
+    """Loads what pickles for the processes that a call starts."""
+
+    def exec_module(self, module: Any) -> None:
+        """Load it, then change it."""
+        super().exec_module(module)
+        from _condorpool_children import adopt
+
+        adopt(module.ForkingPickler)
+
+
 class Modules:
     """The importer of what came with calls, before all others; see engine/modules.py."""
 
@@ -241,6 +252,9 @@ class Modules:
 
     def find_spec(self, name: str, path: Any = None, _target: Any = None) -> Any:
         """Find a module, as importers do."""
+        if name == "multiprocessing.reduction":
+            file = os.path.join(path[0], "reduction.py")
+            return spec_from_file_location(name, file, loader=WithChildren(name, file))
         if name not in self.here:
             return None
         file, is_package, source = self.here[name]
@@ -355,20 +369,25 @@ def pickled(value: Any) -> list[Any]:
     try:
         return dumps(value)
     except Exception:  # a __reduce__ may raise anything
-        from collections import ChainMap
+        return by_value(value)
 
-        import cloudpickle
 
-        own = {type(pickled.__code__): reduce_code}
-        table = ChainMap(own, cloudpickle.Pickler.dispatch_table)
+def by_value(value: Any) -> list[Any]:
+    """Pickle a value with all that is not in a module; return its frames."""
+    from collections import ChainMap
 
-        class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-            dispatch_table = table
+    import cloudpickle
 
-        buffers: list[Any] = []
-        file = BytesIO()
-        ByValue(file, 5, buffers.append).dump(value)
-        return [file.getvalue()] + [buffer.raw() for buffer in buffers]
+    own = {type(by_value.__code__): reduce_code}
+    table = ChainMap(own, cloudpickle.Pickler.dispatch_table)
+
+    class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = table
+
+    buffers: list[Any] = []
+    file = BytesIO()
+    ByValue(file, 5, buffers.append).dump(value)
+    return [file.getvalue()] + [buffer.raw() for buffer in buffers]
 
 
 class OvertimeError(BaseException):
@@ -539,6 +558,19 @@ def flush() -> None:
             pass
 
 
+def names_of(func: Any) -> dict[str, Any]:
+    """Return the names that a function uses of its module, and its own."""
+    children = getattr(sys.modules.get("multiprocessing.process"), "_children", None)
+    if children:
+        return {}  # processes that an earlier call has left may know others by these names
+    try:
+        inner = getattr(func, "func", func)  # of a partial
+        inner = getattr(inner, "__func__", inner)  # of a method
+        return {inner.__name__: inner, **inner.__globals__}
+    except Exception:  # it is no function, and may be anything
+        return {}
+
+
 def _note_fork() -> None:
     global _is_child  # noqa: PLW0603 - it is the process's
     _is_child = True
@@ -574,6 +606,11 @@ class Worker:
         # Imports come from where the calls are made, then from the archive.
         sys.path[0] = self.here
         sys.meta_path.insert(0, modules)
+        # Functions and classes of the notebook are in a module of this name, but not in the
+        # one that has started this program.
+        self.names: dict[str, Any] = {}
+        main = sys.modules["__main__"] = type(sys)("__main__")
+        main.__getattr__ = self.find  # type: ignore[method-assign]
         self.printed = Printed()
         self.surroundings = Surroundings(self.printed.restore)
         #: Why this job makes no calls any more.
@@ -582,6 +619,12 @@ class Worker:
         self.ready = False
         self.failure: BaseException | None = None
         self.last: tuple[str, Any, dict[str, Any]] = ("", None, {})
+
+    def find(self, name: str) -> Any:
+        """Return what a call knows under a name in ``__main__``, as forked children ask for it."""
+        if name in self.names and name[:2] != "__":
+            return self.names[name]
+        raise AttributeError(f"module '__main__' has no attribute {name!r}")
 
     def initialize(self) -> None:
         """Run the initializer, once."""
@@ -649,11 +692,13 @@ class Worker:
         self.surroundings.mark()
         self.printed.restore()
         self.printed.taken()
+        self.names = names_of(func)
         calls = self.calls(
             func, shared, calls_of(style, items[first:end]), first, end, shrink, pause
         )
         about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
         about["task_timeout"] = shared["task_timeout"]
+        self.names = {}  # what is in the notebook's __main__ meanwhile, nobody knows
         outcomes, frames = frames_of(calls)
         if outcomes is not None:
             self.tidy()  # values of other types have code of their own, which was run

@@ -509,3 +509,100 @@ def test_what_calls_print_is_text_in_any_locale(make_pool, monkeypatch):
     result = make_pool(processes=1).apply_async(print, ("ü",))
     result.get(timeout=60)
     assert result.stdout() == "ü\n"
+
+
+CELLS = """
+import concurrent.futures, multiprocessing, pickle, tempfile
+import helper_of_the_cells
+
+factor = 3
+
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+def times(x):
+    return factor * x
+
+def wrapped(number):
+    return Number(times(helper_of_the_cells.same(number.value)))
+
+def context_of(method):
+    tempfile.tempdir = "/tmp"  # no socket can have a name as long as that of a folder of these tests
+    return multiprocessing.get_context(method)
+
+def in_pool(method):
+    with context_of(method).Pool(2) as pool:
+        numbers = pool.map(wrapped, [Number(1), Number(2)])
+        return pool.map(times, [1, 2]), [n.value for n in numbers], {type(n) is Number for n in numbers}
+
+def given(func, method):
+    with context_of(method).Pool(2) as pool:
+        return pool.map(func, [1, 2])
+
+def in_executor(method):
+    context = context_of(method)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
+        return list(executor.map(times, [1, 2]))
+
+def put(queue):
+    queue.put(Number(times(2)))
+
+def in_process(method):
+    context = context_of(method)
+    queue = context.Queue()
+    process = context.Process(target=put, args=(queue,))
+    process.start()
+    number = queue.get(timeout=60)
+    process.join()
+    return number.value
+
+def by_name():
+    return pickle.loads(pickle.dumps(times)) is times
+"""
+
+
+@pytest.fixture
+def cells(beside):
+    """Give the names of a notebook whose cells were run, with a module beside it."""
+    (beside / "helper_of_the_cells.py").write_text("def same(x):\n    return x\n")
+    scope = {"__name__": "__main__"}
+    exec(compile(CELLS, "/tmp/ipykernel_1/9.py", "exec"), scope)
+    return scope
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_call_starts_processes_of_its_own(make_pool, cells, method):
+    """They know the functions and classes of the notebook, as if they were started there."""
+    pool = make_pool(processes=1, cpus=2)
+    assert pool.apply_async(cells["in_pool"], (method,)).get(60) == ([3, 6], [3, 6], {True})
+    assert pool.apply_async(cells["in_executor"], (method,)).get(60) == [3, 6]
+    assert pool.apply_async(cells["in_process"], (method,)).get(60) == 6
+    assert pool.apply_async(cells["given"], (cells["times"], method)).get(60) == [3, 6]
+    assert pool.apply_async(cells["given"], (lambda x: -x, method)).get(60) == [-1, -2]
+
+
+def test_names_of_the_notebook_are_those_of_the_call(make_pool, cells):
+    """Not of an earlier one, though the same process makes both; and only in calls."""
+    pool = make_pool(processes=1)
+    assert pool.apply(cells["by_name"])
+    first = pool.apply(cells["in_pool"], ("fork",))
+    exec(compile("def times(x):\n    return 'new'", "/tmp/ipykernel_1/10.py", "exec"), cells)
+    assert pool.apply(cells["by_name"])
+    assert pool.apply(cells["in_pool"], ("fork",))[0] == ["new"] * 2 != first[0]
+    assert isinstance(pool.apply(cells["Number"], (1,)), cells["Number"])
+
+
+def test_processes_that_a_call_leaves_know_no_other_by_its_name(make_pool, cells):
+    """What is kept from an earlier call gets the function that this one means."""
+
+    def kept(func):
+        if not hasattr(multiprocessing, "kept"):
+            multiprocessing.kept = multiprocessing.get_context("fork").Pool(1)
+        return multiprocessing.kept.apply(func, (2,))
+
+    exec("def f(x): return 'old'\ndef call(kept): return kept(f)", cells)
+    pool = make_pool(processes=1)
+    assert pool.apply(cells["call"], (kept,)) == "old"
+    exec("def f(x): return 'new'", cells)
+    assert pool.apply(cells["call"], (kept,)) == "new"

@@ -11,17 +11,17 @@ What cannot be put back ends the job when its outcome is written (`Surroundings.
 
 from __future__ import annotations
 
-import _locale  # these are what locale, pickle, signal and socket stand on; with
-import _pickle  # its enums signal itself costs each job 3 ms
+import _locale  # these are what locale, pickle, signal, socket and warnings stand on;
+import _pickle  # with its enums signal itself costs each job 3 ms
 import _signal
 import _socket
+import _warnings
 import builtins
 import gc
 import os
 import resource
 import sys
 import time
-import warnings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ def _each(write: Callable[..., Any], keys: list[int]) -> Callable[[list[Any]], N
 def _handle(number: int, handler: Any) -> None:
     if handler is not None:  # it is in C, and can only be left alone
         _signal.signal(number, handler)
+
+
+def _filters() -> Any:
+    return getattr(sys.modules.get("warnings"), "filters", _warnings.filters)
 
 
 def _of_sys(name: str) -> Setting:
@@ -152,7 +156,7 @@ class Surroundings:
         self.umask = os.umask(0o077)
         os.umask(self.umask)
         self.timers = [(timer, *_signal.getitimer(timer)) for timer in _TIMERS]
-        self.argv, self.path, self.filters = sys.argv[:], sys.path[:], list(warnings.filters)
+        self.argv, self.path, self.filters = sys.argv[:], sys.path[:], _filters()[:]
         lists: tuple[Any, Any] = (sys.meta_path, sys.path_hooks)
         self.finders = [(live, live[:]) for live in lists]
         self.variables = self._variables().copy()
@@ -232,7 +236,7 @@ class Surroundings:
                 if any(file.startswith(os.path.abspath(folder) + "/") for file in files)
             ]
             sys.path[:] = self.path
-        filters: Any = warnings.filters
+        filters = _filters()
         if filters != self.filters:
             # ... or have made filters, which then name a message or a module.
             filters[:] = [

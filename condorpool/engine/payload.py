@@ -34,8 +34,9 @@ Style = Literal["map", "starmap", "apply"]
 #: The name of the shipped program as a module; no module of the user's has it.
 PROGRAM = program.shared.__module__
 
-# Pickles that name a function of it are written here as jobs will read them.
-sys.modules.setdefault(PROGRAM, program)
+# Pickles that name a function of it are written here as jobs will read them.  In a
+# call that has a pool of its own it is the program of the job.
+_shipped: Any = sys.modules.setdefault(PROGRAM, program)
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         if type(value) is CodeType:
             self.files.add(value.co_filename)
-            return program.reduce_code(value)
+            return _shipped.reduce_code(value)
         return super().reducer_override(value)
 
 
@@ -189,7 +190,7 @@ class Shared(Generic[T]):
         self.value = value
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
-        return program.shared, (self._name,)
+        return _shipped.shared, (self._name,)
 
     def __repr__(self) -> str:
         return f"<Shared {type(self.value).__name__} as {self._name}>"

@@ -227,6 +227,30 @@ def test_a_call_does_not_harm_the_next(make_pool, spoil, fails):
     assert (after.stdout(), after.stderr()) == ("out\n", "err\n")
 
 
+@pytest.mark.parametrize("spoil", [close_streams, take_all_above, lower_limits, forget_modules])
+def test_a_call_in_a_plain_job_does_not_harm_the_next(make_pool, spoil):
+    """Where each chunk has a job of its own; and the outcome is written."""
+    pool = make_pool(processes=1, maxtasksperchild=1)
+    result = pool.map_async(lambda call: call(), [look, spoil, look], chunksize=3)
+    before, _, after = result.get(timeout=60)
+    assert before == after
+    assert (result.stdout(), result.stderr()) == ("out\n" * 2, "err\n" * 2)
+
+
+def test_short_calls_in_a_long_chunk_are_looked_after(make_pool):
+    """Not after each one, but soon; and a map of them all comes out right."""
+
+    def make(x):
+        if x % 2_000 == 0:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            os.environ["NEW"] = "1"
+        return "NEW" in os.environ
+
+    found = make_pool(processes=1).map(make, range(20_000), chunksize=20_000)
+    assert found[:8] == [True] + [False] * 7
+    assert sum(found) < 20_000 / 2
+
+
 def test_what_the_initializer_sets_stays(make_pool, tmp_path):
     """It is how calls find their process, and find it again after one that changes it."""
 

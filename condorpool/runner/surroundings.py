@@ -108,6 +108,16 @@ def _costly_settings() -> list[Setting]:
             lambda: [resource.getrlimit(limit) for limit in _LIMITS],
             _each(resource.setrlimit, _LIMITS),
         ),
+        Setting(
+            "priority",
+            lambda: os.getpriority(os.PRIO_PROCESS, 0),
+            lambda priority: os.setpriority(os.PRIO_PROCESS, 0, priority),
+        ),
+        Setting(
+            "allowed CPUs",
+            lambda: os.sched_getaffinity(0),
+            lambda numbers: os.sched_setaffinity(0, numbers),
+        ),
         Setting("user", os.getresuid, lambda ids: os.setresuid(*ids)),
         Setting("group", os.getresgid, lambda ids: os.setresgid(*ids)),
         Setting(
@@ -172,6 +182,8 @@ class Surroundings:
             now = _signal.getitimer(timer)
             if now[1] != interval or (now[0] and not left):
                 _signal.setitimer(timer, interval, interval)
+        if thoroughly and "faulthandler" in sys.modules:
+            sys.modules["faulthandler"].cancel_dump_traceback_later()
         # Until they are back no builtin, and no name in sys, is what it says.
         live, saved = self.names[1]
         streams = live.get("stdout"), live.get("stderr")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import builtins
+import faulthandler
 import gc
 import io
 import json
@@ -47,6 +48,7 @@ def look(_=None):
         "tracing": (sys.gettrace(), sys.getprofile()),
         "collects": (gc.isenabled(), gc.get_threshold()),
         "limits": [resource.getrlimit(limit) for limit in range(9)],
+        "CPUs": os.sched_getaffinity(0),
         "locale": locale.setlocale(locale.LC_ALL),
         "zone": time.localtime(0).tm_hour,
         "time-out": socket.getdefaulttimeout(),
@@ -147,6 +149,14 @@ def set_profiling_timer():
     signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
 
 
+def set_watchdog():
+    faulthandler.dump_traceback_later(0.2, exit=True, file=2)
+
+
+def take_one_cpu():
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def set_handlers():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
@@ -196,7 +206,7 @@ SPOILS = pytest.mark.parametrize(
         change_folder, delete_folder, change_environment, replace_environment, clear_path,
         replace_path, forget_modules, block_modules, replace_streams, wrap_streams,
         close_streams, redirect_descriptors, close_all_above, take_all_above, set_alarm,
-        set_deadly_alarm, set_profiling_timer, set_handlers, trace_all, profile_all,
+        set_deadly_alarm, set_watchdog, take_one_cpu, set_profiling_timer, set_handlers, trace_all, profile_all,
         change_interpreter, change_libraries, replace_builtins, replace_functions, lower_limits,
     ],
 )  # fmt: skip
@@ -222,6 +232,8 @@ def test_a_call_does_not_harm_the_next(make_pool, spoil, fails):
     result.wait(60)
     assert [type(error) for error in result.exceptions().values()] == [OSError] * 2 * fails
     assert result._values[1] == (before, process)
+    if spoil in (set_alarm, set_deadly_alarm, set_watchdog):
+        time.sleep(0.3)
     after = pool.apply_async(make, (look,))
     assert after.get(timeout=60) == (before, process)
     assert (after.stdout(), after.stderr()) == ("out\n", "err\n")
@@ -337,6 +349,15 @@ def test_what_cannot_be_put_back_ends_the_job(make_pool, limit, way):
     while not result.job.state.is_final:
         time.sleep(0.02)
     assert "resource limits" in result.job.stderr()
+
+
+def test_a_priority_that_is_given_up_ends_the_job(make_pool):
+    """It cannot be had back, and the next call shall not be slower for it."""
+    pool = make_pool(processes=1)
+    process = pool.apply_async(lambda: (os.nice(5), os.getpid())[1]).get(timeout=60)
+    found = pool.apply_async(lambda: (os.nice(0), os.getpid())).get(timeout=60)
+    assert found[0] == 0
+    assert found[1] != process
 
 
 def test_closing_what_is_the_jobs_ends_the_job(make_pool):

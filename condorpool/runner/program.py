@@ -505,7 +505,7 @@ class Printed:
             elif file_of(number) == file:  # what was kept is closed, or has become another file
                 self.kept[number] = os.dup(number)
             else:
-                self.is_whole = False
+                self.kept[number], self.is_whole = -1, False
         if is_closed(sys.stdin):
             sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc] # noqa: SIM115
         if is_closed(sys.stdout):
@@ -698,7 +698,7 @@ class Worker:
         )
         about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
         about["task_timeout"] = shared["task_timeout"]
-        self.names = {}  # what is in the notebook's __main__ meanwhile, nobody knows
+        self.names = {}  # the notebook may have others by now: outcomes go by value
         outcomes, frames = frames_of(calls)
         if outcomes is not None:
             self.tidy()  # values of other types have code of their own, which was run
@@ -718,7 +718,8 @@ class Worker:
         limit, stderr, sources = shared["task_timeout"], self.printed.kept[2], shared["sources"]
         restore, clock = self.surroundings.restore, time.monotonic
         made: list[tuple[Any, str]] = []
-        begun, look = clock(), 0.0
+        begun = now = clock()
+        look = 0.0
         ask = begun + (pause if shared["splits"] else NEVER)
         for done, (args, kwargs) in enumerate(calls, first + 1):
             value: Any = None

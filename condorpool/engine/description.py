@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +23,33 @@ from condorpool.runner.program import PYTHON
 #: Ten times as many keep the access point, and all who ask it, waiting for a second.
 QUEUE_LIMIT = 1_000
 
-#: What a job needs to know before its interpreter runs; nothing secret is in these.
-BEFORE_PYTHON = (
-    "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX",
+#: What the program loader, the C library and the interpreter read when they start; nothing
+#: secret is in these.  PYTHON_CPU_COUNT is HTCondor's to set.
+BEFORE_PYTHON = tuple(
+    """PATH LD_LIBRARY_PATH LD_PRELOAD PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+    TZ LANG LANGUAGE LC_ALL LC_COLLATE LC_CTYPE LC_MESSAGES LC_MONETARY LC_NUMERIC LC_TIME
+    GLIBC_TUNABLES MALLOC_ARENA_MAX MALLOC_CHECK_ MALLOC_CONF MALLOC_MMAP_THRESHOLD_ MALLOC_PERTURB_
+    MALLOC_TOP_PAD_ MALLOC_TRIM_THRESHOLD_
+    PYTHONHASHSEED PYTHONUTF8 PYTHONCOERCECLOCALE
+    PYTHONOPTIMIZE PYTHONDEVMODE PYTHONWARNINGS PYTHONWARNDEFAULTENCODING PYTHONINTMAXSTRDIGITS
+    PYTHONMALLOC PYTHONMALLOCSTATS PYTHONTRACEMALLOC PYTHONFAULTHANDLER PYTHONASYNCIODEBUG
+    PYTHONSAFEPATH PYTHONNOUSERSITE PYTHONUSERBASE PYTHONPLATLIBDIR PYTHONDONTWRITEBYTECODE
+    PYTHONPYCACHEPREFIX PYTHONNODEBUGRANGES PYTHON_GIL PYTHON_JIT PYTHON_CONTEXT_AWARE_WARNINGS
+    PYTHON_THREAD_INHERIT_CONTEXT""".split()
+)
+
+#: Options of the interpreter that change what calls come to; others, like the
+#: frozen_modules=off of notebooks, only take time.
+_X_OPTIONS = (
+    "dev", "utf8", "int_max_str_digits", "warn_default_encoding", "no_debug_ranges", "gil",
+    "context_aware_warnings", "thread_inherit_context",
 )  # fmt: skip
 
 #: Started like this the program comes compiled, out of the archive beside it.
 START = (
-    "import os, sys; sys.path.insert(1, os.path.abspath(sys.argv.pop(1))); "
+    "import os, sys; "
+    # No folder of the user's is first where the interpreter was told so (-P).
+    "sys.path[: sys.path[:1] == ['']] = ['', os.path.abspath(sys.argv.pop(1))]; "
     f"import {PROGRAM} as program; program.main(sys.argv[1:])"
 )
 
@@ -234,13 +254,31 @@ def _filled(text: str) -> str:
     return re.sub("\0([a-z]+)", r"$(\1)", text)
 
 
-def _environment() -> str:
+def _environment(run: str) -> str:
+    # Without a seed of the user's, the jobs of a run agree at least with each other on
+    # the hashes of strings, and the order of sets.
+    seed = zlib.crc32(run.encode())
+    known = {"PYTHONHASHSEED": str(seed), **os.environ}
+    if known["PYTHONHASHSEED"] == "random":
+        known["PYTHONHASHSEED"] = str(seed)
     words = [
-        f"{name}='" + os.environ[name].replace("'", "''") + "'"
+        f"{name}='" + known[name].replace("'", "''") + "'"
         for name in BEFORE_PYTHON
-        if name in os.environ
+        if name in known and "\n" not in known[name]
     ]
     return '"' + _literal(" ".join(words).replace('"', '""')) + '"'
+
+
+def interpreter_options() -> list[str]:
+    """Return the options with which this interpreter was started, for the one of a job."""
+    options = ["-O"] * sys.flags.optimize + ["-b"] * sys.flags.bytes_warning
+    options += ["-s"] * sys.flags.no_user_site
+    options += [f"-W{option}" for option in sys.warnoptions]
+    for name in _X_OPTIONS:
+        value = sys._xoptions.get(name)  # noqa: SLF001 - documented
+        if value is not None:
+            options.append(f"-X{name}" if value is True else f"-X{name}={value}")
+    return options
 
 
 def build(
@@ -292,6 +330,7 @@ def build(
         options.python or sys.executable,
         "" if options.python else PYTHON,
         outcome,
+        *interpreter_options(),
         "-c",
         START,
         names.SUPPORT,
@@ -328,7 +367,7 @@ def build(
         description["My.CondorpoolLease"] = "0"
         description["periodic_remove"] = _OUT_OF_LEASE.format(round(lease))
     if sends_environment(options.submitkwargs):
-        description["environment"] = _environment()
+        description["environment"] = _environment(run)
     for key, value in options.submitkwargs.items():
         name = key.lower() if key.lower() in description else key
         extends = name in _LISTS and description[name] != '""'

@@ -12,7 +12,7 @@ import py_compile
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ import cloudpickle
 
 from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
-from condorpool.engine.pickling import pickled
+from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.runner import program
 from condorpool.values import arguments
 from condorpool.values.exceptions import (
@@ -40,9 +40,6 @@ Style = Literal["map", "starmap", "apply"]
 
 #: The name of the shipped program as a module; no module of the user's has it.
 PROGRAM = program.shared.__module__
-
-# Pickles that name a function of it are written here as jobs will read them.
-sys.modules.setdefault(PROGRAM, program)
 
 T = TypeVar("T")
 
@@ -119,7 +116,7 @@ def name_of(func: Callable[..., Any]) -> str:
     return shown or arguments.one_line(type(func).__name__)
 
 
-def _frames(value: Any, what: str, name: Callable[[str], str] = str) -> list[Any]:
+def _pickled(value: Any, what: str, name: Callable[[str], str] = str) -> Pickled:
     """Pickle a value; tell which part of it cannot be, or repeats random numbers.
 
     Parameters
@@ -128,15 +125,15 @@ def _frames(value: Any, what: str, name: Callable[[str], str] = str) -> list[Any
         Gives the user's name for a way into the value.
     """
     try:
-        frames, generators = pickled(value)
+        done = pickled(value)
     except Exception as error:
         # Pickling runs code of the object's class, which may raise anything.
         if isinstance(error, pickle.PicklingError) and type(error.__cause__) is RecursionError:
             error = error.__cause__  # cloudpickle's word for it says less
         raise _refusal(value, what, name, error) from error
-    if generators:
-        copies.tell(generators, lambda one: _named(value, one, name), what)
-    return frames
+    if done.generators:
+        copies.tell(done.generators, lambda one: _named(value, one, name), what)
+    return done
 
 
 def _named(value: Any, part: Any, name: Callable[[str], str]) -> str | None:
@@ -152,7 +149,7 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
     return in_place_of(
         PayloadError,
         error,
-        f"{what} cannot be pickled, so it cannot be sent to a job: {culprit}{program.told(error)[:_MAX_WHY]}. "
+        f"{what} cannot be pickled, so it cannot be sent to a job: {culprit}{program.words_of(error)[:_MAX_WHY]}. "
         "Nothing was submitted. Open files, locks, connections, pools and generators must be "
         "made inside the function.",
     )
@@ -182,18 +179,18 @@ def write_crew(
         "environment": dict(environment),
         "directory": str(directory),
     }
-    frames = _frames(
+    done = _pickled(
         (initializer, initargs),
         "the initializer or its arguments",
         _name_in("initializer", "initargs"),
     )
-    program.write(str(path), about, frames)
+    program.write(str(path), about, done.frames)
 
 
 def write_shared(path: Path, value: Any) -> None:
     """Write an object that calls share."""
     what = f"the shared object of type {type(value).__name__}"
-    program.write(str(path), {}, _frames(value, what, lambda path: f"value{path}"))
+    program.write(str(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
 
 
 class Shared(Generic[T]):
@@ -213,7 +210,7 @@ class Shared(Generic[T]):
         self.value = value
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
-        return program.shared, (self._name,)
+        return shipped.shared, (self._name,)
 
     def __repr__(self) -> str:
         return f"<Shared {type(self.value).__name__} as {self._name}>"
@@ -229,16 +226,16 @@ def write_call(
     task_timeout: float | None = None,
 ) -> None:
     """Write what all chunks of a batch share; ``share`` is for the user's own modules."""
-    frames = _frames(call.func, f"the function {name_of(call.func)!r}")
-    modules = _modules.used_by(frames[0])
+    done = _pickled(call.func, f"the function {name_of(call.func)!r}")
+    modules = _modules.used_by(done.frames[0])
     about = {
         "style": call.style,
         "splits": call.splits,
-        "sources": sources_of_cells(),
+        "sources": {**sources_of_cells(), **_sources_of(done.files)},
         "task_timeout": task_timeout,
         "modules": share(modules) if modules else {},
     }
-    program.write(str(path), about, frames)
+    program.write(str(path), about, done.frames)
 
 
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
@@ -248,15 +245,14 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
     # The one item of apply, which is no item to its user.
     name = _name_in("args", "kwargs") if kinds == [tuple, dict] else "item{}".format
     try:
-        frames, generators = pickled(items)
-    except Exception:  # noqa: BLE001 - as in _frames; find the item to blame
+        done = pickled(items)
+    except Exception:  # noqa: BLE001 - as in _pickled; find the item to blame
         for number, item in enumerate(items, first):
-            _frames(item, f"the arguments of call {number} (type {type(item).__name__})", name)
-        frames = _frames(items, f"the arguments of calls {first} and following")
-        generators = []
-    if generators and (repeated := copies.that_repeat(generators)):
+            _pickled(item, f"the arguments of call {number} (type {type(item).__name__})", name)
+        done = _pickled(items, f"the arguments of calls {first} and following")
+    if done.generators and (repeated := copies.that_repeat(done.generators)):
         copies.tell(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
-    program.write(str(path), {"end": first + len(items)}, frames)
+    program.write(str(path), {"end": first + len(items)}, done.frames)
 
 
 def _named_in_chunk(items: Sequence[Any], part: Any, name: Callable[[str], str]) -> str | None:
@@ -323,7 +319,7 @@ class Report:
         try:
             return self._outcome(first)
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must come to an end
-            reason = f"what it has left cannot be read: {program.told(error)}"
+            reason = f"what it has left cannot be read: {program.words_of(error)}"
             return JobFailedError(self.about.get("job", self.job), reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
@@ -400,10 +396,10 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
         value = program.loads(frames)
         if what == "value":
             return value, None
-        # Its class may forbid attributes, as a frozen dataclass does.
-        BaseException.__setattr__(value, "__cause__", cause)
+        # Its class may forbid attributes, as a frozen dataclass does, or have others of that name.
+        BaseException.__dict__["__cause__"].__set__(value, cause)
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
-        kind, why = "exception" if text else "value", program.told(error)
+        kind, why = "exception" if text else "value", program.words_of(error)
         said = f"the {kind} of a call came back and cannot be rebuilt here: {why}"
         lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         lost.__cause__ = cause or error
@@ -434,6 +430,12 @@ def sources_of_cells() -> dict[str, str]:
     return cells
 
 
+def _sources_of(files: Iterable[str]) -> dict[str, str]:
+    """Return the source of what is sent by value from files, which a job may not see."""
+    texts = {name: "".join(linecache.getlines(name)) for name in files}
+    return {name: text for name, text in texts.items() if 0 < len(text) <= MAX_SOURCES}
+
+
 def environment_to_send() -> dict[str, str]:
     """Return the environment that calls should find, without what is the kernel's own."""
     return {k: v for k, v in os.environ.items() if not k.startswith(_KERNELS_OWN)}
@@ -446,7 +448,10 @@ def support_archive() -> bytes:
     Compiled for this Python, so that no job has to; with the sources for any
     other, whose program then says that it is the wrong one.
     """
-    modules = {f"{PROGRAM}.py": Path(program.__file__)}
+    ours = Path(program.__file__)
+    modules = {f"{PROGRAM}.py": ours}
+    for name in ("surroundings", "children"):
+        modules[f"_condorpool_{name}.py"] = ours.with_name(f"{name}.py")
     for source in sorted(Path(cloudpickle.__file__).parent.glob("*.py")):
         modules[f"cloudpickle/{source.name}"] = source
     archive = io.BytesIO()

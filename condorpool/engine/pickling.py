@@ -19,11 +19,17 @@ import typing
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType, ModuleType
-from typing import Any
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 import cloudpickle
 from cloudpickle import cloudpickle as theirs
+
+from condorpool.runner import program
+
+# Pickles that name a function of the program are written here as jobs will read them.
+# In a call that has a pool of its own it is the program of the job.
+shipped: Any = sys.modules.setdefault(program.shared.__module__, program)
 
 #: Objects that there is one of in each process; a job has its own.
 ONE_EACH = (
@@ -63,13 +69,15 @@ class Reducers:
         super().__init__(*args, **kwargs)
         #: Random generators that go by value.
         self.generators: list[Any] = []
+        #: The files in which code stands that goes by value.
+        self.files: set[str] = set()
         self._ones = {id(one): name for name, one in _loaded(ONE_EACH)}
         self._kinds = tuple(kind for _, kind in _loaded(GENERATORS))
 
     def reducer_override(self, value: Any) -> Reduced:
         """Return how an object that is not plain data goes."""
         kind: Any = type(value)
-        if kind is FunctionType or issubclass(kind, type):
+        if kind in (FunctionType, CodeType) or issubclass(kind, type):
             return self._definition(value)
         if id(value) in self._ones:
             return self._ones[id(value)]
@@ -88,7 +96,10 @@ class Reducers:
         return _of_name(value, reduced) if isinstance(reduced, str) else reduced
 
     def _definition(self, value: Any) -> Reduced:
-        """Return how a function or class goes."""
+        """Return how a function, its code, or a class goes."""
+        if isinstance(value, CodeType):
+            self.files.add(value.co_filename)
+            return shipped.reduce_code(value)
         reduced = cloudpickle.Pickler.reducer_override(self, value)
         if reduced is NotImplemented and not is_importable(value.__module__):
             if not isinstance(value, type):
@@ -107,14 +118,33 @@ class Pickler(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler, which asks `Reducers` first."""
 
 
-def pickled(value: Any) -> tuple[list[Any], list[Any]]:
-    """Pickle a value; return its frames, and the random generators that go by value."""
+class Pickled(NamedTuple):
+    """A value as it goes to jobs, and what goes with it by value.
+
+    Attributes
+    ----------
+    frames
+        One pickle and its out-of-band buffers.
+    generators
+        The random generators in it.
+    files
+        The files of the code in it.
+    """
+
+    frames: list[Any]
+    generators: list[Any]
+    files: set[str]
+
+
+def pickled(value: Any) -> Pickled:
+    """Pickle a value."""
     buffers: list[pickle.PickleBuffer] = []
     with io.BytesIO() as file:
         pickler = Pickler(file, protocol=5, buffer_callback=buffers.append)
         pickler.dump(value)
         data = file.getvalue()
-    return [data, *(buffer.raw() for buffer in buffers)], pickler.generators
+    frames = [data, *(buffer.raw() for buffer in buffers)]
+    return Pickled(frames, pickler.generators, pickler.files)
 
 
 def is_importable(name: str | None) -> bool:

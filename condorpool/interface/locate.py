@@ -20,7 +20,8 @@ def find_access_point(
     """Return the access point that the arguments name, else the best there is.
 
     In this order: what the arguments say; the HTCondor that is configured here;
-    the user's personal HTCondor, started if need be.
+    the user's personal HTCondor, started if need be.  A call that is a job of a
+    personal HTCondor submits to the same.
     """
     if personal and (schedd or collector or remote):
         raise ValueError(
@@ -30,6 +31,12 @@ def find_access_point(
         return RemoteAccessPoint.reach(remote, schedd, collector)
     if schedd or collector:
         return AccessPoint.locate(schedd, collector)
+    if personal in (None, True) and (around := embedded.surrounding()):
+        tell(
+            "a pool in a job: its jobs need slots beside those of the jobs that wait for them. "
+            "Leave some free: give the notebook's pool fewer processes."
+        )
+        return around
     if personal is None or personal is False:
         if is_configured():
             return AccessPoint.locate()

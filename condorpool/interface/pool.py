@@ -27,7 +27,7 @@ from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.left import Left, leftovers
 from condorpool.interface.locate import find_access_point
-from condorpool.interface.notices import tell
+from condorpool.interface.notices import mind_hashes, tell
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
 from condorpool.interface.timeline import Chunk, timeline
@@ -449,6 +449,7 @@ class Pool:
             raise PoolClosedError
         if not callable(func):
             raise TypeError(f"the first argument is a function, not {type(func).__name__}")
+        mind_hashes(func)
 
     def _options(
         self,

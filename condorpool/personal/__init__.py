@@ -8,6 +8,7 @@ from condorpool.personal.daemons import (
     start,
     status,
     stop,
+    surrounding,
 )
 from condorpool.personal.install import Installation, find, install
 
@@ -22,4 +23,5 @@ __all__ = [
     "start",
     "status",
     "stop",
+    "surrounding",
 ]

@@ -589,6 +589,28 @@ def running(folder: str | os.PathLike[str]) -> AccessPoint | None:
     return access_point
 
 
+def surrounding() -> AccessPoint | None:
+    """Return the access point of the one whose job this process is; None if it is none.
+
+    Raises
+    ------
+    PersonalError
+        It takes no jobs from this account, in which root's jobs run.
+    """
+    folder = os.environ.get(configuration.MARK)
+    if not folder or "_CONDOR_JOB_AD" not in os.environ:
+        return None
+    owner = Path(folder).stat().st_uid
+    if owner != os.geteuid():
+        raise PersonalError(
+            f"this call is a job of the personal HTCondor in {folder}, which user {owner} has "
+            f"started and which takes no jobs from the job's own user {os.geteuid()}. Have the call "
+            "return what is to be done and submit that from the notebook, or run the notebook "
+            "as another user than root."
+        )
+    return _access_point(Path(folder))
+
+
 def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """Return the variables with which command-line tools talk to the one in a folder.
 

@@ -28,6 +28,8 @@ import sys
 import time
 from _frozen_importlib import ModuleSpec  # importlib costs each job half a millisecond
 from _frozen_importlib_external import PathFinder, SourceFileLoader, spec_from_file_location
+from _io import BytesIO
+from itertools import repeat
 
 try:
     import _pickle as pickle  # pickle.py itself, which adds nothing here, costs each job 6 ms
@@ -43,6 +45,7 @@ MAGIC = b"condorpool-payload-1 "
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 #: Exit codes of the program (72 is launch.sh's); a job that made its calls exits with 0.
+EX_SOFTWARE = 70
 EX_CANNOT_WRITE = 73
 EX_NO_CHIRP = 74
 
@@ -60,10 +63,22 @@ NEVER = float("inf")
 #: Values of these types are always rebuilt.
 PLAIN = {int, float, complex, bool, str, bytes, type(None)}
 
-getpid = os.getpid
+#: Set in children that a call forks and that come back from it.
+_is_child = False
+
+# A call may have replaced or deleted these.
+_exit = os._exit
+Anything = BaseException
 
 #: Seconds that a call which is out of time gets to end by itself.
 GRACE = 5.0
+
+#: The first calls of a chunk are looked after one by one, however short they are.
+FIRST = 8
+
+#: Then short ones go on for so many seconds, several times what a look takes;
+#: after one that took ``LONGER``, the look is a thorough one.
+SHORT, LONGER = 100e-6, 1e-3
 
 #: The most that is kept of what the calls of a chunk print, in bytes.
 MAX_PRINTED = 1 << 20
@@ -191,8 +206,27 @@ def shared(name: str) -> Any:
     return _shared[name]
 
 
-# The name under which the notebook's pickles know it, and a job imports it.
-shared.__module__ = "_condorpool_program"
+# -- code that is sent by value -------------------------------------------------------
+
+
+def code_in(file: str, make: Any, arguments: tuple[Any, ...]) -> Any:
+    """Make code that tells that it stands in this file."""
+    return make(*arguments).replace(co_filename=file)
+
+
+def reduce_code(code: Any) -> tuple[Any, ...]:
+    """Pickle code as cloudpickle does, but with its file, by which tracebacks find its lines.
+
+    From cloudpickle 3.1.3 on all code would come from ``<dynamic-code>``.
+    """
+    import cloudpickle
+
+    make, arguments = cloudpickle.Pickler.dispatch_table[type(code)](code)
+    return code_in, (code.co_filename, make, arguments)
+
+
+# The name under which the notebook's pickles know these, and a job imports them.
+shared.__module__ = code_in.__module__ = "_condorpool_program"
 
 
 # -- the user's own modules -----------------------------------------------------------
@@ -214,6 +248,17 @@ class Sent(SourceFileLoader):
         raise OSError(path)
 
 
+class WithChildren(SourceFileLoader):
+    """Loads what pickles for the processes that a call starts."""
+
+    def exec_module(self, module: Any) -> None:
+        """Load it, then change it."""
+        super().exec_module(module)
+        from _condorpool_children import adopt
+
+        adopt(module.ForkingPickler)
+
+
 class Modules:
     """The importer of what came with calls, before all others; see engine/modules.py."""
 
@@ -222,6 +267,9 @@ class Modules:
 
     def find_spec(self, name: str, path: Any = None, _target: Any = None) -> Any:
         """Find a module, as importers do."""
+        if name == "multiprocessing.reduction":
+            file = os.path.join(path[0], "reduction.py")
+            return spec_from_file_location(name, file, loader=WithChildren(name, file))
         if name not in self.here:
             return None
         file, is_package, source = self.here[name]
@@ -268,7 +316,7 @@ class Modules:
 
     def explain(self, error: BaseException) -> None:
         """Add to the interpreter's own words where a module is missing."""
-        if not isinstance(error, ModuleNotFoundError):
+        if type(error) is not ModuleNotFoundError:
             return
         if error.msg != f"No module named {error.name!r}":
             return
@@ -291,15 +339,44 @@ modules = Modules()
 
 def describe(error: BaseException, sources: dict[str, str]) -> str:
     """Say what an exception is, as the interpreter would print it where the sources are."""
-    import linecache  # 8 ms that a call which returns need not pay
-    import traceback
-
-    for name, text in sources.items():
-        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
-    modules.show()
     # The first frame of the traceback is this program's own; users look for theirs.
-    trace = error.__traceback__.tb_next if error.__traceback__ else None
-    return "".join(traceback.format_exception(type(error), error, trace))
+    trace = _traceback_of(error)
+    trace = trace.tb_next if trace else None
+    try:
+        import linecache  # 8 ms that a call which returns need not pay
+        import traceback
+
+        modules.explain(error)
+        for name, text in sources.items():
+            linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+        modules.show()
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException as another:  # the exception's class may be anything
+        lines = ["Traceback (most recent call last):\n"]
+        while trace:
+            code = trace.tb_frame.f_code
+            lines.append(
+                f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}\n'
+            )
+            trace = trace.tb_next
+        return "".join(lines) + f"{type_of(error)} (which cannot be shown: {type_of(another)})\n"
+
+
+#: Reads an exception's traceback, whatever its class makes of the attribute.
+_traceback_of = BaseException.__dict__["__traceback__"].__get__
+
+
+def type_of(value: Any) -> str:
+    """Name the type of a value, whatever its metaclass makes of that."""
+    return type.__repr__(type(value)).partition("'")[2].rpartition("'")[0]
+
+
+def words_of(error: BaseException) -> str:
+    """Say what an exception is in one line, whatever its class makes of that."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # as in describe
+        return type_of(error)
 
 
 def pickled(value: Any) -> list[Any]:
@@ -307,9 +384,25 @@ def pickled(value: Any) -> list[Any]:
     try:
         return dumps(value)
     except Exception:  # a __reduce__ may raise anything
-        import cloudpickle
+        return by_value(value)
 
-        return dumps(value, cloudpickle)
+
+def by_value(value: Any) -> list[Any]:
+    """Pickle a value with all that is not in a module; return its frames."""
+    from collections import ChainMap
+
+    import cloudpickle
+
+    own = {type(by_value.__code__): reduce_code}
+    table = ChainMap(own, cloudpickle.Pickler.dispatch_table)
+
+    class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = table
+
+    buffers: list[Any] = []
+    file = BytesIO()
+    ByValue(file, 5, buffers.append).dump(value)
+    return [file.getvalue()] + [buffer.raw() for buffer in buffers]
 
 
 class OvertimeError(BaseException):
@@ -350,35 +443,24 @@ def attempt(
     func: Any,
     args: Iterable[Any],
     kwargs: dict[str, Any],
-    sources: dict[str, str],
     limit: float | None = None,
     stderr: int = 2,
-) -> tuple[Any, str]:
-    """Make one call; return its value, or its exception and the text of its traceback."""
-    process = getpid()
+) -> tuple[Any, bool]:
+    """Make one call; return its value and True, or its exception and False."""
     try:
         if limit is None:
-            value, text = func(*args, **kwargs), ""
+            value, is_value = func(*args, **kwargs), True
         else:
             try:
                 arm(limit, stderr)
-                value, text = func(*args, **kwargs), ""
+                value, is_value = func(*args, **kwargs), True
             finally:
                 disarm()
-    except BaseException as error:  # also SystemExit and KeyboardInterrupt
-        modules.explain(error)
-        value, text = error, describe(error, sources)
-    if getpid() != process:
-        os._exit(0)  # a child that the call forked came back with it; the outcome is its parent's
-    return value, text
-
-
-def told(error: BaseException) -> str:
-    """Return type and words of an exception, whatever code of the user's that runs."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException:
-        return type(error).__name__
+    except Anything as error:  # also SystemExit and KeyboardInterrupt
+        value, is_value = error, False
+    if _is_child:
+        _exit(0)  # a child that the call forked came back with it; the outcome is its parent's
+    return value, is_value
 
 
 class Revived:
@@ -406,7 +488,7 @@ def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
     ``("unpicklable", why)`` when the value or exception cannot be sent, or
     ``("overtime", traceback)``.
     """
-    if isinstance(value, OvertimeError):
+    if type(value) is OvertimeError:
         return ("overtime", text), []
     try:
         frames = pickled(value)
@@ -420,63 +502,90 @@ def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
                 loads(frames)
     except BaseException as error:
         # Our own words: the object's repr() may be what is broken.
-        kind = type(value)
         why = (
-            f"the {'exception' if text else 'value'} of type {kind.__module__}.{kind.__qualname__} "
-            f"cannot be pickled: {told(error)}"
+            f"the {'exception' if text else 'value'} of type {type_of(value)} "
+            f"cannot be pickled: {words_of(error)}"
         )
         return ("unpicklable", why + ("\n" + text if text else "")), []
     return ("raise" if text else "value", text), frames
 
 
 def calls_of(style: str, items: list[Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Give the arguments of every call in a chunk."""
-    for item in items:
-        if style == "map":
-            yield (item,), {}
-        elif style == "starmap":
-            yield item, {}
-        else:
-            yield item
+    """Give the arguments of every call in a chunk.
+
+    No generator, in which a trace function that a call has left behind could raise.
+    """
+    if style == "map":
+        return zip(zip(items), repeat({}))
+    return zip(items, repeat({})) if style == "starmap" else iter(items)
 
 
 class Printed:
     """What calls write to standard output and standard error: the job's own files."""
 
     def __init__(self) -> None:
-        # A call may close or replace descriptors 1 and 2; these stay.
-        self.kept = (os.dup(1), os.dup(2))
-        self.sizes = [0, 0]
+        # A call may close or replace descriptors 0 to 2; these stay.
+        self.kept = [os.dup(number) for number in range(3)]
+        self.files = [file_of(number) for number in range(3)]
+        self.sizes = [0, 0, 0]
+        #: Whether all that was kept is there.
+        self.is_whole = True
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and stream.encoding.lower() != "utf-8":
+                stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # as it is read
         self.restore()
         self.taken()
 
     def restore(self) -> None:
         """Make the streams good again after calls that closed them."""
-        for number, kept in zip((1, 2), self.kept):
-            os.dup2(kept, number)
-        if sys.stdout is None or sys.stdout.closed:
-            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        if sys.stderr is None or sys.stderr.closed:
-            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        for number, file in enumerate(self.files):
+            if file_of(self.kept[number]) == file:
+                os.dup2(self.kept[number], number)
+            elif file_of(number) == file:  # what was kept is closed, or has become another file
+                self.kept[number] = os.dup(number)
+            else:
+                self.kept[number], self.is_whole = -1, False
+        if is_closed(sys.stdin):
+            sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc] # noqa: SIM115
+        if is_closed(sys.stdout):
+            sys.stdout = sys.__stdout__ = open(1, "w", -1, "utf-8", closefd=False)  # type: ignore[misc] # noqa: SIM115
+        if is_closed(sys.stderr):
+            sys.stderr = sys.__stderr__ = open(2, "w", 1, "utf-8", closefd=False)  # type: ignore[misc] # noqa: SIM115
 
     def taken(self) -> tuple[str, str] | None:
         """Return what was written since the last time, None if nothing was."""
         flush()
         texts = []
-        for which, kept in enumerate(self.kept):
-            size, begin = os.fstat(kept).st_size, self.sizes[which]
-            self.sizes[which] = size
-            text = b""
-            if size > begin:
-                begin = max(begin, size - MAX_PRINTED)
-                try:
+        for which in (1, 2):
+            kept, begin, text = self.kept[which], self.sizes[which], b""
+            try:
+                size = self.sizes[which] = os.fstat(kept).st_size
+                if size > begin:
+                    begin = max(begin, size - MAX_PRINTED)
                     with open(f"/proc/self/fd/{kept}", "rb") as file:
                         file.seek(begin)
                         text = file.read(size - begin)
-                except OSError:
-                    pass  # no regular file: nothing to show, and no fault of the call's
+            except OSError:
+                pass  # no regular file: nothing to show, and no fault of the call's
             texts.append(text.decode("utf-8", "replace"))
         return (texts[0], texts[1]) if texts[0] or texts[1] else None
+
+
+def file_of(number: int) -> tuple[int, int] | None:
+    """Tell which file a descriptor stands for; None if it is closed."""
+    try:
+        about = os.fstat(number)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+def is_closed(stream: Any) -> bool:
+    """Tell whether a standard stream is of no use any more."""
+    try:
+        return bool(stream.closed)
+    except (AttributeError, ValueError):  # it is None, or its buffer was taken away
+        return True
 
 
 def flush() -> None:
@@ -488,6 +597,24 @@ def flush() -> None:
             pass
 
 
+def names_of(func: Any) -> dict[str, Any]:
+    """Return the names that a function uses of its module, and its own."""
+    children = getattr(sys.modules.get("multiprocessing.process"), "_children", None)
+    if children:
+        return {}  # processes that an earlier call has left may know others by these names
+    try:
+        inner = getattr(func, "func", func)  # of a partial
+        inner = getattr(inner, "__func__", inner)  # of a method
+        return {inner.__name__: inner, **inner.__globals__}
+    except Exception:  # it is no function, and may be anything
+        return {}
+
+
+def _note_fork() -> None:
+    global _is_child  # noqa: PLW0603 - it is the process's
+    _is_child = True
+
+
 class Worker:
     """What a job has for all its calls: environment, folder, the initializer's work.
 
@@ -495,6 +622,8 @@ class Worker:
     """
 
     def __init__(self, crew: tuple[dict[str, Any], list[Any]]) -> None:
+        from _condorpool_surroundings import Surroundings
+
         about, self.initial = crew
         self.host = os.uname().nodename
         self.mismatch = ""
@@ -516,14 +645,30 @@ class Worker:
         # Imports come from where the calls are made, then from the archive.
         sys.path[0] = self.here
         sys.meta_path.insert(0, modules)
+        # Functions and classes of the notebook are in a module of this name, but not in the
+        # one that has started this program.
+        self.names: dict[str, Any] = {}
+        main = sys.modules["__main__"] = type(sys)("__main__")
+        main.__getattr__ = self.find  # type: ignore[method-assign]
         self.printed = Printed()
+        self.surroundings = Surroundings(self.printed.restore)
+        #: Why this job makes no calls any more.
+        self.spoiled = ""
+        os.register_at_fork(after_in_child=_note_fork)
         self.ready = False
         self.failure: BaseException | None = None
         self.last: tuple[str, Any, dict[str, Any]] = ("", None, {})
 
+    def find(self, name: str) -> Any:
+        """Return what a call knows under a name in ``__main__``, as forked children ask for it."""
+        if name in self.names and name[:2] != "__":
+            return self.names[name]
+        raise AttributeError(f"module '__main__' has no attribute {name!r}")
+
     def initialize(self) -> None:
         """Run the initializer, once."""
         self.ready, self.failure = True, None
+        self.surroundings.loaded = -1
         try:
             os.chdir(self.here)
             initializer, initargs = loads(self.initial)
@@ -534,7 +679,6 @@ class Worker:
 
     def learn(self, name: str, call: Any) -> tuple[Any, dict[str, Any]]:
         """Return the function of a call, and what else its chunks share."""
-        os.chdir(self.here)
         if self.last[0] != name:
             shared, frames = call()
             if modules.bring(shared["modules"]):
@@ -577,40 +721,104 @@ class Worker:
             failure = error
         failure = self.failure or failure
         if failure is not None:
-            problem = failure
+            problem, trace = failure, _traceback_of(failure)
 
             def func(*_: Any) -> None:  # the calls cannot be made: each raises this
-                raise problem
+                raise BaseException.with_traceback(problem, trace)
 
             items, first, end, style = [()] * (end - first), 0, end - first, "starmap"
             shared = {"sources": {}, "splits": False, "task_timeout": None}
-        limit, stderr = shared["task_timeout"], self.printed.kept[1]
+        self.surroundings.mark()
         self.printed.restore()
         self.printed.taken()
-        calls: list[tuple[Any, str]] = []
-        sources, clock = shared["sources"], time.monotonic
-        begun = clock()
+        self.names = names_of(func)
+        calls = self.calls(
+            func, shared, calls_of(style, items[first:end]), first, end, shrink, pause
+        )
+        about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
+        about["task_timeout"] = shared["task_timeout"]
+        self.names = {}  # the notebook may have others by now: outcomes go by value
+        outcomes, frames = frames_of(calls)
+        if outcomes is not None:
+            self.tidy()  # values of other types have code of their own, which was run
+        return dict(about, calls=outcomes, count=len(calls)), frames
+
+    def calls(
+        self,
+        func: Any,
+        shared: dict[str, Any],
+        calls: Iterator[tuple[Any, dict[str, Any]]],
+        first: int,
+        end: int,
+        shrink: Any,
+        pause: float,
+    ) -> list[tuple[Any, str]]:
+        """Make calls; return for each its value, or its exception and the text of its traceback."""
+        limit, stderr, sources = shared["task_timeout"], self.printed.kept[2], shared["sources"]
+        restore, clock = self.surroundings.restore, time.monotonic
+        made: list[tuple[Any, str]] = []
+        begun = now = clock()
+        look = 0.0
         ask = begun + (pause if shared["splits"] else NEVER)
-        for done, (args, kwargs) in enumerate(calls_of(style, items[first:end]), first + 1):
-            calls.append(attempt(func, args, kwargs, sources, limit, stderr))
-            if done < end and clock() > ask:
-                end = shrink(done, end, (clock() - begun) / len(calls) * (end - done))
+        for done, (args, kwargs) in enumerate(calls, first + 1):
+            value: Any = None
+            is_value = None
+            try:
+                value, is_value = attempt(func, args, kwargs, limit, stderr)
+                now = clock()
+                if not is_value:
+                    self.tidy()
+                elif now > look and done < end:
+                    restore(now > look + LONGER)
+                    look = clock() + SHORT if len(made) > FIRST else 0.0
+            except Anything as error:  # the call has left it behind: its alarm, a trace function
+                if is_value is None:
+                    value = error
+                self.tidy()
+            made.append((value, "" if is_value else describe(value, sources)))
+            if done < end and now > ask:
+                end = shrink(done, end, (now - begun) / len(made) * (end - done))
                 ask = clock() + pause
             if done >= end:
                 break  # not one more: what follows is a chunk of others now
-        about.update(started=started, seconds=time.time() - started, printed=self.printed.taken())
-        about["task_timeout"] = limit
-        values = [value for value, text in calls if not text]
-        if len(values) == len(calls) and {type(value) for value in values} <= PLAIN:
-            # One pickle for all: nothing in it can fail to be rebuilt.
-            return dict(about, calls=None, count=len(values)), dumps(values)
-        outcomes: list[Any] = []
-        frames: list[Any] = []
-        for value, text in calls:
-            what, own = outcome_of(value, text)
-            outcomes.append((*what, len(own)))
-            frames.extend(own)
-        return dict(about, calls=outcomes), frames
+        try:
+            self.tidy()
+        except Anything:  # what the last call has left behind, which is gone now
+            self.tidy()
+        return made
+
+    def tidy(self) -> None:
+        """Put back all that calls have changed, or note why the job must end."""
+        for _ in (1, 2, 3):
+            try:
+                self.surroundings.restore()
+            except Anything as error:  # once more: it was left behind by a call
+                why = words_of(error)
+            else:
+                why = self.surroundings.spoiled
+                break
+        if not self.printed.is_whole:
+            why = why or "standard output or standard error was closed"
+        self.spoiled = self.spoiled or why
+
+
+def frames_of(calls: list[tuple[Any, str]]) -> tuple[list[Any] | None, list[Any]]:
+    """Return what each of these calls came to, None if all have plain values, and the frames."""
+    values = [value for value, text in calls if not text]
+    if len(values) == len(calls):
+        try:
+            if {type(value) for value in values} <= PLAIN:
+                # One pickle for all: nothing in it can fail to be rebuilt.
+                return None, dumps(values)
+        except BaseException:  # a metaclass may have any hash, and memory may be short
+            pass
+    outcomes: list[Any] = []
+    frames: list[Any] = []
+    for value, text in calls:
+        what, own = outcome_of(value, text)
+        outcomes.append((*what, len(own)))
+        frames.extend(own)
+    return outcomes, frames
 
 
 # -- the submit directory, seen from the job ------------------------------------------
@@ -636,8 +844,15 @@ class Chirp:
         # Without this every round trip waits 40 ms for a delayed acknowledgement.
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.link, self.replies = link, link.makefile("rb")
+        self.file = file_of(link.fileno())
         self.away = (ConnectionError, socket.timeout)
         self.ask("cookie", self.cookie)
+
+    def mend(self) -> None:
+        """Connect anew if a call has closed the connection, or opened a file in its place."""
+        if file_of(self.link.fileno()) != self.file:
+            self.link.detach()
+            self.connect()
 
     def drop(self) -> None:
         """Have the next operation find the connection closed."""
@@ -725,8 +940,13 @@ class Watch:
         libc = ctypes.CDLL(None, use_errno=True)
         self.handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         moved_to, created = 0x80, 0x100
+        self.file = file_of(self.handle)
         if libc.inotify_add_watch(self.handle, os.fsencode(folder), moved_to | created) < 0:
             raise OSError(ctypes.get_errno(), "inotify")
+
+    def is_whole(self) -> bool:
+        """Tell whether no call has closed it."""
+        return file_of(self.handle) == self.file
 
     def wait(self, seconds: float) -> None:
         """Wait for a change, at most this long."""
@@ -829,6 +1049,7 @@ class Runner:
                 return end
             middle, before = done + (end - done + 1) // 2, self.mine(token)
             try:
+                self.chirp.mend()
                 if time.monotonic() < begun + LONG:
                     self.look()
                     if self.tokens:
@@ -859,10 +1080,18 @@ class Runner:
             self.pause,
         )
         about["job"] = self.job
+        self.chirp.patiently(self.chirp.mend)
+        outcome = f"{name}.outcome"
+        is_written = False
         if self.worker.shares:
-            write(f"{self.worker.submit_dir}/{name}.outcome", about, frames)
-        else:
-            outcome = f"{name}.outcome"
+            try:
+                write(f"{self.worker.submit_dir}/{outcome}", about, frames)
+                is_written = True
+            except OSError:
+                # A call may have lowered what this process may write, for good.
+                if not self.worker.spoiled:
+                    raise
+        if not is_written:
             self.chirp.patiently(self.chirp.write, outcome, self.job, about, frames)
         self.chirp.patiently(self.chirp.ask, "ulog", f"{ANNOUNCES} {name}")
         try:
@@ -881,6 +1110,11 @@ class Runner:
             if token:
                 self.work(token)
                 done, delay, idle_since = done + 1, 0.002, time.monotonic()
+                if self.worker.spoiled:
+                    say(f"this job ends: a call has changed what stays so ({self.worker.spoiled})")
+                    return
+                if watch and not watch.is_whole():
+                    watch = None
                 continue
             left = idle_since + linger - time.monotonic()
             if self.closed or left <= 0:
@@ -898,37 +1132,55 @@ class Runner:
                 delay = min(delay * 1.2, self.pause)
 
 
-def main(arguments: list[str]) -> None:
-    """Do what the arguments say and end this process at once."""
-    global _read_shared  # noqa: PLW0603 - set once, before the first call
-    status = 0
+def say(line: str) -> None:
+    """Write a line to the job's standard error."""
     try:
-        worker = Worker(read(arguments[1]))
-        if arguments[0] == "once":
-            call, chunk, outcome = arguments[2:5]
-            origin, first, end = map(int, arguments[5:])
-            if not os.path.getsize(outcome):  # else an earlier run of this job left it
-                folder = worker.submit_dir + "/"
-                _read_shared = lambda name: read(folder + name)  # noqa: E731
-                frames = read(folder + chunk)[1]
-                made = worker.make(
-                    call, lambda: read(folder + call), frames, first - origin, end - origin
-                )
-                write(folder + outcome, *made)
-        else:
-            posted, taken, job, peers, linger, retire_after, chunks = arguments[2:]
-            try:
-                runner = Runner(worker, posted, taken, job, int(peers))
-            except (KeyError, OSError, ValueError) as error:
-                sys.stderr.write(f"condorpool: no channel to the access point: {error!r}\n")
-                status = EX_NO_CHIRP
-            else:
-                _read_shared = runner.read
-                runner.serve(float(linger), float(retire_after), int(chunks))
+        sys.stderr.write(f"condorpool: {line}\n")
+    except (AttributeError, OSError, ValueError):
+        pass
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the arguments say; return the status to exit with."""
+    global _read_shared  # noqa: PLW0603 - set once, before the first call
+    worker = Worker(read(arguments[1]))
+    if arguments[0] == "once":
+        call, chunk, outcome = arguments[2:5]
+        origin, first, end = map(int, arguments[5:])
+        if not os.path.getsize(outcome):  # else an earlier run of this job left it
+            folder = worker.submit_dir + "/"
+            _read_shared = lambda name: read(folder + name)  # noqa: E731
+            frames = read(folder + chunk)[1]
+            made = worker.make(
+                call, lambda: read(folder + call), frames, first - origin, end - origin
+            )
+            write(folder + outcome, *made)
+        return 0
+    posted, taken, job, peers, linger, retire_after, chunks = arguments[2:]
+    try:
+        runner = Runner(worker, posted, taken, job, int(peers))
+    except (KeyError, OSError, ValueError) as error:
+        say(f"no channel to the access point: {error!r}")
+        return EX_NO_CHIRP
+    _read_shared = runner.read
+    runner.serve(float(linger), float(retire_after), int(chunks))
+    return 0
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the arguments say and end this process at once, whatever happens."""
+    status = EX_SOFTWARE
+    try:
+        status = run(arguments)
     except OSError as error:
-        sys.stderr.write(f"condorpool: cannot read the payload or leave the outcome: {error!r}\n")
+        say(f"cannot read the payload or leave the outcome: {error!r}")
         status = EX_CANNOT_WRITE
-    flush()
-    # Threads that a call left behind, and exit handlers that hang, do not keep
-    # a job whose outcomes are written; multiprocessing's workers end like this too.
-    os._exit(status)
+    except BaseException as error:
+        say(f"the runner has failed: {describe(error, {})}")
+    finally:
+        # Threads that a call left behind, and exit handlers that hang, do not keep
+        # a job that has ended; multiprocessing's workers end like this too.
+        try:
+            flush()
+        finally:
+            _exit(status)

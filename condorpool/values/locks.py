@@ -8,7 +8,7 @@ job will make.  So SIGINT is kept waiting there, for as long as that takes.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # signal.py makes enumerations: 8 us a call
+import _signal  # signal.py makes enumerations: 8 us a call
 import _thread
 import collections
 import contextlib

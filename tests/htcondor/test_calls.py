@@ -564,3 +564,201 @@ class TestPickling:
         assert isinstance(caught.value.__cause__, condorpool.RemoteTraceback)
         assert isinstance(caught.value.__cause__, multiprocessing.pool.RemoteTraceback)
         assert "in unlucky" in caught.value.__cause__.tb
+
+
+SCRIPT = """
+import condorpool
+
+def quotient(x):
+    return [1 / y for y in [x]]  # in a script
+
+class Thing:
+    def method(self, x):
+        return quotient(x)  # in a class
+
+def fail(x):
+    def inner():
+        return (lambda: Thing().method(x))()  # in a lambda
+    return inner()
+
+if __name__ == "__main__":
+    with condorpool.Pool(1, personal={personal!r}, submitkwargs={{"should_transfer_files": {way!r}}}) as pool:
+        error = pool.map(fail, [0], return_exceptions=True)[0]
+        print(error.__cause__)
+"""
+
+
+@pytest.mark.parametrize("way", ["IF_NEEDED", "YES"], ids=["shared-file-system", "file-transfer"])
+def test_the_remote_traceback_shows_the_source_of_a_script(htcondor, tmp_path, way):
+    """Every function of it under its own name and file, also where jobs cannot see that."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(personal=str(htcondor.folder), way=way))
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, timeout=60, check=True, stdout=subprocess.PIPE
+    )
+    shown = done.stdout.decode()
+    assert all(f"# in a {where}" in shown for where in ("script", "class", "lambda"))
+    assert shown.count(f'File "{script}"') >= 5
+
+
+def test_jobs_agree_on_hashes(make_pool, monkeypatch):
+    """Those of one pool with each other; with the notebook where that has a seed."""
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    pool = make_pool(processes=2, maxtasksperchild=1)
+    assert len(set(pool.map(hash, ["foo"] * 4, chunksize=1))) == 1
+    monkeypatch.setenv("PYTHONHASHSEED", "5")
+    ask = [sys.executable, "-c", "print(hash('foo'))"]
+    expected = int(subprocess.run(ask, check=True, capture_output=True).stdout)
+    assert pool.map(hash, ["foo"] * 2, chunksize=1) == [expected] * 2
+
+
+STARTED = """
+import condorpool, locale, sys, time
+
+def started():
+    try:
+        assert False
+    except AssertionError:
+        asserts = True
+    else:
+        asserts = False
+    flags = {name: getattr(sys.flags, name, None) for name in (
+        "optimize", "dev_mode", "utf8_mode", "bytes_warning", "no_user_site", "int_max_str_digits",
+        "warn_default_encoding")}
+    return asserts, flags, time.tzname, locale.localeconv()["decimal_point"], hash("x"), sys.warnoptions
+
+with condorpool.Pool(1, personal=PERSONAL) as pool:
+    here, there = started(), pool.apply(started)
+    assert here == there, (here, there)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        pytest.param("-O -bb -s -Xdev -Xutf8=0 -Xint_max_str_digits=5000 -Werror", {}, id="options"),
+        pytest.param(
+            "",
+            {"PYTHONOPTIMIZE": "2", "PYTHONUTF8": "1", "PYTHONINTMAXSTRDIGITS": "6000",
+             "PYTHONWARNINGS": "ignore::UserWarning", "TZ": "Asia/Tokyo", "LC_ALL": "C"},
+            id="variables",
+        ),
+    ],
+)  # fmt: skip
+def test_a_jobs_interpreter_starts_as_this_one(htcondor, tmp_path, options, variables):
+    """What is read before the first line of Python cannot be set later."""
+    script = tmp_path / "script.py"
+    script.write_text(STARTED.replace("PERSONAL", repr(str(htcondor.folder))))
+    environment = {**os.environ, "PYTHONHASHSEED": "7", **variables}
+    command = [sys.executable, *options.split(), script]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, timeout=60, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_what_calls_print_is_text_in_any_locale(make_pool, monkeypatch):
+    """It is read as UTF-8, so it is written as that."""
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
+    result = make_pool(processes=1).apply_async(print, ("ü",))
+    result.get(timeout=60)
+    assert result.stdout() == "ü\n"
+
+
+CELLS = """
+import concurrent.futures, multiprocessing, pickle, tempfile
+import helper_of_the_cells
+
+factor = 3
+
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+def times(x):
+    return factor * x
+
+def wrapped(number):
+    return Number(times(helper_of_the_cells.same(number.value)))
+
+def context_of(method):
+    tempfile.tempdir = "/tmp"  # no socket can have a name as long as that of a folder of these tests
+    return multiprocessing.get_context(method)
+
+def in_pool(method):
+    with context_of(method).Pool(2) as pool:
+        numbers = pool.map(wrapped, [Number(1), Number(2)])
+        return pool.map(times, [1, 2]), [n.value for n in numbers], {type(n) is Number for n in numbers}
+
+def given(func, method):
+    with context_of(method).Pool(2) as pool:
+        return pool.map(func, [1, 2])
+
+def in_executor(method):
+    context = context_of(method)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
+        return list(executor.map(times, [1, 2]))
+
+def put(queue):
+    queue.put(Number(times(2)))
+
+def in_process(method):
+    context = context_of(method)
+    queue = context.Queue()
+    process = context.Process(target=put, args=(queue,))
+    process.start()
+    number = queue.get(timeout=60)
+    process.join()
+    return number.value
+
+def by_name():
+    return pickle.loads(pickle.dumps(times)) is times
+"""
+
+
+@pytest.fixture
+def cells(beside):
+    """Give the names of a notebook whose cells were run, with a module beside it."""
+    (beside / "helper_of_the_cells.py").write_text("def same(x):\n    return x\n")
+    scope = {"__name__": "__main__"}
+    exec(compile(CELLS, "/tmp/ipykernel_1/9.py", "exec"), scope)
+    return scope
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_call_starts_processes_of_its_own(make_pool, cells, method):
+    """They know the functions and classes of the notebook, as if they were started there."""
+    pool = make_pool(processes=1, cpus=2)
+    assert pool.apply_async(cells["in_pool"], (method,)).get(60) == ([3, 6], [3, 6], {True})
+    assert pool.apply_async(cells["in_executor"], (method,)).get(60) == [3, 6]
+    assert pool.apply_async(cells["in_process"], (method,)).get(60) == 6
+    assert pool.apply_async(cells["given"], (cells["times"], method)).get(60) == [3, 6]
+    assert pool.apply_async(cells["given"], (lambda x: -x, method)).get(60) == [-1, -2]
+
+
+def test_names_of_the_notebook_are_those_of_the_call(make_pool, cells):
+    """Not of an earlier one, though the same process makes both; and only in calls."""
+    pool = make_pool(processes=1)
+    assert pool.apply(cells["by_name"])
+    first = pool.apply(cells["in_pool"], ("fork",))
+    exec(compile("def times(x):\n    return 'new'", "/tmp/ipykernel_1/10.py", "exec"), cells)
+    assert pool.apply(cells["by_name"])
+    assert pool.apply(cells["in_pool"], ("fork",))[0] == ["new"] * 2 != first[0]
+    assert isinstance(pool.apply(cells["Number"], (1,)), cells["Number"])
+
+
+def test_processes_that_a_call_leaves_know_no_other_by_its_name(make_pool, cells):
+    """What is kept from an earlier call gets the function that this one means."""
+
+    def kept(func):
+        if not hasattr(multiprocessing, "kept"):
+            multiprocessing.kept = multiprocessing.get_context("fork").Pool(1)
+        return multiprocessing.kept.apply(func, (2,))
+
+    exec("def f(x): return 'old'\ndef call(kept): return kept(f)", cells)
+    pool = make_pool(processes=1)
+    assert pool.apply(cells["call"], (kept,)) == "old"
+    exec("def f(x): return 'new'", cells)
+    assert pool.apply(cells["call"], (kept,)) == "new"

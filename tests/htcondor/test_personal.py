@@ -469,3 +469,39 @@ def test_an_ordinary_user_needs_nothing_more(folder, spawn):
     assert Path(f"/proc/{user.master_pid}").stat().st_uid == ORDINARY
     user.kill()
     wait_for(lambda: is_gone(folder))
+
+
+NESTED = """
+import os, sys
+import condorpool
+
+def nested():
+    with condorpool.Pool(1) as pool:
+        return pool.apply(abs, (-3,)), pool._access_point.name
+
+if __name__ == "__main__":
+    with condorpool.personal.start(sys.argv[1], cpus=2) as own, condorpool.Pool(1, personal=own) as pool:
+        try:
+            print(pool.apply_async(nested).get(timeout=60))
+        except condorpool.PersonalError as error:
+            print(error)
+"""
+
+
+@pytest.mark.parametrize("uid", [0, ORDINARY])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be an ordinary user, too")
+def test_a_pool_in_a_call(folder, uid):
+    """Its jobs are submitted to the same HTCondor; root's, which are not root's, are told why not."""
+    os.chown(folder.parent, uid, uid)
+    script = folder.parent / "nested.py"
+    script.write_text(NESTED)
+    installed = personal.find()
+    ours = installed.source == "condorpool's own"
+    cache = {"CONDORPOOL_CACHE": str(installed.sbin.parents[2])} if ours else {}
+    done = subprocess.run(
+        [*(as_user(uid) if uid else []), sys.executable, script, folder],
+        cwd=folder.parent, env={**os.environ, **cache, "HOME": str(folder.parent)},
+        check=True, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    said = "(3, 'personal HTCondor in" if uid else "user 0 has started and which takes no jobs from"
+    assert said in done.stdout

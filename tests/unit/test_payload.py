@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import os
 import pickle
 import random
@@ -17,7 +18,7 @@ import numpy
 import pytest
 
 import condorpool
-from condorpool.engine import copies, payload
+from condorpool.engine import copies, payload, pickling
 from condorpool.engine.description import START
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner import program
@@ -397,3 +398,75 @@ def test_the_kernels_own_variables_stay_here(monkeypatch):
     sent = payload.environment_to_send()
     assert sent["CP_MINE"] == "1"
     assert not {"MPLBACKEND", "JPY_SESSION_NAME"} & set(sent)
+
+
+CELL = """
+import functools
+
+def outer(x):
+    def inner(y):
+        return [1 / z for z in [y]]
+    return inner(x)
+
+class Thing:
+    def method(self, x):
+        return outer(x)
+
+    @staticmethod
+    def static(x):
+        return Thing().method(x)
+
+    @property
+    def value(self):
+        return Thing.static(0)
+
+call = lambda: Thing().value
+"""
+
+
+def codes(code):
+    """Give code and all that is in it."""
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, type(code)):
+            yield from codes(const)
+
+
+class TestCode:
+    """Code that is sent by value knows where it stands, whatever cloudpickle makes of that."""
+
+    @pytest.fixture
+    def cell(self, monkeypatch):
+        """Give the names of a cell that was run."""
+        scope = {"__name__": "__main__"}
+        name = "/tmp/ipykernel_1/1.py"
+        exec(compile(CELL, name, "exec"), scope)
+        monkeypatch.setitem(linecache.cache, name, (len(CELL), None, CELL.splitlines(True), name))
+        return scope
+
+    def test_it_is_sent_with_its_file(self, cell):
+        """Also inner functions, comprehensions, lambdas and what is in classes."""
+        frames, _, files = pickling.pickled([cell["outer"], cell["Thing"], cell["call"]])
+        outer, thing, call = program.loads(frames)
+        functions = [outer, call, thing.method, thing.static, vars(thing)["value"].fget]
+        known = {inner.co_filename for func in functions for inner in codes(func.__code__)}
+        assert known == files == {"/tmp/ipykernel_1/1.py"}
+
+    def test_it_comes_back_with_its_file(self, cell):
+        """What a job returns was pickled there."""
+        back = program.loads(program.pickled(cell["outer"]))
+        assert {c.co_filename for c in codes(back.__code__)} == {"/tmp/ipykernel_1/1.py"}
+
+    def test_its_source_goes_along(self, cell, tmp_path):
+        """That of cells, and of scripts; what has none is sent without."""
+        script = tmp_path / "script.py"
+        script.write_text("def twice(x):\n    return 2 * x\n")
+        scope = {"__name__": "__main__"}
+        exec(compile(script.read_text(), str(script), "exec"), scope)
+        exec("def made(x): return x", scope)
+        calls = (cell["call"], scope["twice"], scope["made"])
+        payload.write_call(tmp_path / "x", payload.Call(calls, "apply"), lambda modules: modules)
+        sources = program.read_about(str(tmp_path / "x"))["sources"]
+        assert sources["/tmp/ipykernel_1/1.py"] == CELL
+        assert sources[str(script)] == script.read_text()
+        assert "<string>" not in sources

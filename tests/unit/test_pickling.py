@@ -22,6 +22,7 @@ LOAD = f"""
 import sys
 sys.path.insert(0, {str(Path(program.__file__).parent)!r})
 import program
+sys.modules[program.shared.__module__] = program
 print(repr(program.loads(program.read(sys.argv[1])[1])()))
 """
 
@@ -305,7 +306,7 @@ def test_functions_of_the_global_generators_go_by_name(name):
     closure = (lambda: func), (lambda x=func: x)
     values = [func, functools.partial(func, 1), *closure, Holder(func), {"f": [func]}, generator]
     for value in values:
-        frames, generators = pickled(value)
+        frames, generators, _ = pickled(value)
         assert not generators
         assert len(frames[0]) < 2500  # the state of a generator is more
         pickle.loads(frames[0])

@@ -398,13 +398,24 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
             return value, None
         # Its class may forbid attributes, as a frozen dataclass does, or have others of that name.
         BaseException.__dict__["__cause__"].__set__(value, cause)
+        if what == "unmade":
+            said = (
+                f"the call raised {program.words_of(value)}. {type(value).__name__} cannot be "
+                "rebuilt by its own __init__, which takes other arguments than its args: have it "
+                "call super().__init__ with those that it takes."
+            )
+            return None, _with(cause, in_place_of(ResultPicklingError, value, said))
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
         kind, why = "exception" if text else "value", program.words_of(error)
         said = f"the {kind} of a call came back and cannot be rebuilt here: {why}"
         lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
-        lost.__cause__ = cause or error
-        return None, lost
+        return None, _with(cause or error, lost)
     return None, value
+
+
+def _with(cause: BaseException | None, error: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
 
 
 def number_of_cell() -> int:

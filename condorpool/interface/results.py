@@ -42,13 +42,6 @@ Callback = Callable[[Any], object]
 logger = logging.getLogger("condorpool")
 
 
-def _call_back(callback: Callback, told: Any) -> None:
-    try:
-        callback(told)
-    except BaseException:
-        logger.exception("a callback of condorpool raised; the result is not affected")
-
-
 #: The original's words for states; of several the first counts.
 _STATUS = {
     JobState.RUNNING: "Running",
@@ -63,6 +56,9 @@ _STATUS = {
 #: Seconds after which an ``await`` looks up: the stop button of a notebook cancels
 #: the task, and does not wake its event loop.
 TICK = 0.1
+
+#: Seconds for which a wait bears that callbacks of other results keep this one's waiting.
+CALLBACK_LAG = 1.0
 
 #: Seconds after which a wait looks whether there is anybody to wake it.
 LOOK = 1.0
@@ -168,7 +164,8 @@ class Handle(Jobs):
     def _is_stuck(self, on_hold: OnHold | None) -> bool:
         """Tell, under the lock, whether to `_resolve` that jobs are held; raise if told to."""
         self._session.check_reach()
-        tracker().check(self._session)
+        if not self.ready():
+            tracker().check(self._session)
         if on_hold is None:
             is_attended = self._display is not None and self._display.is_attended()
             on_hold = "wait" if is_attended else "raise"
@@ -296,6 +293,8 @@ class Result(Handle, Generic[T]):
         self._missing = 0
         self._is_ready = False
         self._reruns = False
+        self._call_back_by = math.inf  # by when the callback is to have begun
+        self._is_calling_back = False
         #: The pool's results: this one is there as long as somebody may ask for it there.
         self._kept: dict[Result[Any], None] = {}
 
@@ -391,25 +390,45 @@ class Result(Handle, Generic[T]):
     def _finish(self) -> Callable[[], object] | None:
         """Tell all who wait; return what is still to be told."""
         error = self._error()
+        callback = self._callback if error is None else self._error_callback
         with self._session.changed:
-            self._is_ready = True
+            self._is_ready, self._is_calling_back = True, callback is not None
+            self._call_back_by = time.monotonic() + CALLBACK_LAG
             self._session.changed.notify_all()
             awaited, self._awaited = self._awaited, []
         for loop, event in awaited:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
-        callback = self._callback if error is None else self._error_callback
         if callback is None:
             self._let_go()
             return None
         self._see()
-        call_back = functools.partial(
-            _call_back, callback, self._value() if error is None else error
-        )
-        return (
-            functools.partial(self._session.callbacks.put, call_back)
-            if self._in_order
-            else call_back
+        told = self._value() if error is None else error
+        call_back = functools.partial(self._call_back, callback, told)
+        if not self._in_order:
+            return call_back
+        return functools.partial(self._session.callbacks.put, call_back)
+
+    def _call_back(self, callback: Callback, told: Any) -> None:
+        self._call_back_by = math.inf
+        try:
+            callback(told)
+        except BaseException:
+            logger.exception("a callback of condorpool raised; the result is not affected")
+        finally:
+            with self._session.changed:
+                self._is_calling_back = False
+                self._session.changed.notify_all()
+
+    def _is_over(self) -> bool:
+        """Return whether a wait is over: as in multiprocessing, the callback has returned.
+
+        But in a callback nobody waits for one, nor for long where another keeps it waiting.
+        """
+        return self._is_ready and (
+            not self._is_calling_back
+            or bool(self._session.deliveries.depth)
+            or time.monotonic() > self._call_back_by
         )
 
     def _error(self) -> BaseException | None:
@@ -544,7 +563,7 @@ class Result(Handle, Generic[T]):
             known = ", ".join(self.statuscodes.values())
             raise ValueError(f"killstats has {state!r}; the states are {known}")
         self._until(
-            lambda: self._is_ready or bool(doomed and doomed & self._states()), timeout, on_hold
+            lambda: self._is_over() or bool(doomed and doomed & self._states()), timeout, on_hold
         )
         if not self._is_ready:
             raise self._kill(doomed)

@@ -466,40 +466,59 @@ def attempt(
 class Revived:
     """Pickles an exception as what it consists of, and comes back as the exception."""
 
-    def __init__(self, error: BaseException) -> None:
-        self.parts = type(error), error.args, dict(vars(error))
+    def __init__(self, error: BaseException, how: Any) -> None:
+        self.parts = how, (type(error), error.args, dict(vars(error)))
 
     def __reduce__(self) -> Any:
-        return revive, self.parts
+        return self.parts
 
 
-def revive(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    """Rebuild an exception without its own ``__init__``, which may want other arguments."""
-    error = kind.__new__(kind, *args)
+def remake(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """Make an exception as its class does, and set attributes also where it forbids that."""
+    error = kind(*args)
     for name, value in attributes.items():
         BaseException.__setattr__(error, name, value)
     return error
 
 
+def revive(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """Make an exception without its own ``__init__``, which wants other arguments."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
+
+def frames_of_error(error: BaseException) -> tuple[str, list[Any]]:
+    """Return how an exception comes back, and its frames.
+
+    The first is ``"raise"``, as itself, or ``"unmade"``, as what it consists of.
+    """
+    frames = pickled(error)
+    try:
+        loads(frames)
+    except Exception:  # it pickles and does not come back
+        for what, how in (("raise", remake), ("unmade", revive)):
+            try:
+                again = pickled(Revived(error, how))
+                loads(again)
+                return what, again
+            except Exception:
+                pass
+        raise
+    return "raise", frames
+
+
 def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
     """Return what a call came to, and the frames of its value or exception.
 
-    The first is ``("value", "")``, ``("raise", traceback)``, or
-    ``("unpicklable", why)`` when the value or exception cannot be sent, or
-    ``("overtime", traceback)``.
+    The first is ``("value", "")``, ``("raise", traceback)``, ``("unmade", traceback)``
+    for an exception that its class cannot make again, ``("unpicklable", why)`` when the
+    value or exception cannot be sent, or ``("overtime", traceback)``.
     """
     if type(value) is OvertimeError:
         return ("overtime", text), []
     try:
-        frames = pickled(value)
-        if text:
-            try:
-                loads(frames)
-            except Exception:
-                # With an __init__ of its own, or attributes that nobody may set, it pickles
-                # and does not come back.
-                frames = pickled(Revived(value))
-                loads(frames)
+        what, frames = frames_of_error(value) if text else ("value", pickled(value))
     except BaseException as error:
         # Our own words: the object's repr() may be what is broken.
         why = (
@@ -507,7 +526,7 @@ def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
             f"cannot be pickled: {words_of(error)}"
         )
         return ("unpicklable", why + ("\n" + text if text else "")), []
-    return ("raise" if text else "value", text), frames
+    return (what, text), frames
 
 
 def calls_of(style: str, items: list[Any]) -> Iterator[tuple[Any, dict[str, Any]]]:

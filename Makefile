@@ -7,20 +7,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := condorpool tests
 
-.PHONY: demo test check pictures bench format clean
+.PHONY: demo test check provision pictures bench format clean
 
 demo: .venv/demo
 	$(BIN)/condorpool demo
 
-test: check
+test: provision check
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest -n 3 --dist loadscope --basetemp="$$tmp/pytest"
+
+# Chromium, sshd, HTCondor: what the suite needs of the machine.
+provision: .venv/test
+	@$(BIN)/python tests/provision.py
 
 check: .venv/test
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
-pictures: .venv/test
+pictures: provision
 	$(BIN)/pytest -q tests/browser/shots.py
 
 bench: .venv/test

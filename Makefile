@@ -1,5 +1,6 @@
 # make demo   the quickstart notebook on a real HTCondor, from nothing
 # make test   format, lint, types and the whole suite, on real HTCondor
+# make matrix  the tests that may differ, on Python 3.10 to 3.14 with the newest and lowest packages
 # make pictures  the README's pictures of the widget, in a real JupyterLab
 # make bench  what a call costs, against raw htcondor2 and multiprocessing
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := condorpool tests
 
-.PHONY: demo test check provision pictures bench format clean
+.PHONY: demo test check provision matrix pictures bench format clean
 
 demo: .venv/demo
 	$(BIN)/condorpool demo
@@ -23,6 +24,10 @@ check: .venv/test
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+
+# All, or what CELLS names: make matrix CELLS="3.10 3.13-lowest"
+matrix: provision
+	@$(BIN)/python tests/matrix.py $(CELLS)
 
 pictures: provision
 	$(BIN)/pytest -q tests/browser/shots.py

@@ -15,6 +15,7 @@ import inspect
 import pickle
 import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property, reduce, singledispatchmethod
 from types import CodeType, FunctionType, ModuleType
@@ -34,6 +35,13 @@ _OF_EVERY_CLASS = frozenset(
 #: What a class's body stores and its meaning does not depend on: where it stands, and in
 #: Python 3.13 a tuple whose order is another in each process.
 _STORED_FOR_TOOLS = ("__firstlineno__", "__static_attributes__")
+
+#: How a method is called is compiled in another way if the same cell or file imports what
+#: it is a method of.
+_CALLS_METHOD = {"LOAD_METHOD": "LOAD_ATTR", "CALL_METHOD": "CALL_FUNCTION"}
+_FILLING = frozenset({"PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG", "CACHE"})
+
+_JUMPS = frozenset([*dis.hasjrel, *dis.hasjabs])
 
 #: Values that are pickled in the same way each time.
 _PLAIN = frozenset({int, float, bool, complex, str, bytes, type(None), pickle.PickleBuffer})
@@ -170,18 +178,22 @@ class _Walk:
                 (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount),
                 (code.co_varnames, code.co_freevars, code.co_cellvars),
                 code.co_flags & _CALLED_HOW,
-                getattr(code, "co_exceptiontable", b""),
             )
         )
-        steps = list(dis.get_instructions(code))
+        steps = [step for step in dis.get_instructions(code) if step.opname not in _FILLING]
+        offsets = [step.offset for step in steps]
         for step, after in zip(steps, [*steps[1:], None], strict=True):
             if after is not None and after.argval in _STORED_FOR_TOOLS:
                 continue  # the value that is stored
             if isinstance(step.argval, CodeType):
                 yield from self._code(step.argval)
+            elif step.opcode in _JUMPS:
+                yield f"{step.opname} {bisect_left(offsets, step.argval)}"
             else:
-                yield step.opname
+                yield _CALLS_METHOD.get(step.opname, step.opname)
                 yield self.digest(step.argval)
+        for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
+            yield repr([bisect_left(offsets, at) for at in (entry.start, entry.end, entry.target)])
 
     def _used(self, value: Any, attributes: set[str]) -> Iterator[str]:
         if isinstance(value, ModuleType) and modules.is_own(value.__name__):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 import threading
@@ -254,6 +255,18 @@ def test_values_are_what_they_are(tmp_path, typed):
     differ = {one.partition("=")[0] for alike in zip(*lines, strict=True) for one in alike[1:]
               if one != alike[0]}  # fmt: skip
     assert not differ
+
+
+@pytest.mark.parametrize("call", ["maths.sqrt(x)", "[maths.sqrt(y) if y else maths.pi for y in x]"])
+def test_a_function_with_its_import_is_the_same(call):
+    """Python compiles a call of what the same cell imports in another way."""
+    definition = (
+        f"def f(x):\n  try:\n    return {call}\n  except ValueError:\n    return maths.floor(x)"
+    )
+    apart = made(definition)
+    apart.__globals__["maths"] = math
+    together = made(f"import math as maths\n{definition}")
+    assert fingerprint(apart, "map", [1]) == fingerprint(together, "map", [1])
 
 
 def lambdas():

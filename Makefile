@@ -1,5 +1,6 @@
 # make demo   the quickstart notebook on a real HTCondor, from nothing
 # make test   format, lint, types and the whole suite, on real HTCondor
+# make matrix  the tests that may differ, on Python 3.10 to 3.14 with the newest and lowest packages
 # make pictures  the README's pictures of the widget, in a real JupyterLab
 # make bench  what a call costs, against raw htcondor2 and multiprocessing
 
@@ -7,20 +8,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := condorpool tests
 
-.PHONY: demo test check pictures bench format clean
+.PHONY: demo test check provision matrix pictures bench format clean
 
 demo: .venv/demo
 	$(BIN)/condorpool demo
 
-test: check
+test: provision check
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest -n 3 --dist loadscope --basetemp="$$tmp/pytest"
+
+# Chromium, sshd, HTCondor: what the suite needs of the machine.
+provision: .venv/test
+	@$(BIN)/python tests/provision.py
 
 check: .venv/test
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
-pictures: .venv/test
+# All, or what CELLS names: make matrix CELLS="3.10 3.13-lowest"
+matrix: provision
+	@$(BIN)/python tests/matrix.py $(CELLS)
+
+pictures: provision
 	$(BIN)/pytest -q tests/browser/shots.py
 
 bench: .venv/test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,12 @@ import condorpool
 from condorpool import personal
 from condorpool.cleaner import registry
 from condorpool.engine.tracker import tracker
+
+
+def pytest_configure():
+    """Take interrupts: what a script's shell starts in the background ignores them, but not tests."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,6 +33,11 @@ ACTIONS = {action.name.lower(): action for action in htcondor2.JobAction}
 _SENDS_CREDENTIAL = ("my.sendcredential", "+sendcredential", "send_credential")
 
 
+def _has_memory_max(version: str) -> bool:
+    found = re.search(r"\b(\d+)\.(\d+)\.\d", version)
+    return found is None or (int(found[1]), int(found[2])) >= (25, 2)
+
+
 @dataclass
 class AccessPoint:
     """Where jobs are submitted, and which HTCondor pool they go to.
@@ -113,11 +118,19 @@ class AccessPoint:
             queue=name,
         )
 
-    @property
-    def grows_memory(self) -> bool:
-        """Whether HTCondor runs a job with more memory when it needs it (from 25.2.1 on)."""
-        found = re.search(r"\b(\d+)\.(\d+)\.\d", self.version)
-        return found is None or (int(found[1]), int(found[2])) >= (25, 2)
+    def check_memory_max(self) -> None:
+        """Raise unless jobs that need more memory can be run again with more.
+
+        The access point does it, and the bindings write into the job how.
+        """
+        ours = htcondor2.version()
+        if not (_has_memory_max(self.version) and _has_memory_max(ours)):
+            raise HTCondorError(
+                f"memory_max needs HTCondor 25.2.1 at the access point and in the Python bindings: "
+                f"access point {self.name} runs {self.version}, and the bindings are {ours}. "
+                "`pip install -U htcondor` brings new bindings; or leave memory_max out and give "
+                "memory= more."
+            )
 
     def _schedd(self) -> Any:
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
@@ -174,6 +187,7 @@ class AccessPoint:
             add_kerberos_tokens(self.collector_address or None)
         try:
             submit = htcondor2.Submit(dict(description))
+            submit.setQArgs("from")  # of no effect beside items; 24.0 fails without
             done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
             return int(done.cluster())
         except (*_FAULTS, ValueError) as error:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 # Where no HTCondor is configured, importing htcondor2 sets CONDOR_CONFIG to
 # /dev/null in this process, and so in every program that it starts later: a
 # condor_q typed in a notebook cell would then find no pool.  Take that back.
 _before = os.environ.get("CONDOR_CONFIG")
 
-import classad2  # noqa: E402
-import htcondor2  # noqa: E402
+with warnings.catch_warnings():
+    # Bindings before 25.11 warn of it, and we have just undone what they warn of.
+    warnings.filterwarnings("ignore", ".*CONDOR_CONFIG", UserWarning)
+    import classad2
+    import htcondor2
+
+# 24.0's submit() prints the whole submit description.
+vars(htcondor2._schedd)["print"] = lambda *_: None  # noqa: SLF001
 
 if _before is None:
     os.environ.pop("CONDOR_CONFIG", None)

@@ -1,19 +1,26 @@
 """What makes calls the same calls, also in another kernel.
 
-What is pickled of a notebook's functions and classes tells also in which cell and
-process they were defined.  Here they count as what they are: source or code, and
-whatever they use of their notebook and of the user's own modules.
+What is pickled of values tells also in which cell and process they were made: in what
+order a set has its items, which equal values are one object, in which line a class
+starts.  Here values count as what they are; functions and classes of the user's as their
+code, and whatever they use of their notebook and of the user's own modules.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import hashlib
 import inspect
 import pickle
+import sys
+import weakref
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import cached_property, reduce, singledispatchmethod
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import cloudpickle
 
@@ -22,7 +29,37 @@ from condorpool.engine import modules
 #: What Python writes into each class; the rest is the user's.
 _OF_EVERY_CLASS = frozenset(
     "__dict__ __weakref__ __module__ __doc__ __qualname__ __firstlineno__ __annotations__ "
-    "__static_attributes__ __annotate_func__ __annotations_cache__".split()
+    "__static_attributes__ __annotate_func__ __annotate__ __annotations_cache__".split()
+)
+
+#: What a class's body stores and its meaning does not depend on: where it stands, and in
+#: Python 3.13 a tuple whose order is another in each process.
+_STORED_FOR_TOOLS = ("__firstlineno__", "__static_attributes__")
+
+#: How a method is called is compiled in another way if the same cell or file imports what
+#: it is a method of.
+_CALLS_METHOD = {"LOAD_METHOD": "LOAD_ATTR", "CALL_METHOD": "CALL_FUNCTION"}
+_FILLING = frozenset({"PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG", "CACHE"})
+
+_JUMPS = frozenset([*dis.hasjrel, *dis.hasjabs])
+
+#: Values that are pickled in the same way each time.
+_PLAIN = frozenset({int, float, bool, complex, str, bytes, type(None), pickle.PickleBuffer})
+
+#: What is in them depends on what was used before; they cannot be sent.
+_WEAK = (weakref.ref, WeakKeyDictionary, WeakValueDictionary, WeakSet)
+
+#: Longer ones are digested on their own, once if many share them.
+_SHORT = 64
+
+#: The flags of code that say how it is called; others tell what its cell has imported.
+_CALLED_HOW = (
+    inspect.CO_VARARGS
+    | inspect.CO_VARKEYWORDS
+    | inspect.CO_GENERATOR
+    | inspect.CO_COROUTINE
+    | inspect.CO_ITERABLE_COROUTINE
+    | inspect.CO_ASYNC_GENERATOR
 )
 
 
@@ -34,63 +71,94 @@ def fingerprint(func: Any, style: str, items: Sequence[Any]) -> str:
     style
         How the items are given to it.
     """
-    walk = _Walk()
-    return _hash(style, walk.digest(func), walk.digest(list(items)))
+    try:
+        walk = _Walk()
+        return _hash(style, walk.digest(func), walk.digest(list(items)))
+    except RecursionError:
+        walk = _Walk(by_value=False)
+        return _hash(style, walk.digest(func), walk.digest(list(items)))
 
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _known(digest: str) -> str:
-    """Stand for a function or class in a pickle."""
-    return digest
-
-
 class _Walk:
-    """Digests values, and functions with all that they use, each once."""
+    """Digests values, and functions with all that they use, each once.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    by_value
+        Digest every object on its own, so that it does not matter which equal values are
+        one object.  Values that are very deep need the other way.
+    """
+
+    def __init__(self, by_value: bool = True) -> None:
+        self.by_value = by_value
         self._digests: dict[int, str] = {}
+        self._idle: list[_Pickler] = []  # one is quick, and costly to make
         self._kept: list[object] = []  # no other object may get the id of one
 
     def digest(self, value: object) -> str:
         """Return the digest of a value."""
-        hashed = hashlib.sha256()
-        buffers: list[pickle.PickleBuffer] = []
-        pickler = _Pickler(hashed, self, buffers)
+        if type(value) in _PLAIN:
+            return self._pickled(value)
+        if id(value) not in self._digests:
+            self._kept.append(value)
+            self._digests[id(value)] = "itself"  # if it uses itself
+            parts = self._parts(value)
+            self._digests[id(value)] = self._pickled(value) if parts is None else _hash(*parts)
+        return self._digests[id(value)]
+
+    def is_apart(self, value: Any) -> bool:
+        """Tell whether a value inside of another is digested on its own."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return False
+        if not self.by_value:
+            return self._parts(value) is not None
+        if kind not in (list, tuple, dict) or len(value) > _SHORT:
+            return True
+        values = value.values() if kind is dict else ()
+        return not (_PLAIN.issuperset(map(type, value)) and _PLAIN.issuperset(map(type, values)))
+
+    def _pickled(self, value: object) -> str:
+        pickler = self._idle.pop() if self._idle else _Pickler(self)
+        pickler.begin(value)
         try:
             pickler.dump(value)
-        except Exception as error:  # noqa: BLE001 - sending it will tell; pickling runs any code
-            hashed.update(type(error).__name__.encode())
-        for buffer in buffers:
-            hashed.update(buffer.raw())
-        return hashed.hexdigest()
+            self._idle.append(pickler)
+        except Exception as error:
+            if self.by_value and isinstance(error, RecursionError):
+                raise
+            pickler.write(type(error).__name__.encode())
+        return pickler.end()
 
-    def stable(self, value: Any) -> str | None:
-        """Return the digest of what pickles otherwise in each process, None for the rest."""
-        if isinstance(value, ModuleType):
-            return value.__name__
+    def _parts(self, value: Any) -> Iterator[str] | None:
+        """Give what a value is that pickles otherwise in each process, None for the rest."""
+        if isinstance(value, set | frozenset):
+            return self._set(value)
+        if isinstance(value, ModuleType | TypeVar):
+            return iter([value.__name__])
+        if isinstance(value, _WEAK):
+            return iter([type(value).__name__])
         inner = value
         if callable(value) and not isinstance(value, type | FunctionType):
             # Functions in a cache, or compiled by numba.
             inside = (inspect.getattr_static(value, n, None) for n in ("__wrapped__", "py_func"))
             inner = next((f for f in inside if isinstance(f, FunctionType)), None)
-        if not isinstance(inner, type | FunctionType) or not modules.is_own(inner.__module__):
+        if not isinstance(inner, type | FunctionType) or _is_installed(inner):
             return None
-        if id(inner) not in self._digests:
-            self._kept.append(inner)
-            self._digests[id(inner)] = "itself"  # if it uses itself
-            parts = self._class(inner) if isinstance(inner, type) else self._function(inner)
-            self._digests[id(inner)] = _hash(*parts)
-        return self._digests[id(inner)]
+        return self._class(inner) if isinstance(inner, type) else self._function(inner)
+
+    def _set(self, value: set[Any] | frozenset[Any]) -> Iterator[str]:
+        yield self.digest(type(value))
+        yield from sorted(map(self.digest, value))  # their order is another in each process
+        yield self.digest(getattr(value, "__dict__", None))
 
     def _function(self, func: FunctionType) -> Iterator[str]:
         yield func.__name__
-        try:
-            yield inspect.getsource(func)
-        except (OSError, TypeError):
-            yield from _code(func.__code__)
+        yield from self._code(func.__code__)
         for value in (func.__defaults__, func.__kwdefaults__):
             yield self.digest(value)
         for cell in func.__closure__ or ():
@@ -103,10 +171,32 @@ class _Walk:
             yield name
             yield from self._used(func.__globals__[name], attributes)
 
+    def _code(self, code: CodeType) -> Iterator[str]:
+        """Give what code does, without where it stands."""
+        yield repr(
+            (
+                (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount),
+                (code.co_varnames, code.co_freevars, code.co_cellvars),
+                code.co_flags & _CALLED_HOW,
+            )
+        )
+        steps = [step for step in dis.get_instructions(code) if step.opname not in _FILLING]
+        offsets = [step.offset for step in steps]
+        for step, after in zip(steps, [*steps[1:], None], strict=True):
+            if after is not None and after.argval in _STORED_FOR_TOOLS:
+                continue  # the value that is stored
+            if isinstance(step.argval, CodeType):
+                yield from self._code(step.argval)
+            elif step.opcode in _JUMPS:
+                yield f"{step.opname} {bisect_left(offsets, step.argval)}"
+            else:
+                yield _CALLS_METHOD.get(step.opname, step.opname)
+                yield self.digest(step.argval)
+        for entry in getattr(dis.Bytecode(code), "exception_entries", ()):
+            yield repr([bisect_left(offsets, at) for at in (entry.start, entry.end, entry.target)])
+
     def _used(self, value: Any, attributes: set[str]) -> Iterator[str]:
-        if isinstance(value, set | frozenset):
-            yield from sorted(map(self.digest, value))  # their order is another in each process
-        elif isinstance(value, ModuleType) and modules.is_own(value.__name__):
+        if isinstance(value, ModuleType) and modules.is_own(value.__name__):
             for name in sorted(attributes & vars(value).keys()):
                 yield name
                 yield from self._used(vars(value)[name], attributes - {name})
@@ -119,38 +209,68 @@ class _Walk:
         for name, value in sorted(vars(cls).items()):
             if name not in _OF_EVERY_CLASS:
                 yield name
-                if isinstance(value, property):
-                    yield self.digest((value.fget, value.fset, value.fdel))
-                else:
-                    yield self.digest(getattr(value, "__func__", value))
+                yield self.digest(_inside(value))
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles into a hash whatever can be sent."""
 
-    def __init__(self, hashed: Any, walk: _Walk, buffers: list[Any]) -> None:
-        super().__init__(_Sink(hashed), protocol=5, buffer_callback=buffers.append)
+    def __init__(self, walk: _Walk) -> None:
+        super().__init__(self, protocol=5, buffer_callback=self._take)
         self._walk = walk
+        # Nothing is remembered: an object that comes twice is as two that are equal.
+        self.fast = walk.by_value
 
-    def reducer_override(self, value: Any) -> Any:
-        digest = self._walk.stable(value)
-        return super().reducer_override(value) if digest is None else (_known, (digest,))
+    def begin(self, value: object) -> None:
+        """Prepare for a value."""
+        self.clear_memo()
+        self._hashed = hashlib.sha256()
+        self._buffers: list[pickle.PickleBuffer] = []
+        self._value = [value]  # the first time that it is met
+
+    def end(self) -> str:
+        """Return the digest of the value."""
+        for buffer in self._buffers:
+            self._hashed.update(buffer.raw())
+        return self._hashed.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Take what is pickled, as a file does."""
+        self._hashed.update(data)
+
+    def _take(self, buffer: pickle.PickleBuffer) -> None:
+        self._buffers.append(buffer)
+
+    def persistent_id(self, value: Any) -> str | None:
+        """Return the digest that stands for a value, None to pickle it here."""
+        if type(value) in _PLAIN:
+            return None
+        if self._value and value is self._value[0]:
+            self._value.clear()
+            return None
+        return self._walk.digest(value) if self._walk.is_apart(value) else None
 
 
-class _Sink:
-    def __init__(self, hashed: Any) -> None:
-        self.write = hashed.update
+def _is_installed(thing: Any) -> bool:
+    """Tell whether a function or class is a package's, and found by its name."""
+    if modules.is_own(thing.__module__):
+        return False
+    with contextlib.suppress(AttributeError):
+        return thing is reduce(
+            getattr, thing.__qualname__.split("."), sys.modules.get(thing.__module__)
+        )
+    return False
 
 
-def _code(code: CodeType) -> Iterator[str]:
-    """Give what code does, without where it stands."""
-    yield code.co_code.hex()
-    yield repr(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            yield from _code(const)
-        else:
-            yield repr(sorted(map(repr, const)) if isinstance(const, frozenset) else const)
+def _inside(value: Any) -> Any:
+    """Return the functions of what a class has in their place."""
+    if isinstance(value, property):
+        return value.fget, value.fset, value.fdel
+    if isinstance(value, cached_property):
+        return value.func
+    if isinstance(value, singledispatchmethod):
+        return value.dispatcher
+    return getattr(value, "__func__", value)
 
 
 def _used(code: CodeType) -> tuple[set[str], set[str]]:

@@ -460,11 +460,8 @@ class Pool:
         submit = description.check({} if submitkwargs is None else submitkwargs)
         asked = {**self._resources, **resources.check(given, submit)}
         commands = resources.commands(asked, {**self.submitkwargs, **submit})
-        if "memory_max" in asked and not self._access_point.grows_memory:
-            raise HTCondorError(
-                f"memory_max needs HTCondor 25.2.1, and access point {self._access_point.name} "
-                f"runs {self._access_point.version}: leave it out and give memory= more."
-            )
+        if "memory_max" in asked:
+            self._access_point.check_memory_max()
         job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs)}
         base = Path(job.pop("submitdir")).absolute()
         session = self._sessions.get(base) or self._begin(base)

@@ -23,6 +23,7 @@ from condorpool.values.exceptions import InstallError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCES = Path("/etc/apt")
+INSTALLED = Path("/var/lib/dpkg/status")
 
 # 25.x maps every submitter to its own account and is what the Python bindings
 # speak best.  Debian's stable release has 23.9, whose schedd refuses root's jobs.
@@ -172,21 +173,42 @@ def check_machine() -> None:
 
 @dataclass(frozen=True)
 class Apt:
-    """apt with its state in one folder: it neither reads nor changes the machine's packages."""
+    """apt with its state in one folder: it does not change the machine's packages.
+
+    Parameters
+    ----------
+    lock
+        Descriptor of the lock of this installation.
+    packages
+        What is downloaded, with all that it needs.
+    """
 
     folder: Path
-    uri: str
     lock: int
+    packages: Sequence[str] = PACKAGES
 
-    def prepare(self, suite: str) -> None:
-        """Make the state folder for one suite of the archive."""
+    def prepare(self, uri: str, suite: str) -> None:
+        """Take one suite of an archive, and nothing as installed."""
+        self._prepare(
+            installed="",
+            sources=f"""\
+Dir::Etc::sourcelist "{self.folder}/sources.list";
+Dir::Etc::sourceparts "{self.folder}/parts";
+Dir::Etc::preferences "{self.folder}/none";
+Dir::Etc::preferencesparts "{self.folder}/parts";
+""",
+        )
+        (self.folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {suite} main\n")
+
+    def prepare_as_here(self) -> None:
+        """Take the sources of this machine, and what is installed on it as there."""
+        self._prepare(installed=INSTALLED.read_text(encoding="utf-8"), sources="")
+
+    def _prepare(self, installed: str, sources: str) -> None:
         for name in ("lists/partial", "cache/archives/partial", "parts"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        (self.folder / "status").write_text("")
-        (self.folder / "sources.list").write_text(
-            f"deb [signed-by={KEYRING}] {self.uri} {suite} main\n"
-        )
-        (self.folder / "apt.conf").write_text(self._configuration())
+        (self.folder / "status").write_text(installed, encoding="utf-8")
+        (self.folder / "apt.conf").write_text(self._configuration() + sources)
 
     def _configuration(self) -> str:
         at = self.folder
@@ -211,10 +233,6 @@ Acquire::Languages "none";
 Acquire::Retries "2";
 Acquire::http::Timeout "30";
 Acquire::https::Timeout "30";
-Dir::Etc::sourcelist "{at}/sources.list";
-Dir::Etc::sourceparts "{at}/parts";
-Dir::Etc::preferences "{at}/none";
-Dir::Etc::preferencesparts "{at}/parts";
 Dir::State "{at}";
 Dir::State::lists "{at}/lists";
 Dir::State::status "{at}/status";
@@ -226,12 +244,12 @@ Dir::Log "{at}";
 """
 
     def update(self) -> None:
-        """Fetch the suite's list of packages and check its signature."""
+        """Fetch the lists of packages and check their signatures."""
         self._run(["update"])
 
     def wanted(self) -> dict[str, int]:
-        """Return the packages that HTCondor needs, by file name, and their sizes in bytes."""
-        listing = self._run(["-qq", "--print-uris", "install", *PACKAGES])
+        """Return the files that would be downloaded, and their sizes in bytes."""
+        listing = self._run(["-qq", "--print-uris", "install", *self.packages])
         lines = re.findall(r"^'[^']*' (\S+) (\d+)", listing, re.MULTILINE)
         return {name: int(size) for name, size in lines}
 
@@ -247,7 +265,7 @@ Dir::Log "{at}";
                 shown = done
                 progress(f"  {_megabytes(done)} of {_megabytes(total)}")
 
-        self._run(["-y", "-d", "install", *PACKAGES], meanwhile=show)
+        self._run(["-y", "-d", "install", *self.packages], meanwhile=show)
         return sorted(archives.glob("*.deb"))
 
     def _run(self, arguments: Sequence[str], meanwhile: Callable[[], None] | None = None) -> str:
@@ -299,9 +317,9 @@ def download(folder: Path, uri: str, lock: int, progress: Progress) -> tuple[lis
     """Download HTCondor from the first suite that has it; return the files and the suite."""
     failures = []
     for suite in SUITES:
-        apt = Apt(folder / suite, uri, lock)
+        apt = Apt(folder / suite, lock)
         try:
-            apt.prepare(suite)
+            apt.prepare(uri, suite)
             progress(f"Reading the package list of Debian {suite} from {uri}")
             apt.update()
             sizes = apt.wanted()

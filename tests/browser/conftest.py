@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import textwrap
 import time
 import urllib.request
 
+import provision
 import pytest
 from playwright import sync_api
 
@@ -130,9 +130,12 @@ def browser():
     """
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "the browser tests need Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
+    path = provision.program("chromium")
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in provision.variables().items():
+                patch.setenv(name, value)  # for Playwright's own process
+            playwright = stack.enter_context(sync_playwright())
         flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         chromium = playwright.chromium.launch(executable_path=path, args=flags)
         yield chromium

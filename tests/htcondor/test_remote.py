@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import cloudpickle
+import provision
 import pytest
 
 import condorpool
@@ -17,8 +18,6 @@ from condorpool import personal
 from condorpool.interface import original
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-SSHD = "/usr/sbin/sshd"  # sshd starts itself anew, and wants to be called by its whole name
 
 
 def free_port():
@@ -30,15 +29,25 @@ def free_port():
 @pytest.fixture(scope="module")
 def sshd(htcondor, tmp_path_factory):
     """Run an sshd of the test's user, whose logins find the personal HTCondor configured."""
-    assert Path(SSHD).exists(), "these tests need an sshd: apt-get install openssh-server"
+    server = provision.program("sshd")  # starts itself anew, by its whole name
     folder, port = tmp_path_factory.mktemp("ssh"), free_port()
     for name in ("host", "user"):
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name]
+        command = [
+            provision.program("ssh-keygen"),
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-f",
+            folder / name,
+        ]
         subprocess.run(command, check=True)
     there = personal.environment(htcondor.folder)["CONDOR_CONFIG"]
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nPidFile none\nUsePAM no\n"
         f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nSetEnv CONDOR_CONFIG={there}\n"
+        + provision.sshd_settings()
     )
     (folder / "ssh_config").write_text(
         f"Host other\n HostName 127.0.0.1\n Port {port}\n IdentityFile {folder}/user\n"
@@ -48,7 +57,7 @@ def sshd(htcondor, tmp_path_factory):
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where its unprivileged half is locked up
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
+        server = subprocess.Popen([server, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
     while "listening" not in (folder / "log").read_text():
         assert server.poll() is None, (folder / "log").read_text()
         time.sleep(0.02)
@@ -62,7 +71,7 @@ def other(sshd, tmp_path, monkeypatch):
     """Return the name under which ssh knows the other machine."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ssh").write_text(
-        f'#!/bin/sh\nexec /usr/bin/ssh -F {sshd}/ssh_config "$@"\n'
+        f'#!/bin/sh\nexec {provision.program("ssh")} -F {sshd}/ssh_config "$@"\n'
     )
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")

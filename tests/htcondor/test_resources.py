@@ -14,6 +14,11 @@ import pytest
 
 import condorpool
 from condorpool import personal
+from condorpool.access.bindings import htcondor2
+
+new_bindings = pytest.mark.skipif(
+    htcondor2.version().split()[1].startswith(("24.", "25.0.")), reason="memory_max came with 25.2"
+)
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -62,6 +67,7 @@ class TestKeywords:
         )
         assert pool.apply(asked)["RequestMemory"] == "103"
 
+    @new_bindings
     def test_the_description_shows_them(self, make_pool):
         """Exactly what HTCondor would get, for the pool and for a call."""
         pool = make_pool(
@@ -101,6 +107,7 @@ class TestMemory:
         with personal.start(tmp_path / "fresh", cpus=2) as started:
             yield started
 
+    @new_bindings
     def test_it_is_made_again_with_more(self, fresh, make_pool):
         """HTCondor runs the job again, and no other job pays for it."""
         pool = make_pool(personal=fresh, processes=2, memory="64MB", memory_max="1GB")
@@ -124,9 +131,20 @@ class TestMemory:
         monkeypatch.setattr(
             pool._access_point, "version", "$CondorVersion: 24.0.17 2026-01-05 BuildID: 1 $"
         )
-        with pytest.raises(condorpool.HTCondorError, match=r"memory_max needs HTCondor 25\.2"):
+        with pytest.raises(
+            condorpool.HTCondorError, match=r"memory_max needs HTCondor 25\.2.*24\.0\.17"
+        ):
             pool.apply(abs, (1,), memory_max="1GB")
         assert not list(tmp_path.iterdir())
+
+    def test_bindings_that_cannot(self, make_pool, monkeypatch):
+        """Older ones would leave it out of the job."""
+        pool = make_pool(memory=64)
+        monkeypatch.setattr(htcondor2, "version", lambda: "$CondorVersion: 25.0.10 2026-05-14 $")
+        with pytest.raises(
+            condorpool.HTCondorError, match=r"bindings are .*25\.0\.10.*pip install"
+        ):
+            pool.apply(abs, (1,), memory_max="1GB")
 
 
 class TestTaskTimeout:

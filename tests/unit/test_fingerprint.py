@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import subprocess
 import sys
 import threading
@@ -131,3 +133,176 @@ def test_what_only_cloudpickle_pickles():
 def test_what_cannot_be_pickled():
     """That is told when it is sent, not here."""
     assert fingerprint(abs, "map", [threading.Lock()])
+
+
+#: Values that each process makes, or pickles, in a way of its own.
+VALUES = """
+import abc, collections, copy, dataclasses, enum, functools, sys, types, typing
+from condorpool.engine.fingerprint import fingerprint
+
+odd = int(sys.argv[1]) % 2
+NAMES = {"pt", "eta", "phi", "mass"}
+T = typing.TypeVar("T")
+text = "".join(["ab", "cd"])
+pair = (text, [1, 2])
+
+class Sets(set):
+    pass
+
+class Holder:
+    names = NAMES
+    class Inner:
+        def __init__(self):
+            self.a, self.b, self.c = 1, 2, 3
+        def more(self):
+            self.d = self.e = 4
+    def __init__(self):
+        self.names = {"k": frozenset(NAMES)}
+    @functools.cached_property
+    def cached(self):
+        return 1
+    @classmethod
+    def make(cls):
+        return cls()
+    @functools.singledispatchmethod
+    def single(self, x):
+        return x
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def a(self): ...
+    @abc.abstractmethod
+    def b(self): ...
+    @abc.abstractmethod
+    def c(self): ...
+
+class Pair(typing.TypedDict, total=False):
+    a: int
+    b: int
+
+class Box(typing.Generic[T]):
+    pass
+
+class Color(enum.Flag):
+    RED = enum.auto()
+    BLUE = enum.auto()
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    pt: float = 0.0
+    kinds: frozenset = frozenset(NAMES)
+
+@functools.singledispatch
+def single(x):
+    return x
+
+@functools.cache
+def cached(x):
+    return NAMES
+
+def local(x):
+    class Local:
+        def __init__(self):
+            self.a, self.b, self.c, self.d = x
+        def more(self):
+            self.e = self.f = self.g = x
+    return Local()
+
+def uses(thing):
+    return lambda x: thing
+
+cycle = [1]
+cycle.append(cycle)
+tree = [1]
+for _ in range(200):
+    tree = [tree, tree] if odd else [tree, copy.copy(tree)]
+
+if odd:
+    single(1), cached(1), isinstance(1, Base), Holder().cached, Holder().single(1), local("abcd")
+
+values = {
+    "set": NAMES,
+    "set in a dict": {"cuts": [NAMES, (1, frozenset(NAMES))]},
+    "subclass of set": Sets(NAMES),
+    "counter": collections.Counter("abc"),
+    "object": Holder(),
+    "namespace": types.SimpleNamespace(names=NAMES),
+    "closure": uses(NAMES),
+    "partial": functools.partial(uses, thing=NAMES),
+    "one string twice": [text, text] if odd else [text, "".join(["ab", "cd"])],
+    "one tuple twice": [pair, pair] if odd else [pair, copy.deepcopy(pair)],
+    "one name twice": [{text: 1}, {text: 2}] if odd else [{text: 1}, {"".join("abcd"): 2}],
+    "many that are one": tree,
+    "cycle": cycle,
+    "local class": local,
+    "enum": Color.RED,
+    "cached": uses(cached),
+    "dispatch": uses(single),
+    **{cls.__name__: uses(cls) for cls in (Holder, Base, Pair, Box, Color, Event)},
+}
+for name, value in values.items():
+    print(name, fingerprint(len, "map", [value]), sep="=")
+"""
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_values_are_what_they_are(tmp_path, typed):
+    """Not in which order a set has them, which are one object, or what was used before."""
+    runs = [printed(tmp_path, f"import sys; sys.argv[1:] = ['{n}']\n" + "\n" * n + VALUES,
+                    typed=typed, seed=n) for n in (1, 2, 3, 4)]  # fmt: skip
+    lines = [run.splitlines() for run in runs]
+    assert len(set(lines[0])) == len({line.partition("=")[2] for line in lines[0]}) > 20
+    differ = {one.partition("=")[0] for alike in zip(*lines, strict=True) for one in alike[1:]
+              if one != alike[0]}  # fmt: skip
+    assert not differ
+
+
+@pytest.mark.parametrize("call", ["maths.sqrt(x)", "[maths.sqrt(y) if y else maths.pi for y in x]"])
+def test_a_function_with_its_import_is_the_same(call):
+    """Python compiles a call of what the same cell imports in another way."""
+    definition = (
+        f"def f(x):\n  try:\n    return {call}\n  except ValueError:\n    return maths.floor(x)"
+    )
+    apart = made(definition)
+    apart.__globals__["maths"] = math
+    together = made(f"import math as maths\n{definition}")
+    assert fingerprint(apart, "map", [1]) == fingerprint(together, "map", [1])
+
+
+def lambdas():
+    """Return functions that one line of source makes."""
+    return lambda x: x + 1, lambda x: x + 2
+
+
+def made(definition):
+    """Return the function that is defined so, where no source is at hand."""
+    names = {"__name__": "__main__"}
+    exec(definition, names)
+    return names["f"]
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        pytest.param(lambdas(), id="lambdas of one line"),
+        pytest.param(
+            [made(f"def f(x, {a}=1, {b}=2): return a - b") for a, b in ("ab", "ba")], id="parameters"
+        ),
+        pytest.param(
+            [
+                made(f"def f(x):\n  class C:\n    n = {n}\n    def g(self): self.{n} = {n!r}\n  return C")
+                for n in "xyz"
+            ],
+            id="local classes",
+        ),
+        pytest.param([made(f"def f(x): return {n}") for n in ("1", "1.0", "True", "1j")], id="constants"),
+        pytest.param(
+            [made(f"def f(x): return x in {n}") for n in ("{1, 2}", "{1, 3}", "(1, 2)")], id="constant sets"
+        ),
+        pytest.param([made(f"{n}def f(x): return x") for n in ("", "async ")], id="coroutine"),
+    ],
+)  # fmt: skip
+def test_other_functions_are_other_calls(functions):
+    """By their code, not by the line or the file in which they stand."""
+    for one, other in itertools.combinations(functions, 2):
+        assert fingerprint(one, "map", [1]) != fingerprint(other, "map", [1])

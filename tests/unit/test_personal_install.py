@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 
 import pytest
@@ -171,3 +172,17 @@ def test_a_failing_download_gives_apts_own_words_and_leaves_nothing(nothing_inst
         install.install(progress=None, mirror=f"file://{tmp_path}/no-such-mirror")
     assert "no-such-mirror" in str(caught.value)
     assert [path.name for path in nothing_installed.iterdir()] == ["htcondor.lock"]
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt's own words are tested on Debian")
+def test_what_is_installed_counts_if_it_shall(tmp_path):
+    """HTCondor comes with all that it needs, a program for this machine with what is missing."""
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    here = debian.Apt(tmp_path / "here", lock, ["dpkg"])
+    here.prepare_as_here()
+    assert here.wanted() == {}
+    alone = debian.Apt(tmp_path / "alone", lock, ["dpkg"])
+    alone.prepare(f"file://{tmp_path}/no-such-mirror", "stable")
+    with pytest.raises(InstallError, match="dpkg"):
+        alone.wanted()
+    os.close(lock)

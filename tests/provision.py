@@ -1,0 +1,206 @@
+"""What the tests need of the machine beside Python; `make test` brings it before it runs anything.
+
+As root, apt installs it.  For anybody else Debian's packages are laid into the cache
+folder, where the personal HTCondor is, too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from condorpool.personal import debian
+from condorpool.values.exceptions import InstallError
+
+# The package gives the function of this name.
+installing = importlib.import_module("condorpool.personal.install")
+
+#: The programs that tests start, and the Debian package that has each.
+PACKAGES = {
+    "chromium": "chromium",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "sshd": "openssh-server",
+    # Playwright brings a node, but not this library for it.
+    "node": "libatomic1",
+}
+
+#: Where a package has a program, if not in a folder of the PATH.
+_PLACES = {"chromium": "usr/lib/chromium/chromium"}
+
+
+def find(name: str) -> Path | None:
+    """Return where one of the programs is, None if it is missing."""
+    if name == "node":
+        return _node()
+    folders = [os.environ.get("PATH", os.defpath), "/usr/sbin", str(_folder() / "programs")]
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    if name == "chromium":
+        found = found or shutil.which("google-chrome")
+    return Path(found) if found else None
+
+
+def _node() -> Path | None:
+    """Return Playwright's node, if it runs here."""
+    spec = importlib.util.find_spec("playwright")
+    assert spec is not None
+    node = Path(str(spec.origin)).parent / "driver/node"
+    environment = {**os.environ, **variables()}
+    done = subprocess.run([node, "--version"], env=environment, capture_output=True, check=False)
+    return node if done.returncode == 0 else None
+
+
+def program(name: str) -> Path:
+    """Return where one of the programs is; fail the test that needs it if it is missing."""
+    found = find(name)
+    assert found, f"{name} is missing: `{sys.executable} {__file__}` installs what the tests need"
+    return found
+
+
+def provide() -> None:
+    """Bring what is missing.
+
+    Raises
+    ------
+    InstallError
+        It cannot be brought.
+    """
+    installing.install()
+    missing = [name for name in PACKAGES if not find(name)]
+    if not missing:
+        return
+    print("Installing", ", ".join(missing), "for the tests", flush=True)
+    if absent := [name for name in ("apt-get", "dpkg-deb") if not shutil.which(name)]:
+        raise InstallError(f"here is no {' and no '.join(absent)}")
+    if os.geteuid() == 0:
+        _install(sorted({PACKAGES[name] for name in missing}))
+    else:
+        cache = installing._cache()
+        with installing._understandable(cache), installing._exclusive(cache, print) as lock:
+            _lay(sorted({*PACKAGES.values()}), lock)
+    if missing := [name for name in PACKAGES if not find(name)]:
+        raise InstallError(f"Debian's packages did not bring {', '.join(missing)}")
+
+
+def _install(packages: list[str]) -> None:
+    # In a container the packages' scripts would start sshd, but not at this runlevel.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        done = subprocess.run(
+            ["apt-get", "-q", *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            raise InstallError(f"apt-get says:\n{done.stdout}")
+
+
+def _folder() -> Path:
+    """Return where programs for this release of the operating system are laid."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    system = f"{release.get('ID', 'linux')}-{release.get('VERSION_ID', '')}"
+    return installing._cache() / "tests" / system
+
+
+def _lay(packages: list[str], lock: int) -> None:
+    """Unpack packages and what they need beyond what is installed here."""
+    final = _folder()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="staging-", dir=final.parent) as staging:
+        apt = debian.Apt(Path(staging, "apt"), lock, packages)
+        apt.prepare_as_here()
+        apt.update()
+        files = apt.download(print, sum(apt.wanted().values()))
+        prefix = Path(staging, "prefix")
+        for file in files:
+            debian._output(["dpkg-deb", "-x", str(file), str(prefix)])
+        shutil.rmtree(final, ignore_errors=True)
+        prefix.rename(final)
+    for name in PACKAGES:
+        _wrap(final, name)
+
+
+def variables() -> dict[str, str]:
+    """Return what programs need in their environment to use what was laid into the cache."""
+    prefix = _folder()
+    libraries = [
+        file.parent
+        for folder in ("lib", "usr/lib")
+        for form in ("*.so*", "*/*.so*")
+        for file in prefix.glob(f"{folder}/*-linux-*/{form}")
+    ]
+    if not libraries:
+        return {}
+    return {
+        "LD_LIBRARY_PATH": ":".join(map(str, dict.fromkeys(libraries))),
+        "FONTCONFIG_FILE": str(prefix / "fonts.conf"),
+    }
+
+
+def sshd_settings() -> str:
+    """Return the lines of sshd's configuration that name its helpers in the cache (OpenSSH 9.8)."""
+    if program("sshd").parent != _folder() / "programs":
+        return ""
+    helpers = {"SshdSessionPath": "sshd-session", "SshdAuthPath": "sshd-auth"}
+    places = {key: _folder() / "usr/lib/openssh" / name for key, name in helpers.items()}
+    return "".join(f"{key} {place}\n" for key, place in places.items() if place.exists())
+
+
+def _wrap(prefix: Path, name: str) -> None:
+    """Write a script that runs a program with the libraries and fonts of ``prefix``."""
+    places = (_PLACES.get(name, ""), f"usr/bin/{name}", f"usr/sbin/{name}")
+    found = next((prefix / place for place in places if place and (prefix / place).exists()), None)
+    if found is None:
+        return  # the machine has it
+    settings = variables()
+    environment = {**os.environ, **settings}
+    needs = subprocess.run(
+        ["ldd", found], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    if lacking := [line.split()[0] for line in needs.splitlines() if "not found" in line]:
+        raise InstallError(f"{name} lacks {', '.join(lacking)}")
+    (prefix / "fonts.conf").write_text(
+        "<fontconfig>"
+        f"<dir>{prefix}/usr/share/fonts</dir><dir>/usr/share/fonts</dir>"
+        f"<cachedir>{prefix}/fontcache</cachedir>"
+        "</fontconfig>\n"
+    )
+    script = prefix / "programs" / name
+    script.parent.mkdir(exist_ok=True)
+    exports = "".join(f"export {n}={shlex.quote(v)}\n" for n, v in settings.items())
+    script.write_text(f'#!/bin/sh\n{exports}exec {shlex.quote(str(found))} "$@"\n')
+    script.chmod(0o755)
+
+
+def _in_one_line(error: InstallError) -> str:
+    """Return what went wrong: apt's last complaint, if it is apt's."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    complaints = [line for line in lines if line.startswith("E: ") or "Failed to fetch" in line]
+    return complaints[-1] if complaints else lines[0]
+
+
+if __name__ == "__main__":
+    try:
+        provide()
+    except InstallError as error:
+        needed = ", ".join(sorted({*PACKAGES.values()}))
+        sys.exit(
+            f"The tests need HTCondor and Debian's {needed}, and these cannot be set up here: "
+            f"{_in_one_line(error)}. Install them, and run the tests again."
+        )

@@ -270,9 +270,10 @@ def test_a_site_without_chirp(make_pool, tmp_path):
         pool.close()
 
 
-def test_a_pool_does_not_wait_for_anothers_lingering_runners(make_pool):
+@pytest.mark.parametrize("tasks", [None, 1])
+def test_a_pool_does_not_wait_for_anothers_lingering_runners(make_pool, tasks):
     """Runners that only linger give their slots to who wants them."""
-    one, two = make_pool(linger=600), make_pool()
+    one, two = make_pool(linger=600), make_pool(maxtasksperchild=tasks)
     one.map(time.sleep, [0.2] * 4, chunksize=1)
     assert two.map_async(time.sleep, [0.2] * 4, chunksize=1).get(timeout=120) == [None] * 4
 

@@ -213,10 +213,11 @@ def test_a_forked_child_does_not_wait(pool):
     assert result.get(timeout=60) is None
 
 
-def test_an_imap_that_nobody_has_takes_no_more(make_pool):
+@pytest.mark.parametrize("progress", [None, "text"])
+def test_an_imap_that_nobody_has_takes_no_more(make_pool, progress):
     """Leaving the loop is enough; the pool closes although the iterable has no end."""
     taken = itertools.count()
-    with make_pool(processes=2) as pool:
+    with make_pool(processes=2, progress=progress) as pool:
         for root in pool.imap(abs, (next(taken) for _ in iter(int, 1)), chunksize=10):
             if root == 25:
                 break
@@ -270,7 +271,7 @@ def test_values_and_arguments_live_as_long_as_somebody_has_them(htcondor, tmp_pa
         for verb in (
             lambda: pool.apply(Weak),
             lambda: pool.apply(Weak().same, (Weak(),)),
-            lambda: pool.map(Weak().same, [Weak(), Weak()]),
+            lambda: pool.map(Weak().same, [Weak(), Weak()], progress="text"),
             lambda: pool.map_async(
                 Weak().same, [Weak()], callback=lambda _: called.release()
             ).get(),

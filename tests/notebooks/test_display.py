@@ -143,3 +143,36 @@ def test_results_that_are_iterated_over_are_shown(environment, tmp_path):
     [shown] = [out.data["text/plain"] for out in outputs if out.output_type == "display_data"]
     assert shown.startswith("fit: 7 of 8 calls done, 1 failed")
     assert "ValueError: no convergence" in shown
+
+
+KEPT = """
+import gc, itertools
+class Value:
+    pass
+def make(_):
+    time.sleep(0.6)
+    return Value()
+values = pool.map(make, range(4), 1)
+result = pool.map_async(make, range(4), 1, progress="widget")
+result.get()
+del values, result
+gc.collect()
+print(sum(type(each) is Value for each in gc.get_objects()))
+"""
+DROPPED = """
+def wait(number):
+    time.sleep(0.3)
+    return number
+with Pool(2) as other:
+    for number in other.imap(wait, (n for n in itertools.count()), progress="widget"):
+        if number == 12:
+            break
+print("closed")
+"""
+
+
+def test_a_widget_keeps_no_result(environment, tmp_path):
+    """Neither values of calls that have ended, nor an iterator that its user has dropped."""
+    kept, dropped = execute(environment, tmp_path, KEPT, DROPPED)
+    assert [out.text for out in kept if out.output_type == "stream"] == ["0\n"]
+    assert [out.text for out in dropped if out.output_type == "stream"] == ["closed\n"]

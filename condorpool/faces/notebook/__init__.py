@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import weakref
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from condorpool.faces.notebook.refresher import refresher
 from condorpool.faces.notebook.textbar import TextBar
 from condorpool.interface import notices
 from condorpool.interface.display import MOST
+from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.progress import Meter
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ def kernel() -> Any:
 
 def show(result: Result, kind: str) -> Display | None:
     """Show a result from now on; None where there is nothing to show it with."""
+    if isinstance(result, ResultIterator):
+        # An iterator that its user has dropped takes no more items: a display must not keep it.
+        result = weakref.proxy(result)
     found = kernel()
     if kind == "auto":
         if refresher.count >= MOST:  # more would bury the notebook

@@ -39,6 +39,8 @@ def perform(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
         return act(result, order)
     except CondorPoolError as error:
         return {"said": str(error)}
+    except ReferenceError:
+        return {"said": "this result is gone: no variable has it any more"}
     except Exception as error:
         # Whoever clicked must hear of it, and the front end waits for an answer.
         logger.exception("condorpool could not do what was clicked")

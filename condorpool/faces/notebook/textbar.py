@@ -47,13 +47,19 @@ class TextBar:
             if self._is_over:
                 return False
             now = time.monotonic()
-            progress = self._meter.read()
+            try:
+                progress = self._meter.read()
+            except ReferenceError:  # nobody has the iterator any more
+                self._is_over = True
+                return False
             if progress.ended and not self._shown:
                 self._is_over = True
             elif progress.ended or now >= self._next:
                 self._next = now + (0.0 if self._is_live else LINE_INTERVAL)
                 self._is_over = progress.ended
                 self._write(line(progress))
+            if self._is_over:
+                del self._meter  # a result lives as long as its users want
             return not self._is_over
 
     def close(self) -> None:

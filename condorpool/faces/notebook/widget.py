@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import dataclasses
 import logging
 import threading
 import time
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +22,7 @@ from condorpool.faces.notebook import actions, report
 from condorpool.faces.notebook.clicks import clicks
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.progress import Meter, Progress
+from condorpool.interface.timeline import Chunk
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ class Panel:
 
     def __init__(self, result: Result, kernel: Any) -> None:
         self._result = result
+        self._reruns = not isinstance(result, ResultIterator)
         self._clicks = clicks(kernel)
         self.patience = self._clicks.patience
         self._meter = Meter(result)
@@ -77,23 +82,33 @@ class Panel:
     def refresh(self) -> bool:
         """Show what is new; tell whether there will be more."""
         with uninterrupted, self._lock:
-            now = time.monotonic()
-            if self._is_closed or (self._widget is None and self._result.ready()):
+            try:
+                return self._refresh()
+            except ReferenceError:  # nobody has the iterator any more
+                self._end(self._shown)
                 return False
-            if now - self._begun < DELAY:
-                return True
-            progress = self._meter.read()
-            if progress.ended:
-                self._end(progress)
-                return False
-            if self._widget is None:
-                self._open(progress)
-            elif progress != self._shown or now >= self._beaten + HEARTBEAT:
-                self._beaten, self._shown = now, progress
-                with self._widget.hold_sync():
-                    self._widget.state = self._state(progress)
-                    self._widget.beat += 1
+
+    def _refresh(self) -> bool:
+        now = time.monotonic()
+        if self._is_closed:
+            return False
+        if self._widget is None and self._result.ready():
+            self._end(None)
+            return False
+        if now - self._begun < DELAY:
             return True
+        progress = self._meter.read()
+        if progress.ended:
+            self._end(progress)
+            return False
+        if self._widget is None:
+            self._open(progress)
+        elif progress != self._shown or now >= self._beaten + HEARTBEAT:
+            self._beaten, self._shown = now, progress
+            with self._widget.hold_sync():
+                self._widget.state = self._state(progress)
+                self._widget.beat += 1
+        return True
 
     def close(self) -> None:
         """Replace the widget by what stays in the notebook."""
@@ -112,13 +127,20 @@ class Panel:
         self._handle = DisplayHandle()
         self._handle.display(bundle, metadata=metadata, raw=True)
 
-    def _end(self, progress: Progress) -> None:
+    def _end(self, progress: Progress | None) -> None:
         self._is_closed = True
-        if self._widget is None:
+        chunks: Sequence[Chunk] = ()
+        with contextlib.suppress(ReferenceError):
+            chunks = self._result.chunks()
+        # The widget stays for pages that are loaded anew; values live as their users want.
+        del self._meter
+        if type(self._result) not in weakref.ProxyTypes:
+            self._result = weakref.proxy(self._result)
+        if self._widget is None or progress is None:
             return
         # A page that was loaded anew does not get the update, but sees this.
         self._widget.state = self._state(progress)
-        bundle = report.render(progress, chunks=self._result.chunks())
+        bundle = report.render(progress, chunks=chunks)
         self._handle.update(bundle, raw=True)
         self._clicks.drop(self._widget.comm)
         _ended.append(self._widget)
@@ -127,8 +149,7 @@ class Panel:
 
     def _state(self, progress: Progress) -> dict[str, Any]:
         state = dataclasses.asdict(progress)
-        reruns = not isinstance(self._result, ResultIterator)
-        return {**state, "shares": progress.shares, "reruns": reruns}
+        return {**state, "shares": progress.shares, "reruns": self._reruns}
 
     # -- the user's side -------------------------------------------------------------
     def attend(self) -> None:

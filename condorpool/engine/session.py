@@ -43,7 +43,7 @@ class Session(Work):
     """The work of one pool in one submit directory.
 
     Whoever has one posts, acts, reads, or waits on ``changed``; the tracker's thread
-    has its ``follower``.
+    has its ``follower``, and the threads of ``deliveries`` tell who asked for calls.
     """
 
     def __init__(self, directory: SubmitDir, access_point: AccessPoint, lease: float = 0.0) -> None:

@@ -17,7 +17,7 @@ from condorpool.cleaner.registry import Entry
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.interface.left import Left, Missing, leftovers
 from condorpool.values.events import STATE_OF_STATUS
-from condorpool.values.exceptions import CondorPoolError, HTCondorError
+from condorpool.values.exceptions import CondorPoolError, HTCondorError, words_of
 
 # A command adds its parser to these, and sets what it runs as `run`.
 Commands = Any
@@ -102,7 +102,9 @@ def _show(arguments: argparse.Namespace) -> int:
         failed = [value for value in values if isinstance(value, BaseException)]
         print(f"{left.name}: {left.calls} calls, {left.done} ended, {len(failed)} of them failed")
         print(f"    {_state(left.entry)}\n    {left.entry.path}")
-        for error, count in Counter(f"{type(e).__name__}: {e}" for e in failed).most_common(10):
+        for error, count in Counter(
+            f"{type(e).__name__}: {words_of(e)}" for e in failed
+        ).most_common(10):
             print(f"    {count} x {error}")
     return 0
 

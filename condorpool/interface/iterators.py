@@ -140,7 +140,7 @@ class ResultIterator(Handle, Generic[T]):
             self._feed.stop()
             self._session.changed.notify_all()
 
-    def _finish(self) -> None:
+    def _exhaust(self) -> None:
         """Take all that is left in the iterable, unless it has no end."""
         self._stop() if self._is_endless else self._feed.hurry()
 

@@ -16,6 +16,7 @@ from condorpool.values.exceptions import (
     JobError,
     JobFailedError,
     UnsubmittedError,
+    words_of,
 )
 
 T = TypeVar("T")
@@ -194,7 +195,8 @@ class Job(AsyncResult[T]):
         try:
             return super()._outcome()
         except BaseException as error:
-            what = error.what if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {words_of(error)}"
+            what = error.what if isinstance(error, JobError) else said
             raise self._failure(what) from error
 
     def _failure(self, what: str) -> JobFailedError:

@@ -39,6 +39,7 @@ from condorpool.values.exceptions import (
     HTCondorError,
     JobFailedError,
     PoolClosedError,
+    words_of,
 )
 from condorpool.values.locks import uninterrupted
 
@@ -757,12 +758,13 @@ class Pool:
         """
         self._closed = True
         for iterator in list(self._iterators):
-            iterator._finish()  # noqa: SLF001
+            iterator._exhaust()  # noqa: SLF001
         self._end()
         unseen = [r for r in list(self._results) if r._errors and not r._seen]  # noqa: SLF001
         self._results.clear()
         if unseen:
-            reports = [f"{r!r}: {r._error()!r}\n{r._error()}" for r in unseen]  # noqa: SLF001
+            errors = [(r, cast("BaseException", r._error())) for r in unseen]  # noqa: SLF001
+            reports = [f"{r!r}: {words_of(e, repr)}\n{words_of(e)}" for r, e in errors]
             raise JobFailedError(
                 ", ".join(job.id for r in unseen for job in r.jobs) or "(none yet)",
                 "Pool.close - failed jobs:\n" + "\n==========\n".join(reports),

@@ -54,7 +54,7 @@ import multiprocessing
 import multiprocessing.pool
 import pickle
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeVar
 
@@ -68,6 +68,14 @@ _OWN = (
     "__init__ __str__ __repr__ __eq__ __hash__ __getattribute__ __setattr__ __delattr__ "
     "__setstate__".split()
 )
+
+
+def words_of(error: BaseException, show: Callable[[BaseException], str] = str) -> str:
+    """Return what an exception says, whatever code its class runs for that."""
+    try:
+        return show(error)
+    except BaseException:  # noqa: BLE001 - also SystemExit: the words are not the point
+        return type(error).__name__
 
 
 class CondorPoolError(Exception):

@@ -77,8 +77,8 @@ class Refresher:
                     continue
                 try:
                     goes_on = context.run(display.refresh)
-                except Exception:
-                    # What shows work must never stop it.
+                except BaseException:
+                    # What shows work must never stop it, and words of errors run users' code.
                     logger.exception("condorpool cannot show how calls go on")
                     goes_on = False
                 now = time.monotonic()

@@ -16,7 +16,7 @@ from condorpool.engine.crew import Cluster, JobRecord
 from condorpool.interface.job import QueuedJob
 from condorpool.values import holds
 from condorpool.values.events import JobState
-from condorpool.values.exceptions import JobError, words_of
+from condorpool.values.exceptions import JobError
 
 if TYPE_CHECKING:
     from condorpool.interface.iterators import ResultIterator
@@ -275,7 +275,10 @@ class Meter:
 
 
 def _first_line(error: BaseException) -> str:
-    return words_of(error).strip().partition("\n")[0]
+    try:
+        return str(error).strip().partition("\n")[0]
+    except BaseException:  # noqa: BLE001 - the user's own class, and what it says is not the point
+        return ""
 
 
 def _survey(

@@ -40,7 +40,7 @@ def act(work: Work, action: str, batch: Batch) -> int:
     with work.changed:
         jobs = [batch.holders[i] for i in batch.pending if i in batch.holders]
         jobs = jobs or [(c, p) for c in crew.clusters for p in range(len(c.jobs))]
-    return act_on(work, action, jobs)
+    return act_on(work, action, jobs, batch)
 
 
 def _act_on_cluster(work: Work, action: str, cluster: Cluster) -> int:
@@ -110,20 +110,26 @@ def _remove_chunks(work: Work, batch: Batch) -> int:
         taken = [batch.holders[i] for i in batch.pending if i in batch.holders]
         unused = [] if crew.pending else [job for job in stuck if job not in taken]
         work.changed.notify_all()
-    act_on(work, "remove", unused)
-    return len(back) + act_on(work, "remove", taken)
+    act_on(work, "remove", unused, batch)
+    return len(back) + act_on(work, "remove", taken, batch)
 
 
 @uninterrupted
-def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
-    """Do something to these jobs, those that have not ended; return to how many."""
+def act_on(
+    work: Work, action: str, jobs: Sequence[tuple[Cluster, int]], batch: Batch | None = None
+) -> int:
+    """Do something to these jobs, those that have not ended; return to how many.
+
+    It is meant for the calls of a batch, if that is given, else for all that the jobs could
+    make; what is posted later is made by others.
+    """
     with work.changed:
         live = [(c, proc) for c, proc in jobs if not c.jobs[proc].state.is_final]
         if action == "hold":
             for cluster, proc in live:  # calls that are posted later are not held
                 cluster.jobs[proc].parked = work.clusters[cluster.number][0].pending > 0
     if action in _STOPPING:
-        _note_chunks(work, action, live)
+        _note_chunks(work, live, batch)
     ids = [cluster.job_id(proc) for cluster, proc in live]
     if not ids:
         return 0
@@ -133,28 +139,15 @@ def act_on(work: Work, action: str, jobs: Sequence[tuple[Cluster, int]]) -> int:
     return done
 
 
-def _note_chunks(work: Work, action: str, jobs: Iterable[tuple[Cluster, int]]) -> None:
-    """Note which chunks are meant when jobs are acted on; what is posted from now on is not.
-
-    Who holds or suspends jobs wants the calls to wait that they could make; who
-    removes them, only what they have to end.
-    """
-    by_crew: dict[Crew, list[tuple[Cluster, int]]] = {}
+def _note_chunks(
+    work: Work, jobs: Iterable[tuple[Cluster, int]], batch: Batch | None = None
+) -> None:
+    """Note for which chunks it is meant that these jobs are acted on."""
     with work.changed:
         for cluster, proc in jobs:
-            by_crew.setdefault(work.clusters[cluster.number][0], []).append((cluster, proc))
-    for crew, places in by_crew.items():
-        if not crew.is_resident:
-            continue
-        had: dict[str, set[tuple[int, int]]] = {}
-        for token in work.directory.tokens(crew.number):
-            had.setdefault(token.job, set()).add((token.batch, token.first))
-        with work.changed:
-            pending = {(b.number, first) for b in crew.batches for first in b.pending}
-            waits = action in ("hold", "suspend")
-            for cluster, proc in places:
-                job_id = cluster.job_id(proc)
-                cluster.acted_on[proc] = frozenset(pending if waits else had.get(job_id, ()))
+            crew = work.clusters[cluster.number][0]
+            meant = [batch] if batch else crew.batches
+            cluster.acted_on[proc] = {b.number: dict(b.pending) for b in meant}
 
 
 @uninterrupted

@@ -80,9 +80,9 @@ class Cluster:
         self.away: set[int] = set()
         #: Why jobs are not made any more that the factory has not made yet.
         self.why_not_made = "it was removed before it was in the queue"
-        #: Jobs that the user has stopped or removed → the chunks, by batch and first call, that
-        #: this is meant for: others that they take before it reaches them are not.
-        self.acted_on: dict[int, frozenset[tuple[int, int]]] = {}
+        #: Jobs that the user has stopped or removed → the chunks for which that is meant, by
+        #: batch: not for others that they take before it reaches them.
+        self.acted_on: dict[int, dict[int, dict[int, int]]] = {}
         #: The queue has nothing of it any more, and no event will come.
         self.is_gone = False
         self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
@@ -97,6 +97,11 @@ class Cluster:
     def live(self) -> int:
         """How many jobs have not ended."""
         return sum(n for state, n in self.counts.items() if not state.is_final)
+
+    def is_meant(self, proc: int, batch: int, first: int) -> bool:
+        """Return whether the user meant a chunk, or one that it was split from, with a job."""
+        chunks = self.acted_on.get(proc, {}).get(batch, {})
+        return first in chunks or any(begin < first < end for begin, end in chunks.items())
 
     def set_state(self, proc: int, state: JobState) -> None:
         """Move a job to a state and keep the counts."""

@@ -141,11 +141,10 @@ class Follower:
 
     def _put_back_innocent(self, crew: Crew, cluster: Cluster, proc: int) -> list[Token]:
         """Let others take what a job took when the user had already acted on it."""
-        acted_on = cluster.acted_on.get(proc)
-        if acted_on is None:
+        if proc not in cluster.acted_on:
             return []
         had = self._work.directory.taken_by(crew.number, cluster.job_id(proc))
-        innocent = [token for token in had if (token.batch, token.first) not in acted_on]
+        innocent = [token for token in had if not cluster.is_meant(proc, token.batch, token.first)]
         for token in innocent:
             self._put_back(crew, token)
         return innocent
@@ -217,7 +216,10 @@ class Follower:
         elif (
             job.state is JobState.REMOVED
             and not job.reason.startswith(SURPLUS)
-            and others <= cluster.acted_on.get(proc, others)  # else more than the user meant
+            and (
+                proc not in cluster.acted_on
+                or all(cluster.is_meant(proc, batch, first) for batch, first in others)
+            )
         ):
             self._work.give_up(crew, self._work.failure(cluster, proc))
         elif (

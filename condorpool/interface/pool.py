@@ -54,6 +54,9 @@ _STATES = tuple(state.value for state in JobState)
 #: Seconds between the lines that say what a closing pool waits for.
 _NOTE_INTERVAL = 10.0
 
+#: Seconds for which going on with calls waits until the values are read that are there.
+READ_TIME = 60.0
+
 _open_pools: set[Pool] = set()
 
 
@@ -632,6 +635,8 @@ class Pool:
         _open_pools.add(self)
         tracker().follow(session)
         tracker().look()
+        with session.changed:  # what has ended is read first
+            session.changed.wait_for(lambda: session.deliveries.are_over, READ_TIME)
         return results[left.chain[0][0]]
 
     def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:

@@ -237,8 +237,6 @@ class Follower:
         surplus = []
         with self._work.changed:
             done = [batch for batch in self._work.batches.values() if batch.is_forgettable]
-            for batch in done:
-                del self._work.batches[batch.number]
             for crew in self._work.manned():
                 crew.clusters = [c for c in crew.clusters if c.live or not c.is_gone]
                 if crew.is_resident:
@@ -256,7 +254,7 @@ class Follower:
                 del self._work.clusters[number]
         self._crews.make_room()
         for batch in done:
-            self._work.discard(batch)
+            self._work.let_go(batch)
         if surplus:
             late = f"({any_cluster(surplus)}) && JobStatus == 1"
             with contextlib.suppress(HTCondorError):

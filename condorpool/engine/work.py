@@ -176,6 +176,17 @@ class Work:
                     self.changed.notify_all()
         if after:
             after()
+        # Now, and not with the next event: the next call's files then get their memory.
+        self.let_go(batch)
+
+    def let_go(self, batch: Batch) -> None:
+        """Forget a batch, and delete its files, if nobody will ask for either any more."""
+        with self.changed:
+            if not batch.is_forgettable or not self.batches.pop(batch.number, None):
+                return
+            if batch.crew.is_resident:
+                batch.crew.batches = [other for other in batch.crew.batches if other is not batch]
+        self.discard(batch)
 
     def failure(self, cluster: Cluster, proc: int, task_timeout: float | None = None) -> JobError:
         """Say why a job that has ended left no outcome."""

@@ -20,9 +20,11 @@ from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.exceptions import JobError, JobHeldError
 from condorpool.values.holds import cure
 
-#: Takes a chunk's first call, its end, and what it came to; returns what is to be done
-#: when that counts as delivered.
-Deliver = Callable[[int, int, "Outcome | JobError"], "Callable[[], object] | None"]
+#: Takes a chunk's first call, its end, what it came to and what is known of its job; returns
+#: what is to be done when that counts as delivered.
+Deliver = Callable[
+    [int, int, "Outcome | JobError", "JobRecord | None"], "Callable[[], object] | None"
+]
 
 #: Jobs of a crew that are made up for when they leave without a word, or are held idle.
 MAX_LOST = 3

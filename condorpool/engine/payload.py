@@ -299,6 +299,11 @@ class Report:
     job: str
 
     @property
+    def job_id(self) -> str:
+        """The job that left it."""
+        return str(self.about.get("job", self.job))
+
+    @property
     def is_flawed(self) -> bool:
         """Whether a call of it has failed."""
         return "mismatch" in self.about or any(
@@ -320,10 +325,10 @@ class Report:
             return self._outcome(first)
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must come to an end
             reason = f"what it has left cannot be read: {program.words_of(error)}"
-            return JobFailedError(self.about.get("job", self.job), reason, host=self.about["host"])
+            return JobFailedError(self.job_id, reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
-        about, job = self.about, self.about.get("job", self.job)
+        about, job = self.about, self.job_id
         if "mismatch" in about:
             mismatch = EnvironmentMismatchError(
                 f"the job cannot read what was sent: {about['mismatch']}. Functions travel only "

@@ -150,10 +150,17 @@ class Work:
                     name = submitdir.error_name(batch.number, first)
                     self.directory.record(name, end=end, **result.facts())
             batch.lane = batch.lane or self.deliveries.lane()
-        batch.lane.put(functools.partial(self._deliver, batch, first, end, result))
+        # Now: the job may soon be forgotten.
+        job = self.job(result.job_id)
+        batch.lane.put(functools.partial(self._deliver, batch, first, end, result, job))
 
     def _deliver(
-        self, batch: Batch, first: int, end: int, result: payload.Report | JobError
+        self,
+        batch: Batch,
+        first: int,
+        end: int,
+        result: payload.Report | JobError,
+        job: JobRecord | None,
     ) -> None:
         """Read what a chunk came to, and tell whoever asked for it."""
         after = None
@@ -167,7 +174,7 @@ class Work:
                     batch.files.discard(first)
                     batch.holders.pop(first, None)
                 self.directory.discard_chunks(batch.number, [first])
-            after = batch.deliver(first, end, outcome)
+            after = batch.deliver(first, end, outcome, job)
         finally:
             with self.changed:
                 batch.delivering -= 1

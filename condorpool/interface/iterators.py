@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from condorpool.engine.crew import Batch
+from condorpool.engine.crew import Batch, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import MOST_MADE, Session
@@ -145,8 +145,10 @@ class ResultIterator(Handle, Generic[T]):
         self._stop() if self._is_endless else self._feed.hurry()
 
     # -- the deliveries' side ----------------------------------------------------
-    def _deliver(self, first: int, end: int, result: Outcome | JobError) -> None:
-        self._note(first, end, result)
+    def _deliver(
+        self, first: int, end: int, result: Outcome | JobError, job: JobRecord | None
+    ) -> None:
+        self._note(first, end, result, job)
         if isinstance(result, JobError):
             errors: Mapping[int, BaseException] = dict.fromkeys(range(end - first), result)
             values: list[Any] = [_Raise(result)] * (end - first)
@@ -240,9 +242,9 @@ def _weakly(deliver: Any) -> Any:
     """Deliver as long as somebody has the iterator whose method this is."""
     method = weakref.WeakMethod(deliver)
 
-    def deliver_weakly(first: int, end: int, result: Outcome | JobError) -> None:
+    def deliver_weakly(*told: Any) -> None:
         if method_now := method():
-            method_now(first, end, result)
+            method_now(*told)
 
     return deliver_weakly
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from condorpool.engine import acting
-from condorpool.engine.crew import Batch, Cluster
+from condorpool.engine.crew import Batch, Cluster, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import Session
@@ -141,9 +141,10 @@ class Handle(Jobs):
         """
         return timeline(self.chunks(), ax)
 
-    def _note(self, first: int, end: int, result: Outcome | JobError) -> None:
+    def _note(
+        self, first: int, end: int, result: Outcome | JobError, job: JobRecord | None
+    ) -> None:
         """Keep when and where a chunk was made."""
-        job = self._session.job(result.job_id if isinstance(result, JobError) else result.job)
         noted = chunk(first, end, result, job)
         with self._session.changed:
             if job:
@@ -346,9 +347,9 @@ class Result(Handle, Generic[T]):
 
     # -- the deliveries' side ------------------------------------------------------
     def _deliver(
-        self, first: int, end: int, result: Outcome | JobError
+        self, first: int, end: int, result: Outcome | JobError, job: JobRecord | None
     ) -> Callable[[], object] | None:
-        self._note(first, end, result)
+        self._note(first, end, result, job)
         if isinstance(result, JobError):
             self._errors.update(dict.fromkeys(range(first, end), result))
         else:

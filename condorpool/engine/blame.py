@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
-from types import FunctionType, MemberDescriptorType, MethodType
+from types import BuiltinMethodType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
 import cloudpickle
@@ -148,7 +148,7 @@ def _step(owner: Any, parts: list[Any]) -> tuple[str, int]:  # noqa: PLR0911 - a
                 return f"[{index}]", 1
     if kind in (set, frozenset) or len(parts) < 2:
         return "", 1
-    if kind is MethodType:
+    if kind in (MethodType, BuiltinMethodType):
         return "self" if parts[1] is owner.__self__ else "", 2
     if kind is partial:
         return _in_partial(owner, parts)

@@ -85,7 +85,8 @@ def test_the_widget_can_be_switched_off(environment, tmp_path):
 def test_notices_do_not_look_like_errors(environment, tmp_path):
     """In a cell they come on standard output: the other has a red background."""
     [outputs] = execute(environment, tmp_path, "for _ in range(2): pool.map(abs, [1], name='scan')")
-    [notice] = outputs
+    # On a busy machine the first call takes long enough to be shown.
+    [notice] = [out for out in outputs if out.output_type == "stream"]
     assert notice.name == "stdout"
     assert notice.text.startswith("condorpool: 'scan' was begun before")
 

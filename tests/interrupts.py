@@ -73,6 +73,7 @@ def verbs(pool, executor):
         lambda: executor.submit(abs, -3).result(),
         lambda: list(executor.map(abs, range(10))),
         lambda: [future.cancel() for future in [executor.submit(abs, n) for n in range(5)]],
+        lambda: condorpool.Pool(2),
         lambda: repr(pool) + repr([r.status() for r in pool.jobs]),
     ]
 

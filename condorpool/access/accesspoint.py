@@ -17,6 +17,7 @@ from condorpool.values.exceptions import (
     SubmitError,
     VersionSkewError,
 )
+from condorpool.values.locks import uninterrupted
 
 # The versions of bindings and schedds between these refuse each other's way of
 # naming the folder by which they prove who they are (HTCONDOR-3883).
@@ -86,6 +87,7 @@ class AccessPoint:
         return min(seconds, self.claims) if time.time() > self.started + 11 else 0.0
 
     @classmethod
+    @uninterrupted
     def locate(cls, schedd: str | None = None, collector: str | None = None) -> AccessPoint:
         """Find a schedd by name, or the configured one, in the configured or given pool."""
         wanted = f"schedd {schedd!r}" if schedd else "the local schedd"
@@ -136,6 +138,7 @@ class AccessPoint:
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
 
+    @uninterrupted
     def _ask(self, doing: str, operation: Callable[[Any], T]) -> T:
         """Do something with the schedd, or tell what could not be done."""
         try:
@@ -143,6 +146,7 @@ class AccessPoint:
         except _FAULTS as error:
             raise self._fault(doing, error) from error
 
+    @uninterrupted
     def _try(self, operation: Callable[[Any], T]) -> T:
         """Do something with the schedd; find it again if it has moved."""
         try:
@@ -179,6 +183,7 @@ class AccessPoint:
             "Is HTCondor up (`condor_status -schedd`, `condorpool personal status`)?"
         )
 
+    @uninterrupted
     def submit(self, description: Mapping[str, str], items: Sequence[Mapping[str, str]]) -> int:
         """Submit one cluster with a job for each item and return its ClusterId."""
         if any(
@@ -199,6 +204,7 @@ class AccessPoint:
                 f"The submit description was:\n{text}\nNothing was submitted."
             ) from error
 
+    @uninterrupted
     def _answers(self) -> bool:
         try:
             self._schedd().query("false", [])
@@ -206,6 +212,7 @@ class AccessPoint:
             return False
         return True
 
+    @uninterrupted
     def hurry(self, cluster: int) -> None:
         """Have a new cluster looked at now instead of at the next interval.
 
@@ -280,12 +287,14 @@ class AccessPoint:
         """Give the slots that the collector knows: name, CPUs, memory (MiB), state."""
         projection = ["Name", "Machine", "TotalSlotCpus", "TotalSlotMemory", "State", "SlotType"]
         try:
-            central = htcondor2.Collector(self.collector_address or None)
-            for ad in central.query(htcondor2.AdType.Startd, projection=projection):
-                yield dict(ad)
+            with uninterrupted:
+                central = htcondor2.Collector(self.collector_address or None)
+                ads = central.query(htcondor2.AdType.Startd, projection=projection)
+            yield from map(dict, ads)
         except _FAULTS as error:
             raise self._fault("ask the collector for slots", error) from error
 
+    @uninterrupted
     def fit(self, job: str | Mapping[str, str]) -> matching.Fit | None:
         """Compare what a job asks for with what the slots have; None if it left the queue.
 
@@ -333,6 +342,7 @@ def is_configured() -> bool:
     return bool(htcondor2.param.get("COLLECTOR_HOST"))
 
 
+@uninterrupted
 def add_kerberos_tokens(pool: str | None = None) -> tuple[Any, Any]:
     """Hand the user's Kerberos ticket to HTCondor, for jobs with ``MY.SendCredential``.
 

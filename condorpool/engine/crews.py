@@ -15,6 +15,7 @@ from condorpool.engine.crew import MAX_LOST, Batch, Cluster, Crew, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.submitdir import Token
 from condorpool.engine.work import Work
+from condorpool.runner import program
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
 from condorpool.values.locks import uninterrupted
@@ -113,7 +114,10 @@ class Crews:
 
     def replaces(self, crew: Crew, job: JobRecord) -> bool:
         """Tell whether to make up for a job that left the queue without a word: not for ever."""
-        if job.exit or not (self._work.directory / submitdir.crew_name(crew.number)).exists():
+        failed_itself = job.status == program.EX_SOFTWARE
+        if (job.exit and not failed_itself) or not (
+            self._work.directory / submitdir.crew_name(crew.number)
+        ).exists():
             return False
         crew.lost += 1
         return crew.lost <= MAX_LOST

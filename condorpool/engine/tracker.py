@@ -59,8 +59,8 @@ class Tracker:
         """Raise when nothing will be heard of a session any more: a wait would have no end."""
         if session in self._sessions:
             return
-        if session.is_closed:
-            what = "its pool was closed, or its process forked"
+        if session.is_closed or self._fault is None:
+            what = "its pool was closed, or this process was forked from the one that has it"
         else:
             what = f"the thread that follows its jobs has ended ({self._fault!r})"
         raise CondorPoolError(

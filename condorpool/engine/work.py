@@ -140,6 +140,8 @@ class Work:
                 batch.split(int(made))  # its job has left the rest to others
             end = batch.pending.pop(first)
             batch.delivering += 1
+            if isinstance(result, payload.Report):
+                batch.crew.lost = 0  # its jobs do work
             if isinstance(result, JobError) or result.is_flawed:
                 batch.is_flawed = not batch.streams
             if isinstance(result, JobFailedError):

@@ -7,7 +7,7 @@ from typing import Any
 from condorpool.cleaner import launch
 from condorpool.cleaner.ending import find_access_point
 from condorpool.interface.left import leftovers
-from condorpool.interface.pool import Pool
+from condorpool.interface.pool import Pool, open_pools
 from condorpool.values.exceptions import CondorPoolError
 
 
@@ -41,6 +41,10 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     here = launch.notebook()
     matching.sort(key=lambda left: (not left.in_use, bool(here) and left.notebook == here))
     if not matching:
+        # What this process has taken up already, together with other calls.
+        for known in (result for owner in open_pools() for result in owner.jobs[::-1]):
+            if known.name == name:
+                return known
         there = ", ".join(dict.fromkeys(left.name for left in found)) or "nothing"
         raise CondorPoolError(f"no calls named {name!r} were left behind: there is {there}.")
     if matching[-1].in_use:

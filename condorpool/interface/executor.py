@@ -140,6 +140,7 @@ class Executor(concurrent.futures.Executor):
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
         self._is_shut_down = False
         self._closer: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def _check(self) -> None:
         if self._is_shut_down:
@@ -222,7 +223,7 @@ class Executor(concurrent.futures.Executor):
         self._is_shut_down = True
         if cancel_futures:
             self.pool._take_back()  # noqa: SLF001
-        with uninterrupted:
+        with uninterrupted, self._lock:
             if self._closer is None:
                 # Not a daemon: as ever, a program ends when its calls have.
                 self._closer = threading.Thread(target=self.pool.close, name="condorpool-closer")

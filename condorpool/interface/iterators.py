@@ -56,7 +56,7 @@ class _Feed:
         try:
             while self._has_room():
                 items = list(itertools.islice(self._iterator, self._chunksize))
-                if not items:
+                if not items or self.stopped:
                     break
                 self._session.add(self._batch, [items])
             else:
@@ -64,7 +64,7 @@ class _Feed:
         except BaseException as error:  # noqa: BLE001 - the user's iterable; told where it belongs
             end = error
         with self._session.changed:
-            self.end = end
+            self.end = self.end or end
         self._session.end(self._batch)
 
     def _has_room(self) -> bool:
@@ -135,10 +135,11 @@ class ResultIterator(Handle, Generic[T]):
             threading.Thread(target=self._feed.run, name="condorpool-feeder", daemon=True).start()
 
     def _stop(self) -> None:
-        """Take no more from the iterable."""
+        """Take no more from the iterable, and do not wait for what it is about to give."""
         with self._session.changed:
             self._feed.stop()
-            self._session.changed.notify_all()
+            self._feed.end = self._feed.end or PoolClosedError()
+        self._session.end(self._mine)
 
     def _exhaust(self) -> None:
         """Take all that is left in the iterable, unless it has no end."""

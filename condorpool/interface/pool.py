@@ -54,6 +54,9 @@ _STATES = tuple(state.value for state in JobState)
 #: Seconds between the lines that say what a closing pool waits for.
 _NOTE_INTERVAL = 10.0
 
+#: Results of blocking verbs that are kept for what else they have, when one of their calls failed.
+MOST_RAISED = 5
+
 #: Seconds for which going on with calls waits until the values are read that are there.
 READ_TIME = 60.0
 
@@ -225,6 +228,7 @@ class Pool:
         self._sessions: dict[Path, Session] = {}
         #: Those that somebody may ask for here, in order: all others leave by themselves.
         self._results: dict[Result[Any], None] = {}
+        self._raised: deque[Result[Any]] = deque()  # of blocking verbs, whose user has the error
         self._named: dict[str, Result[Any]] = {}
         self._made: deque[Chunk] = deque(maxlen=MOST_MADE)
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
@@ -555,6 +559,7 @@ class Pool:
         self._start(result, maxtries)
         if name is not None:
             self._named[name] = result
+            result._names = self._named  # noqa: SLF001
         result.show(shown)
         return result
 
@@ -630,6 +635,7 @@ class Pool:
             results[root] = result
             if facts["name"]:
                 self._named[facts["name"]] = result
+                result._names = self._named  # noqa: SLF001
         self._keep(*results.values())
         self._sessions[session.directory.path] = session
         _open_pools.add(self)
@@ -727,11 +733,18 @@ class Pool:
         try:
             return result.get()
         except KeyboardInterrupt:
-            tell(
-                "interrupted; the jobs go on. Their result is pool.results[-1]: "
-                ".get() waits again, .remove() ends them"
-            )
+            if not result.ready():  # else the call has raised it
+                tell(
+                    "interrupted; the jobs go on. Their result is pool.results[-1]: "
+                    ".get() waits again, .remove() ends them"
+                )
             raise
+        finally:
+            if result.ready() and result._errors:  # noqa: SLF001
+                # What is raised has all frames that it comes through, with what is in them.
+                self._raised.append(result)
+                if len(self._raised) > MOST_RAISED:
+                    self._drop([self._raised.popleft()])
 
     def _chunksize(self, calls: int) -> int:
         """Follow multiprocessing's rule: four chunks for each process."""
@@ -767,6 +780,8 @@ class Pool:
         self._end()
         unseen = [r for r in list(self._results) if r._errors and not r._seen]  # noqa: SLF001
         self._results.clear()
+        self._raised.clear()
+        self._named.clear()
         if unseen:
             errors = [(r, cast("BaseException", r._error())) for r in unseen]  # noqa: SLF001
             reports = [f"{r!r}: {words_of(e, repr)}\n{words_of(e)}" for r, e in errors]
@@ -964,6 +979,7 @@ def _close_open_pools() -> None:
         if on_exit == "keep" or (on_exit == "wait" and hurries and is_busy):
             continue
         try:
+            pool._stop_feeding()  # noqa: SLF001 - nobody takes what more there is
             if on_exit == "remove":
                 pool.terminate()
             pool._closed = True  # noqa: SLF001

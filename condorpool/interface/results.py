@@ -298,6 +298,7 @@ class Result(Handle, Generic[T]):
         self._is_calling_back = False
         #: The pool's results: this one is there as long as somebody may ask for it there.
         self._kept: dict[Result[Any], None] = {}
+        self._names: dict[str, Result[Any]] = {}  # the pool's results that have one
 
     def _prepare(self) -> Batch | None:
         """Write the calls to disk, which may run any code of the user's; None if there are none."""
@@ -690,6 +691,7 @@ class Result(Handle, Generic[T]):
     def forget(self) -> None:
         """Keep the results no longer for which a ``name`` was given."""
         self._session.forget(self._first)
+        self._names.pop(self._title, None)
 
     def rerun_at_end(self) -> None:
         """Make the calls again that have failed when all have ended, before `get` returns."""

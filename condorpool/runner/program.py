@@ -387,13 +387,38 @@ def pickled(value: Any) -> list[Any]:
         return by_value(value)
 
 
+def reduce_cached_property(value: Any) -> Any:
+    """Pickle what has a lock before Python 3.12."""
+    state = {name: held for name, held in vars(value).items() if name != "lock"}
+    return type(value), (value.func,), state
+
+
+def reduce_cached(value: Any) -> Any:
+    """Pickle a function with a cache by name if it is in a module, else by value."""
+    import functools
+
+    found: Any = sys.modules.get(value.__module__)
+    for name in value.__qualname__.split("."):
+        found = getattr(found, name, None)
+    if found is value and value.__module__ != "__main__":
+        return str(value.__qualname__)
+    asked = value.cache_parameters()
+    made = (value.__wrapped__, asked["maxsize"], asked["typed"], functools._CacheInfo)  # noqa: SLF001
+    return type(value), made, vars(value)
+
+
 def by_value(value: Any) -> list[Any]:
     """Pickle a value with all that is not in a module; return its frames."""
+    import functools
     from collections import ChainMap
 
     import cloudpickle
 
-    own = {type(by_value.__code__): reduce_code}
+    own = {
+        type(by_value.__code__): reduce_code,
+        functools.cached_property: reduce_cached_property,
+        functools._lru_cache_wrapper: reduce_cached,  # noqa: SLF001 - it has no other name
+    }
     table = ChainMap(own, cloudpickle.Pickler.dispatch_table)
 
     class ByValue(cloudpickle.Pickler):  # type: ignore[misc]

@@ -5,8 +5,10 @@ Whatever it does, it is its own calls' business: others go on.
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
 import dataclasses
+import functools
 import gc
 import itertools
 import os
@@ -321,6 +323,91 @@ with condorpool.Pool(2, personal={str(htcondor.folder)!r}, submitdir={str(tmp_pa
     peak, left = map(float, done.stdout.split())
     assert peak < 1.5 * 80  # MiB
     assert left < 20
+
+
+def test_a_kept_error_keeps_few_callers(make_pool):
+    """What is raised has the frames of who called; a pool has only the latest."""
+
+    def work(pool):
+        argument = Weak()
+        with pytest.raises(TypeError):
+            pool.map(lambda value: value + 1, [argument])
+
+    before, pool = alive(), make_pool()
+    for _ in range(12):
+        work(pool)
+    assert alive() - before <= 6
+    assert len(pool.results) <= 6
+
+
+def test_results_with_a_name_go_when_they_are_forgotten(make_pool):
+    """And the name can be given anew."""
+    before, pool = alive(), make_pool()
+    pool.map(Weak().same, [Weak()], name="scan")
+    pool.map_async(Weak().same, [Weak()], name="scan").forget()
+    until(lambda: alive() == before)
+    assert pool.map(abs, [-1], name="scan") == [1]
+    pool.map_async(abs, [-1], name="scan").forget()
+
+
+class Holder:
+    """Has what only its sender could pickle."""
+
+    @functools.cached_property
+    def kept(self):
+        """Be computed once."""
+        return 7
+
+    @functools.lru_cache  # noqa: B019
+    def cached(self):
+        """Be computed once, too."""
+        return 8
+
+
+def test_values_of_decorated_classes_come_back(pool):
+    """As the notebook's own."""
+    back = pool.apply(Holder)
+    assert type(back) is Holder
+    assert (back.kept, back.cached()) == (7, 8)
+
+
+def test_a_runner_that_is_interrupted_between_calls(make_pool):
+    """The next call is made by another."""
+    pool = make_pool(processes=1)
+    for _ in range(5):
+        pool.apply(lambda: threading.Timer(0.1, _thread.interrupt_main).start())
+        time.sleep(0.3)
+        assert pool.apply(abs, (-3,)) == 3
+
+
+@pytest.mark.parametrize("source", ["range(200)", "itertools.count()", "stalls()"])
+def test_a_program_ends_that_has_an_imap_in_use(htcondor, tmp_path, source):
+    """Nobody takes more of it."""
+    program = f"""
+import itertools, time, condorpool
+def stalls():
+    yield 0
+    time.sleep(10_000)
+pool = condorpool.Pool(2, personal={str(htcondor.folder)!r})
+results = pool.imap(abs, {source})
+print(next(results))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=90
+    )
+    assert done.stdout == "0\n"
+    assert not list(tmp_path.glob("condorpool-*"))
+
+
+def test_an_executor_is_shut_down_by_several_threads(htcondor, tmp_path):
+    """All of them return."""
+    for _ in range(5):
+        executor = condorpool.Executor(2, personal=htcondor, submitdir=tmp_path)
+        executor.submit(abs, -1).result()
+        with concurrent.futures.ThreadPoolExecutor(3) as threads:
+            for ended in [threads.submit(executor.shutdown) for _ in range(3)]:
+                assert ended.result(60) is None
 
 
 def until(condition, patience=30):

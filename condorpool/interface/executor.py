@@ -19,7 +19,7 @@ from condorpool.interface.results import AsyncResult, not_stopping
 from condorpool.values import arguments as arguments_of
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
-from condorpool.values.locks import uninterrupted
+from condorpool.values.locks import Monitor
 
 T = TypeVar("T")
 
@@ -140,7 +140,8 @@ class Executor(concurrent.futures.Executor):
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
         self._is_shut_down = False
         self._closer: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._closing = Monitor()
+        self._is_closed = False
 
     def _check(self) -> None:
         if self._is_shut_down:
@@ -216,20 +217,31 @@ class Executor(concurrent.futures.Executor):
         Parameters
         ----------
         wait
-            Whether to wait for that here.
+            Whether to wait for that here; what is told of a future, as a done-callback, does not.
         cancel_futures
             Whether to take back the calls that no job makes yet.
         """
         self._is_shut_down = True
         if cancel_futures:
             self.pool._take_back()  # noqa: SLF001
-        with uninterrupted, self._lock:
+        with self._closing:
             if self._closer is None:
                 # Not a daemon: as ever, a program ends when its calls have.
-                self._closer = threading.Thread(target=self.pool.close, name="condorpool-closer")
+                self._closer = threading.Thread(target=self._close, name="condorpool-closer")
                 self._closer.start()
-        if wait:
-            self._closer.join()
+            # What is told of a future must not wait for itself.
+            delivers = any(s.deliveries.depth for s in list(self.pool._sessions.values()))  # noqa: SLF001
+            # Thread.join takes a thread for ended after an interrupt (bpo-45274).
+            if wait and not delivers:
+                self._closing.wait_for(lambda: self._is_closed)
+
+    def _close(self) -> None:
+        try:
+            self.pool.close()
+        finally:
+            with self._closing:
+                self._is_closed = True
+                self._closing.notify_all()
 
     def __exit__(
         self,

@@ -400,6 +400,17 @@ print(next(results))
     assert not list(tmp_path.glob("condorpool-*"))
 
 
+def test_a_done_callback_shuts_its_executor_down(htcondor, tmp_path, gone):
+    """It returns, and all is cleaned up."""
+    is_over = threading.Event()
+    with condorpool.Executor(2, personal=htcondor, submitdir=tmp_path) as executor:
+        future = executor.submit(abs, -1)
+        future.add_done_callback(lambda _: (executor.shutdown(), is_over.set()))
+        assert future.result() == 1
+        assert is_over.wait(60)
+    assert gone()
+
+
 def test_an_executor_is_shut_down_by_several_threads(htcondor, tmp_path):
     """All of them return."""
     for _ in range(5):

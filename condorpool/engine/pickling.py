@@ -207,17 +207,7 @@ def _of_name(value: Any, name: str) -> Reduced:
 
 
 def _lru_cache(value: Any) -> Reduced:
-    if _goes_by_name(value):
-        return NotImplemented
-    asked = value.cache_parameters()
-    made = (value.__wrapped__, asked["maxsize"], asked["typed"], functools._CacheInfo)  # noqa: SLF001
-    return type(value), made, vars(value)
-
-
-def _cached_property(value: Any) -> Reduced:
-    # Before Python 3.12 it has a lock.
-    state = {name: held for name, held in vars(value).items() if name != "lock"}
-    return type(value), (value.func,), state
+    return NotImplemented if _goes_by_name(value) else program.parts_of_cached(value)
 
 
 def _weak_dict(value: Any) -> Reduced:
@@ -268,7 +258,7 @@ def _module(value: ModuleType) -> Reduced:
 REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     ModuleType: _module,
     functools._lru_cache_wrapper: _lru_cache,  # noqa: SLF001 - it has no other name
-    functools.cached_property: _cached_property,
+    functools.cached_property: program.reduce_cached_property,
     random.SystemRandom: lambda _: (random.SystemRandom, ()),  # it has no state
     typing.NewType: _new_type,
     weakref.WeakKeyDictionary: _weak_dict,

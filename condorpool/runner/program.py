@@ -395,13 +395,18 @@ def reduce_cached_property(value: Any) -> Any:
 
 def reduce_cached(value: Any) -> Any:
     """Pickle a function with a cache by name if it is in a module, else by value."""
-    import functools
-
     found: Any = sys.modules.get(value.__module__)
     for name in value.__qualname__.split("."):
         found = getattr(found, name, None)
     if found is value and value.__module__ != "__main__":
         return str(value.__qualname__)
+    return parts_of_cached(value)
+
+
+def parts_of_cached(value: Any) -> tuple[Any, ...]:
+    """Return what a function with a cache is made of, as ``__reduce__`` does."""
+    import functools
+
     asked = value.cache_parameters()
     made = (value.__wrapped__, asked["maxsize"], asked["typed"], functools._CacheInfo)  # noqa: SLF001
     return type(value), made, vars(value)

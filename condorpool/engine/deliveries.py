@@ -112,6 +112,11 @@ class Deliveries:
         """Whether there are none, but for those that ask."""
         return self._count <= self.depth
 
+    def wait(self, patience: float) -> None:
+        """Wait until there are none, at most ``patience`` seconds; in a delivery not at all."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.depth or self.are_over, patience)
+
 
 class _Threads:
     """Runs lanes: in one thread, as long as that is not kept by what it runs."""

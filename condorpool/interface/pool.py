@@ -641,8 +641,7 @@ class Pool:
         _open_pools.add(self)
         tracker().follow(session)
         tracker().look()
-        with session.changed:  # what has ended is read first
-            session.changed.wait_for(lambda: session.deliveries.are_over, READ_TIME)
+        session.deliveries.wait(READ_TIME)  # what has ended is read first
         return results[left.chain[0][0]]
 
     def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:

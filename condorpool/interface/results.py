@@ -241,7 +241,9 @@ class Handle(Jobs):
     def remove(self) -> int:
         """Remove the jobs that have the calls, and take back calls that wait; return how many."""
         self._see()  # whoever throws calls away need not be told at the end
-        return super().remove()
+        count = super().remove()
+        self._session.deliveries.wait(CALLBACK_LAG)  # calls that no job had have ended
+        return count
 
     def take_back(self) -> int:
         """Take back calls that no job makes yet; return in how many chunks.

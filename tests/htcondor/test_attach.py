@@ -43,6 +43,8 @@ def note(folder, x, seconds=0.0):
     with pathlib.Path(folder, f"made-{x}").open("a") as file:
         file.write("x")
     time.sleep(seconds)
+    while x == 11 and os.path.exists(folder + "/wait"):
+        time.sleep(0.05)
     return x
 """
 
@@ -328,12 +330,15 @@ def test_one_of_two_gets_it(client, tmp_path, gone):
 )
 def test_who_takes_it_up_is_killed(steps, client, make_pool, tmp_path, gone, until_noted):
     """Wherever that is: the next one goes on."""
+    (tmp_path / "wait").touch()  # else all may have ended, and been cleaned up, before that
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     until_noted("note", "kept")
     code = f"{TAKE_UP}{steps}\n{KILL}"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     with make_pool() as pool:
-        assert condorpool.attach("note", pool).get(timeout=60) == list(range(12))
+        result = condorpool.attach("note", pool)
+        (tmp_path / "wait").unlink()
+        assert result.get(timeout=60) == list(range(12))
     assert set(made(tmp_path).values()) == {1}
     assert gone()
 

@@ -27,6 +27,12 @@ from condorpool import JobState
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
+def until_there(path):
+    """Wait for a file or folder."""
+    while not path.exists():
+        time.sleep(0.05)
+
+
 def double(x):
     """Double it."""
     return 2 * x
@@ -208,12 +214,16 @@ class TestHere:
 
     def test_files_are_private(self, pool, tmp_path):
         """Nobody else can look into the submit directory."""
-        pool.apply(double, (1,))
+        result = pool.map_async(until_there, [tmp_path, tmp_path / "go"], chunksize=1)
+        while not result.calls_ended:
+            result.wait(0.05)
         (folder,) = tmp_path.glob("condorpool-*")
         assert folder.stat().st_mode & 0o777 == 0o700
-        payloads = [*folder.glob("*.call"), *folder.glob("*.crew"), *folder.glob("*.outcome")]
-        assert payloads
-        assert {file.stat().st_mode & 0o777 for file in payloads} == {0o600}
+        for kind in ("call", "crew", "outcome"):
+            files = list(folder.glob(f"*.{kind}"))
+            assert {file.stat().st_mode & 0o777 for file in files} == {0o600}, kind
+        (tmp_path / "go").touch()
+        assert result.get(timeout=60) == [None, None]
 
     def test_this_process_is_left_alone(self, htcondor, tmp_path):
         """Neither the environment nor the working directory changes."""

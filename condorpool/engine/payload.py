@@ -304,7 +304,7 @@ class Report:
         return str(self.about.get("job", self.job))
 
     @property
-    def is_flawed(self) -> bool:
+    def has_failures(self) -> bool:
         """Whether a call of it has failed."""
         return "mismatch" in self.about or any(
             what != "value" for what, *_ in self.about["calls"] or ()

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint, any_cluster
 from condorpool.engine import payload, submitdir
-from condorpool.engine.batches import Batch, Cluster, Crew, Deliver
+from condorpool.engine.batches import Batch, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
-from condorpool.engine.staffing import Crews
-from condorpool.engine.state import PATIENCE, SURPLUS, Work
+from condorpool.engine.jobs import Cluster, Crew
+from condorpool.engine.staffing import Staffing
+from condorpool.engine.state import PATIENCE, SURPLUS, SessionState
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobRemovedError
@@ -39,82 +40,99 @@ TERMINATED = "the condorpool Pool was terminated"
 _FOR_THE_END = ("killstats", "cleanup", "cleanfailed", "cleanupfiles")
 
 
-class Session(Work):
+class Session:
     """The work of one pool in one submit directory.
 
-    Whoever has one posts, acts, reads, or waits on ``changed``; the tracker's thread
-    has its ``follower``, and the threads of ``deliveries`` tell who asked for calls.
+    Threads of users post, act, read, or wait on ``changed``; the tracker's thread runs
+    the ``follower``, and the threads of ``deliveries`` hand outcomes to results.
+
+    Attributes
+    ----------
+    state
+        Its batches and jobs; ``changed`` is the lock that guards them.
     """
 
     def __init__(self, directory: SubmitDir, access_point: AccessPoint, lease: float = 0.0) -> None:
-        super().__init__(directory, access_point, lease)
+        self.directory = directory
+        self.access_point = access_point
+        self.state = SessionState(directory, access_point, lease)
+        self.changed = self.state.changed
+        self.deliveries = self.state.deliveries
         #: The callbacks of results, one after the other.
         self.callbacks = self.deliveries.lane()
-        self.crews = Crews(self)
-        self.follower = Follower(self, self.crews)
-        #: When and where the latest chunks were made, for whoever has several sessions.
+        self.staffing = Staffing(self.state)
+        self.follower = Follower(self.state, self.staffing)
+        #: When and where the latest chunks were made, for those who have several sessions.
         self.made: collections.deque[Any] = collections.deque(maxlen=MOST_MADE)
         self._modules: payload.Shared[Any] | None = None
-        self._left: dict[int, Crew] = {}  # of a former owner
+        self._former_crews: dict[int, Crew] = {}  # of the owner before this process
         self._numbers = itertools.count(1)
         self._is_terminated = False
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody follows it any more."""
+        """Whether its event log is not followed any more."""
         return self.follower.is_closed
 
     # -- taking up what another process has left ---------------------------------
     @classmethod
     def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:
-        """Go on in the submit directory of an owner that has ended; its batches follow."""
+        """Resume in the submit directory of an owner that has ended; then `take_up` its batches."""
         if directory.facts["queue"] != access_point.queue:
             directory.forget_jobs(access_point.queue)
         session = cls(directory, access_point, directory.facts["lease"])
         for number, known in directory.recorded("jobs").items():
             initializer = payload.read_initializer(directory / submitdir.crew_name(number))
             options = JobOptions.restored(known["options"], *initializer)
-            resident = known["is_resident"]
-            crew = Crew(number, known["name"], known["limit"], options, is_resident=resident)
-            crew.clusters = [Cluster(*cluster) for cluster in known["clusters"]]
-            session._left[number] = crew
-            session.clusters.update((c.number, (crew, c)) for c in crew.clusters)
+            crew = Crew(
+                number,
+                known["name"],
+                known["limit"],
+                options,
+                is_resident=known["is_resident"],
+                lock=session.changed,
+            )
+            session._former_crews[number] = crew
+            with session.changed:
+                crew.clusters = [Cluster(crew, *cluster) for cluster in known["clusters"]]
+                session.state.clusters.update((c.number, c) for c in crew.clusters)
         batches = directory.recorded("facts")
-        taken = [*session._left, *batches, *directory.numbers_shared()]
+        taken = [*session._former_crews, *batches, *directory.numbers_shared()]
         session._numbers = itertools.count(max(taken, default=0) + 1)
         return session
 
     @uninterrupted
     def take_up(self, number: int, facts: Mapping[str, Any], deliver: Deliver) -> Batch:
-        """Follow a batch of the former owner: deliver what it has come to, go on with the rest."""
-        crew = self._left[facts["crew"]]
+        """Follow a batch of the former owner: deliver what has finished, resume the rest."""
+        crew = self._former_crews[facts["crew"]]
         batch = Batch(number, crew, deliver, crew.options, facts)
-        batch.origins = self.directory.ends(number)
-        batch.size = facts["calls"]
-        batch.is_open = False
-        parts = facts.get("parts") or [(first, end, first) for first, end in batch.origins.items()]
-        batch.pending = {first: end for first, end, _ in parts}
-        batch.files = set(batch.pending)
+        origins = self.directory.ends(number)
+        parts = facts.get("parts") or [(first, end, first) for first, end in origins.items()]
         known = {token.first for token in self.directory.tokens(crew.number)}
         if not crew.is_resident:
             known = {first for cluster in crew.clusters for first in cluster.chunks or ()}
-        for first in sorted(known | self.directory.outcomes(number)):
-            batch.split(first)
+        outcomes = self.directory.outcomes(number)
         with self.changed:
-            self.batches[number] = batch
+            batch.origins, batch.size, batch.is_open = origins, facts["calls"], False
+            batch.pending = {first: end for first, end, _ in parts}
+            batch.files = set(batch.pending)
+            for first in sorted(known | outcomes):
+                batch.split(first)
+            self.state.batches[number] = batch
             crew.batches.append(batch)
         for first, error in self.directory.errors(number).items():
-            self.finish(batch, first, error)
+            self.state.finish(batch, first, error)
         for first in list(batch.pending):
-            self.settle(batch, first)
-        # What the owner had no time to post is in nobody's hands.
-        origins = {first: origin for first, _, origin in parts}
-        lost = [
-            (first, end, origins[first])
-            for first, end in batch.pending.items()
-            if first not in known and first in origins
-        ]
-        self.note_takers(crew)
+            self.state.settle(batch, first)
+        # Chunks that the owner had written, and had no time to post.
+        origin_of = {first: origin for first, _, origin in parts}
+        with self.changed:
+            lost = [
+                (first, end, origin_of[first])
+                for first, end in batch.pending.items()
+                if first not in known and first in origin_of
+            ]
+        self.state.refresh_holders(crew)
         self._post_parts(batch, lost)
         return batch
 
@@ -124,7 +142,8 @@ class Session(Work):
         name = submitdir.shared_name(next(self._numbers))
         with self.directory.explained():
             payload.write_shared(self.directory / name, value)
-        self.crews.shared.append(name)
+        with self.changed:
+            self.staffing.shared.append(name)
         return payload.Shared(name, value)
 
     def _share_modules(self, modules: T) -> payload.Shared[T]:
@@ -150,7 +169,7 @@ class Session(Work):
             with self.directory.explained():
                 self._write(batch, chunks)
         except BaseException:
-            self.discard(batch)
+            self.state.discard(batch)
             raise
         return batch
 
@@ -178,7 +197,7 @@ class Session(Work):
             with self.directory.explained():
                 path = self.directory / submitdir.call_name(number)
                 payload.write_call(path, call, self._share_modules, options.task_timeout)
-                crew = self.crews.crew(number, title, options)
+                crew = self.staffing.crew(number, title, options)
         except BaseException:
             self.directory.discard_call(number)
             raise
@@ -197,17 +216,17 @@ class Session(Work):
 
     @uninterrupted
     def open(self, batch: Batch) -> Batch:
-        """Write down what others need to go on with a batch, and follow it."""
+        """Write down what another process needs to resume a batch, and follow it."""
         with self.directory.explained():
             self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
         with self.changed:
-            self.batches[batch.number] = batch
+            self.state.batches[batch.number] = batch
             batch.crew.batches.append(batch)
         return batch
 
     @uninterrupted
     def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
-        """Make some calls of a batch that is done again, as a batch of their own.
+        """Post some calls of a batch that is done once more, as a batch of their own.
 
         Its calls have the numbers that they had.
         """
@@ -215,7 +234,7 @@ class Session(Work):
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
             self.directory.copy_batch(old.number, number, {origin for *_, origin in parts})
-            crew = self.crews.crew(number, old.facts["title"], old.options)
+            crew = self.staffing.crew(number, old.facts["title"], old.options)
             facts = {
                 **old.facts,
                 "crew": crew.number,
@@ -224,9 +243,11 @@ class Session(Work):
                 "parts": parts,
             }
             batch = self.open(Batch(number, crew, deliver, old.options, facts))
-            batch.origins, batch.size = old.origins, old.size
+            with self.changed:
+                batch.origins, batch.size = old.origins, old.size
             self._post_parts(batch, parts)
-        old.successor = batch
+        with self.changed:
+            old.successor = batch
         self.end(batch)
         return batch
 
@@ -241,16 +262,16 @@ class Session(Work):
             if batch.crew.is_resident:
                 self.directory.post(batch.crew.number, tokens)
             if self._is_terminated:  # maybe after it has looked for what there is
+                error = JobRemovedError("", TERMINATED)
                 for token in tokens:
                     if not batch.crew.is_resident or self.directory.take_back(
                         batch.crew.number, token
                     ):
-                        error = JobRemovedError("(none yet)", TERMINATED)
-                        self.finish(batch, token.first, error)
+                        self.state.finish(batch, token.first, error)
             elif batch.crew.is_resident:
-                self.crews.man(batch.crew)
+                self.staffing.submit_missing_runners(batch.crew)
             elif tokens:
-                self.crews.submit_plain(batch.crew, batch, tokens)
+                self.staffing.submit_plain(batch.crew, batch, tokens)
         finally:
             with self.changed:
                 batch.is_posting = False
@@ -266,13 +287,15 @@ class Session(Work):
         first, parts = batch.size, []
         for items in chunks:
             path = self.directory / submitdir.chunk_name(batch.number, first)
-            batch.files.add(first)
+            with self.changed:  # before it is written: an interrupt may come in the middle
+                batch.files.add(first)
             payload.write_chunk(path, items, first)
             parts.append((first, first + len(items)))
             first += len(items)
-        if not batch.streams:
-            batch.origins.update(parts)
-        batch.size = first
+        with self.changed:
+            if not batch.streams:
+                batch.origins.update(parts)
+            batch.size = first
         return parts
 
     def end(self, batch: Batch) -> None:
@@ -285,13 +308,13 @@ class Session(Work):
     def withdraw(self, batch: Batch) -> None:
         """Take back what no job has of a batch, and delete its files."""
         with self.changed:
-            self.batches.pop(batch.number, None)
-            # The tracker may have let go of it already.
+            self.state.batches.pop(batch.number, None)
+            # The tracker may have forgotten it already.
             batch.crew.batches = [other for other in batch.crew.batches if other is not batch]
         for token in self.directory.tokens(batch.crew.number):
             if token.batch == batch.number and not token.job:
                 self.directory.take_back(batch.crew.number, token)
-        self.discard(batch)
+        self.state.discard(batch)
 
     # -- ending ----------------------------------------------------------------
     @uninterrupted
@@ -299,21 +322,21 @@ class Session(Work):
         """Take back every chunk, and remove every job that has not ended."""
         with self.changed:
             self._is_terminated = True
-            batches = [batch for batch in self.batches.values() if batch.pending]
-            clusters = [c.number for _, c in self.clusters.values() if c.live]
+            batches = [batch for batch in self.state.batches.values() if batch.pending]
+            clusters = [c.number for c in self.state.clusters.values() if c.live]
         for batch in batches:
-            for token in self.recall(batch.crew, batch):
-                self.finish(batch, token.first, JobRemovedError("(none yet)", TERMINATED))
+            for token in self.state.recall(batch.crew, batch):
+                self.state.finish(batch, token.first, JobRemovedError("", TERMINATED))
         if clusters:
             self.access_point.act("remove", any_cluster(clusters), TERMINATED)
         with self.changed:
             self.changed.notify_all()
 
     def wait_all(self, note: Callable[[str], None], patience: float = PATIENCE) -> bool:
-        """Wait until every batch that is to be cleaned up is done, and its jobs have left.
+        """Wait until every batch that is to be cleaned up is done, and its jobs have ended.
 
         Jobs that are in one of their batch's killstats, or come to be, are removed.
-        Tell whether all jobs have left.
+        Return whether all jobs have left the queue.
 
         Parameters
         ----------
@@ -326,14 +349,15 @@ class Session(Work):
         made_at = math.inf  # when the last call was made
         while True:
             with self.changed:
-                waited = [b for b in self.batches.values() if b.options.cleanup and b.left]
-                calls = sum(b.calls_left for b in waited)
+                batches = self.state.batches.values()
+                waited = [b for b in batches if b.options.cleanup and b.undelivered]
+                calls = sum(b.calls_pending for b in waited)
                 doomed = sorted({job for b in waited for job in _killable(b)} - killed)
                 is_made = not calls and not any(b.is_open for b in waited)
                 made_at = min(made_at, time.monotonic()) if is_made else math.inf
                 if is_made and (self.deliveries.are_over or time.monotonic() > made_at + patience):
                     break
-                self.check_reach(patience)
+                self.state.check_reach(patience)
                 if not doomed:
                     self.changed.wait(1.0)
             if is_made:
@@ -348,8 +372,8 @@ class Session(Work):
         return self._dismiss(patience)
 
     def _dismiss(self, patience: float) -> bool:
-        """Have the runners leave, and wait until HTCondor has done with all jobs that ended."""
-        known = self.manned()
+        """Have the runners leave, and wait until HTCondor has removed all jobs that ended."""
+        known = self.state.active_crews
         crews = [crew for crew in known if not crew.pending]
         for crew in known:
             if crew.is_resident:
@@ -361,11 +385,11 @@ class Session(Work):
                     break
                 rest = [c.number for crew in crews for c in crew.clusters if c.live]
             constraint = any_cluster(rest)
-            hesitates = time.monotonic() - begun > LEAVE_TIME
+            is_overdue = time.monotonic() - begun > LEAVE_TIME
             with contextlib.suppress(HTCondorError):
                 if not self.access_point.query(constraint, ["ClusterId"]):
                     return True  # gone, and the event log was not told
-                act_on = constraint if hesitates else f"({constraint}) && JobStatus != 2"
+                act_on = constraint if is_overdue else f"({constraint}) && JobStatus != 2"
                 self.access_point.act("remove", act_on, SURPLUS)
         else:
             return False
@@ -377,9 +401,9 @@ class Session(Work):
         return True
 
     def clean(self) -> str:
-        """Delete what nobody needs any more; say what is kept, and why."""
+        """Delete what is not needed any more; return what is kept, and why."""
         with self.changed:
-            batches = list(self.batches.values())
+            batches = list(self.state.batches.values())
         kept_jobs, named, failures = set(), set(), 0
         for batch in batches:
             options, failed = batch.options, batch.failed
@@ -390,8 +414,7 @@ class Session(Work):
             elif options.cleanup and batch.is_done:
                 failed = set() if options.cleanfailed or batch.is_good else failed
                 self.directory.discard_batch(batch.number, failed)
-                holders = [batch.holders[i] for i in failed if i in batch.holders]
-                kept_jobs |= {cluster.job_id(proc) for cluster, proc in holders}
+                kept_jobs |= {batch.holders[i].id for i in failed if i in batch.holders}
                 failures += len(failed)
         if not all(batch.options.cleanup for batch in batches):
             return "cleanup=False"
@@ -405,10 +428,11 @@ class Session(Work):
     def forget(self, batch: Batch | None) -> None:
         """Keep no results of a batch, and of those that made calls of it again."""
         while batch:
-            batch.facts = {**batch.facts, "name": ""}
+            with self.changed:
+                batch.facts = {**batch.facts, "name": ""}
             with contextlib.suppress(OSError):
                 self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
-            if not batch.left:  # else it goes as all without a name do
+            if not batch.undelivered:  # else it goes as all without a name do
                 self.withdraw(batch)
             batch = batch.successor
 
@@ -428,12 +452,10 @@ def _parts(numbers: Sequence[int], origins: Mapping[int, int]) -> Iterator[tuple
 
 def _killable(batch: Batch) -> list[str]:
     """Return the jobs of a batch's crew that are in one of its killstats."""
-    return [
-        cluster.job_id(proc)
+    killstats = batch.options.killstats
+    clusters = [
+        cluster
         for cluster in batch.crew.clusters
-        if any(
-            cluster.counts[state] for state in JobState if state.value in batch.options.killstats
-        )
-        for proc, job in enumerate(cluster.jobs)
-        if job.state.value in batch.options.killstats
+        if any(cluster.counts[state] for state in JobState if state.value in killstats)
     ]
+    return [job.id for c in clusters for job in c.jobs if job.state.value in killstats]

@@ -1,4 +1,4 @@
-"""The crews of a submit directory: which there are, and that they have the jobs they need."""
+"""Staffing: which crews there are in a submit directory, and that they have enough jobs."""
 
 from __future__ import annotations
 
@@ -11,53 +11,57 @@ import weakref
 from collections.abc import Mapping, Sequence
 
 from condorpool.engine import description, payload, submitdir
-from condorpool.engine.batches import MAX_LOST, Batch, Cluster, Crew, JobRecord
+from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
-from condorpool.engine.state import Work
+from condorpool.engine.jobs import MAX_REPLACED, Cluster, Crew, Job
+from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
 from condorpool.runner import program
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
+from condorpool.values.guards import guarded
 from condorpool.values.locks import uninterrupted
 
 #: Seconds from the event that a job has ended until its slot takes another.
 SHADOW_EXIT = 0.03
 
 #: All of this process: their idle runners keep slots that others may want.
-_all: weakref.WeakSet[Crews] = weakref.WeakSet()
+_all: weakref.WeakSet[Staffing] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_all.clear)
 
 #: When a job of this process has ended last.
 _last_end = -math.inf
 
 
-class Crews:
+@guarded(by="_state.changed")
+class Staffing:
     """Submits jobs for chunks, where there are none that would take them."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, state: SessionState) -> None:
         #: Whether jobs can take one chunk after the other here, as far as is known.
         self.has_chirp = True
         #: Files that every job is sent.
         self.shared: list[str] = []
-        self._work = work
+        self._state = state
+        #: Resident crews that take more batches, by what their jobs have in common.
         self._crews: dict[object, Crew] = {}
-        self._manning = threading.Lock()
+        self._submitting = threading.Lock()
         _all.add(self)
 
     def describe(
         self, crew: int, batch: int | None, limit: int, name: str, options: JobOptions
     ) -> dict[str, str]:
         """Return what HTCondor would get for such jobs."""
-        memory = self._work.access_point.memory
+        memory = self._state.access_point.memory
         return description.build(
-            directory=self._work.directory.path,
+            directory=self._state.directory.path,
             crew=crew,
             batch=batch,
             limit=max(1, limit),
-            keep_claim=self._work.access_point.keep_claim(options.linger),
+            keep_claim=self._state.access_point.keep_claim(options.linger),
             batch_name=name,
-            run=self._work.directory.run,
-            lease=self._work.lease if options.cleanup else 0.0,
+            run=self._state.directory.run,
+            lease=self._state.lease if options.cleanup else 0.0,
             # A plain job has no channel by which to ask for them.
             shared=() if batch is None else tuple(self.shared),
             options=options,
@@ -65,7 +69,7 @@ class Crews:
         )
 
     def is_resident(self, options: JobOptions) -> bool:
-        """Tell whether jobs with these options take one chunk after the other."""
+        """Return whether jobs with these options take one chunk after the other."""
         return self.has_chirp and options.maxtasksperchild != 1
 
     def crew(self, number: int, name: str, options: JobOptions) -> Crew:
@@ -78,49 +82,53 @@ class Crews:
         if resident and key in self._crews:
             return self._crews[key]
         limit = options.limit(is_resident=resident)
-        crew = Crew(number, name, limit, options, is_resident=resident)
-        directory = self._work.directory
+        crew = Crew(
+            number, name, limit, options, is_resident=resident, lock=self._state.changed
+        )
+        directory = self._state.directory
         path, base = directory / submitdir.crew_name(number), directory.path.parent
         payload.write_crew(path, options.initializer, options.initargs, environment, base)
         if resident:
             directory.make_crew(number)
-            with self._work.changed:
+            with self._state.changed:
                 self._crews[key] = crew
         return crew
 
-    def man(self, crew: Crew) -> None:
+    def submit_missing_runners(self, crew: Crew) -> None:
         """Submit the runners that a resident crew lacks."""
-        with uninterrupted, self._manning:
-            with self._work.changed:
+        with uninterrupted, self._submitting:
+            with self._state.changed:
                 missing = min(crew.limit, crew.pending) - crew.reliable
             if missing <= 0:
                 return
             submit = self.describe(crew.number, None, missing, crew.name, crew.options)
             self._submit(crew, submit, [{"runner": str(n)} for n in range(missing)])
 
-    def man_again(self, crew: Crew, job_id: str) -> None:
-        """Submit the runners that a crew lacks after the end of a job, or give up."""
+    def submit_or_give_up(self, crew: Crew, job_id: str = "") -> None:
+        """Submit the runners that a crew lacks, after the end of a job if that is given."""
         try:
-            self.man(crew)
+            self.submit_missing_runners(crew)
         except (SubmitError, HTCondorError) as error:
-            self._work.give_up(crew, JobFailedError(job_id, str(error)))
+            self._state.give_up(crew, JobFailedError(job_id, str(error)))
 
-    def make_up_for_held(self) -> None:
+    def replace_held(self) -> None:
         """Submit a runner where a call was posted for one that lingered, and it is held instead."""
-        for crew in self._work.manned():
-            if crew.is_resident and crew.pending and crew.is_replaceable:
-                crew.lost += 1
-                self.man_again(crew, "(none yet)")
+        for crew in self._state.active_crews:
+            with self._state.changed:
+                is_needed = crew.is_resident and crew.pending and crew.needs_replacement
+                crew.replaced += bool(is_needed)
+            if is_needed:
+                self.submit_or_give_up(crew)
 
-    def replaces(self, crew: Crew, job: JobRecord) -> bool:
-        """Tell whether to make up for a job that left the queue without a word: not for ever."""
-        failed_itself = job.status == program.EX_SOFTWARE
-        if (job.exit and not failed_itself) or not (
-            self._work.directory / submitdir.crew_name(crew.number)
-        ).exists():
+    def replaces(self, job: Job) -> bool:
+        """Return whether to replace a job that ended without a reason: not for ever."""
+        failed_itself = job.exit_code == program.EX_SOFTWARE
+        path = self._state.directory / submitdir.crew_name(job.crew.number)
+        if (job.exit and not failed_itself) or not path.exists():
             return False
-        crew.lost += 1
-        return crew.lost <= MAX_LOST
+        with self._state.changed:
+            job.crew.replaced += 1
+            return job.crew.replaced <= MAX_REPLACED
 
     def starves(self) -> bool:
         """Return whether a crew has chunks that wait for slots: all its runners, or any plain job."""
@@ -128,22 +136,22 @@ class Crews:
             crew.pending
             and crew.count(JobState.IDLE)
             and not (crew.is_resident and crew.count(JobState.RUNNING))
-            for crew in self._work.manned()
+            for crew in self._state.active_crews
         )
 
     def make_room(self) -> None:
         """Have idle runners leave if others of this process wait for slots."""
-        if any(crews.starves() for crews in list(_all)):
+        if any(other.starves() for other in list(_all)):
             self.dismiss_idle()
 
     def dismiss_idle(self, but: Crew | None = None) -> None:
         """Have the runners of other crews leave that only linger: their slots are wanted."""
-        with self._work.changed:
+        with self._state.changed:
             idle = {k: c for k, c in self._crews.items() if c is not but and c.live and c.is_idle}
             for key in idle:
                 del self._crews[key]
         for crew in idle.values():
-            self._work.directory.close_crew(crew.number)
+            self._state.directory.close_crew(crew.number)
 
     def submit_plain(self, crew: Crew, batch: Batch, tokens: Sequence[Token]) -> None:
         """Submit a job for each of these chunks."""
@@ -152,22 +160,30 @@ class Crews:
         items = [{"first": str(t.first), "end": str(t.end), "chunk": str(t.origin)} for t in tokens]
         chunks = [token.first for token in tokens]
         cluster = self._submit(crew, submit, items, chunks)
-        with self._work.changed:
-            batch.holders.update((first, (cluster, proc)) for proc, first in enumerate(chunks))
+        with self._state.changed:
+            batch.holders.update(zip(chunks, cluster.jobs, strict=True))
 
     def fall_back(self, crew: Crew) -> None:
         """Give every chunk a job of its own: this site forbids the channel that runners need."""
-        self.has_chirp = False
-        back = self._work.recall(crew)
+        with self._state.changed:
+            self.has_chirp = False
+        back = self._state.recall(crew)
         for batch in crew.batches:
             tokens = sorted(token for token in back if token.batch == batch.number)
             limit = crew.options.limit(is_resident=False)
-            plain = Crew(crew.number, crew.name, limit, crew.options, is_resident=False)
-            with self._work.changed:
+            with self._state.changed:
+                plain = Crew(
+                    crew.number,
+                    crew.name,
+                    limit,
+                    crew.options,
+                    is_resident=False,
+                    lock=self._state.changed,
+                )
                 plain.batches, batch.crew = [batch], plain
             if tokens:
                 self.submit_plain(plain, batch, tokens)
-        with self._work.changed:
+        with self._state.changed:
             crew.batches = []
 
     @staticmethod
@@ -183,29 +199,30 @@ class Crews:
         items: Sequence[Mapping[str, str]],
         chunks: Sequence[int] | None = None,
     ) -> Cluster:
-        for crews in list(_all):
-            crews.dismiss_idle(crew)
-        # Whoever ends our work finds the jobs by their attributes, recorded or not.
+        for other in list(_all):
+            other.dismiss_idle(crew)
+        # The cleaner finds the jobs by their attributes, recorded or not.
         self._record(crew, submit)
         # A slot kept for the next call is only looked at when jobs come in, and
         # it takes its last job's shadow this long to let go of it: jobs that
         # come earlier wait up to 8 s for a slot that stands ready.
         time.sleep(max(0.0, _last_end + SHADOW_EXIT - time.monotonic()))
-        cluster = Cluster(self._work.access_point.submit(submit, items), len(items), chunks)
-        with self._work.changed:
-            self._work.clusters[cluster.number] = crew, cluster
+        number = self._state.access_point.submit(submit, items)
+        cluster = Cluster(crew, number, len(items), chunks)
+        with self._state.changed:
+            self._state.clusters[number] = cluster
             crew.clusters.append(cluster)
         with contextlib.suppress(SubmitError):
             self._record(crew, submit)
-        self._work.access_point.hurry(cluster.number)
+        self._state.access_point.hurry(number)
         return cluster
 
     def _record(self, crew: Crew, submit: Mapping[str, str]) -> None:
-        """Write down the jobs of a crew, so that others could go on with them."""
-        with self._work.changed:
+        """Write down the jobs of a crew, so that another process can resume them."""
+        with self._state.changed:
             clusters = [[c.number, len(c.jobs), c.chunks] for c in crew.clusters]
-        with self._work.directory.explained():
-            self._work.directory.record(
+        with self._state.directory.explained():
+            self._state.directory.record(
                 submitdir.jobs_name(crew.number),
                 name=crew.name,
                 limit=crew.limit,

@@ -1,4 +1,28 @@
-"""The work in one submit directory: crews, batches, and what their chunks come to."""
+"""The state of a session: its batches and jobs, and what becomes of chunks.
+
+The lock rule
+-------------
+`SessionState.changed` is the one lock of a session.  It guards
+
+* ``batches``, ``clusters`` and ``unreachable`` here, and
+* every attribute of each `Batch`, `Crew`, `Cluster` and `Job`.
+
+They are written by
+
+* the tracker's thread: jobs and clusters by the event log and the queue; chunks that have
+  finished, and which job has which; batches that are done;
+* threads of users: new batches, crews and clusters, and what they do to jobs;
+* delivery threads: what is delivered, and when a job's last chunk ended.
+
+Each of them holds the lock where it writes, and notifies when waits may be over.  Reading
+one attribute takes no lock; reading several that belong together, or iterating, does.
+
+Never touch the disk or HTCondor with the lock held: a cell that waits needs it, and a
+network file system or an access point may take minutes.  So list a folder first, then
+take the lock and look whether the answer still holds (`SessionState.refresh_holders`).
+
+With ``CONDORPOOL_DEBUG_LOCKS`` set, a write without the lock raises (`values.guards`).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +34,9 @@ import time
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import payload, submitdir
-from condorpool.engine.batches import Batch, Cluster, Crew, JobRecord
+from condorpool.engine.batches import Batch
 from condorpool.engine.deliveries import Deliveries
+from condorpool.engine.jobs import Cluster, Crew, Job
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
@@ -22,6 +47,7 @@ from condorpool.values.exceptions import (
     JobRemovedError,
     TaskTimeoutError,
 )
+from condorpool.values.guards import guarded
 from condorpool.values.locks import Monitor
 
 #: Seconds for which a wait bears an access point that does not answer.
@@ -30,67 +56,103 @@ PATIENCE = 600.0
 #: How long an outcome may take to show up on a network file system, in seconds.
 OUTCOME_LAG = 20.0
 
-#: Why a runner is removed that no chunk is left for.
+#: Why a runner is removed that no chunk remains for.
 SURPLUS = "condorpool has no chunk left for this job"
 
 # The words of CPython's faulthandler, which ends a call that cannot be interrupted.
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
 
-def _nobody(*_: object) -> None:
-    """Take what a chunk came to when all has been delivered."""
+def _ignore(*_: object) -> None:
+    """Take the place of a batch's ``deliver`` when all has been delivered."""
 
 
-class Work:
-    """What is known of the work in one submit directory.
-
-    ``changed`` guards crews and batches: everyone waits on it, and whoever changes
-    something notifies.
+@guarded(by="changed")
+class SessionState:
+    """The batches and jobs of one session.
 
     Parameters
     ----------
     lease
-        Seconds for which jobs that wait stay in the queue when nobody renews it; 0 for ever.
+        Seconds for which jobs that wait stay in the queue without renewal; 0 for ever.
     """
 
     def __init__(self, directory: SubmitDir, access_point: AccessPoint, lease: float) -> None:
         self.directory = directory
         self.access_point = access_point
         self.lease = lease
+        #: Guards what the lock rule above says.
         self.changed = Monitor()
         self.deliveries = Deliveries(self.changed)
         self.batches: dict[int, Batch] = {}
-        self.clusters: dict[int, tuple[Crew, Cluster]] = {}
-        #: Why, and since when, access point or disk do not do their part.
-        self.silent: tuple[CondorPoolError, float] | None = None
-        self._late: dict[tuple[int, int], tuple[Cluster, int, float]] = {}
+        self.clusters: dict[int, Cluster] = {}
+        #: Why, and since when, access point or disk do not answer.
+        self.unreachable: tuple[CondorPoolError, float] | None = None
+        #: Chunks whose jobs ended well, but whose outcomes are not seen yet, and since when.
+        self._late: dict[tuple[int, int], tuple[Job, float]] = {}
+        self._times_put_back = 0
 
     @property
     def waits_for_outcomes(self) -> bool:
         """Whether jobs have ended well whose outcomes are still to show up."""
         return bool(self._late)
 
-    def manned(self) -> list[Crew]:
-        """Return the crews that have jobs in the queue, or had until just now."""
+    @property
+    def active_crews(self) -> list[Crew]:
+        """The crews that have jobs in the queue, or had until just now."""
         with self.changed:
-            return list(dict.fromkeys(crew for crew, _ in self.clusters.values()))
+            return list(dict.fromkeys(cluster.crew for cluster in self.clusters.values()))
 
-    def note_takers(self, crew: Crew) -> None:
+    @property
+    def live_jobs(self) -> list[Job]:
+        """The jobs that have not left the queue, and those that HTCondor has still to make."""
+        with self.changed:
+            jobs = (job for cluster in self.clusters.values() for job in cluster.jobs)
+            return [job for job in jobs if not job.state.is_final]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are chunks that have not finished."""
+        with self.changed:
+            return any(not batch.is_done for batch in self.batches.values())
+
+    def job(self, job_id: str) -> Job | None:
+        """Return the job with this id, if it is in the queue, or has just left it."""
+        cluster, _, proc = job_id.partition(".")
+        known = self.clusters.get(int(cluster)) if proc else None
+        return known.jobs[int(proc)] if known else None
+
+    # -- which job has which chunk -------------------------------------------------
+    def refresh_holders(self, crew: Crew) -> None:
         """Find out which chunks there are by now, and which job has which."""
         if not crew.is_resident:
             return
+        is_current = False
+        while not is_current:
+            times = self._times_put_back
+            tokens = list(self.directory.tokens(crew.number))
+            with self.changed:
+                # Else a job may be listed for a chunk that it had until it was put back.
+                is_current = times == self._times_put_back
+                for token in tokens if is_current else ():
+                    batch = self.batches.get(token.batch)
+                    if batch and batch.split(token.first) and (job := self.job(token.job)):
+                        batch.holders[token.first] = job
+
+    def put_back(self, job: Job, token: Token) -> None:
+        """Let other jobs take a chunk that this one has."""
+        batch = self.batches.get(token.batch)
+        if not batch:
+            return
+        self.directory.put_back(job.crew.number, token)
         with self.changed:
-            for token in self.directory.tokens(crew.number):
-                batch = self.batches.get(token.batch)
-                if batch and batch.split(token.first) and token.job:
-                    cluster, _, proc = token.job.partition(".")
-                    known = self.clusters.get(int(cluster))
-                    if known:
-                        batch.holders[token.first] = known[1], int(proc)
+            self._times_put_back += 1
+            if batch.holders.get(token.first) is job:  # another may have taken it by now
+                del batch.holders[token.first]
 
     def recall(self, crew: Crew, batch: Batch | None = None) -> list[Token]:
         """Take the chunks back that no job has, of one batch or all; return what they were."""
-        self.note_takers(crew)
+        self.refresh_holders(crew)
         return [
             token
             for token in self.directory.tokens(crew.number)
@@ -99,39 +161,39 @@ class Work:
             and self.directory.take_back(crew.number, token)
         ]
 
-    def settle(
-        self, batch: Batch, first: int, cluster: Cluster | None = None, proc: int = 0
-    ) -> None:
-        """Find out what a chunk came to, and deliver it.
-
-        Without an outcome the job is to blame, if it has ended.
-        """
+    # -- chunks that finish --------------------------------------------------------
+    def settle(self, batch: Batch, first: int, job: Job | None = None) -> None:
+        """Finish a chunk if it has an outcome, or if this job, which had it, has ended."""
         path = self.directory / submitdir.outcome_name(batch.number, first)
-        job_id = cluster.job_id(proc) if cluster else ""
-        result: payload.Report | JobError | None = payload.look_at_outcome(path, job_id)
+        result: payload.Report | JobError | None
+        result = payload.look_at_outcome(path, job.id if job else "")
         key = (batch.number, first)
         if result is None:
-            if cluster is None:
+            if job is None:
                 return
-            if cluster.jobs[proc].status == 0:
+            if job.exit_code == 0:
                 # The outcome was written; a network file system may show it later.
-                *_, since = self._late.setdefault(key, (cluster, proc, time.monotonic()))
+                with self.changed:
+                    _, since = self._late.setdefault(key, (job, time.monotonic()))
                 if time.monotonic() - since < OUTCOME_LAG:
                     return
-            result = self.failure(cluster, proc, batch.options.task_timeout)
-        self._late.pop(key, None)
+            result = self.failure(job, batch.options.task_timeout)
+        if key in self._late:
+            with self.changed:
+                self._late.pop(key, None)
         self.finish(batch, first, result)
 
     def settle_late(self) -> None:
         """Look again for outcomes that a network file system may show later."""
-        for (number, first), (cluster, proc, _) in list(self._late.items()):
+        for (number, first), (job, _) in list(self._late.items()):
             if number in self.batches:
-                self.settle(self.batches[number], first, cluster, proc)
+                self.settle(self.batches[number], first, job)
             else:
-                del self._late[number, first]
+                with self.changed:
+                    del self._late[number, first]
 
     def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> None:
-        """Have delivered what a chunk came to, once."""
+        """Have the outcome of a chunk delivered, once."""
         with self.changed:
             if first not in batch.pending:
                 return
@@ -141,20 +203,22 @@ class Work:
             end = batch.pending.pop(first)
             batch.delivering += 1
             if isinstance(result, payload.Report):
-                batch.crew.lost = 0  # its jobs do work
-            if isinstance(result, JobError) or result.is_flawed:
-                batch.is_flawed = not batch.streams
+                batch.crew.replaced = 0  # its jobs do work
+            if isinstance(result, JobError) or result.has_failures:
+                batch.has_failures = not batch.streams
             if isinstance(result, JobFailedError):
                 batch.failed.add(first)
             if isinstance(result, JobError):
                 batch.errors.add(first)
-                with contextlib.suppress(OSError):  # nobody can take it up then
-                    name = submitdir.error_name(batch.number, first)
-                    self.directory.record(name, end=end, **result.facts())
-            batch.lane = batch.lane or self.deliveries.lane()
-        # Now: the job may soon be forgotten.
-        job = self.job(result.job_id)
-        batch.lane.put(functools.partial(self._deliver, batch, first, end, result, job))
+            batch.lane = lane = batch.lane or self.deliveries.lane()
+            # Now: the job may soon be forgotten.
+            job = self.job(result.job_id)
+        if isinstance(result, JobError):
+            # Before it is delivered: then the batch, and its files, may be discarded.
+            with contextlib.suppress(OSError):  # another process cannot attach to it then
+                name = submitdir.error_name(batch.number, first)
+                self.directory.record(name, end=end, **result.facts())
+        lane.put(functools.partial(self._deliver, batch, first, end, result, job))
 
     def _deliver(
         self,
@@ -162,15 +226,15 @@ class Work:
         first: int,
         end: int,
         result: payload.Report | JobError,
-        job: JobRecord | None,
+        job: Job | None,
     ) -> None:
-        """Read what a chunk came to, and tell whoever asked for it."""
+        """Read an outcome, and hand it to the result of its calls."""
         after = None
         try:
             outcome = result if isinstance(result, JobError) else result.outcome(first)
             if isinstance(outcome, JobError) or outcome.errors:
                 with self.changed:
-                    batch.is_flawed = not batch.streams
+                    batch.has_failures = not batch.streams
             if batch.streams and isinstance(result, payload.Report):
                 with self.changed:
                     batch.files.discard(first)
@@ -180,49 +244,22 @@ class Work:
         finally:
             with self.changed:
                 batch.delivering -= 1
-                if not batch.left:
-                    batch.deliver = _nobody  # the batch may stay; a result lives as others want
+                if not batch.undelivered:
+                    batch.deliver = _ignore  # the batch may stay in use longer than the result
                     self.changed.notify_all()
         if after:
             after()
         # Now, and not with the next event: the next call's files then get their memory.
-        self.let_go(batch)
+        self.forget_if_possible(batch)
 
-    def let_go(self, batch: Batch) -> None:
-        """Forget a batch, and delete its files, if nobody will ask for either any more."""
+    def forget_if_possible(self, batch: Batch) -> None:
+        """Forget a batch and delete its files, if neither will be needed again."""
         with self.changed:
             if not batch.is_forgettable or not self.batches.pop(batch.number, None):
                 return
             if batch.crew.is_resident:
                 batch.crew.batches = [other for other in batch.crew.batches if other is not batch]
         self.discard(batch)
-
-    def failure(self, cluster: Cluster, proc: int, task_timeout: float | None = None) -> JobError:
-        """Say why a job that has ended left no outcome."""
-        job, job_id = cluster.jobs[proc], cluster.job_id(proc)
-        if job.state is JobState.REMOVED:
-            return JobRemovedError(job_id, job.reason or "somebody removed it", host=job.host)
-        name = submitdir.stderr_name(job_id)
-        stderr = self.directory.tail(name)
-        dump = self.directory.tail(name, 1000, 1 << 16) if task_timeout else ""
-        if found := _OVERTIME.search(dump):
-            reason = f"a call took longer than {task_timeout:g} s, and could not be interrupted"
-            where = "\n".join(dump[found.start() :].splitlines()[:12])
-            return TaskTimeoutError(job_id, reason, host=job.host, stderr=where)
-        reason = job.exit or job.reason or "it left the queue and nobody knows why"
-        if not self.directory.path.exists():
-            reason = "its submit directory was deleted meanwhile"
-        hint = f"Its files are in {self.directory.path}."
-        return JobFailedError(job_id, reason, host=job.host, stderr=stderr, hint=hint)
-
-    def give_up(self, crew: Crew, error: JobError) -> None:
-        """End the chunks that no job is left for; held jobs keep theirs."""
-        self.recall(crew)
-        for batch in list(crew.batches):
-            for first in sorted(batch.pending):
-                cluster, proc = batch.holders.get(first, (None, 0))
-                if cluster is None or cluster.jobs[proc].state.is_final:
-                    self.finish(batch, first, error)
 
     def discard(self, batch: Batch) -> None:
         """Delete the files of a batch."""
@@ -231,43 +268,53 @@ class Work:
             (self.directory / submitdir.error_name(batch.number, first)).unlink(missing_ok=True)
         self.directory.discard_call(batch.number)
 
-    def job(self, job_id: str) -> JobRecord | None:
-        """Return what is known of a job, if it is in the queue, or has just left it."""
-        cluster, _, proc = job_id.partition(".")
-        known = self.clusters.get(int(cluster)) if proc else None
-        return known[1].jobs[int(proc)] if known else None
+    # -- what went wrong -----------------------------------------------------------
+    def failure(self, job: Job, task_timeout: float | None = None) -> JobError:
+        """Return the error that says why a job that has ended wrote no outcome."""
+        if job.state is JobState.REMOVED:
+            return JobRemovedError(job.id, job.reason or "somebody removed it", host=job.host)
+        name = submitdir.stderr_name(job.id)
+        stderr = self.directory.tail(name)
+        dump = self.directory.tail(name, 1000, 1 << 16) if task_timeout else ""
+        if found := _OVERTIME.search(dump):
+            reason = f"a call took longer than {task_timeout:g} s, and could not be interrupted"
+            where = "\n".join(dump[found.start() :].splitlines()[:12])
+            return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
+        reason = job.exit or job.reason or "it left the queue and nobody knows why"
+        if not self.directory.path.exists():
+            reason = "its submit directory was deleted meanwhile"
+        hint = f"Its files are in {self.directory.path}."
+        return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
 
-    def places(self) -> list[tuple[Cluster, int]]:
-        """Return the jobs that have not left the queue, those that will be made too."""
+    def give_up(self, crew: Crew, error: JobError) -> None:
+        """Finish the chunks that no job remains for; held jobs keep theirs."""
+        self.recall(crew)
         with self.changed:
-            return [
-                (cluster, proc)
-                for _, cluster in self.clusters.values()
-                for proc, job in enumerate(cluster.jobs)
-                if not job.state.is_final
+            lost = [
+                (batch, first)
+                for batch in crew.batches
+                for first in sorted(batch.pending)
+                if first not in batch.holders or batch.holders[first].state.is_final
             ]
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether there are chunks that have not come to anything."""
-        with self.changed:
-            return any(not batch.is_done for batch in self.batches.values())
+        for batch, first in lost:
+            self.finish(batch, first, error)
 
     def check_reach(self, patience: float = PATIENCE) -> None:
-        """Raise when access point or disk have not done their part for ``patience`` seconds.
+        """Raise if access point or disk have not answered for ``patience`` seconds.
 
         A restart takes it away for a while, and its queue is on its disk; but a
         wait for one that never comes back would have no end.
         """
-        if self.silent and time.monotonic() - self.silent[1] >= patience:
-            error, since = self.silent
+        if self.unreachable and time.monotonic() - self.unreachable[1] >= patience:
+            error, since = self.unreachable
             raise HTCondorError(
                 f"{error} It has been so for {time.monotonic() - since:.0f} s. "
                 "The jobs are in the queue: ask again when that is cured."
             ) from error
 
-    def note_silence(self, error: CondorPoolError) -> None:
-        """Note that access point or disk do not do their part."""
+    def note_unreachable(self, error: CondorPoolError) -> None:
+        """Note that access point or disk do not answer."""
         with self.changed:
-            self.silent = error, self.silent[1] if self.silent else time.monotonic()
+            since = self.unreachable[1] if self.unreachable else time.monotonic()
+            self.unreachable = error, since
             self.changed.notify_all()

@@ -1,0 +1,293 @@
+"""Jobs: single ones, those of one submission, and those that make the chunks of some batches.
+
+A crew is the jobs for some batches: a resident crew's jobs take chunks of all its
+batches, a plain crew has one batch and a job for each of its chunks.
+
+All of it is guarded by the session's lock; `state` says who writes what.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from condorpool.engine.description import JobOptions
+from condorpool.values.events import JobEvent, JobState, state_after
+from condorpool.values.guards import guarded
+from condorpool.values.locks import Monitor
+
+if TYPE_CHECKING:
+    from condorpool.engine.batches import Batch
+
+#: Jobs of a crew that are replaced when they end without a reason, or are held idle.
+MAX_REPLACED = 3
+
+#: States of jobs that run, or will without anybody's help.
+MOVING = (JobState.IDLE, JobState.RUNNING, JobState.SUSPENDED)
+
+#: Types of FILE_TRANSFER events: the transfer of input has started, that of output has.
+_TRANSFERRING = (2, 5)
+
+
+@guarded(by="cluster.crew.lock")
+@dataclass(slots=True, eq=False)  # compared and hashed by identity: there is one for each job
+class Job:
+    """One HTCondor job, as the event log last described it.
+
+    There may be 100,000.  Facts that are true of few of them are in sets of the cluster.
+    """
+
+    cluster: Cluster = field(repr=False)
+    proc: int
+    state: JobState = JobState.UNMATERIALIZED
+    host: str = ""
+    reason: str = ""
+    code: int = 0  # of the hold that it is in; 0 for none
+    subcode: int = 0
+    attempts: int = 0
+    holds: int = 0  # how often it was held
+    began: int = 0  # when its last run began and ended, in seconds since 1970
+    ended: int = 0
+    last_chunk_end: float = 0.0
+    memory: int = 0  # MiB that it was last seen to use
+    exit: str = ""  # how it ended, in words
+    exit_code: int | None = None  # None as long as it has not exited with one
+    was_released: bool = False  # since its last run began
+    held_by_user: bool = False  # with calls that it could make
+    times_missing: int = 0  # comparisons in a row that did not find it in the queue
+
+    @property
+    def id(self) -> str:
+        """``ClusterId.ProcId``."""
+        return f"{self.cluster.number}.{self.proc}"
+
+    @property
+    def crew(self) -> Crew:
+        """The crew that it belongs to."""
+        return self.cluster.crew
+
+    @property
+    def chunk(self) -> int | None:
+        """The chunk that it makes, in a plain crew."""
+        return None if self.cluster.chunks is None else self.cluster.chunks[self.proc]
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the access point has lost contact with it; it may come back."""
+        return self in self.cluster.away
+
+    @property
+    def is_transferring(self) -> bool:
+        """Whether its files are on their way, to or from where it runs."""
+        return self in self.cluster.transferring
+
+    @property
+    def is_acted_on(self) -> bool:
+        """Whether the user has stopped or removed it."""
+        return self in self.cluster.acted_on
+
+    def is_meant(self, batch: int, first: int) -> bool:
+        """Return whether the user acted on it for this chunk, or for one that it was split from."""
+        chunks = self.cluster.acted_on.get(self, {}).get(batch, {})
+        return first in chunks or any(begin < first < end for begin, end in chunks.items())
+
+    def set_state(self, state: JobState) -> None:
+        """Move it to a state and keep the cluster's counts."""
+        if state is not self.state:
+            self.cluster.counts[self.state] -= 1
+            self.cluster.counts[state] += 1
+            self.state = state
+
+    def apply(self, event: JobEvent) -> None:
+        """Take in one event."""
+        cluster, facts = self.cluster, event.facts
+        (cluster.away.add if event.kind == "JOB_DISCONNECTED" else cluster.away.discard)(self)
+        moves = facts.get("Type") in _TRANSFERRING
+        (cluster.transferring.add if moves else cluster.transferring.discard)(self)
+        if event.kind == "EXECUTE":
+            self.attempts += 1
+            self.began, self.ended, self.was_released = event.time, 0, False
+            self.host = str(facts.get("SlotName") or facts.get("ExecuteHost") or "")
+        elif event.kind == "IMAGE_SIZE":
+            self.memory = int(str(facts.get("MemoryUsage") or 0))
+        elif event.kind == "JOB_HELD":
+            self.note_hold(facts)
+        elif event.kind == "JOB_RELEASED":
+            self.code = self.subcode = 0
+            self.was_released, self.held_by_user = True, False
+            cluster.acted_on.pop(self, None)
+        elif event.kind == "JOB_UNSUSPENDED":
+            cluster.acted_on.pop(self, None)
+        elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
+            told = str(facts.get("Reason") or facts.get("Message") or "")
+            # Why a job was held says more than that it was then removed.
+            self.reason = self.reason if self.code else told
+        elif event.kind == "JOB_TERMINATED":
+            self.note_exit(facts)
+        state = state_after(self.state, event.kind)
+        if self.state is JobState.RUNNING and state not in (self.state, JobState.SUSPENDED):
+            self.ended = event.time
+        self.set_state(state)
+
+    def note_hold(self, facts: Mapping[str, object]) -> None:
+        """Keep why it is held."""
+        self.holds += self.state is not JobState.HELD
+        self.reason = str(facts.get("HoldReason", ""))
+        self.code = int(str(facts.get("HoldReasonCode", 0)))
+        self.subcode = int(str(facts.get("HoldReasonSubCode", 0)))
+
+    def note_exit(self, facts: Mapping[str, object]) -> None:
+        """Keep how it ended."""
+        if facts.get("TerminatedNormally"):
+            self.exit_code = int(str(facts.get("ReturnValue", 0)))
+            self.exit = f"it exited with code {self.exit_code}"
+        else:
+            self.exit = f"it was killed by signal {facts.get('TerminatedBySignal')}"
+
+
+@guarded(by="crew.lock")
+class Cluster:
+    """The jobs of one submission.
+
+    Parameters
+    ----------
+    chunks
+        The chunk that each job makes, in a plain crew; None where jobs take them.
+    """
+
+    def __init__(
+        self, crew: Crew, number: int, size: int, chunks: Sequence[int] | None = None
+    ) -> None:
+        self.crew = crew
+        self.number = number
+        self.jobs = [Job(self, proc) for proc in range(size)]
+        self.chunks = chunks
+        self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
+        #: Jobs that the access point has lost contact with; they may come back.
+        self.away: set[Job] = set()
+        #: Jobs whose files are on their way, to or from where they run.
+        self.transferring: set[Job] = set()
+        #: Jobs that the user has stopped or removed → the chunks for which that is meant, by
+        #: batch: not for others that they take before it reaches them.
+        self.acted_on: dict[Job, dict[int, dict[int, int]]] = {}
+        #: Why jobs are not made any more that the factory has not made yet.
+        self.why_not_made = "it was removed before it was in the queue"
+        #: The queue has nothing of it any more, and no event will come.
+        self.is_gone = False
+
+    @property
+    def live(self) -> int:
+        """How many jobs have not ended."""
+        return sum(n for state, n in self.counts.items() if not state.is_final)
+
+    def apply(self, event: JobEvent) -> list[Job]:
+        """Take in one event; return the jobs that it ended."""
+        if event.kind == "CLUSTER_REMOVE":
+            # The jobs that the factory had not made yet leave no event of their own.
+            self.is_gone = True
+            rest = [job for job in self.jobs if job.state is JobState.UNMATERIALIZED]
+            for job in rest:
+                job.reason = self.why_not_made
+                job.set_state(JobState.REMOVED)
+            return rest
+        if not 0 <= event.proc < len(self.jobs) or self.jobs[event.proc].state.is_final:
+            return []
+        job = self.jobs[event.proc]
+        job.apply(event)
+        return [job] if job.state.is_final else []
+
+
+@guarded(by="lock")
+class Crew:
+    """The jobs that make the chunks of some batches.
+
+    Parameters
+    ----------
+    name
+        What its jobs are called in the queue.
+    limit
+        The most jobs at once.
+    is_resident
+        Whether jobs take chunks one after the other, or each makes just its own.
+    lock
+        The session's, which guards this; None where there is just one thread.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        limit: int,
+        options: JobOptions,
+        *,
+        is_resident: bool,
+        lock: Monitor | None = None,
+    ) -> None:
+        self.lock = lock
+        self.number = number
+        self.name = name
+        self.limit = limit
+        self.options = options
+        self.is_resident = is_resident
+        self.replaced = 0  # jobs, since an outcome came last
+        self.surplus_since = math.inf  # when jobs began to wait for a slot and no chunk
+        self.clusters: list[Cluster] = []
+        self.batches: list[Batch] = []
+
+    def count(self, *states: JobState) -> int:
+        """How many jobs are in one of these states."""
+        return sum(cluster.counts[state] for cluster in self.clusters for state in states)
+
+    @property
+    def live(self) -> int:
+        """How many jobs have not ended."""
+        return sum(cluster.live for cluster in self.clusters)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that have not ended."""
+        return [job for c in self.clusters for job in c.jobs if not job.state.is_final]
+
+    @property
+    def reliable(self) -> int:
+        """How many jobs take what is posted, as far as is known."""
+        return sum(
+            cluster.live
+            - cluster.counts[JobState.HELD]
+            - len(cluster.away)
+            - sum(job.state in MOVING for job in cluster.acted_on)
+            for cluster in self.clusters
+        )
+
+    @property
+    def needs_replacement(self) -> bool:
+        """Whether another job would make chunks where none does: held ones have none of them.
+
+        Jobs that are held before they begin, or for their chunk, are not replaced, nor
+        those that the user has held: another job would make the call all the same.
+        """
+        moving = self.count(*MOVING, JobState.UNMATERIALIZED)
+        if moving or not self.count(JobState.HELD) or self.replaced >= MAX_REPLACED:
+            return False
+        having = {b.holders[i] for b in self.batches for i in b.pending.keys() & b.holders.keys()}
+        return any(
+            job.state is JobState.HELD
+            and job.attempts
+            and not job.held_by_user
+            and job not in having
+            for cluster in self.clusters
+            for job in cluster.jobs
+        )
+
+    @property
+    def pending(self) -> int:
+        """How many chunks have not finished."""
+        return sum(len(batch.pending) for batch in self.batches)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether its jobs only wait for more."""
+        return all(batch.is_done for batch in self.batches)

@@ -1,0 +1,102 @@
+"""A debug switch: with CONDORPOOL_DEBUG_LOCKS set, a write without the lock raises.
+
+Without it a guarded class is the class as it is written: nothing is checked, at no cost.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import operator
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from condorpool.values.locks import Monitor
+
+T = TypeVar("T")
+
+DEBUG = bool(os.environ.get("CONDORPOOL_DEBUG_LOCKS"))
+
+#: Writes without the lock, as they are raised: threads log what they raise, and carry on.
+breaches: list[str] = []
+
+#: The methods that change a container; the first takes in what another has.
+_CHANGING: dict[type, str] = {
+    dict: "update __setitem__ __delitem__ __ior__ clear pop popitem setdefault",
+    list: "extend __setitem__ __delitem__ __iadd__ append clear insert pop remove reverse sort",
+    set: "update __iand__ __ior__ __isub__ __ixor__ add clear difference_update discard "
+    "intersection_update pop remove symmetric_difference_update",
+    collections.Counter: "update __setitem__ __delitem__ __ior__ __iadd__ __isub__ clear pop "
+    "popitem setdefault subtract",
+}
+
+
+def guarded(by: str) -> Callable[[type[T]], type[T]]:
+    """Return a class decorator: attributes are written only by threads that hold a lock.
+
+    That is for the attributes themselves and for the dicts, lists and sets that they are.
+    The first value of an attribute, as ``__init__`` sets it, needs no lock.
+
+    Parameters
+    ----------
+    by
+        The `Monitor`, as seen from an instance: ``"cluster.crew.lock"``.  An instance for
+        which it is None is not shared between threads.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        if DEBUG:
+            check(cls, by)
+        return cls
+
+    return decorate
+
+
+def check(cls: type, by: str) -> None:
+    """Have every write to instances of a class checked."""
+    lock_of = operator.attrgetter(by)
+
+    def check_lock(instance: object, name: str) -> None:
+        lock: Monitor | None = lock_of(instance)
+        if lock is not None and not lock.is_held:
+            breach = f"{cls.__name__}.{name} is written without the lock that guards it"
+            breaches.append(breach)
+            raise AssertionError(breach)
+
+    def set_attribute(instance: object, name: str, value: Any) -> None:
+        if hasattr(instance, name):
+            check_lock(instance, name)
+        if type(value) in _CHANGING:
+            # Weak: an instance must not live longer than without the checks.
+            ref = weakref.ref(instance)
+            value = _checked(value, lambda: (alive := ref()) and check_lock(alive, name))
+        object.__setattr__(instance, name, value)
+
+    cls.__setattr__ = set_attribute  # type: ignore[assignment, method-assign]
+
+
+def _checked(values: Any, check_lock: Callable[[], object]) -> Any:
+    """Return a container that calls a function before each change."""
+    kind = _checked_class(type(values))
+    made = kind.__new__(kind)
+    made.check_lock = check_lock
+    fill, *_ = _CHANGING[type(values)].split()
+    getattr(type(values), fill)(made, values)
+    return made
+
+
+@functools.cache
+def _checked_class(kind: type) -> Any:
+    def changing(name: str) -> Callable[..., Any]:
+        method = getattr(kind, name)
+
+        def change(self: Any, *args: Any, **kwargs: Any) -> Any:
+            self.check_lock()
+            return method(self, *args, **kwargs)
+
+        return change
+
+    names = _CHANGING[kind].split()
+    return type(kind.__name__, (kind,), {name: changing(name) for name in names})

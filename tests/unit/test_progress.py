@@ -10,6 +10,7 @@ import pytest
 
 from condorpool.engine.batches import Batch, Cluster, Crew
 from condorpool.engine.description import JobOptions
+from condorpool.engine.records import BatchRecord
 from condorpool.faces.notebook import report, textbar
 from condorpool.interface import progress
 from condorpool.interface.progress import Meter, Progress
@@ -36,7 +37,7 @@ class Calls:
 
     def __init__(self, calls):
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
-        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), {"calls": 1, "name": ""})
+        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
         self._batch.size = self.calls = calls
         self._batch.pending = {n: n + 1 for n in range(calls)}
         self.cluster = Cluster(1, calls, range(calls))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from condorpool.access.accesspoint import check_expression
-from condorpool.values import arguments
+from condorpool.interface.options import checks
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:([KMGT])(?:i?B)?)?\s*", re.IGNORECASE)
 
@@ -37,7 +37,7 @@ def mebibytes(name: str, value: Any) -> int:
 
 
 def _text(name: str, value: Any) -> str:
-    text = os.fspath(arguments.kind(name, value, (str, os.PathLike), "a string"))
+    text = os.fspath(checks.kind(name, value, (str, os.PathLike), "a string"))
     if not isinstance(text, str) or not text.strip() or "\n" in text:
         raise ValueError(f"{name}={value!r} is empty, or not one line of text")
     return text
@@ -55,7 +55,7 @@ def _expression(name: str, value: Any) -> str:
 
 def _duration(name: str, value: Any) -> float:
     # Less is no time for a call, and the clock that is used does not stop at 0.
-    return arguments.seconds(name, value, least=0.001)
+    return checks.seconds(name, value, least=0.001)
 
 
 #: Each keyword: what reads it, and the submit commands that it sets.  With an empty
@@ -71,8 +71,8 @@ KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
         },
     ),
     "disk": (mebibytes, {"request_disk": "{}MB"}),
-    "cpus": (arguments.count, {"request_cpus": "{}"}),
-    "gpus": (arguments.count, {"request_gpus": "{}"}),
+    "cpus": (checks.count, {"request_cpus": "{}"}),
+    "gpus": (checks.count, {"request_gpus": "{}"}),
     "container_image": (_image, {"container_image": "{}", "docker_image": ""}),
     "requirements": (_expression, {"requirements": "{}"}),
     "python": (_text, {}),

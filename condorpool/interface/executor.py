@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from condorpool.engine.acting import TAKEN_BACK
+from condorpool.engine.actions import TAKEN_BACK
 from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.notices import tell

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from condorpool.engine.crew import Batch, Cluster, Crew
+from condorpool.engine.batches import Batch, Cluster, Crew
 from condorpool.engine.description import JobOptions
 from condorpool.faces.notebook import report, textbar
 from condorpool.interface import progress

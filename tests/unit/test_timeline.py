@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import matplotlib as mpl
 import pytest
 
-from condorpool.engine.crew import JobRecord
+from condorpool.engine.batches import JobRecord
 from condorpool.engine.payload import Outcome
 from condorpool.interface import timeline
 from condorpool.interface.timeline import Chunk, Picture

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
 from condorpool.engine import acting
 from condorpool.engine.crew import Batch, Cluster, JobRecord
 from condorpool.engine.description import JobOptions
@@ -21,7 +22,6 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
-from condorpool.interface.timeline import Chunk, chunk, dataframe, timeline
 from condorpool.values import arguments
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (

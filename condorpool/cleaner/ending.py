@@ -16,8 +16,8 @@ from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import description, ownership, submitdir
+from condorpool.engine.state import SURPLUS
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.engine.work import SURPLUS
 from condorpool.runner import program
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condorpool.display import progress
-from condorpool.engine import acting
+from condorpool.engine import actions
 from condorpool.interface.iterators import ResultIterator
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
@@ -54,13 +54,13 @@ def _act(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
         what = "calls taken back or jobs removed" if action == "remove" else f"jobs {past}"
         return {"said": f"{count:,} {what}"}
     chosen = _chosen(result, order)
-    done = acting.act_on(result._session, action, chosen)  # noqa: SLF001
+    done = actions.act_on(result._session, action, chosen)  # noqa: SLF001
     return {"said": _told(past, done, _asked(order, len(chosen)))}
 
 
 def _release_with_memory(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
     chosen = _chosen(result, order)
-    done, memory = acting.release_with_memory(result._session, chosen)  # noqa: SLF001
+    done, memory = actions.release_with_memory(result._session, chosen)  # noqa: SLF001
     told = _told("released", done, _asked(order, len(chosen)))
     return {"said": f"{told}, with {memory:,} MiB each" if done else told}
 

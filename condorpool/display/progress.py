@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from condorpool.access.outlook import Outlook, lookout
-from condorpool.engine.crew import Cluster, JobRecord
+from condorpool.engine.batches import Cluster, JobRecord
 from condorpool.interface.job import QueuedJob
 from condorpool.values import holds
 from condorpool.values.events import JobState

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from condorpool.engine.crew import JobRecord
+from condorpool.engine.batches import JobRecord
 from condorpool.engine.payload import Outcome
 from condorpool.values.exceptions import JobError
 

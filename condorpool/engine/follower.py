@@ -14,10 +14,10 @@ from typing import Any
 from condorpool.access.accesspoint import any_cluster
 from condorpool.access.eventlog import EventLog
 from condorpool.engine import description, submitdir
-from condorpool.engine.crew import Batch, Cluster, Crew
-from condorpool.engine.crews import Crews
+from condorpool.engine.batches import Batch, Cluster, Crew
+from condorpool.engine.staffing import Crews
+from condorpool.engine.state import SURPLUS, Work
 from condorpool.engine.submitdir import Token
-from condorpool.engine.work import SURPLUS, Work
 from condorpool.runner import program
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import HTCondorError, SubmitError

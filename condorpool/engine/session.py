@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint, any_cluster
 from condorpool.engine import payload, submitdir
-from condorpool.engine.crew import Batch, Cluster, Crew, Deliver
-from condorpool.engine.crews import Crews
+from condorpool.engine.batches import Batch, Cluster, Crew, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
+from condorpool.engine.staffing import Crews
+from condorpool.engine.state import PATIENCE, SURPLUS, Work
 from condorpool.engine.submitdir import SubmitDir, Token
-from condorpool.engine.work import PATIENCE, SURPLUS, Work
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobRemovedError
 from condorpool.values.locks import uninterrupted

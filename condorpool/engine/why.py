@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.matching import Fit
-from condorpool.engine.crew import JobRecord
+from condorpool.engine.batches import JobRecord
 from condorpool.values.events import JobState
 from condorpool.values.holds import cure
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from condorpool.display.notices import tell
-from condorpool.engine.acting import TAKEN_BACK
+from condorpool.engine.actions import TAKEN_BACK
 from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.pool import Pool

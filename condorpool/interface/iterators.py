@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from condorpool.engine.crew import Batch, JobRecord
+from condorpool.engine.batches import Batch, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import MOST_MADE, Session

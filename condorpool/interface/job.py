@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from condorpool.access.accesspoint import ACTIONS, any_job
-from condorpool.engine import acting
+from condorpool.engine import actions
 from condorpool.engine import submitdir as names
-from condorpool.engine.crew import Cluster, JobRecord
+from condorpool.engine.batches import Cluster, JobRecord
 from condorpool.engine.session import Session
 from condorpool.engine.why import why
 from condorpool.values.events import JobState
@@ -41,7 +41,7 @@ class Jobs:
         raise NotImplementedError
 
     def _act(self, action: str) -> int:
-        return acting.act_on(self._session, action, self._places())
+        return actions.act_on(self._session, action, self._places())
 
     # -- to be done ------------------------------------------------------------------
     def hold(self) -> int:
@@ -214,4 +214,4 @@ def act(action: str, jobs: Iterable[QueuedJob]) -> int:
     places: dict[Session, list[tuple[Cluster, int]]] = {}
     for job in jobs:
         places.setdefault(job._session, []).append((job._cluster, job._proc))  # noqa: SLF001
-    return sum(acting.act_on(session, action, place) for session, place in places.items())
+    return sum(actions.act_on(session, action, place) for session, place in places.items())

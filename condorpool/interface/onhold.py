@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable
 from typing import Literal
 
-from condorpool.engine.crew import Batch, Cluster
+from condorpool.engine.batches import Batch, Cluster
 from condorpool.engine.session import Session
 from condorpool.interface.job import QueuedJob
 from condorpool.values.exceptions import JobHeldError

@@ -17,13 +17,13 @@ from typing import Any, Literal, TypeVar, cast
 from condorpool.cleaner import ending, launch
 from condorpool.display.notices import mind_hashes, tell
 from condorpool.display.timeline import Chunk, timeline
-from condorpool.engine import acting, description, payload, resources
+from condorpool.engine import actions, description, payload, resources
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
 from condorpool.engine.session import MOST_MADE, Session
+from condorpool.engine.state import PATIENCE
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
-from condorpool.engine.work import PATIENCE
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
@@ -845,7 +845,7 @@ class Pool:
     def _take_back(self) -> None:
         self._stop_feeding()
         for session in self._sessions.values():
-            acting.take_back(session)
+            actions.take_back(session)
 
     @property
     def jobs(self) -> list[Result[Any]]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
-from condorpool.engine import acting
-from condorpool.engine.crew import Batch, Cluster, JobRecord
+from condorpool.engine import actions
+from condorpool.engine.batches import Batch, Cluster, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import Session
@@ -253,12 +253,12 @@ class Handle(Jobs):
         if not self._batch or self._batch.is_done:
             return 0
         self._see()
-        return acting.take_back(self._session, self._batch)
+        return actions.take_back(self._session, self._batch)
 
     def _act(self, action: str) -> int:
         if not self._batch or self._batch.is_done:
             return 0
-        return acting.act(self._session, action, self._batch)
+        return actions.act(self._session, action, self._batch)
 
 
 class Result(Handle, Generic[T]):

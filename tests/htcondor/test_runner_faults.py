@@ -17,7 +17,7 @@ import pytest
 
 import condorpool
 from condorpool import personal
-from condorpool.engine import follower, work
+from condorpool.engine import follower, state
 from condorpool.runner import program
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -131,7 +131,7 @@ def test_a_thread_that_never_ends_keeps_no_runner(make_pool, access_point):
 
 def test_a_call_that_ends_its_process_as_if_all_were_well(make_pool, monkeypatch):
     """There is no outcome, so it failed, whatever the exit code; the other calls are made."""
-    monkeypatch.setattr(work, "OUTCOME_LAG", 1.0)
+    monkeypatch.setattr(state, "OUTCOME_LAG", 1.0)
     result = make_pool(processes=1).map_async(
         lambda x: x if x else os._exit(0), range(3), chunksize=1
     )

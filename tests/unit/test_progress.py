@@ -11,7 +11,7 @@ import pytest
 from condorpool.display import progress, report, textbar
 from condorpool.display.progress import Meter, Progress
 from condorpool.display.timeline import Chunk
-from condorpool.engine.crew import Batch, Cluster, Crew
+from condorpool.engine.batches import Batch, Cluster, Crew
 from condorpool.engine.description import JobOptions
 from condorpool.values.events import JobEvent
 

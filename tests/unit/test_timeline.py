@@ -11,7 +11,7 @@ import pytest
 
 from condorpool.display import timeline
 from condorpool.display.timeline import Chunk, Picture
-from condorpool.engine.crew import JobRecord
+from condorpool.engine.batches import JobRecord
 from condorpool.engine.payload import Outcome
 from condorpool.values.exceptions import JobFailedError, JobRemovedError
 

@@ -11,10 +11,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 
 from condorpool.engine import description, payload, submitdir
-from condorpool.engine.crew import MAX_LOST, Batch, Cluster, Crew, JobRecord
+from condorpool.engine.batches import MAX_LOST, Batch, Cluster, Crew, JobRecord
 from condorpool.engine.description import JobOptions
+from condorpool.engine.state import Work
 from condorpool.engine.submitdir import Token
-from condorpool.engine.work import Work
 from condorpool.runner import program
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from condorpool.engine.crew import Batch, Cluster, Crew
+from condorpool.engine.batches import Batch, Cluster, Crew
 from condorpool.engine.description import JobOptions
 from condorpool.values.events import JobEvent, JobState
 

@@ -10,7 +10,7 @@ import time
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import payload, submitdir
-from condorpool.engine.crew import Batch, Cluster, Crew, JobRecord
+from condorpool.engine.batches import Batch, Cluster, Crew, JobRecord
 from condorpool.engine.deliveries import Deliveries
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from condorpool.access.accesspoint import any_cluster
-from condorpool.engine.crew import Batch, Cluster, Crew
-from condorpool.engine.work import Work
+from condorpool.engine.batches import Batch, Cluster, Crew
+from condorpool.engine.state import Work
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError
 from condorpool.values.locks import uninterrupted

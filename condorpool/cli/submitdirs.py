@@ -11,11 +11,11 @@ from typing import Any
 
 import cloudpickle
 
-from condorpool.cleaner import launch, registry
+from condorpool.cleaner import custody, registry
 from condorpool.cleaner.ending import find_access_point
 from condorpool.cleaner.registry import Entry
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.interface.left import Left, Missing, leftovers
+from condorpool.interface.leftovers import Left, Missing, leftovers
 from condorpool.values.events import STATE_OF_STATUS
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, words_of
 
@@ -82,13 +82,13 @@ def _ps(_: argparse.Namespace) -> int:
 
 def _clean(arguments: argparse.Namespace) -> int:
     if arguments.gone:
-        kept = launch.disown(arguments.gone)
+        kept = custody.disown(arguments.gone)
         for entry in kept:
             print(f"{entry.path}: is kept, for condorpool.attach() or `condorpool rm {entry.run}`")
         if not kept:
             print(f"Nothing is left of {arguments.gone}.")
         return 0
-    left = launch.sweep()
+    left = custody.sweep()
     for entry in left:
         print(f"{entry.path}: is cleaned up (on_exit={entry.on_exit!r}); see `condorpool ps`")
     if not left:
@@ -136,9 +136,9 @@ def _rm(arguments: argparse.Namespace) -> int:
         if entry.owner:
             entry.write(on_exit="delete")  # its cleaner sees that, or a new one
         else:
-            launch.adopt(entry, "delete")
+            custody.adopt(entry, "delete")
         print(f"{entry.path}: is removed, with its jobs")
-    launch.sweep()
+    custody.sweep()
     return 0
 
 

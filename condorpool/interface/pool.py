@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, TypeVar, cast
 
-from condorpool.cleaner import ending, launch
+from condorpool.cleaner import custody, ending
 from condorpool.display.notices import mind_hashes, tell
 from condorpool.display.timeline import Chunk, timeline
 from condorpool.engine import actions, description, payload, resources
@@ -27,7 +27,7 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.left import Left, leftovers
+from condorpool.interface.leftovers import Left, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
@@ -221,7 +221,7 @@ class Pool:
         if on_exit not in _ON_EXIT:
             raise ValueError(f"on_exit={on_exit!r} is none of {', '.join(_ON_EXIT)}")
         self._on_exit = on_exit
-        launch.sweep_once()
+        custody.sweep_once()
         self.remote = remote
         self._access_point = find_access_point(schedd, collector, personal, remote)
         self._cpus: tuple[float, int] = (-math.inf, 1)
@@ -493,18 +493,18 @@ class Pool:
     def _begin(self, base: Path) -> Session:
         """Make a submit directory, which is cleaned up whatever becomes of this process."""
         directory = SubmitDir.new(base)
-        launch.enter(directory.path, self._access_point, self._on_exit)
+        custody.register(directory.path, self._access_point, self._on_exit)
         lease = 0.0 if self._on_exit == "keep" else description.LEASE
         try:
             directory.make(
                 lease=lease,
                 queue=self._access_point.queue,
-                kernel=launch.kernel(),
-                notebook=launch.notebook(),
+                kernel=custody.kernel(),
+                notebook=custody.notebook(),
             )
             session = Session(directory, self._access_point, lease)
         except BaseException:
-            launch.leave(directory.path)
+            custody.unregister(directory.path)
             raise
         session.made = self._made
         tracker().follow(session)
@@ -620,7 +620,7 @@ class Pool:
                 f"the jobs of {left.name!r} are at {there.name}, and this pool's at "
                 f"{here.name}: condorpool.attach({left.name!r}) makes a pool there."
             )
-        directory = launch.take_up(left.entry, self._on_exit, here.origin)
+        directory = custody.take_up(left.entry, self._on_exit, here.origin)
         session = Session.taken_up(directory, here)
         session.made = self._made
         results = {}
@@ -833,10 +833,10 @@ class Pool:
         tracker().unfollow(session)
         session.follower.close()
         if is_over:
-            launch.leave(session.directory.path, session.clean())
+            custody.unregister(session.directory.path, session.clean())
         else:
             tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
-            launch.hand_over(session.directory.path)
+            custody.hand_over(session.directory.path)
 
     def _stop_feeding(self) -> None:
         for iterator in list(self._iterators):
@@ -971,7 +971,7 @@ def _close_open_pools() -> None:
 
     A kernel has no time for that: what is not done there is its cleaner's.
     """
-    hurries = bool(launch.kernel())
+    hurries = bool(custody.kernel())
     for pool in list(_open_pools):
         on_exit, sessions = pool._on_exit, pool._sessions.values()  # noqa: SLF001
         is_busy = any(session.is_busy for session in sessions)

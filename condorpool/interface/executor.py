@@ -10,10 +10,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from condorpool.display.notices import tell
 from condorpool.engine.actions import TAKEN_BACK
 from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
-from condorpool.interface.notices import tell
 from condorpool.interface.options import checks
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, not_stopping

@@ -15,6 +15,8 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, TypeVar, cast
 
 from condorpool.cleaner import custody, ending
+from condorpool.display.notices import mind_hashes, tell
+from condorpool.display.timeline import Chunk, timeline
 from condorpool.engine import actions, description, payload
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
@@ -27,11 +29,9 @@ from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.leftovers import Left, leftovers
 from condorpool.interface.locate import find_access_point
-from condorpool.interface.notices import mind_hashes, tell
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.options import checks, resources
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
-from condorpool.interface.timeline import Chunk, timeline
 from condorpool.personal import PersonalHTCondor
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
 from condorpool.engine import actions
 from condorpool.engine.batches import Batch, Cluster, JobRecord
 from condorpool.engine.description import JobOptions
@@ -22,7 +23,6 @@ from condorpool.interface import display
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
 from condorpool.interface.options import checks
-from condorpool.interface.timeline import Chunk, chunk, dataframe, timeline
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,

@@ -30,7 +30,7 @@ from condorpool.interface.job import QueuedJob
 from condorpool.interface.leftovers import Left, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
-from condorpool.interface.options import checks, resources
+from condorpool.interface.options import checks, commands, resources
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
 from condorpool.personal import PersonalHTCondor
 from condorpool.values.events import JobState
@@ -189,7 +189,7 @@ class Pool:
             raise ValueError(str(error)) from None
         self._initializer = checks.function("initializer", initializer)
         self._initargs = checks.positional("initargs", initargs)
-        self.submitkwargs = description.check({} if submitkwargs is None else submitkwargs)
+        self.submitkwargs = commands.check(submitkwargs)
         given = {
             "memory": memory,
             "memory_max": memory_max,
@@ -465,16 +465,16 @@ class Pool:
         jobkwargs: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> tuple[JobOptions, Session]:
-        submit = description.check({} if submitkwargs is None else submitkwargs)
+        submit = commands.check(submitkwargs)
         asked = {**self._resources, **resources.check(given, submit)}
-        commands = resources.commands(asked, {**self.submitkwargs, **submit})
+        described = resources.commands(asked, {**self.submitkwargs, **submit})
         if "memory_max" in asked:
             self._access_point.check_memory_max()
         job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs)}
         base = Path(job.pop("submitdir")).absolute()
         session = self._sessions.get(base) or self._begin(base)
         options = JobOptions(
-            submitkwargs={**self.submitkwargs, **commands, **submit},
+            submitkwargs={**self.submitkwargs, **described, **submit},
             python=asked.get("python"),
             task_timeout=asked.get("task_timeout"),
             processes=self._processes,

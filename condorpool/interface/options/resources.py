@@ -6,27 +6,22 @@ import difflib
 import math
 import numbers
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from condorpool.access.accesspoint import check_expression
 from condorpool.interface.options import checks
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:([KMGT])(?:i?B)?)?\s*", re.IGNORECASE)
-
-#: MiB in a unit.  As HTCondor reads them, KB and KiB are both 1024 bytes.
-_UNITS = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+from condorpool.values.sizes import size_in
 
 
 def mebibytes(name: str, value: Any) -> int:
     """Return a size in MiB, rounded up."""
     if isinstance(value, str):
-        read = _SIZE.fullmatch(value)
-        if not read:
+        size = size_in("M", value)
+        if size is None:
             raise ValueError(f"{name}={value!r} is no size: write it as '2GB', or a number of MiB")
-        number = float(read[1]) * _UNITS[(read[2] or "M").upper()]
+        number = size
     elif isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
     else:

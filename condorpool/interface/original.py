@@ -9,9 +9,9 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from condorpool.engine.payload import Call
 from condorpool.interface.job import Jobs
+from condorpool.interface.options import checks
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult
-from condorpool.values import arguments
 from condorpool.values.exceptions import (
     JobError,
     JobFailedError,
@@ -102,8 +102,8 @@ class Job(AsyncResult[T]):
             raise TypeError(f"target is a function, not {type(target).__name__}")
         items = [
             (
-                arguments.positional("args", args),
-                arguments.keywords("kwargs", {} if kwargs is None else kwargs),
+                checks.positional("args", args),
+                checks.keywords("kwargs", {} if kwargs is None else kwargs),
             )
         ]
         nowhere: Any = _Nowhere()

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
 from condorpool.engine import actions
 from condorpool.engine.batches import Batch, Cluster, JobRecord
 from condorpool.engine.description import JobOptions
@@ -22,8 +23,7 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
-from condorpool.interface.timeline import Chunk, chunk, dataframe, timeline
-from condorpool.values import arguments
+from condorpool.interface.options import checks
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -197,7 +197,7 @@ class Handle(Jobs):
         self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None
     ) -> None:
         """Wait until ``over()``, which is asked under the lock."""
-        on_hold, timeout = check_on_hold(on_hold or self._on_hold), arguments.timeout(timeout)
+        on_hold, timeout = check_on_hold(on_hold or self._on_hold), checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._session.changed:
@@ -522,7 +522,7 @@ class Result(Handle, Generic[T]):
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
         """Wait until no call is idle any more, at most ``timeout`` seconds."""
-        timeout = arguments.timeout(timeout)
+        timeout = checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while self.status() == _STATUS[JobState.IDLE] and time.monotonic() < end:
             with self._session.changed:

@@ -17,7 +17,7 @@ import pytest
 
 import condorpool
 from condorpool import personal
-from condorpool.engine import follower
+from condorpool.engine import follower, state
 from condorpool.runner import program
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

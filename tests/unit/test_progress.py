@@ -8,13 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from condorpool.display import progress, report, textbar
+from condorpool.display.progress import Meter, Progress
+from condorpool.display.timeline import Chunk
 from condorpool.engine.batches import Batch, Cluster, Crew
 from condorpool.engine.description import JobOptions
 from condorpool.engine.records import BatchRecord
-from condorpool.faces.notebook import report, textbar
-from condorpool.interface import progress
-from condorpool.interface.progress import Meter, Progress
-from condorpool.interface.timeline import Chunk
 from condorpool.values.events import JobEvent
 
 MISSING = "reading from file {} at {}: (errno 2) No such file or directory"

@@ -9,10 +9,10 @@ import xml.etree.ElementTree as ET
 import matplotlib as mpl
 import pytest
 
+from condorpool.display import timeline
+from condorpool.display.timeline import Chunk, Picture
 from condorpool.engine.batches import JobRecord
 from condorpool.engine.payload import Outcome
-from condorpool.interface import timeline
-from condorpool.interface.timeline import Chunk, Picture
 from condorpool.values.exceptions import JobFailedError, JobRemovedError
 
 

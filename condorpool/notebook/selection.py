@@ -10,10 +10,10 @@ from typing import Any
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry, Owner
 from condorpool.engine.description import title
-from condorpool.faces.notebook.arguments import LineError
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.interface.results import Handle
+from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
 
 #: What an action did, and why not to others.

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from condorpool.display import progress
 from condorpool.engine import actions
-from condorpool.interface import progress
 from condorpool.interface.iterators import ResultIterator
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.interface.progress import Result
+    from condorpool.display.progress import Result
 
 logger = logging.getLogger("condorpool")
 

@@ -41,13 +41,13 @@ TimeoutError = ResultTimeoutError  # noqa: A001 - multiprocessing's name for it
 
 def _show(result: _Any, kind: str) -> _display.Display | None:
     """Load what shows results with the first one that is shown."""
-    from condorpool.faces.notebook import show  # noqa: PLC0415
+    from condorpool.display.show import show  # noqa: PLC0415
 
     return show(result, kind)
 
 
 def _render(results: _Any, title: str) -> str:
-    from condorpool.faces.notebook import html  # noqa: PLC0415
+    from condorpool.display.show import html  # noqa: PLC0415
 
     return html(results, title)
 
@@ -62,7 +62,7 @@ def register_joblib() -> None:
     `joblib.Parallel` made as HTCondor jobs, those of scikit-learn too; the keywords of
     `Pool` go there as well.
     """
-    from condorpool.faces import joblib  # noqa: F401, PLC0415 - joblib is not for everyone
+    from condorpool.interface import joblib  # noqa: F401, PLC0415 - joblib is not for everyone
 
 
 __version__ = "0.1.0"
@@ -70,14 +70,14 @@ __version__ = "0.1.0"
 
 def load_ipython_extension(shell: _Any) -> None:
     """Load the magics: ``%load_ext condorpool``."""
-    from condorpool.faces.notebook import magics  # noqa: PLC0415 - nobody else needs IPython
+    from condorpool.notebook import magics  # noqa: PLC0415 - nobody else needs IPython
 
     magics.load(shell)
 
 
 def unload_ipython_extension(shell: _Any) -> None:
     """Take the magics away: ``%unload_ext condorpool``."""
-    from condorpool.faces.notebook import magics  # noqa: PLC0415
+    from condorpool.notebook import magics  # noqa: PLC0415
 
     magics.unload(shell)
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from condorpool.faces.cli import main
+from condorpool.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

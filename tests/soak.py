@@ -25,8 +25,8 @@ from pathlib import Path
 import psutil
 
 from condorpool import personal
-from condorpool.cleaner import launch, registry
-from condorpool.interface.left import leftovers
+from condorpool.cleaner import custody, registry
+from condorpool.interface.leftovers import leftovers
 
 OWNER = """
 import json, os, sys, time
@@ -120,7 +120,7 @@ def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> 
         if scan and entries and not any(entry.owner for entry in entries):
             lost += lost_results(maps, scan)
             scan = ""
-        launch.sweep()  # what the user's next process would do
+        custody.sweep()  # what the user's next process would do
         if chance.random() < 0.05:
             kill_cleaner(home)
         time.sleep(0.5)

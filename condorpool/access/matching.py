@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from condorpool.access.bindings import classad2
+from condorpool.values.sizes import size_in
 
 _RESOURCES = ("Cpus", "Memory", "Disk", "GPUs")
 
 #: What HTCondor takes for said if nobody says more.
 _DEFAULTS = {"Cpus": "1", "Memory": "128", "Disk": "1024"}
 
-_SIZE = re.compile(r"\s*([\d.]+)\s*([KMGT])(?:i?B)?\s*", re.IGNORECASE)
-
-#: Bytes in a unit, and in the unit that a number without one has.
-_BYTES = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "Memory": 1024**2, "Disk": 1024}
+#: The units of the sizes in ads.
+_UNITS = {"Memory": "M", "Disk": "K"}
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ def ad_of(description: Mapping[str, str]) -> Any:
     for name in _RESOURCES:
         wanted = description.get(f"request_{name.lower()}", _DEFAULTS.get(name))
         if wanted:
-            if (size := _SIZE.fullmatch(wanted)) and name in _BYTES:
-                wanted = str(float(size[1]) * _BYTES[size[2].upper()] / _BYTES[name])
+            if name in _UNITS and (size := size_in(_UNITS[name], wanted)) is not None:
+                wanted = str(size)
             ad[f"Request{name}"] = classad2.ExprTree(wanted)
             terms.append(f"TARGET.{name} >= Request{name}")
     ad["Requirements"] = classad2.ExprTree(" && ".join(terms))

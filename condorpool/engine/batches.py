@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from condorpool.engine.deliveries import Lane
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import MOVING, Crew, Job
 from condorpool.engine.payload import Outcome
+from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobError, JobHeldError
 from condorpool.values.guards import guarded
@@ -27,9 +27,8 @@ class Batch:
 
     Parameters
     ----------
-    facts
-        What is written down of it.  With ``calls`` as None more may come, and no chunk
-        is kept once it is delivered; with a ``name``, the user's, all results are.
+    record
+        What is written down of it.
     """
 
     def __init__(
@@ -38,13 +37,13 @@ class Batch:
         crew: Crew,
         deliver: Deliver,
         options: JobOptions,
-        facts: Mapping[str, Any],
+        record: BatchRecord,
     ) -> None:
         self.number = number
         self.crew = crew
         self.deliver = deliver
         self.options = options
-        self.facts = facts
+        self.record = record
         #: The first call of each file with arguments → its end.
         self.origins: dict[int, int] = {}
         self.size = 0  # calls, so far
@@ -66,7 +65,7 @@ class Batch:
     @property
     def streams(self) -> bool:
         """Whether chunks come and go."""
-        return self.facts["calls"] is None
+        return self.record.calls is None
 
     def split(self, middle: int) -> bool:
         """Take in that a job has left the calls from ``middle`` on to others.
@@ -107,7 +106,7 @@ class Batch:
         """Whether neither the batch nor its files will be needed again."""
         options = self.options
         tidy = options.cleanup and not options.cleanupfiles
-        return tidy and self.is_good and not self.undelivered and not self.facts["name"]
+        return tidy and self.is_good and not self.undelivered and not self.record.name
 
     @property
     def held(self) -> list[Job]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import math
 import os
 import re
@@ -104,21 +104,19 @@ class JobOptions:
 
     @classmethod
     def restored(cls, facts: Mapping[str, Any], *initializer: Any) -> JobOptions:
-        """Return what was recorded."""
-        kept = {**facts, **{key: tuple(facts[key]) for key in ("killstats", "cleanupfiles")}}
+        """Return what was recorded, maybe by another version of condorpool."""
+        names = {known.name for known in dataclasses.fields(cls)}
+        kept = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in facts.items()
+            if name in names
+        }
         return cls(**kept, initializer=initializer[0], initargs=initializer[1])
 
     def limit(self, *, is_resident: bool) -> int:
         """Return the most jobs at once: no more runners than they can have CPUs."""
         return self.processes or (min(self.cpus, QUEUE_LIMIT) if is_resident else QUEUE_LIMIT)
 
-
-#: Keys that condorpool sets itself: with others it would not find its own files.
-RESERVED = frozenset(
-    """arguments error executable hold initial_dir initialdir input leave_in_queue log
-    materialize_max_idle max_idle max_materialize noop_job output output_destination queue shell
-    stderr stdin stdout transfer_executable transfer_output_remaps universe""".split()
-)
 
 # The second term is for jobs that a factory makes later: it cannot be edited itself.
 _OUT_OF_LEASE = (
@@ -129,102 +127,8 @@ _OUT_OF_LEASE = (
 #: Seconds for which jobs that are idle or held outlive whoever wants them.
 LEASE = 86_400.0
 
-#: The submit commands of HTCondor 25 (condor_submit's manual page) that serve such jobs.
-KNOWN = frozenset(
-    """accounting_group accounting_group_user allow_arguments_v1 allow_environment_v1
-    allowed_execute_duration allowed_job_duration append_files batch_extra_submit_args batch_id
-    batch_name batch_project batch_queue batch_runtime buffer_block_size buffer_files
-    buffer_size checkpoint_destination checkpoint_exit_code compress_files concurrency_limits
-    concurrency_limits_expr container_image container_is_common container_service_names
-    container_target_dir copy_to_spool core_size coresize cron_day_of_month cron_day_of_week
-    cron_hour cron_minute cron_month cron_prep_time cron_window cuda_version dagman_log
-    deferral_prep_time deferral_time deferral_window delegate_job_gsi_credentials_lifetime
-    description disk_usage docker_image docker_network_type docker_override_entrypoint
-    docker_pull_policy docker_send_credentials dont_encrypt_input_files
-    dont_encrypt_output_files email_attributes encrypt_execute_directory encrypt_input_files
-    encrypt_output_files env environment erase_output_and_error_on_restart exit_requirements
-    fetch_files file_remaps get_env getenv gpus_maximum_capability gpus_minimum_capability
-    gpus_minimum_memory gpus_minimum_runtime hold_kill_sig image_size job_ad_information_attrs
-    job_lease_duration job_machine_attrs job_machine_attrs_history_length job_max_vacate_time
-    jobset keep_claim_idle kill_sig kill_sig_timeout load_profile local_files manifest
-    manifest_dir match_list_length max_job_retirement_time max_retries max_transfer_input_mb
-    max_transfer_output_mb memory_usage mount_under_scratch next_job_start_delay nice_user
-    notification notify_user on_exit_hold on_exit_hold_reason on_exit_hold_subcode
-    on_exit_remove periodic_hold periodic_hold_reason periodic_hold_subcode periodic_release
-    periodic_remove periodic_vacate preferences preserve_relative_paths primary_unix_group prio
-    priority project_name public_input_files rank remove_kill_sig request_cpus request_disk
-    request_gpus request_memory require_gpus requirements retry_request_disk
-    retry_request_memory retry_request_memory_increase retry_request_memory_max retry_until
-    run_as_owner scitokens_file send_credential should_transfer_files skip_filechecks
-    skip_if_dataflow stack_size starter_debug starter_log stream_error stream_input
-    stream_output submit_event_notes submit_event_user_notes success_exit_code
-    suspend_job_at_exec transfer_checkpoint_files transfer_common_input transfer_container
-    transfer_error transfer_input transfer_input_files transfer_output transfer_output_files
-    transfer_plugins ulog_execute_attrs use_oauth_services use_scitoken use_scitokens
-    use_x509userproxy want_ads want_graceful_removal want_io_proxy want_job_networking
-    when_to_transfer_output x509userproxy""".split()
-)
-
-#: Sites invent resources (``request_fpgas``) and services (``mytoken_oauth_scopes``).
-_OPEN = re.compile(r"request_\w+|require_\w+|\w+_oauth_\w+|my\.\w+|\+\w+", re.IGNORECASE)
-
-_LISTS = ("transfer_input_files", "transfer_output_files")
-
-
-def check(submitkwargs: Mapping[str, Any]) -> dict[str, str]:
-    """Return submit commands as HTCondor takes them.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A key or value that HTCondor would misread or ignore, named.
-    """
-    if not isinstance(submitkwargs, Mapping):
-        raise TypeError(f"submitkwargs is a mapping, not {type(submitkwargs).__name__}")
-    checked = {}
-    for key, value in submitkwargs.items():
-        if not isinstance(key, str):
-            raise TypeError(f"submitkwargs key {key!r} is not a string")
-        if key.lower() in RESERVED:
-            raise ValueError(
-                f"submitkwargs[{key!r}] is set by condorpool itself; leave it out. "
-                f"Reserved are {', '.join(sorted(RESERVED))}."
-            )
-        # HTCondor reads them in any case of letters; here, equal ones must meet.
-        checked[key.lower() if key.lower() in KNOWN else key] = _text(key, value)
-    everything = " ".join(checked.values())
-    for key in checked:
-        used = f"$({key})" in everything
-        if key.lower() not in KNOWN and not _OPEN.fullmatch(key) and not used:
-            near = difflib.get_close_matches(key.lower(), KNOWN, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see the condor_submit manual page."
-            raise ValueError(
-                f"submitkwargs[{key!r}] is no submit command of HTCondor, which would ignore it: "
-                f"{hint} (An attribute of your own is written 'My.{key}'.)"
-            )
-    return checked
-
-
-def _text(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "True" if value else "False"
-    if isinstance(value, (str, int, float)):
-        text = str(value)
-    elif isinstance(value, (list, tuple)) and key.lower() in _LISTS:
-        text = ", ".join(map(str, value))
-    elif isinstance(value, os.PathLike):
-        text = os.fspath(value)
-    else:
-        raise TypeError(
-            f"submitkwargs[{key!r}] is a string, number or bool, not {type(value).__name__}"
-        )
-    if "\n" in text or "\x1f" in text:
-        raise ValueError(f"submitkwargs[{key!r}] has a line break, which a submit command cannot")
-    if text.rstrip().endswith("\\"):
-        raise ValueError(
-            f"submitkwargs[{key!r}] ends with a backslash, which would join it to the next command"
-        )
-    return text
+#: Commands that take a list of files; the user's are added to ours.
+LISTS = ("transfer_input_files", "transfer_output_files")
 
 
 def _quoted(arguments: list[str]) -> str:
@@ -370,7 +274,7 @@ def build(
         description["environment"] = _environment(run)
     for key, value in options.submitkwargs.items():
         name = key.lower() if key.lower() in description else key
-        extends = name in _LISTS and description[name] != '""'
+        extends = name in LISTS and description[name] != '""'
         description[name] = f"{description[name]}, {value}" if extends else value
         if name == "periodic_remove" and lease:
             description[name] = f"({value}) || ({_OUT_OF_LEASE.format(round(lease))})"

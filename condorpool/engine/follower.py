@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import operator
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from condorpool.access.accesspoint import any_cluster
@@ -41,6 +40,9 @@ _ANNOUNCEMENT = re.compile(rf"{program.ANNOUNCES} (\d+)-(\d+)")
 
 #: Events after which HTCondor runs the job again, maybe much later.
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
+
+#: Events after which a job keeps its chunk, and does not run.
+_STOPS = {"JOB_HELD", "JOB_SUSPENDED"}
 
 #: Events after which a job that was released can run again.
 _RUNS_AGAIN = {*_PUT_BACK, "JOB_RELEASED"}
@@ -92,22 +94,8 @@ class Follower:
         events = self._new_events()
         if events is None:
             return
-        announced: list[tuple[Batch, int]] = []
-        ended: list[Job] = []
-        stopped: set[Crew] = set()  # crews with jobs that were held or suspended
-        with self._state.changed:
-            for event in events:
-                if event.kind == "GENERIC":
-                    announced.extend(self._announced(event))
-                elif event.cluster not in self._state.clusters:
-                    # The access point may be quicker than submit() returns.
-                    self._early.append(event)
-                else:
-                    cluster = self._state.clusters[event.cluster]
-                    ended += cluster.apply(event)
-                    if 0 <= event.proc < len(cluster.jobs):
-                        self._note_run(cluster.jobs[event.proc], event, stopped)
-        for crew in stopped:
+        announced, ended, crews = self._apply(events)
+        for crew in crews:
             self._state.refresh_holders(crew)
         if ended:
             self._staffing.note_end()
@@ -129,6 +117,28 @@ class Follower:
             with self._state.changed:
                 self._state.changed.notify_all()
 
+    def _apply(
+        self, events: Iterable[JobEvent]
+    ) -> tuple[list[tuple[Batch, int]], list[Job], set[Crew]]:
+        """Apply events; return announced chunks, ended jobs, and crews with stopped ones."""
+        announced: list[tuple[Batch, int]] = []
+        ended: list[Job] = []
+        crews: set[Crew] = set()
+        with self._state.changed:
+            for event in events:
+                if event.kind == "GENERIC":
+                    announced.extend(self._announced(event))
+                elif cluster := self._state.clusters.get(event.cluster):
+                    ended += cluster.apply(event)
+                    if 0 <= event.proc < len(cluster.jobs):
+                        self._note_run(cluster.jobs[event.proc], event)
+                    if event.kind in _STOPS:
+                        crews.add(cluster.crew)
+                else:
+                    # The access point may be quicker than submit() returns.
+                    self._early.append(event)
+        return announced, ended, crews
+
     def _announced(self, event: JobEvent) -> Iterator[tuple[Batch, int]]:
         """Give the chunk whose outcome an event announces."""
         told = _ANNOUNCEMENT.fullmatch(str(event.facts.get("Info", "")).strip())
@@ -138,14 +148,13 @@ class Follower:
                 batch.holders[int(told[2])] = job
             yield batch, int(told[2])
 
-    def _note_run(self, job: Job, event: JobEvent, stopped: set[Crew]) -> None:
+    def _note_run(self, job: Job, event: JobEvent) -> None:
         """Note that a job does not run any more, and has maybe kept a chunk."""
         if event.kind in _RUNS_AGAIN and job.was_released:
             self._released.append((job, time.monotonic() + HOLD_LAG))
         if not job.crew.is_resident:
             return
-        if event.kind in ("JOB_HELD", "JOB_SUSPENDED"):
-            stopped.add(job.crew)
+        if event.kind in _STOPS:
             if job.is_acted_on:
                 self._stopped.append(job)
         elif event.kind in _PUT_BACK and _codes(event) not in MEMORY:
@@ -227,9 +236,7 @@ class Follower:
         elif (
             job.state is JobState.REMOVED
             and not job.reason.startswith(SURPLUS)
-            and (
-                not job.is_acted_on or all(job.is_meant(batch, first) for batch, first in others)
-            )
+            and (not job.is_acted_on or all(job.is_meant(batch, first) for batch, first in others))
         ):
             self._state.give_up(crew, self._state.failure(job))
         elif (
@@ -314,9 +321,7 @@ class Follower:
                 is_live = any(cluster.live for cluster in self._state.clusters.values())
             if is_live:
                 with contextlib.suppress(HTCondorError):  # next time
-                    description.renew(
-                        self._state.access_point, self._state.directory.run, lease
-                    )
+                    description.renew(self._state.access_point, self._state.directory.run, lease)
 
 
 def _codes(event: JobEvent) -> tuple[object, object]:

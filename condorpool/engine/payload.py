@@ -24,7 +24,6 @@ from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.runner import program
-from condorpool.values import arguments
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     JobError,
@@ -34,6 +33,7 @@ from condorpool.values.exceptions import (
     TaskTimeoutError,
     in_place_of,
 )
+from condorpool.values.text import one_line
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
 Style = Literal["map", "starmap", "apply"]
@@ -112,8 +112,8 @@ def name_of(func: Callable[..., Any]) -> str:
         name = getattr(func, "__name__", None)
     except Exception:  # noqa: BLE001 - it may run any code
         name = None
-    shown = arguments.one_line(name) if isinstance(name, str) else ""
-    return shown or arguments.one_line(type(func).__name__)
+    shown = one_line(name) if isinstance(name, str) else ""
+    return shown or one_line(type(func).__name__)
 
 
 def _pickled(value: Any, what: str, name: Callable[[str], str] = str) -> Pickled:

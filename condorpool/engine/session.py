@@ -8,6 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint, any_cluster
@@ -16,6 +17,7 @@ from condorpool.engine.batches import Batch, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
+from condorpool.engine.records import BatchRecord
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import PATIENCE, SURPLUS, SessionState
 from condorpool.engine.submitdir import SubmitDir, Token
@@ -35,9 +37,6 @@ LEAVE_TIME = 10.0
 MOST_MADE = 10_000
 
 TERMINATED = "the condorpool Pool was terminated"
-
-#: Options that whoever ends the work of a dead owner goes by.
-_FOR_THE_END = ("killstats", "cleanup", "cleanfailed", "cleanupfiles")
 
 
 class Session:
@@ -78,42 +77,41 @@ class Session:
     @classmethod
     def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:
         """Resume in the submit directory of an owner that has ended; then `take_up` its batches."""
-        if directory.facts["queue"] != access_point.queue:
+        if directory.manifest.queue != access_point.queue:
             directory.forget_jobs(access_point.queue)
-        session = cls(directory, access_point, directory.facts["lease"])
-        for number, known in directory.recorded("jobs").items():
+        session = cls(directory, access_point, directory.manifest.lease)
+        for number, known in directory.crews().items():
             initializer = payload.read_initializer(directory / submitdir.crew_name(number))
-            options = JobOptions.restored(known["options"], *initializer)
+            options = JobOptions.restored(known.options, *initializer)
             crew = Crew(
                 number,
-                known["name"],
-                known["limit"],
+                known.name,
+                known.limit,
                 options,
-                is_resident=known["is_resident"],
+                is_resident=known.is_resident,
                 lock=session.changed,
             )
             session._former_crews[number] = crew
             with session.changed:
-                crew.clusters = [Cluster(crew, *cluster) for cluster in known["clusters"]]
+                crew.clusters = [Cluster(crew, *cluster) for cluster in known.clusters]
                 session.state.clusters.update((c.number, c) for c in crew.clusters)
-        batches = directory.recorded("facts")
-        taken = [*session._former_crews, *batches, *directory.numbers_shared()]
+        taken = [*session._former_crews, *directory.batches(), *directory.numbers_shared()]
         session._numbers = itertools.count(max(taken, default=0) + 1)
         return session
 
     @uninterrupted
-    def take_up(self, number: int, facts: Mapping[str, Any], deliver: Deliver) -> Batch:
+    def take_up(self, number: int, record: BatchRecord, deliver: Deliver) -> Batch:
         """Follow a batch of the former owner: deliver what has finished, resume the rest."""
-        crew = self._former_crews[facts["crew"]]
-        batch = Batch(number, crew, deliver, crew.options, facts)
+        crew = self._former_crews[record.crew]
+        batch = Batch(number, crew, deliver, crew.options, record)
         origins = self.directory.ends(number)
-        parts = facts.get("parts") or [(first, end, first) for first, end in origins.items()]
+        parts = record.parts or [(first, end, first) for first, end in origins.items()]
         known = {token.first for token in self.directory.tokens(crew.number)}
         if not crew.is_resident:
             known = {first for cluster in crew.clusters for first in cluster.chunks or ()}
         outcomes = self.directory.outcomes(number)
         with self.changed:
-            batch.origins, batch.size, batch.is_open = origins, facts["calls"], False
+            batch.origins, batch.size, batch.is_open = origins, record.calls or 0, False
             batch.pending = {first: end for first, end, _ in parts}
             batch.files = set(batch.pending)
             for first in sorted(known | outcomes):
@@ -201,24 +199,27 @@ class Session:
         except BaseException:
             self.directory.discard_call(number)
             raise
-        facts = {
-            "crew": crew.number,
-            "title": title,
-            "name": call.name,
-            "digest": call.digest,
-            "style": call.style,
-            "calls": calls,
-            "time": time.time(),
-            "cell": payload.number_of_cell(),
-            **{option: getattr(options, option) for option in _FOR_THE_END},
-        }
-        return Batch(number, crew, deliver, options, facts)
+        record = BatchRecord(
+            crew=crew.number,
+            title=title,
+            name=call.name,
+            digest=call.digest,
+            style=call.style,
+            calls=calls,
+            time=time.time(),
+            cell=payload.number_of_cell(),
+            killstats=options.killstats,
+            cleanup=options.cleanup,
+            cleanfailed=options.cleanfailed,
+            cleanupfiles=options.cleanupfiles,
+        )
+        return Batch(number, crew, deliver, options, record)
 
     @uninterrupted
     def open(self, batch: Batch) -> Batch:
         """Write down what another process needs to resume a batch, and follow it."""
         with self.directory.explained():
-            self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
+            self.directory.record(submitdir.facts_name(batch.number), batch.record)
         with self.changed:
             self.state.batches[batch.number] = batch
             batch.crew.batches.append(batch)
@@ -234,15 +235,11 @@ class Session:
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
             self.directory.copy_batch(old.number, number, {origin for *_, origin in parts})
-            crew = self.staffing.crew(number, old.facts["title"], old.options)
-            facts = {
-                **old.facts,
-                "crew": crew.number,
-                "time": time.time(),
-                "reruns": old.number,
-                "parts": parts,
-            }
-            batch = self.open(Batch(number, crew, deliver, old.options, facts))
+            crew = self.staffing.crew(number, old.record.title, old.options)
+            record = replace(
+                old.record, crew=crew.number, time=time.time(), reruns=old.number, parts=parts
+            )
+            batch = self.open(Batch(number, crew, deliver, old.options, record))
             with self.changed:
                 batch.origins, batch.size = old.origins, old.size
             self._post_parts(batch, parts)
@@ -409,8 +406,8 @@ class Session:
             options, failed = batch.options, batch.failed
             for name in options.cleanupfiles if options.cleanup else ():
                 (self.directory.path.parent / name).unlink(missing_ok=True)
-            if batch.facts["name"]:
-                named.add(batch.facts["name"])
+            if batch.record.name:
+                named.add(batch.record.name)
             elif options.cleanup and batch.is_done:
                 failed = set() if options.cleanfailed or batch.is_good else failed
                 self.directory.discard_batch(batch.number, failed)
@@ -429,9 +426,9 @@ class Session:
         """Keep no results of a batch, and of those that made calls of it again."""
         while batch:
             with self.changed:
-                batch.facts = {**batch.facts, "name": ""}
+                batch.record = replace(batch.record, name="")
             with contextlib.suppress(OSError):
-                self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
+                self.directory.record(submitdir.facts_name(batch.number), batch.record)
             if not batch.undelivered:  # else it goes as all without a name do
                 self.withdraw(batch)
             batch = batch.successor

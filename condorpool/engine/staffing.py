@@ -14,6 +14,7 @@ from condorpool.engine import description, payload, submitdir
 from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import MAX_REPLACED, Cluster, Crew, Job
+from condorpool.engine.records import CrewRecord, Submission
 from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
 from condorpool.runner import program
@@ -82,9 +83,7 @@ class Staffing:
         if resident and key in self._crews:
             return self._crews[key]
         limit = options.limit(is_resident=resident)
-        crew = Crew(
-            number, name, limit, options, is_resident=resident, lock=self._state.changed
-        )
+        crew = Crew(number, name, limit, options, is_resident=resident, lock=self._state.changed)
         directory = self._state.directory
         path, base = directory / submitdir.crew_name(number), directory.path.parent
         payload.write_crew(path, options.initializer, options.initargs, environment, base)
@@ -220,10 +219,9 @@ class Staffing:
     def _record(self, crew: Crew, submit: Mapping[str, str]) -> None:
         """Write down the jobs of a crew, so that another process can resume them."""
         with self._state.changed:
-            clusters = [[c.number, len(c.jobs), c.chunks] for c in crew.clusters]
+            clusters = [Submission(c.number, len(c.jobs), c.chunks) for c in crew.clusters]
         with self._state.directory.explained():
-            self._state.directory.record(
-                submitdir.jobs_name(crew.number),
+            record = CrewRecord(
                 name=crew.name,
                 limit=crew.limit,
                 is_resident=crew.is_resident,
@@ -231,3 +229,4 @@ class Staffing:
                 description=dict(submit),
                 clusters=clusters,
             )
+            self._state.directory.record(submitdir.jobs_name(crew.number), record)

@@ -37,6 +37,7 @@ from condorpool.engine import payload, submitdir
 from condorpool.engine.batches import Batch
 from condorpool.engine.deliveries import Deliveries
 from condorpool.engine.jobs import Cluster, Crew, Job
+from condorpool.engine.records import ErrorRecord
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
@@ -217,7 +218,7 @@ class SessionState:
             # Before it is delivered: then the batch, and its files, may be discarded.
             with contextlib.suppress(OSError):  # another process cannot attach to it then
                 name = submitdir.error_name(batch.number, first)
-                self.directory.record(name, end=end, **result.facts())
+                self.directory.record(name, ErrorRecord.of(result, end))
         lane.put(functools.partial(self._deliver, batch, first, end, result, job))
 
     def _deliver(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.matching import Fit
-from condorpool.engine.batches import JobRecord
+from condorpool.engine.jobs import Job
 from condorpool.values.events import JobState
 from condorpool.values.holds import cure
 
@@ -12,9 +12,9 @@ from condorpool.values.holds import cure
 _UNITS = {"Cpus": (1, ""), "Memory": (1024, " GiB"), "Disk": (1024**2, " GiB"), "GPUs": (1, "")}
 
 
-def why(access_point: AccessPoint, job_id: str, job: JobRecord) -> str:
+def why(access_point: AccessPoint, job: Job) -> str:
     """Say why a job is in the state that it is in; of an idle one ask HTCondor."""
-    fit = access_point.fit(job_id) if job.state is JobState.IDLE else None
+    fit = access_point.fit(job.id) if job.state is JobState.IDLE else None
     told = {
         JobState.UNMATERIALIZED: "not in the queue yet: HTCondor makes it in a moment, or when "
         "others of its cluster end. Held ones take up room: release or remove those.",
@@ -25,7 +25,7 @@ def why(access_point: AccessPoint, job_id: str, job: JobRecord) -> str:
         JobState.COMPLETED: f"completed: {job.exit or job.reason or 'it has left the queue'}.",
         JobState.REMOVED: f"removed: {job.reason.rstrip('. ') or 'nobody said why'}.",
     }
-    return f"Job {job_id} is {told[job.state]}"
+    return f"Job {job.id} is {told[job.state]}"
 
 
 def why_idle(fit: Fit) -> str:

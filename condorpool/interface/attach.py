@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from condorpool.cleaner import launch
+from condorpool.cleaner import custody
 from condorpool.cleaner.ending import find_access_point
-from condorpool.interface.left import leftovers
+from condorpool.interface.leftovers import leftovers
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.values.exceptions import CondorPoolError
 
@@ -38,7 +38,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     if name is None:
         return found
     matching = [left for left in found if name == left.name or left.run.endswith(name)]
-    here = launch.notebook()
+    here = custody.notebook()
     matching.sort(key=lambda left: (not left.in_use, bool(here) and left.notebook == here))
     if not matching:
         # What this process has taken up already, together with other calls.

@@ -10,13 +10,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from condorpool.display.notices import tell
 from condorpool.engine.actions import TAKEN_BACK
 from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
-from condorpool.interface.notices import tell
+from condorpool.interface.options import checks
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, not_stopping
-from condorpool.values import arguments as arguments_of
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
 from condorpool.values.locks import Monitor
@@ -136,7 +136,7 @@ class Executor(concurrent.futures.Executor):
             ("max_tasks_per_child", max_tasks_per_child),
         ):
             if value is not None:
-                arguments_of.count(name, value)
+                checks.count(name, value)
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
         self._is_shut_down = False
         self._closer: threading.Thread | None = None

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from condorpool.engine.batches import Batch, JobRecord
+from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
+from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import MOST_MADE, Session
 from condorpool.interface.onhold import OnHold
@@ -146,9 +147,7 @@ class ResultIterator(Handle, Generic[T]):
         self._stop() if self._is_endless else self._feed.hurry()
 
     # -- the deliveries' side ----------------------------------------------------
-    def _deliver(
-        self, first: int, end: int, result: Outcome | JobError, job: JobRecord | None
-    ) -> None:
+    def _deliver(self, first: int, end: int, result: Outcome | JobError, job: Job | None) -> None:
         self._note(first, end, result, job)
         if isinstance(result, JobError):
             errors: Mapping[int, BaseException] = dict.fromkeys(range(end - first), result)
@@ -182,11 +181,11 @@ class ResultIterator(Handle, Generic[T]):
     def calls_ended(self) -> int:
         """How many of their calls have ended."""
         with self._session.changed:
-            return self.calls - self._mine.calls_left
+            return self.calls - self._mine.calls_pending
 
     def ready(self) -> bool:
         """Tell whether the iterable and all calls have ended."""
-        return not self._mine.left
+        return not self._mine.undelivered
 
     def next(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
         """Return the next result; waits for it at most ``timeout`` seconds.

@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from condorpool.access.accesspoint import ACTIONS, any_job
-from condorpool.engine import actions
 from condorpool.engine import submitdir as names
-from condorpool.engine.batches import Cluster, JobRecord
+from condorpool.engine.actions import act_on_jobs
+from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.engine.why import why
 from condorpool.values.events import JobState
@@ -36,12 +36,12 @@ class Jobs:
 
     _session: Session
 
-    def _places(self) -> list[tuple[Cluster, int]]:
+    def _jobs(self) -> list[Job]:
         """Return which jobs these are."""
         raise NotImplementedError
 
     def _act(self, action: str) -> int:
-        return actions.act_on(self._session, action, self._places())
+        return act_on_jobs(self._session.state, action, self._jobs())
 
     # -- to be done ------------------------------------------------------------------
     def hold(self) -> int:
@@ -89,11 +89,11 @@ class Jobs:
     @property
     def clusterid(self) -> int | None:
         """The ClusterId of the (first) job; None if there is none yet."""
-        return next((cluster.number for cluster, _ in self._places()), None)
+        return next((job.cluster.number for job in self._jobs()), None)
 
     def constraint(self) -> str:
         """Return the ClassAd expression that is true of these jobs alone."""
-        return any_job(cluster.job_id(proc) for cluster, proc in self._places())
+        return any_job(job.id for job in self._jobs())
 
     def query(self, *projection: str, checkhistory: bool = True) -> list[dict[str, Any]]:
         """Return these attributes of the jobs as the access point has them now.
@@ -111,10 +111,7 @@ class Jobs:
 
     def analyze(self) -> str:
         """Say why the jobs are idle or held, as ``condor_q -better-analyze`` does."""
-        return "\n".join(
-            why(self._session.access_point, cluster.job_id(proc), cluster.jobs[proc])
-            for cluster, proc in self._places()
-        )
+        return "\n".join(why(self._session.access_point, job) for job in self._jobs())
 
     @classmethod
     def status_from_code(cls, code: int) -> str:
@@ -130,17 +127,14 @@ class Jobs:
         return self._text(names.stderr_name)
 
     def _text(self, name_of: Callable[[str], str]) -> str | None:
-        texts = [
-            self._session.directory.text(name_of(cluster.job_id(p)))
-            for cluster, p in self._places()
-        ]
+        texts = [self._session.directory.text(name_of(job.id)) for job in self._jobs()]
         found = [text for text in texts if text is not None]
         return "".join(found) if found else None
 
     def log(self) -> str | None:
         """Return the jobs' events from the event log; None if there are none (yet)."""
         text = self._session.directory.text(names.EVENT_LOG) or ""
-        marks = tuple(f"({cluster.number:03d}.{p:03d}." for cluster, p in self._places())
+        marks = tuple(f"({job.cluster.number:03d}.{job.proc:03d}." for job in self._jobs())
         events = [e for e in text.split("...\n") if e.partition(" ")[2].startswith(marks)]
         return "...\n".join([*events, ""]) or None
 
@@ -169,37 +163,32 @@ class QueuedJob(Jobs):
     'hello\n'
     """
 
-    def __init__(self, session: Session, cluster: Cluster, proc: int) -> None:
+    def __init__(self, session: Session, job: Job) -> None:
         self._session = session
-        self._cluster = cluster
-        self._proc = proc
+        self._job = job
 
-    def _places(self) -> list[tuple[Cluster, int]]:
-        return [(self._cluster, self._proc)]
-
-    @property
-    def _record(self) -> JobRecord:
-        return self._cluster.jobs[self._proc]
+    def _jobs(self) -> list[Job]:
+        return [self._job]
 
     @property
     def id(self) -> str:
         """``ClusterId.ProcId``, as HTCondor prints it."""
-        return self._cluster.job_id(self._proc)
+        return self._job.id
 
     @property
     def state(self) -> JobState:
         """Where the job stands."""
-        return self._record.state
+        return self._job.state
 
     @property
     def host(self) -> str:
         """The execution point (slot) where the job ran last; empty before it runs."""
-        return self._record.host
+        return self._job.host
 
     @property
     def hold_reason(self) -> str:
         """Why HTCondor holds the job; empty if it does not."""
-        return self._record.reason if self.state is JobState.HELD else ""
+        return self._job.reason if self.state is JobState.HELD else ""
 
     def status(self) -> str:
         """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, ..."""
@@ -211,7 +200,7 @@ class QueuedJob(Jobs):
 
 def act(action: str, jobs: Iterable[QueuedJob]) -> int:
     """Do something to jobs, with one request to each access point; return to how many."""
-    places: dict[Session, list[tuple[Cluster, int]]] = {}
+    chosen: dict[Session, list[Job]] = {}
     for job in jobs:
-        places.setdefault(job._session, []).append((job._cluster, job._proc))  # noqa: SLF001
-    return sum(actions.act_on(session, action, place) for session, place in places.items())
+        chosen.setdefault(job._session, []).append(job._job)  # noqa: SLF001
+    return sum(act_on_jobs(session.state, action, some) for session, some in chosen.items())

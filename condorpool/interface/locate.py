@@ -7,7 +7,7 @@ from pathlib import Path
 from condorpool import personal as embedded
 from condorpool.access.accesspoint import AccessPoint, is_configured
 from condorpool.access.remote import RemoteAccessPoint
-from condorpool.interface.notices import tell
+from condorpool.display.notices import tell
 from condorpool.values.exceptions import HTCondorNotFoundError
 
 

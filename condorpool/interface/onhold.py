@@ -6,7 +6,8 @@ import typing
 from collections.abc import Callable
 from typing import Literal
 
-from condorpool.engine.batches import Batch, Cluster
+from condorpool.engine.batches import Batch
+from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.interface.job import QueuedJob
 from condorpool.values.exceptions import JobHeldError
@@ -34,28 +35,25 @@ class Decisions:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._made: set[tuple[int, int, int]] = set()
+        self._made: set[tuple[Job, int]] = set()
 
-    def due(self, batch: Batch) -> list[tuple[Cluster, int]]:
-        """Return the held jobs that nobody was asked about."""
+    def due(self, batch: Batch) -> list[Job]:
+        """Return the held jobs that the function was not asked about yet."""
         with self._session.changed:
-            return [
-                (cluster, proc)
-                for cluster, proc in batch.held
-                if (cluster.number, proc, cluster.jobs[proc].holds) not in self._made
-            ]
+            return [job for job in batch.held if (job, job.holds) not in self._made]
 
     def make(self, decide: Callable[[QueuedJob], Decision], batch: Batch) -> JobHeldError | None:
         """Ask, and do what is said; return the error that is to be raised.
 
         Called without the session's lock.
         """
-        for cluster, proc in self.due(batch):
-            self._made.add((cluster.number, proc, cluster.jobs[proc].holds))
-            job = QueuedJob(self._session, cluster, proc)
+        for held in self.due(batch):
+            self._made.add((held, held.holds))
+            job = QueuedJob(self._session, held)
             decision = decide(job)
             if decision == "raise":
-                return batch.held_error((cluster, proc))
+                with self._session.changed:
+                    return batch.held_error(held)
             if decision == "release":
                 job.release()
             elif decision == "remove":

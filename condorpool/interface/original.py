@@ -9,9 +9,9 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from condorpool.engine.payload import Call
 from condorpool.interface.job import Jobs
+from condorpool.interface.options import checks
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult
-from condorpool.values import arguments
 from condorpool.values.exceptions import (
     JobError,
     JobFailedError,
@@ -102,8 +102,8 @@ class Job(AsyncResult[T]):
             raise TypeError(f"target is a function, not {type(target).__name__}")
         items = [
             (
-                arguments.positional("args", args),
-                arguments.keywords("kwargs", {} if kwargs is None else kwargs),
+                checks.positional("args", args),
+                checks.keywords("kwargs", {} if kwargs is None else kwargs),
             )
         ]
         nowhere: Any = _Nowhere()
@@ -157,7 +157,7 @@ class Job(AsyncResult[T]):
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:
         """Wait until the job is idle no more, at most ``timeout`` seconds."""
-        self._session.check_reach()
+        self._session.state.check_reach()
         super().wait_to_start(timeout, polltime)
 
     def wait(
@@ -188,7 +188,7 @@ class Job(AsyncResult[T]):
         return super().log() if self.submitted() else None
 
     def _act(self, action: str) -> int:
-        self._session.check_reach()
+        self._session.state.check_reach()
         return super()._act(action)
 
     def _outcome(self) -> T:

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, TypeVar, cast
 
-from condorpool.cleaner import ending, launch
-from condorpool.engine import actions, description, payload, resources
+from condorpool.cleaner import custody, ending
+from condorpool.display.notices import mind_hashes, tell
+from condorpool.display.timeline import Chunk, timeline
+from condorpool.engine import actions, description, payload
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
 from condorpool.engine.session import MOST_MADE, Session
@@ -25,14 +27,12 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.left import Left, leftovers
+from condorpool.interface.leftovers import Left, leftovers
 from condorpool.interface.locate import find_access_point
-from condorpool.interface.notices import mind_hashes, tell
 from condorpool.interface.onhold import OnHold, check_on_hold
+from condorpool.interface.options import checks, commands, resources
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
-from condorpool.interface.timeline import Chunk, timeline
 from condorpool.personal import PersonalHTCondor
-from condorpool.values import arguments
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -187,9 +187,9 @@ class Pool:
             self._maxtasksperchild = _positive("maxtasksperchild", maxtasksperchild)
         except TypeError as error:  # as multiprocessing has it, for this one alone
             raise ValueError(str(error)) from None
-        self._initializer = arguments.function("initializer", initializer)
-        self._initargs = arguments.positional("initargs", initargs)
-        self.submitkwargs = description.check({} if submitkwargs is None else submitkwargs)
+        self._initializer = checks.function("initializer", initializer)
+        self._initargs = checks.positional("initargs", initargs)
+        self.submitkwargs = commands.check(submitkwargs)
         given = {
             "memory": memory,
             "memory_max": memory_max,
@@ -210,18 +210,18 @@ class Pool:
             **_check_jobkwargs(jobkwargs),
         }
         self._on_hold = check_on_hold(on_hold)
-        self._linger = arguments.seconds("linger", linger)
-        self._retire_after = arguments.seconds(
+        self._linger = checks.seconds("linger", linger)
+        self._retire_after = checks.seconds(
             "retire_after", retire_after, least=0.001, may_be_infinite=True
         )
         for name, value in (("schedd", schedd), ("collector", collector), ("remote", remote)):
-            arguments.kind(name, value, (str, type(None)), "a string")
+            checks.kind(name, value, (str, type(None)), "a string")
         kinds = (PersonalHTCondor, str, os.PathLike, bool, type(None))
-        arguments.kind("personal", personal, kinds, "a bool, a folder or a PersonalHTCondor")
+        checks.kind("personal", personal, kinds, "a bool, a folder or a PersonalHTCondor")
         if on_exit not in _ON_EXIT:
             raise ValueError(f"on_exit={on_exit!r} is none of {', '.join(_ON_EXIT)}")
         self._on_exit = on_exit
-        launch.sweep_once()
+        custody.sweep_once()
         self.remote = remote
         self._access_point = find_access_point(schedd, collector, personal, remote)
         self._cpus: tuple[float, int] = (-math.inf, 1)
@@ -232,7 +232,7 @@ class Pool:
         self._named: dict[str, Result[Any]] = {}
         self._made: deque[Chunk] = deque(maxlen=MOST_MADE)
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
-        self._echo = arguments.kind("echo", echo, bool, "True or False")
+        self._echo = checks.kind("echo", echo, bool, "True or False")
         self._progress = display.check_kind(progress)
         self._closed = False
 
@@ -282,8 +282,8 @@ class Pool:
         SubmitError
             The submit directory cannot be written, or HTCondor refused.
         """
-        keywords = arguments.keywords("kwds", {} if kwds is None else kwds)
-        items = [(arguments.positional("args", args), keywords)]
+        keywords = checks.keywords("kwds", {} if kwds is None else kwds)
+        items = [(checks.positional("args", args), keywords)]
         call = payload.Call(func, "apply")
         kwargs.setdefault("progress", None)
         return self._post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
@@ -347,7 +347,7 @@ class Pool:
         **kwargs: Any,
     ) -> MapResult:
         """Submit the calls of `starmap` and return their `MapResult` at once."""
-        items = map(_unpacked, arguments.iterable("iterable", iterable))
+        items = map(_unpacked, checks.iterable("iterable", iterable))
         return self._map(func, "starmap", items, chunksize, callback, error_callback, **kwargs)
 
     def imap(
@@ -433,18 +433,18 @@ class Pool:
         _positive("chunksize", chunksize)
         options, session = self._options(**kwargs)
         jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
-        resident = session.crews.is_resident(options)
+        resident = session.staffing.is_resident(options)
         limit = min(jobs, options.limit(is_resident=resident))
         batch, name = None if resident else 0, payload.name_of(func)
-        return session.crews.describe(0, batch, limit, name, options)
+        return session.staffing.describe(0, batch, limit, name, options)
 
     @property
     def queue(self) -> list[QueuedJob]:
         """The HTCondor jobs of this pool that have not left the queue."""
         return [
-            QueuedJob(session, *place)
+            QueuedJob(session, job)
             for session in list(self._sessions.values())
-            for place in session.places()
+            for job in session.state.live_jobs
         ]
 
     def timeline(self, ax: Any = None) -> Any:
@@ -465,16 +465,16 @@ class Pool:
         jobkwargs: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> tuple[JobOptions, Session]:
-        submit = description.check({} if submitkwargs is None else submitkwargs)
+        submit = commands.check(submitkwargs)
         asked = {**self._resources, **resources.check(given, submit)}
-        commands = resources.commands(asked, {**self.submitkwargs, **submit})
+        described = resources.commands(asked, {**self.submitkwargs, **submit})
         if "memory_max" in asked:
             self._access_point.check_memory_max()
         job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs)}
         base = Path(job.pop("submitdir")).absolute()
         session = self._sessions.get(base) or self._begin(base)
         options = JobOptions(
-            submitkwargs={**self.submitkwargs, **commands, **submit},
+            submitkwargs={**self.submitkwargs, **described, **submit},
             python=asked.get("python"),
             task_timeout=asked.get("task_timeout"),
             processes=self._processes,
@@ -493,18 +493,18 @@ class Pool:
     def _begin(self, base: Path) -> Session:
         """Make a submit directory, which is cleaned up whatever becomes of this process."""
         directory = SubmitDir.new(base)
-        launch.enter(directory.path, self._access_point, self._on_exit)
+        custody.register(directory.path, self._access_point, self._on_exit)
         lease = 0.0 if self._on_exit == "keep" else description.LEASE
         try:
             directory.make(
                 lease=lease,
                 queue=self._access_point.queue,
-                kernel=launch.kernel(),
-                notebook=launch.notebook(),
+                kernel=custody.kernel(),
+                notebook=custody.notebook(),
             )
             session = Session(directory, self._access_point, lease)
         except BaseException:
-            launch.leave(directory.path)
+            custody.unregister(directory.path)
             raise
         session.made = self._made
         tracker().follow(session)
@@ -529,10 +529,10 @@ class Pool:
         **kwargs: Any,
     ) -> R:
         self._check_call(call.func)
-        arguments.function("callback", callback)
-        arguments.function("error_callback", error_callback)
+        checks.function("callback", callback)
+        checks.function("error_callback", error_callback)
         if name is not None:
-            arguments.calls_name(name)
+            checks.calls_name(name)
             call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
             if known := self._known(call):
                 return cast("R", known)
@@ -620,21 +620,21 @@ class Pool:
                 f"the jobs of {left.name!r} are at {there.name}, and this pool's at "
                 f"{here.name}: condorpool.attach({left.name!r}) makes a pool there."
             )
-        directory = launch.take_up(left.entry, self._on_exit, here.origin)
+        directory = custody.take_up(left.entry, self._on_exit, here.origin)
         session = Session.taken_up(directory, here)
         session.made = self._made
         results = {}
         for root, chain in directory.chains().items():
-            facts = chain[0][1]
-            kind: type[Result[Any]] = AsyncResult if facts["style"] == "apply" else MapResult
-            stub: Any = SimpleNamespace(__name__=facts["title"])
-            call = payload.Call(stub, facts["style"], name=facts["name"], digest=facts["digest"])
-            items = range(facts["calls"])
+            record = chain[0][1]
+            kind: type[Result[Any]] = AsyncResult if record.style == "apply" else MapResult
+            stub: Any = SimpleNamespace(__name__=record.title)
+            call = payload.Call(stub, record.style, name=record.name, digest=record.digest)
+            items = range(record.calls or 0)
             result = kind(session, call, items, 1, JobOptions(), self._on_hold, None, None)
             result._take_up(chain)  # noqa: SLF001
             results[root] = result
-            if facts["name"]:
-                self._named[facts["name"]] = result
+            if record.name:
+                self._named[record.name] = result
                 result._names = self._named  # noqa: SLF001
         self._keep(*results.values())
         self._sessions[session.directory.path] = session
@@ -646,8 +646,8 @@ class Pool:
 
     def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
-        wait = arguments.seconds("wait", wait)
-        for left in reversed(range(arguments.count("maxtries", maxtries))):
+        wait = checks.seconds("wait", wait)
+        for left in reversed(range(checks.count("maxtries", maxtries))):
             batch = result._prepare()  # noqa: SLF001
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
@@ -684,7 +684,7 @@ class Pool:
     ) -> MapResult:
         self._check_call(func)
         _positive("chunksize", chunksize)
-        items = list(arguments.iterable("iterable", iterable))
+        items = list(checks.iterable("iterable", iterable))
         # Chunks whose size nobody chose are split as the calls turn out to be long.
         call = payload.Call(func, style, splits=chunksize is None)
         size = chunksize or self._chunksize(len(items))
@@ -707,7 +707,7 @@ class Pool:
         self._check_call(func)
         _positive("chunksize", chunksize)
         ahead = _positive("buffersize", buffersize)
-        arguments.iterable("iterable", iterable)
+        checks.iterable("iterable", iterable)
         held = check_on_hold(on_hold or self._on_hold)
         shown = display.check_kind(self._progress if progress == "auto" else progress)
         options, session = self._options(**kwargs)
@@ -785,7 +785,7 @@ class Pool:
             errors = [(r, cast("BaseException", r._error())) for r in unseen]  # noqa: SLF001
             reports = [f"{r!r}: {words_of(e, repr)}\n{words_of(e)}" for r, e in errors]
             raise JobFailedError(
-                ", ".join(job.id for r in unseen for job in r.jobs) or "(none yet)",
+                ", ".join(job.id for r in unseen for job in r.jobs),
                 "Pool.close - failed jobs:\n" + "\n==========\n".join(reports),
             )
 
@@ -833,10 +833,10 @@ class Pool:
         tracker().unfollow(session)
         session.follower.close()
         if is_over:
-            launch.leave(session.directory.path, session.clean())
+            custody.unregister(session.directory.path, session.clean())
         else:
             tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
-            launch.hand_over(session.directory.path)
+            custody.hand_over(session.directory.path)
 
     def _stop_feeding(self) -> None:
         for iterator in list(self._iterators):
@@ -845,7 +845,7 @@ class Pool:
     def _take_back(self) -> None:
         self._stop_feeding()
         for session in self._sessions.values():
-            actions.take_back(session)
+            actions.take_back(session.state)
 
     @property
     def jobs(self) -> list[Result[Any]]:
@@ -911,12 +911,14 @@ class Pool:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        left = sum(len(b.pending) for s in self._sessions.values() for b in s.batches.values())
+        left = sum(
+            len(b.pending) for s in self._sessions.values() for b in s.state.batches.values()
+        )
         return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} chunks left>"
 
 
 def _positive(name: str, value: int | None) -> int | None:
-    return None if value is None else arguments.count(name, value)
+    return None if value is None else checks.count(name, value)
 
 
 def _unpacked(item: Any) -> tuple[Any, ...]:
@@ -927,7 +929,7 @@ def _unpacked(item: Any) -> tuple[Any, ...]:
 
 
 def _killstats(states: Iterable[str]) -> tuple[str, ...]:
-    chosen = (states,) if isinstance(states, str) else arguments.iterable("killstats", states)
+    chosen = (states,) if isinstance(states, str) else checks.iterable("killstats", states)
     for state in chosen:
         if state not in _STATES:
             raise ValueError(f"killstats has {state!r}; the states are {', '.join(_STATES)}")
@@ -947,11 +949,11 @@ _JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 
 def _check_jobkwargs(jobkwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     given = {} if jobkwargs is None else jobkwargs
-    checked = dict(arguments.kind("jobkwargs", given, Mapping, "a mapping"))
+    checked = dict(checks.kind("jobkwargs", given, Mapping, "a mapping"))
     for key, value in checked.items():
         if key not in _JOBKWARGS:
             raise ValueError(f"jobkwargs[{key!r}] is none of {', '.join(_JOBKWARGS)}")
-        arguments.kind(key, value, *_JOBKWARGS[key])
+        checks.kind(key, value, *_JOBKWARGS[key])
     checked.pop("polltime", None)  # nothing is polled: the event log tells
     if "killstats" in checked:
         checked["killstats"] = _killstats(checked["killstats"])
@@ -971,10 +973,10 @@ def _close_open_pools() -> None:
 
     A kernel has no time for that: what is not done there is its cleaner's.
     """
-    hurries = bool(launch.kernel())
+    hurries = bool(custody.kernel())
     for pool in list(_open_pools):
         on_exit, sessions = pool._on_exit, pool._sessions.values()  # noqa: SLF001
-        is_busy = any(session.is_busy for session in sessions)
+        is_busy = any(session.state.is_busy for session in sessions)
         if on_exit == "keep" or (on_exit == "wait" and hurries and is_busy):
             continue
         try:

@@ -9,20 +9,22 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
 from condorpool.engine import actions
-from condorpool.engine.batches import Batch, Cluster, JobRecord
+from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
+from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Call, Outcome, name_of
+from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
-from condorpool.interface.timeline import Chunk, chunk, dataframe, timeline
-from condorpool.values import arguments
+from condorpool.interface.options import checks
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -141,14 +143,12 @@ class Handle(Jobs):
         """
         return timeline(self.chunks(), ax)
 
-    def _note(
-        self, first: int, end: int, result: Outcome | JobError, job: JobRecord | None
-    ) -> None:
+    def _note(self, first: int, end: int, result: Outcome | JobError, job: Job | None) -> None:
         """Keep when and where a chunk was made."""
         noted = chunk(first, end, result, job)
         with self._session.changed:
             if job:
-                job.free = max(job.free, noted.end)
+                job.last_chunk_end = max(job.last_chunk_end, noted.end)
             self._chunks.append(noted)
             self._session.made.append(noted)
 
@@ -164,7 +164,7 @@ class Handle(Jobs):
 
     def _is_stuck(self, on_hold: OnHold | None) -> bool:
         """Tell, under the lock, whether to `_resolve` that jobs are held; raise if told to."""
-        self._session.check_reach()
+        self._session.state.check_reach()
         if not self.ready():
             tracker().check(self._session)
         if on_hold is None:
@@ -174,7 +174,7 @@ class Handle(Jobs):
             return False
         if callable(on_hold):
             return bool(self._decisions.due(self._batch))
-        if on_hold == "wait" or not self._batch.only_held_left:
+        if on_hold == "wait" or not self._batch.is_stuck:
             return False
         if on_hold == "raise":
             self._see()
@@ -196,7 +196,7 @@ class Handle(Jobs):
         self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None
     ) -> None:
         """Wait until ``over()``, which is asked under the lock."""
-        on_hold, timeout = check_on_hold(on_hold or self._on_hold), arguments.timeout(timeout)
+        on_hold, timeout = check_on_hold(on_hold or self._on_hold), checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._session.changed:
@@ -222,17 +222,17 @@ class Handle(Jobs):
     @property
     def jobs(self) -> list[QueuedJob]:
         """The jobs that have, or had, the calls, or are held for them; none for calls that wait."""
-        return [QueuedJob(self._session, cluster, proc) for cluster, proc in self._holders()]
+        return [QueuedJob(self._session, job) for job in self._holders()]
 
-    def _holders(self) -> list[tuple[Cluster, int]]:
+    def _holders(self) -> list[Job]:
         if self._batch is None:
             return []
-        self._session.note_takers(self._batch.crew)
+        self._session.state.refresh_holders(self._batch.crew)
         with self._session.changed:
             holders = [self._batch.holders[i] for i in sorted(self._batch.holders)]
             return list(dict.fromkeys(holders or self._batch.held))
 
-    def _places(self) -> list[tuple[Cluster, int]]:
+    def _jobs(self) -> list[Job]:
         holders = self._holders()
         if holders or self._batch is None or self._batch.is_done:
             return holders
@@ -253,12 +253,12 @@ class Handle(Jobs):
         if not self._batch or self._batch.is_done:
             return 0
         self._see()
-        return actions.take_back(self._session, self._batch)
+        return actions.take_back(self._session.state, self._batch)
 
     def _act(self, action: str) -> int:
         if not self._batch or self._batch.is_done:
             return 0
-        return actions.act(self._session, action, self._batch)
+        return actions.act_on_batch(self._session.state, action, self._batch)
 
 
 class Result(Handle, Generic[T]):
@@ -335,14 +335,14 @@ class Result(Handle, Generic[T]):
         self._missing, self._is_ready = len(numbers), False
         self._batch = self._session.repost(self._batch, numbers, self._deliver)
 
-    def _take_up(self, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    def _take_up(self, chain: Chain) -> None:
         """Follow what a former owner has left: a batch, and those that made calls of it again."""
-        for number, facts in parts:
-            again = [n for first, end, _ in facts.get("parts", ()) for n in range(first, end)]
+        for number, record in chain:
+            again = [n for first, end, _ in record.parts for n in range(first, end)]
             for n in again:
                 self._errors.pop(n, None)
-            self._missing, self._is_ready = len(again) or facts["calls"], False
-            before, self._batch = self._batch, self._session.take_up(number, facts, self._deliver)
+            self._missing, self._is_ready = len(again) or record.calls or 0, False
+            before, self._batch = self._batch, self._session.take_up(number, record, self._deliver)
             if before is None:
                 self._first = self._batch
             else:
@@ -350,7 +350,7 @@ class Result(Handle, Generic[T]):
 
     # -- the deliveries' side ------------------------------------------------------
     def _deliver(
-        self, first: int, end: int, result: Outcome | JobError, job: JobRecord | None
+        self, first: int, end: int, result: Outcome | JobError, job: Job | None
     ) -> Callable[[], object] | None:
         self._note(first, end, result, job)
         if isinstance(result, JobError):
@@ -502,9 +502,9 @@ class Result(Handle, Generic[T]):
         if batch is None or not batch.pending:
             return {_STATUS[JobState.COMPLETED]}
         jobs = [batch.holders[i] for i in batch.pending if i in batch.holders]
-        states = {cluster.jobs[proc].state for cluster, proc in jobs}
+        states = {job.state for job in jobs}
         if len(jobs) < len(batch.pending):
-            states.add(JobState.HELD if batch.only_held_left else JobState.IDLE)
+            states.add(JobState.HELD if batch.is_stuck else JobState.IDLE)
         return {_STATUS[state] for state in states}
 
     def successful(self) -> bool | None:
@@ -521,7 +521,7 @@ class Result(Handle, Generic[T]):
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
         """Wait until no call is idle any more, at most ``timeout`` seconds."""
-        timeout = arguments.timeout(timeout)
+        timeout = checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while self.status() == _STATUS[JobState.IDLE] and time.monotonic() < end:
             with self._session.changed:
@@ -577,7 +577,7 @@ class Result(Handle, Generic[T]):
         jobs = [job for job in self.jobs if _STATUS[job.state] in states]
         first = jobs[0] if jobs else None
         error = JobFailedError(
-            first.id if first else "(none yet)",
+            first.id if first else "",
             f"Status {_STATUS[first.state] if first else self.status()!r} caused it to be killed",
             host=first.host if first else "",
             hint=f"*** Analysis:\n{self.analyze()}",

@@ -240,7 +240,7 @@ class JobError(CondorPoolError):
     Parameters
     ----------
     job_id
-        ``ClusterId.ProcId``, as HTCondor prints it.
+        ``ClusterId.ProcId``, as HTCondor prints it; empty if no job had the call.
     reason
         What HTCondor says.
     host
@@ -264,23 +264,10 @@ class JobError(CondorPoolError):
         self.hint = hint
         self.what = reason.rstrip(". ")
 
-    @classmethod
-    def restored(cls, kind: str, job_id: str, reason: str, **facts: str) -> JobError:
-        """Return an error whose facts were written down."""
-        found = {
-            error.__name__: error
-            for error in (*cls.__subclasses__(), *JobFailedError.__subclasses__())
-        }
-        return found.get(kind, JobFailedError)(job_id, reason, **facts)
-
-    def facts(self) -> dict[str, str]:
-        """Return all that another process needs to raise it too."""
-        names = ("job_id", "reason", "host", "stderr", "hint")
-        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
-
     def __str__(self) -> str:
         where = f" on {self.host}" if self.host else ""
-        text = f"job {self.job_id} {self.state}{where}: {self.what}."
+        job = f"job {self.job_id}" if self.job_id else "a call that no job had"
+        text = f"{job} {self.state}{where}: {self.what}."
         if self.stderr:
             text += f"\nIts standard error ends with:\n{self.stderr}"
         if self.hint:

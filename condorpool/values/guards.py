@@ -70,30 +70,40 @@ def check(cls: type, by: str) -> None:
             check_lock(instance, name)
         if type(value) in _CHANGING:
             # Weak: an instance must not live longer than without the checks.
-            ref = weakref.ref(instance)
-            value = _checked(value, lambda: (alive := ref()) and check_lock(alive, name))
+            value = _checked(value, check_lock, weakref.ref(instance), name)
         object.__setattr__(instance, name, value)
 
     cls.__setattr__ = set_attribute  # type: ignore[assignment, method-assign]
 
 
-def _checked(values: Any, check_lock: Callable[[], object]) -> Any:
-    """Return a container that calls a function before each change."""
-    kind = _checked_class(type(values))
-    made = kind.__new__(kind)
-    made.check_lock = check_lock
-    fill, *_ = _CHANGING[type(values)].split()
-    getattr(type(values), fill)(made, values)
+def _checked(
+    values: Any,
+    check_lock: Callable[[object, str], None],
+    instance: Callable[[], object],
+    name: str,
+) -> Any:
+    """Return the container as one that checks the lock of its instance before each change."""
+
+    def check() -> None:
+        if (alive := instance()) is not None:
+            check_lock(alive, name)
+
+    kind: type = type(values)
+    made = _checked_class(kind)()
+    fill, *_ = _CHANGING[kind].split()
+    getattr(kind, fill)(made, values)
+    made.check_lock = check
     return made
 
 
 @functools.cache
-def _checked_class(kind: type) -> Any:
+def _checked_class(kind: Any) -> Any:
     def changing(name: str) -> Callable[..., Any]:
         method = getattr(kind, name)
 
         def change(self: Any, *args: Any, **kwargs: Any) -> Any:
-            self.check_lock()
+            if check_lock := getattr(self, "check_lock", None):  # None while it is filled
+                check_lock()
             return method(self, *args, **kwargs)
 
         return change

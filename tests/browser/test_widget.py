@@ -137,7 +137,7 @@ def test_where_clicks_do_not_come_through_it_is_said(open_notebook):
     """A kernel that we cannot help takes clicks when the cell is done: the widget says so."""
     notebook = open_notebook(
         """
-        from condorpool.faces.notebook.clicks import Clicks
+        from condorpool.display.clicks import Clicks
         Clicks._intercept = lambda self: None
         Pool(**SUBMIT).map(wait, [0])
         """
@@ -153,7 +153,7 @@ def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_en
     """The widget comes back; without signs of life it says so, and its buttons are off."""
     notebook = open_notebook(
         """
-        from condorpool.faces.notebook import widget
+        from condorpool.display import widget
         widget.HEARTBEAT = 0.3
         widget.JobWidget.heartbeat.default_value = 0.3
         result = Pool(**SUBMIT).map_async(wait, [0])
@@ -188,7 +188,7 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
     """The page draws as quickly for 100,000 calls as for 100."""
     notebook = open_notebook(
         """
-        from condorpool.faces.notebook.widget import JobWidget
+        from condorpool.display.widget import JobWidget
         import threading
         def state(n, calls):
             part = calls // 100

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from condorpool.faces.notebook import actions
-from condorpool.interface.progress import Meter
+from condorpool.display import orders
+from condorpool.display.progress import Meter
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_what_was_gone_already_is_told(held, access_point):
     while Meter(held).read().jobs["held"] > 1:
         time.sleep(0.01)
     order = {"do": "remove", "held": True, "count": 2}
-    assert actions.perform(held, order) == {"said": "removed 1, 1 was already gone"}
+    assert orders.perform(held, order) == {"said": "removed 1, 1 was already gone"}
     held.wait(20)
     assert held.ready()
 
@@ -38,7 +38,7 @@ def test_a_group_is_released_with_more_memory(held, access_point):
     """Jobs of a group are released with twice the memory that they asked for."""
     [group] = Meter(held).read().held
     order = {"do": "release_with_memory", "group": group.key, "count": 2}
-    assert actions.perform(held, order) == {"said": "released 2, with 200 MiB each"}
+    assert orders.perform(held, order) == {"said": "released 2, with 200 MiB each"}
     ads = access_point.query("true", ["RequestMemory", "JobStatus"])
     assert [ad["RequestMemory"] for ad in ads] == [200, 200]
     assert all(ad["JobStatus"] != 5 for ad in ads)
@@ -48,32 +48,32 @@ def test_selected_jobs_are_acted_on_alone(held):
     """An action with ids leaves other jobs alone, and may be asked for twice."""
     first, second = held.jobs
     order = {"do": "release", "ids": [first.id]}
-    assert actions.perform(held, order) == {"said": "released 1"}
+    assert orders.perform(held, order) == {"said": "released 1"}
     assert not first.hold_reason
     assert second.hold_reason
 
 
 def test_everything_is_removed(held):
     """Remove all ends all calls."""
-    assert actions.perform(held, {"do": "remove", "all": True})["said"].startswith("2 ")
+    assert orders.perform(held, {"do": "remove", "all": True})["said"].startswith("2 ")
     held.wait(20)
     assert held.ready()
 
 
 def test_page_and_log(held):
     """Pages of jobs and their logs come on demand, within bounds."""
-    page = actions.perform(held, {"do": "page", "state": "all", "offset": 1, "count": 10**9})
+    page = orders.perform(held, {"do": "page", "state": "all", "offset": 1, "count": 10**9})
     [row] = page["page"]["rows"]
     assert (page["page"]["total"], row["state"]) == (2, "held")
-    log = actions.perform(held, {"do": "log", "job": row["id"]})["log"]
+    log = orders.perform(held, {"do": "log", "job": row["id"]})["log"]
     assert "Job was held" in log["text"]
-    gone = actions.perform(held, {"do": "log", "job": "0.0"})["log"]
+    gone = orders.perform(held, {"do": "log", "job": "0.0"})["log"]
     assert "left the queue" in gone["text"]
 
 
 def test_an_unknown_order_does_nothing(held):
     """A front end of another version cannot do harm."""
-    assert "no action 'format'" in actions.perform(held, {"do": "format"})["said"]
+    assert "no action 'format'" in orders.perform(held, {"do": "format"})["said"]
 
 
 @pytest.mark.parametrize("action", ["remove", "hold", "vacate"])

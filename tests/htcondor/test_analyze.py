@@ -8,7 +8,7 @@ import time
 import cloudpickle
 
 from condorpool import personal
-from condorpool.interface.progress import Meter
+from condorpool.display.progress import Meter
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -16,8 +16,8 @@ import pytest
 
 import condorpool
 from condorpool import personal
-from condorpool.cleaner import launch, registry
-from condorpool.interface.left import leftovers
+from condorpool.cleaner import custody, registry
+from condorpool.interface.leftovers import leftovers
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -283,8 +283,8 @@ pool.close()
 TAKE_UP = """
 import os, pathlib, signal, sys, time
 import condorpool
-from condorpool.cleaner import launch
-from condorpool.interface.left import leftovers
+from condorpool.cleaner import custody
+from condorpool.interface.leftovers import leftovers
 *_, left = (left for left in leftovers() if left.name == "note")
 """
 
@@ -323,8 +323,8 @@ def test_one_of_two_gets_it(client, tmp_path, gone):
 @pytest.mark.parametrize(
     "steps",
     [
-        pytest.param("left.entry.move(launch._folder())", id="moved"),
-        pytest.param("launch.adopt(left.entry, 'wait')", id="adopted"),
+        pytest.param("left.entry.move(custody._folder())", id="moved"),
+        pytest.param("custody.adopt(left.entry, 'wait')", id="adopted"),
         pytest.param("condorpool.attach('note')", id="attached"),
     ],
 )
@@ -391,7 +391,7 @@ def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch, mine
     (left,) = mine("scan")
     code = f"import fcntl\nf = open({str(left.entry.path / 'owner.lock')!r}, 'r+')\n"
     code += "fcntl.lockf(f, fcntl.LOCK_EX)\nprint(flush=True)\ninput()"
-    monkeypatch.setattr(launch, "LETTING_GO", 0.5)
+    monkeypatch.setattr(custody, "LETTING_GO", 0.5)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
         other.stdout.readline()
@@ -451,7 +451,7 @@ def test_looking_at_what_another_uses(client):
     """Files come and go there meanwhile."""
     code = """
 import subprocess, sys
-look = "from condorpool.interface.left import leftovers\\nwhile True:\\n    leftovers()"
+look = "from condorpool.interface.leftovers import leftovers\\nwhile True:\\n    leftovers()"
 other = subprocess.Popen([sys.executable, "-c", look])
 end = time.monotonic() + 3
 while time.monotonic() < end:

@@ -15,7 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import condorpool
-from condorpool.faces.notebook import magics
+from condorpool.notebook import magics
 
 
 @pytest.fixture

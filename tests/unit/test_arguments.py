@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from condorpool.faces import left
-from condorpool.values import arguments
+from condorpool.cli import submitdirs
+from condorpool.interface.options import checks
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from condorpool.values import arguments
 )
 def test_names_of_calls(name):
     """Whatever is one line that can be read."""
-    assert arguments.calls_name(name) == name
+    assert checks.calls_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_names_of_calls(name):
 def test_wrong_names_of_calls(name, error, words):
     """It is told what is wrong, in one line that is not long."""
     with pytest.raises(error, match=f"^name.*{words}") as caught:
-        arguments.calls_name(name)
+        checks.calls_name(name)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
@@ -53,5 +53,5 @@ def test_wrong_names_of_calls(name, error, words):
 @pytest.mark.parametrize("name", ["", "/", ".", "condorpool-2"])
 def test_no_name_is_that_of_a_directory(name):
     """`condorpool rm "$UNSET"` removes nothing."""
-    assert not left._ends("condorpool-1", name)
-    assert left._ends("condorpool-1", "/tmp/condorpool-1/")
+    assert not submitdirs._ends("condorpool-1", name)
+    assert submitdirs._ends("condorpool-1", "/tmp/condorpool-1/")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from condorpool.engine.batches import Batch, Cluster, Crew
+from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
+from condorpool.engine.jobs import Cluster, Crew
+from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobEvent, JobState
 
 
 def batch(size=3, limit=10, *, is_resident=False, jobs=None):
     """Make a batch whose jobs were submitted as cluster 7."""
     crew = Crew(1, "f", limit, JobOptions(), is_resident=is_resident)
-    made = Batch(1, crew, lambda *_: None, JobOptions(), {"calls": 1, "name": ""})
+    made = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
     made.pending, made.is_open = {i: i + 1 for i in range(size)}, False
-    cluster = Cluster(7, jobs or size, None if is_resident else range(size))
+    cluster = Cluster(crew, 7, jobs or size, None if is_resident else range(size))
     crew.clusters, crew.batches = [cluster], [made]
     if not is_resident:
-        made.holders = {i: (cluster, i) for i in range(size)}
+        made.holders = dict(enumerate(cluster.jobs))
     return made
 
 
@@ -28,8 +30,8 @@ def feed(made, *events):
         facts = {"HoldReason": "why", "HoldReasonCode": 34}
         ended = cluster.apply(JobEvent(kind, 7, proc, facts))
         if cluster.chunks is not None:
-            for proc_ended in ended:
-                del made.pending[proc_ended]
+            for job in ended:
+                del made.pending[job.proc]
 
 
 @pytest.mark.parametrize(
@@ -44,11 +46,11 @@ def feed(made, *events):
         pytest.param(2, 1, [("JOB_HELD", 0)], True, id="held-jobs-fill-the-queue"),
     ],
 )
-def test_only_held_left_in_a_plain_crew(size, limit, events, expected):
+def test_stuck_in_a_plain_crew(size, limit, events, expected):
     """Nothing goes on when only held jobs are left, also when they keep others out."""
     made = batch(size, limit)
     feed(made, *events)
-    assert made.only_held_left is expected
+    assert made.is_stuck is expected
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,13 @@ def test_only_held_left_in_a_plain_crew(size, limit, events, expected):
         pytest.param({0: 1}, [("JOB_HELD", 0), ("EXECUTE", 1)], False, id="a-running-job-has-it"),
     ],
 )
-def test_only_held_left_in_a_resident_crew(taken, events, expected):
+def test_stuck_in_a_resident_crew(taken, events, expected):
     """It matters which job has the chunk; what no job has, any takes."""
     made = batch(1, is_resident=True, jobs=2)
-    made.holders = {chunk: (made.crew.clusters[0], proc) for chunk, proc in taken.items()}
+    jobs = made.crew.clusters[0].jobs
+    made.holders = {chunk: jobs[proc] for chunk, proc in taken.items()}
     feed(made, *events)
-    assert made.only_held_left is expected
+    assert made.is_stuck is expected
 
 
 def test_counts_follow_the_states():
@@ -81,9 +84,9 @@ def test_counts_follow_the_states():
 
 def test_a_removed_cluster_ends_the_jobs_that_were_never_made():
     """They leave no event of their own."""
-    cluster = Cluster(7, 3)
+    cluster = batch(3).crew.clusters[0]
     cluster.apply(JobEvent("SUBMIT", 7, 0))
-    assert cluster.apply(JobEvent("CLUSTER_REMOVE", 7)) == [1, 2]
+    assert cluster.apply(JobEvent("CLUSTER_REMOVE", 7)) == cluster.jobs[1:]
     assert cluster.live == 1
 
 

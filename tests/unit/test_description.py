@@ -1,4 +1,4 @@
-"""The submit description, and what users may put into it."""
+"""The submit description: what HTCondor gets."""
 
 from __future__ import annotations
 
@@ -15,53 +15,6 @@ def build(*, batch=1, defaults=None, keep_claim=0, lease=0, **options):
         directory=Path("/work/condorpool-$(x)"), crew=1, batch=batch, limit=10, keep_claim=keep_claim, batch_name="f", shared=(),
         run="condorpool-1", lease=lease, options=description.JobOptions(**options), defaults=defaults or {},
     )  # fmt: skip
-
-
-class TestCheck:
-    """Commands that HTCondor would misread or ignore are refused, named."""
-
-    def test_values_become_text(self):
-        """Numbers, bools, paths and lists of files are written as HTCondor reads them."""
-        given = {
-            "request_cpus": 2, "nice_user": True, "x509userproxy": Path("/p"),
-            "transfer_input_files": ["a", "b"], "My.Colour": '"red"', "+Project": '"x"',
-        }  # fmt: skip
-        assert list(description.check(given).values()) == [
-            "2",
-            "True",
-            "/p",
-            "a, b",
-            '"red"',
-            '"x"',
-        ]
-
-    def test_an_unknown_command_is_named_with_its_neighbour(self):
-        """HTCondor would ignore it without a word."""
-        with pytest.raises(ValueError, match=r"'acounting_group'.*did you mean 'accounting_group'"):
-            description.check({"acounting_group": "atlas"})
-
-    def test_a_macro_that_is_used_is_no_unknown_command(self):
-        """Users may define their own macros."""
-        description.check({"colour": "red", "My.Colour": '"$(colour)"'})
-
-    @pytest.mark.parametrize("key", ["executable", "Log", "hold", "arguments"])
-    def test_reserved(self, key):
-        """What condorpool sets itself cannot be set, in any case of letters."""
-        with pytest.raises(ValueError, match=key):
-            description.check({key: "x"})
-
-    @pytest.mark.parametrize("value", [None, {}, ["x"], object()])
-    def test_values_that_are_no_text(self, value):
-        """The key and the type are named."""
-        with pytest.raises(TypeError, match="request_memory"):
-            description.check({"request_memory": value})
-
-    def test_a_line_break_cannot_smuggle_commands(self):
-        """A value is one line."""
-        with pytest.raises(ValueError, match="line break"):
-            description.check({"accounting_group": "a\nexecutable = /bin/evil"})
-        with pytest.raises(ValueError, match="ends with a backslash"):
-            description.check({"accounting_group": "a\\ "})
 
 
 class TestBuild:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condorpool.engine import resources
+from condorpool.interface.options import resources
 from condorpool.values import holds
 
 

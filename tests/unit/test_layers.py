@@ -21,8 +21,10 @@ BELOW = {
     "personal": ["access", "values"],
     "engine": ["access", "runner", "values"],
     "cleaner": ["engine", "personal", "access", "runner", "values"],
-    "interface": ["cleaner", "engine", "personal", "access", "values"],
-    "faces": ["interface", "cleaner", "engine", "personal", "access", "values"],
+    "display": ["interface", "engine", "access", "values"],
+    "interface": ["display", "cleaner", "engine", "personal", "access", "values"],
+    "cli": ["interface", "cleaner", "engine", "personal", "access", "values"],
+    "notebook": ["interface", "display", "cleaner", "engine", "personal", "access", "values"],
 }
 
 MODULES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent != PACKAGE)

@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from condorpool.faces.notebook import arguments
-from condorpool.faces.notebook.arguments import LineError, Options
+from condorpool.notebook import lines
+from condorpool.notebook.lines import LineError, Options
 
 
 @pytest.mark.parametrize(
@@ -32,23 +32,23 @@ from condorpool.faces.notebook.arguments import LineError, Options
 )
 def test_split_call(text, expected):
     """The first space at which both sides are Python, or a comma."""
-    assert arguments.split_call(text) == expected
+    assert lines.split_call(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "f", "f(data)", "f [1, 2", "f, data, more", "f 'abc"])
 def test_what_is_no_call(text):
     """It is told, with what there should be."""
     with pytest.raises(LineError, match="as in `%condor_map f data`"):
-        arguments.split_call(text)
+        lines.split_call(text)
 
 
 def test_options_end_where_python_begins():
     """The rest of the line stays as it was written."""
     line = "-a --chunksize 3 --name='a b' --submit \"x=-1 2\" --submit=y=z  f  [-1,  '--star']"
-    options, rest = arguments.MAP.split(line)
+    options, rest = lines.MAP.split(line)
     assert rest == "f  [-1,  '--star']"
     assert (options.is_async, options.star, options.chunksize) == (True, False, 3)
-    assert arguments.job_keywords(options) == {
+    assert lines.job_keywords(options) == {
         "submitkwargs": {"x": "-1 2", "y": "z"},
         "name": "a b",
     }
@@ -67,15 +67,15 @@ def test_options_end_where_python_begins():
 def test_bad_options(line, expected):
     """What is wrong, and where to look."""
     with pytest.raises(LineError, match=f"{expected}.*condor_map"):
-        arguments.MAP.split(line)
+        lines.MAP.split(line)
 
 
 def test_names():
     """Commas and repetition."""
     for _ in range(2):  # one line leaves nothing for the next
-        options, _ = arguments.CELL_JOB.split("-i 'x, y' -i z --out=r")
+        options, _ = lines.CELL_JOB.split("-i 'x, y' -i z --out=r")
         assert (options.given, options.wanted) == (["x", "y", "z"], ["r"])
-    for parser, line in (arguments.CELL_JOB, "-i x,1x"), (arguments.MAP, "-o 1x f d"):
+    for parser, line in (lines.CELL_JOB, "-i x,1x"), (lines.MAP, "-o 1x f d"):
         with pytest.raises(LineError, match="'1x' is not the name of a variable"):
             parser.split(line)
 
@@ -92,7 +92,7 @@ def test_names():
 )
 def test_function_of_a_cell(body, expected):
     """A definition, or what happens to x."""
-    module, name = arguments.function_of(body)
+    module, name = lines.function_of(body)
     space = {"k": 10}
     exec(compile(module, "<cell>", "exec"), space)
     assert space[name](1) == expected
@@ -101,23 +101,23 @@ def test_function_of_a_cell(body, expected):
 def test_bad_cells():
     """The line of the mistake."""
     with pytest.raises(LineError, match="line 2 of the cell"):
-        arguments.function_of("x = 1\ny = = 2\n")
+        lines.function_of("x = 1\ny = = 2\n")
     with pytest.raises(LineError, match="the cell is empty"):
-        arguments.function_of("# nothing\n")
+        lines.function_of("# nothing\n")
 
 
 def test_pool_arguments():
     """As a Pool takes them, comments away."""
-    call = arguments.pool_arguments("4, submitkwargs={'a': 1}  # few")
+    call = lines.pool_arguments("4, submitkwargs={'a': 1}  # few")
     assert eval(call) == ((4,), {"submitkwargs": {"a": 1}})
     with pytest.raises(LineError, match="are not arguments of a Pool"):
-        arguments.pool_arguments("processes 4")
+        lines.pool_arguments("processes 4")
 
 
 def test_help_names_every_option():
     """What argparse says becomes a docstring: no colours."""
-    text = arguments.MAP.format_help()
+    text = lines.MAP.format_help()
     assert "--return-exceptions" in text
     assert "\x1b" not in text
-    assert isinstance(arguments.CELL_JOB, Options)
-    assert ast.parse(arguments.pool_arguments(""))
+    assert isinstance(lines.CELL_JOB, Options)
+    assert ast.parse(lines.pool_arguments(""))

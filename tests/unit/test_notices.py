@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from condorpool.interface import notices
+from condorpool.display import notices
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from condorpool.access.outlook import Lookout, Outlook, summary
-from condorpool.interface.progress import _wait_for_slots
+from condorpool.display.progress import _wait_for_slots
 
 PARTITIONABLE = {"PartitionableSlot": True, "TotalSlotCpus": 64, "Cpus": 3, "State": "Unclaimed"}
 TAKEN = {"TotalSlotCpus": 1, "Cpus": 1, "State": "Claimed"}

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from condorpool.engine.batches import Batch, Cluster, Crew
+from condorpool.display import progress, report, textbar
+from condorpool.display.progress import Meter, Progress
+from condorpool.display.timeline import Chunk
+from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
-from condorpool.faces.notebook import report, textbar
-from condorpool.interface import progress
-from condorpool.interface.progress import Meter, Progress
-from condorpool.interface.timeline import Chunk
+from condorpool.engine.jobs import Cluster, Crew
+from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobEvent
 
 MISSING = "reading from file {} at {}: (errno 2) No such file or directory"
@@ -36,12 +37,14 @@ class Calls:
 
     def __init__(self, calls):
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
-        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), {"calls": 1, "name": ""})
+        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
         self._batch.size = self.calls = calls
         self._batch.pending = {n: n + 1 for n in range(calls)}
-        self.cluster = Cluster(1, calls, range(calls))
+        self.cluster = Cluster(crew, 1, calls, range(calls))
         crew.clusters.append(self.cluster)
-        self._session = SimpleNamespace(changed=threading.Condition(), silent=None, is_closed=False)
+        self._session = SimpleNamespace(
+            changed=threading.Condition(), state=SimpleNamespace(unreachable=None), is_closed=False
+        )
         self._errors = {}
 
     @property
@@ -123,7 +126,7 @@ def test_holds_for_the_same_cause_are_one_group():
     assert not files.needs_memory
     assert memory.needs_memory
     assert "memory" in memory.cure
-    assert [p for _, p in progress.places(calls, group=files.key)] == [0, 1, 2, 3]
+    assert [job.proc for job in progress.jobs_in(calls, group=files.key)] == [0, 1, 2, 3]
 
 
 def test_failures_alike_are_one_group():

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from condorpool import personal
-from condorpool.faces import demo, left
+from condorpool.cli import demo, submitdirs
 from condorpool.values.exceptions import CondorPoolError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo.add(commands)
-    left.add(commands)
+    submitdirs.add(commands)
     _add_personal(commands)
     return parser
 

@@ -10,8 +10,8 @@ from typing import Any
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 from IPython.core.interactiveshell import InteractiveShell
 
-from condorpool.faces.notebook import arguments, ours
 from condorpool.interface.pool import Pool
+from condorpool.notebook import lines, selection
 
 _LINE = re.compile(r"(?:.*=)?\s*%%?(condor(?:_\w+)?)\s(.*)")
 
@@ -32,11 +32,11 @@ def candidates(line: str, shell: InteractiveShell) -> tuple[str, list[str]] | No
         return None
     magic, rest = found.groups()
     word = re.split(r"\s", rest)[-1]
-    if word.startswith("-") and magic in arguments.OF_MAGIC:
-        known = list(arguments.OF_MAGIC[magic].takes_value)
+    if word.startswith("-") and magic in lines.OF_MAGIC:
+        known = list(lines.OF_MAGIC[magic].takes_value)
     elif magic in _ON_JOBS:
-        named = [name for name, value in shell.user_ns.items() if ours.is_ours(value)]
-        known = [*_ON_JOBS[magic], *(job.id for job in ours.known_jobs()), *named]
+        named = [name for name, value in shell.user_ns.items() if selection.is_ours(value)]
+        known = [*_ON_JOBS[magic], *(job.id for job in selection.known_jobs()), *named]
     else:
         word = re.split(r"[^\w.]", word)[-1]
         known = _expressions(word, shell)

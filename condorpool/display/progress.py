@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import math
 import re
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from condorpool.access.outlook import Outlook, lookout
-from condorpool.engine.batches import Cluster, JobRecord
+from condorpool.engine.jobs import Cluster, Job
 from condorpool.interface.job import QueuedJob
 from condorpool.values import holds
 from condorpool.values.events import JobState
@@ -45,8 +44,6 @@ LONGEST = 400
 
 #: Groups of held jobs, or of failed calls, that are told apart.
 MOST_GROUPS = 20
-
-Place = tuple[Cluster, int]
 
 # The order matters: a slot has a host in it, and a host has numbers.
 _VARYING = re.compile(
@@ -175,7 +172,8 @@ class Meter:
         with session.changed:
             ended = result.calls_ended
             is_over = result.ready() or session.is_closed
-            silent = session.silent[1] if session.silent else None
+            unreachable = session.state.unreachable
+            silent = unreachable[1] if unreachable else None
             batch = result._batch  # noqa: SLF001
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
@@ -187,7 +185,7 @@ class Meter:
             }
             pending = len(batch.pending) if batch else 0
             away = sum(len(cluster.away) for cluster in clusters)
-            stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.only_held_left)
+            stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
         jobs["idle"] -= transferring
         jobs["transferring"] = transferring
@@ -362,24 +360,24 @@ class Row:
     reason: str
 
 
-def places(
+def jobs_in(
     result: Result, state: str | None = None, group: str | None = None, ids: Sequence[str] = ()
-) -> Iterator[Place]:
+) -> Iterator[Job]:
     """Give the jobs in one state, those of a group of held ones, or those with these ids."""
     batch = result._batch  # noqa: SLF001
     wanted = JobState.HELD if group else WORDS.get(state or "")
     chosen = set(ids)
     for cluster in list(batch.crew.clusters) if batch else ():
-        for proc, job in enumerate(cluster.jobs):
+        for job in cluster.jobs:
             if (
                 (job.state is wanted if wanted else not job.state.is_final)
                 and (not group or _group_of(job) == group)
-                and (not chosen or cluster.job_id(proc) in chosen)
+                and (not chosen or job.id in chosen)
             ):
-                yield cluster, proc
+                yield job
 
 
-def _group_of(job: JobRecord) -> str:
+def _group_of(job: Job) -> str:
     return f"{job.code}.{job.subcode} {fold(job.reason)}"
 
 
@@ -388,17 +386,14 @@ def page(
 ) -> tuple[int, list[Row]]:
     """Return how many jobs are in a state, and some of them; ``now`` in seconds since 1970."""
     with result._session.changed:  # noqa: SLF001
-        chosen = list(places(result, state))
-        some = list(itertools.islice(chosen, offset, offset + count))
-        return len(chosen), [_row(cluster, proc, now) for cluster, proc in some]
+        chosen = list(jobs_in(result, state))
+        return len(chosen), [_row(job, now) for job in chosen[offset : offset + count]]
 
 
-def _row(cluster: Cluster, proc: int, now: float) -> Row:
-    job = cluster.jobs[proc]
-    is_transferring = proc in cluster.transferring
+def _row(job: Job, now: float) -> Row:
     return Row(
-        id=cluster.job_id(proc),
-        state="transferring" if is_transferring else _WORD_OF[job.state],
+        id=job.id,
+        state="transferring" if job.is_transferring else _WORD_OF[job.state],
         host=job.host,
         seconds=(job.ended or now) - job.began if job.began else None,
         memory=job.memory or None,
@@ -413,4 +408,4 @@ _WORD_OF = {state: word for word, state in WORDS.items() if state}
 def jobs(result: Result, ids: Sequence[str]) -> list[QueuedJob]:
     """Return the jobs with these ids that are in the queue, or have just left it."""
     session = result._session  # noqa: SLF001
-    return [QueuedJob(session, cluster, proc) for cluster, proc in places(result, None, None, ids)]
+    return [QueuedJob(session, job) for job in jobs_in(result, ids=ids)]

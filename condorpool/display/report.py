@@ -5,14 +5,14 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from condorpool.faces.notebook.textbar import duration
-from condorpool.interface.timeline import Picture
+from condorpool.display.textbar import duration
+from condorpool.display.timeline import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from condorpool.interface.progress import Progress
-    from condorpool.interface.timeline import Chunk
+    from condorpool.display.progress import Progress
+    from condorpool.display.timeline import Chunk
 
 #: What a state looks like where JupyterLab's own colours are not known.
 COLOURS = {

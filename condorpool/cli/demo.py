@@ -56,7 +56,7 @@ def _say(line: str) -> None:
 
 def _notebook() -> Path:
     """Find the quickstart: in an installed package, or in the clone that it is made from."""
-    installed = Path(str(resources.files("condorpool").joinpath("faces", NOTEBOOK)))
+    installed = Path(str(resources.files("condorpool").joinpath("cli", NOTEBOOK)))
     if installed.exists():
         return installed
     return Path(__file__).parents[2] / "notebooks" / NOTEBOOK

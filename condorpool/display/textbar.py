@@ -6,11 +6,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from condorpool.interface.progress import Meter, Progress
+from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.interface.progress import Result
+    from condorpool.display.progress import Result
 
 #: Seconds for which a call is not shown: most are over by then.
 DELAY = 1.0

@@ -6,27 +6,22 @@ import difflib
 import math
 import numbers
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from condorpool.access.accesspoint import check_expression
-from condorpool.values import arguments
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:([KMGT])(?:i?B)?)?\s*", re.IGNORECASE)
-
-#: MiB in a unit.  As HTCondor reads them, KB and KiB are both 1024 bytes.
-_UNITS = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+from condorpool.interface.options import checks
+from condorpool.values.sizes import size_in
 
 
 def mebibytes(name: str, value: Any) -> int:
     """Return a size in MiB, rounded up."""
     if isinstance(value, str):
-        read = _SIZE.fullmatch(value)
-        if not read:
+        size = size_in("M", value)
+        if size is None:
             raise ValueError(f"{name}={value!r} is no size: write it as '2GB', or a number of MiB")
-        number = float(read[1]) * _UNITS[(read[2] or "M").upper()]
+        number = size
     elif isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
     else:
@@ -37,7 +32,7 @@ def mebibytes(name: str, value: Any) -> int:
 
 
 def _text(name: str, value: Any) -> str:
-    text = os.fspath(arguments.kind(name, value, (str, os.PathLike), "a string"))
+    text = os.fspath(checks.kind(name, value, (str, os.PathLike), "a string"))
     if not isinstance(text, str) or not text.strip() or "\n" in text:
         raise ValueError(f"{name}={value!r} is empty, or not one line of text")
     return text
@@ -55,7 +50,7 @@ def _expression(name: str, value: Any) -> str:
 
 def _duration(name: str, value: Any) -> float:
     # Less is no time for a call, and the clock that is used does not stop at 0.
-    return arguments.seconds(name, value, least=0.001)
+    return checks.seconds(name, value, least=0.001)
 
 
 #: Each keyword: what reads it, and the submit commands that it sets.  With an empty
@@ -71,8 +66,8 @@ KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
         },
     ),
     "disk": (mebibytes, {"request_disk": "{}MB"}),
-    "cpus": (arguments.count, {"request_cpus": "{}"}),
-    "gpus": (arguments.count, {"request_gpus": "{}"}),
+    "cpus": (checks.count, {"request_cpus": "{}"}),
+    "gpus": (checks.count, {"request_gpus": "{}"}),
     "container_image": (_image, {"container_image": "{}", "docker_image": ""}),
     "requirements": (_expression, {"requirements": "{}"}),
     "python": (_text, {}),

@@ -9,19 +9,18 @@ import weakref
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from condorpool.faces.notebook import report
-from condorpool.faces.notebook.refresher import refresher
-from condorpool.faces.notebook.textbar import TextBar
-from condorpool.interface import notices
+from condorpool.display import notices, report
+from condorpool.display.progress import Meter
+from condorpool.display.refresher import refresher
+from condorpool.display.textbar import TextBar
 from condorpool.interface.display import MOST
 from condorpool.interface.iterators import ResultIterator
-from condorpool.interface.progress import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from condorpool.display.progress import Result
     from condorpool.interface.display import Display
-    from condorpool.interface.progress import Result
 
 
 def kernel() -> Any:
@@ -52,7 +51,7 @@ def show(result: Result, kind: str) -> Display | None:
                 "progress='widget' needs a Jupyter kernel with anywidget: "
                 "pip install anywidget, or use progress='text'"
             )
-        from condorpool.faces.notebook.widget import Panel  # noqa: PLC0415 - imports IPython
+        from condorpool.display.widget import Panel  # noqa: PLC0415 - imports IPython
 
         return refresher.add(Panel(result, found))
     return refresher.add(

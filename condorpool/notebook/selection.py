@@ -10,10 +10,10 @@ from typing import Any
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry, Owner
 from condorpool.engine.description import title
-from condorpool.faces.notebook.arguments import LineError
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.interface.results import Handle
+from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
 
 #: What an action did, and why not to others.
@@ -73,7 +73,7 @@ class NotebookPool:
                 pool.close()
             finally:
                 for folder in folders:
-                    if not any(call["name"] for call in folder.recorded("facts").values()):
+                    if not any(batch.name for batch in folder.batches().values()):
                         folder.remove()
 
 
@@ -163,7 +163,7 @@ def _values(word: str, value: Any) -> list[Any]:
 
 def jobs_of(found: Iterable[Any]) -> list[QueuedJob]:
     """Return the jobs themselves; for calls that wait, those that may take them."""
-    return [QueuedJob(each._session, *place) for each in found for place in each._places()]  # noqa: SLF001
+    return [QueuedJob(each._session, job) for each in found for job in each._jobs()]  # noqa: SLF001
 
 
 def apply(action: str, found: Iterable[Any]) -> str:

@@ -22,15 +22,15 @@ from IPython.core.magic import (
 )
 from IPython.display import display
 
+from condorpool.display.notices import tell
 from condorpool.engine.payload import RemoteTraceback, name_of
-from condorpool.faces.notebook import arguments, completion, ours
-from condorpool.faces.notebook import cell as remote
-from condorpool.faces.notebook.arguments import LineError, Options
 from condorpool.interface.attach import attach
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.notices import tell
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.interface.results import Result
+from condorpool.notebook import cell as remote
+from condorpool.notebook import completion, lines, selection
+from condorpool.notebook.lines import LineError, Options
 from condorpool.values.exceptions import CondorPoolError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,7 +42,7 @@ LAST = "_condor"
 MOST = 5
 
 #: The pool of all magics of this process.
-_pool = ours.NotebookPool()
+_pool = selection.NotebookPool()
 
 
 def _documented(options: Options) -> Callable[[F], F]:
@@ -75,7 +75,7 @@ class CondorMagics(Magics):
     @no_var_expand
     @needs_local_scope
     @line_cell_magic
-    @_documented(arguments.MAP)
+    @_documented(lines.MAP)
     def condor_map(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
     ) -> Any:
@@ -95,13 +95,13 @@ class CondorMagics(Magics):
                   r = %condor_map --memory 2GB lambda x: x**2 [1, 2, 3]
         """
         with _usage():
-            options, rest = arguments.MAP.split(line)
+            options, rest = lines.MAP.split(line)
             space = self._space(local_ns)
             if cell is None:
-                first, second = arguments.split_call(rest)
+                first, second = lines.split_call(rest)
                 func = self._evaluate(first, space)
             else:
-                second = arguments.without_comment(rest)
+                second = lines.without_comment(rest)
                 func = self._function(cell)
             data = self._evaluate(second, space)
         with _usage(TypeError):
@@ -112,7 +112,7 @@ class CondorMagics(Magics):
         items = list(data)
         with _usage(TypeError, ValueError):
             pool = _pool.get(options.processes)
-            keywords = arguments.job_keywords(options)
+            keywords = lines.job_keywords(options)
             if options.dry_run:
                 return self._show_plan(pool, func, items, options.chunksize, keywords)
             for option in ("return_exceptions", "name"):
@@ -138,12 +138,12 @@ class CondorMagics(Magics):
 
     def _function(self, body: str) -> Any:
         """Run a cell that defines a function, and return that."""
-        module, name = arguments.function_of(self.shell.transform_cell(body))
+        module, name = lines.function_of(self.shell.transform_cell(body))
         space: dict[str, Any] = self.shell.user_ns
-        kept = {name: space[name]} if name == arguments.CELL and name in space else {}
+        kept = {name: space[name]} if name == lines.CELL and name in space else {}
         exec(compile(module, self._file(body), "exec"), space)  # noqa: S102 - a cell is run
         func = space[name]
-        if name == arguments.CELL:
+        if name == lines.CELL:
             del space[name]
         space.update(kept)
         return func
@@ -178,7 +178,7 @@ class CondorMagics(Magics):
     ) -> None:
         description = pool.submit_description(func, max(1, len(items)), chunksize, **keywords)
         sizes = [len(cloudpickle.dumps(part)) for part in (func, items)]
-        slots = ours.fit(pool, description)
+        slots = selection.fit(pool, description)
         print(f"{name_of(func)}: {len(items):,} calls.  Nothing was submitted.")
         print(f"payload: {sizes[0]:,} bytes of function, {sizes[1]:,} bytes of data")
         print(f"slots: {slots.willing:,} of {slots.slots:,} match, {slots.free:,} of them now")
@@ -187,7 +187,7 @@ class CondorMagics(Magics):
 
     @no_var_expand
     @cell_magic
-    @_documented(arguments.CELL_JOB)
+    @_documented(lines.CELL_JOB)
     def condor(self, line: str, cell: str) -> None:
         """Run the cell as one HTCondor job, and show what it printed and displayed.
 
@@ -200,12 +200,12 @@ class CondorMagics(Magics):
         Example: %%condor -i events -o best --memory 8GB
         """
         with _usage():
-            options, rest = arguments.CELL_JOB.split(line)
+            options, rest = lines.CELL_JOB.split(line)
             if rest:
                 raise LineError(f"{rest!r}: %%condor takes only options, as -i x,y -o z")
             values = {name: self._evaluate(name, self.shell.user_ns) for name in options.given}
         with _usage(TypeError, ValueError):
-            keywords = {"echo": True, **arguments.job_keywords(options)}
+            keywords = {"echo": True, **lines.job_keywords(options)}
             keywords["progress"] = None if options.quiet else "auto"
             call = (cell, self._file(cell), values, options.wanted)
             result = _pool.get().apply_async(remote.cell, call, **keywords)
@@ -235,7 +235,7 @@ class CondorMagics(Magics):
                   %condor_pool my_pool
         """
         with _usage(TypeError, ValueError):
-            args, kwargs = self._evaluate(arguments.pool_arguments(line), self.shell.user_ns)
+            args, kwargs = self._evaluate(lines.pool_arguments(line), self.shell.user_ns)
             return _pool.set(*args, **kwargs) if args or kwargs else _pool.get()
 
     @line_magic
@@ -243,13 +243,13 @@ class CondorMagics(Magics):
         """Show the pools of this notebook, live what they have to do, and what others have left."""
         for pool in open_pools():
             print(pool)
-        for result in ours.known_results():
+        for result in selection.known_results():
             print(f"  {result!r}")
             if isinstance(result, Result) and not result.ready():
                 result.show("auto")
-        for job in ours.held_jobs()[:MOST]:
+        for job in selection.held_jobs()[:MOST]:
             print(f"  {job.analyze()}")
-        left = ours.left_behind()
+        left = selection.left_behind()
         width = max((len(entry.run) for entry in left), default=0)
         for entry in left[:MOST]:
             print(f"{entry.run:{width}}  {entry.note}")
@@ -278,12 +278,12 @@ class CondorMagics(Magics):
         self._act("remove", line)
 
     def _act(self, action: str, line: str) -> None:
-        print(ours.apply(action, self._find(line)))
+        print(selection.apply(action, self._find(line)))
 
     def _find(self, line: str) -> list[Any]:
         with _usage():
-            text = arguments.without_comment(line)
-            return ours.find(text, lambda word: self._evaluate(word, self.shell.user_ns))
+            text = lines.without_comment(line)
+            return selection.find(text, lambda word: self._evaluate(word, self.shell.user_ns))
 
     @no_var_expand
     @line_magic
@@ -312,7 +312,7 @@ class CondorMagics(Magics):
     def _some(self, line: str) -> Iterator[QueuedJob]:
         """Give the jobs that a line names, and say what is left out."""
         found = self._find(line)
-        jobs = ours.jobs_of(found)
+        jobs = selection.jobs_of(found)
         yield from jobs[:MOST]
         if len(jobs) > MOST:
             print(f"and {len(jobs) - MOST:,} more jobs")

@@ -11,11 +11,11 @@ from typing import Any
 
 import cloudpickle
 
-from condorpool.cleaner import launch, registry
+from condorpool.cleaner import custody, registry
 from condorpool.cleaner.ending import find_access_point
 from condorpool.cleaner.registry import Entry
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.interface.left import Left, Missing, leftovers
+from condorpool.interface.leftovers import Left, Missing, leftovers
 from condorpool.values.events import STATE_OF_STATUS
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, words_of
 
@@ -62,14 +62,12 @@ def _ls(_: argparse.Namespace) -> int:
         print(f"{entry.run}  {_state(entry)}\n    {entry.path}")
         directory = SubmitDir(entry.path)
         arguments, outcomes = directory.chunks()
-        for batch, call in sorted(directory.recorded("facts").items()):
+        for batch, call in sorted(directory.batches().items()):
             done = sum(number == batch for number, _ in outcomes)
             chunks = sum(number == batch for number, _ in arguments | outcomes)
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call["time"]))
-            cell = f" in cell {call['cell']}" if call["cell"] else ""
-            print(
-                f"    {call['name'] or call['title']}{cell}, {when}: {done} of {chunks} chunks done"
-            )
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call.time))
+            cell = f" in cell {call.cell}" if call.cell else ""
+            print(f"    {call.name or call.title}{cell}, {when}: {done} of {chunks} chunks done")
     return 0
 
 
@@ -82,13 +80,13 @@ def _ps(_: argparse.Namespace) -> int:
 
 def _clean(arguments: argparse.Namespace) -> int:
     if arguments.gone:
-        kept = launch.disown(arguments.gone)
+        kept = custody.disown(arguments.gone)
         for entry in kept:
             print(f"{entry.path}: is kept, for condorpool.attach() or `condorpool rm {entry.run}`")
         if not kept:
             print(f"Nothing is left of {arguments.gone}.")
         return 0
-    left = launch.sweep()
+    left = custody.sweep()
     for entry in left:
         print(f"{entry.path}: is cleaned up (on_exit={entry.on_exit!r}); see `condorpool ps`")
     if not left:
@@ -136,9 +134,9 @@ def _rm(arguments: argparse.Namespace) -> int:
         if entry.owner:
             entry.write(on_exit="delete")  # its cleaner sees that, or a new one
         else:
-            launch.adopt(entry, "delete")
+            custody.adopt(entry, "delete")
         print(f"{entry.path}: is removed, with its jobs")
-    launch.sweep()
+    custody.sweep()
     return 0
 
 
@@ -181,7 +179,7 @@ def _state(entry: Entry) -> str:
     if owner is None:
         return entry.note or "kept"
     if entry.in_use:
-        notebook = (SubmitDir.found(entry.path) or SubmitDir(entry.path)).facts.get("notebook")
+        notebook = (SubmitDir.found(entry.path) or SubmitDir(entry.path)).manifest.notebook
         return entry.in_use + f" ({notebook})" * bool(notebook)
     if registry.is_claimed(entry.file.parent):
         return entry.note or f"process {owner.pid} has ended: to be cleaned up in a moment"

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from condorpool.display import progress
 from condorpool.engine import actions
-from condorpool.interface import progress
+from condorpool.engine.jobs import Job
 from condorpool.interface.iterators import ResultIterator
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.interface.progress import Result
+    from condorpool.display.progress import Result
 
 logger = logging.getLogger("condorpool")
 
@@ -54,20 +55,20 @@ def _act(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
         what = "calls taken back or jobs removed" if action == "remove" else f"jobs {past}"
         return {"said": f"{count:,} {what}"}
     chosen = _chosen(result, order)
-    done = actions.act_on(result._session, action, chosen)  # noqa: SLF001
+    done = actions.act_on_jobs(result._session.state, action, chosen)  # noqa: SLF001
     return {"said": _told(past, done, _asked(order, len(chosen)))}
 
 
 def _release_with_memory(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
     chosen = _chosen(result, order)
-    done, memory = actions.release_with_memory(result._session, chosen)  # noqa: SLF001
+    done, memory = actions.release_with_memory(result._session.state, chosen)  # noqa: SLF001
     told = _told("released", done, _asked(order, len(chosen)))
     return {"said": f"{told}, with {memory:,} MiB each" if done else told}
 
 
-def _chosen(result: Result, order: Mapping[str, Any]) -> list[progress.Place]:
+def _chosen(result: Result, order: Mapping[str, Any]) -> list[Job]:
     state = "held" if order.get("held") else None
-    return list(progress.places(result, state, order.get("group"), order.get("ids") or ()))
+    return list(progress.jobs_in(result, state, order.get("group"), order.get("ids") or ()))
 
 
 def _asked(order: Mapping[str, Any], found: int) -> int:

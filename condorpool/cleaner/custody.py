@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.cleaner import registry, watchman
+from condorpool.cleaner import registry, waiter
 from condorpool.cleaner.registry import Entry, Owner
 from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
@@ -41,7 +41,7 @@ _pipe = -1
 _check_at = 0.0
 
 
-def enter(path: Path, access_point: AccessPoint, on_exit: str) -> None:
+def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
     """Register a submit directory that is about to be made, and have it cleaned up one day."""
     try:
         folder = _folder()
@@ -55,7 +55,7 @@ def enter(path: Path, access_point: AccessPoint, on_exit: str) -> None:
         ) from error
 
 
-def leave(path: Path, why: str = "") -> None:
+def unregister(path: Path, why: str = "") -> None:
     """Take a directory of this process out of the registry; it is kept if it is still there."""
     entry = _folder() / f"{path.name}.json"
     for known in registry.entries(entry.parent):
@@ -207,7 +207,7 @@ def _start_cleaner(folder: Path) -> None:
     # end may be held open by children that the owner forked.
     owner = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
     grace = os.environ.get("CONDORPOOL_GRACE", GRACE) if kernel() else 0
-    program = [sys.executable, "-IS", watchman.__file__, folder, grace, owner, reader]
+    program = [sys.executable, "-IS", waiter.__file__, folder, grace, owner, reader]
     try:
         _detach(
             [*map(str, program), *command(_ENDING, folder)], [d for d in (owner, reader) if d >= 0]

@@ -7,8 +7,7 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-#: Characters of a name, at most.
-MAX_NAME = 100
+from condorpool.values.text import MAX_NAME, one_line
 
 
 def kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
@@ -101,10 +100,3 @@ def calls_name(value: Any) -> str:
             f"around it, as {shown!r} is"
         )
     return value  # type: ignore[no-any-return]
-
-
-def one_line(text: str, most: int = MAX_NAME) -> str:
-    """Return a text as one line that can be shown and written anywhere."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * most])
-    line = " ".join(shown.split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."

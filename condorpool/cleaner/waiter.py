@@ -1,6 +1,6 @@
 """Wait for the end of a process, then clean up what it has left.
 
-This is a program: ``python -IS watchman.py FOLDER GRACE OWNER PIPE COMMAND...``.
+This is a program: ``python -IS waiter.py FOLDER GRACE OWNER PIPE COMMAND...``.
 FOLDER is the owner's in the registry, OWNER a descriptor that can be read from
 when the process has ended (-1: there is none, the end of PIPE tells), and COMMAND
 becomes this process when there is something to do.  It may wait for weeks beside

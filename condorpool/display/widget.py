@@ -18,15 +18,15 @@ import anywidget
 import traitlets
 from IPython.display import DisplayHandle
 
-from condorpool.faces.notebook import actions, report
-from condorpool.faces.notebook.clicks import clicks
+from condorpool.display import orders, report
+from condorpool.display.clicks import clicks
+from condorpool.display.progress import Meter, Progress
+from condorpool.display.timeline import Chunk
 from condorpool.interface.iterators import ResultIterator
-from condorpool.interface.progress import Meter, Progress
-from condorpool.interface.timeline import Chunk
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.interface.progress import Result
+    from condorpool.display.progress import Result
 
 logger = logging.getLogger("condorpool")
 
@@ -167,8 +167,8 @@ class Panel:
             return
         number = order.get("id")
         widget.send({"id": number, "taken": True})
-        actions.worker.do(
-            lambda: self._send(widget, {"id": number, **actions.perform(self._result, order)})
+        orders.worker.do(
+            lambda: self._send(widget, {"id": number, **orders.perform(self._result, order)})
         )
 
     def _send(self, widget: JobWidget, message: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from condorpool.engine.batches import JobRecord
+from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Outcome
 from condorpool.values.exceptions import JobError
 
@@ -78,7 +78,7 @@ class Chunk(NamedTuple):
         return (self.started or 0.0) + (self.seconds or 0.0)
 
 
-def chunk(first: int, end: int, result: Outcome | JobError, job: JobRecord | None) -> Chunk:
+def chunk(first: int, end: int, result: Outcome | JobError, job: Job | None) -> Chunk:
     """Return what is to be kept of a chunk and of its job."""
     known: dict[str, Any] = {}
     if job:
@@ -95,10 +95,9 @@ def chunk(first: int, end: int, result: Outcome | JobError, job: JobRecord | Non
             known.update(started=result.started, seconds=result.seconds)
     else:
         failed, name, host = calls, result.job_id, result.host.rpartition("@")[2]
-        name = name if name[:1].isdigit() else ""
         if job and job.began:
             # Before it was lost with this chunk, the job may have made others.
-            started = max(float(job.began), job.free)
+            started = max(float(job.began), job.last_chunk_end)
             known.update(started=started, seconds=max(0.0, job.ended - started))
     # Interned: there may be a hundred thousand, of a few jobs.
     return Chunk(first, calls, failed, sys.intern(name), sys.intern(host), **known)

@@ -1,1 +1,0 @@
-"""What people touch: the command line; notebook magics and widget will stand here."""

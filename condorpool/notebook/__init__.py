@@ -1,0 +1,1 @@
+"""The magics of `%load_ext condorpool`, and what stands on their lines."""

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from condorpool.interface.options.keywords import OnHold, Policy
+from condorpool.values.events import JobState
 from condorpool.values.text import MAX_NAME, one_line
+
+_STATES = tuple(state.value for state in JobState)
+
+#: The keys of jobkwargs, and what they take.
+_JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "submitdir": ((str, os.PathLike), "a folder"),
+    "killstats": (Iterable, "a state or several"),
+    "cleanup": (bool, "True or False"),
+    "cleanfailed": (bool, "True or False"),
+    "cleanupfiles": ((list, tuple, set, frozenset), "a list of file names"),
+    "polltime": ((int, float), "a number of seconds"),
+}
 
 
 def kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
@@ -24,6 +40,19 @@ def count(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name}={value}: it must be at least 1")
     return int(value)
+
+
+def optional_count(name: str, value: Any) -> int | None:
+    """Return a whole number of 1 or more, or None."""
+    return None if value is None else count(name, value)
+
+
+def one_of(name: str, value: Any, alias: Any, *others: Any) -> Any:
+    """Return a value that is one of a `typing.Literal`, or of ``others``."""
+    known = [*typing.get_args(alias), *others]
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, known))}")
+    return value
 
 
 def seconds(name: str, value: Any, *, least: float = 0.0, may_be_infinite: bool = False) -> float:
@@ -51,6 +80,13 @@ def function(name: str, value: Any) -> Callable[..., Any] | None:
     return value  # type: ignore[no-any-return]
 
 
+def called(value: Any) -> Callable[..., Any]:
+    """Return the function that is to be called."""
+    if not callable(value):
+        raise TypeError(f"the first argument is a function, not {type(value).__name__}")
+    return value  # type: ignore[no-any-return]
+
+
 def positional(name: str, value: Any) -> tuple[Any, ...]:
     """Return the arguments of a call.
 
@@ -72,6 +108,14 @@ def iterable(name: str, value: Any) -> Iterable[Any]:
     return value  # type: ignore[no-any-return]
 
 
+def unpacked(item: Any) -> tuple[Any, ...]:
+    """Return the arguments that an item of starmap's iterable has."""
+    try:
+        return tuple(item)
+    except TypeError as error:
+        raise TypeError(f"each item of starmap's iterable is unpacked: {error}") from error
+
+
 def _is_iterable(value: Any) -> bool:
     return hasattr(value, "__iter__") or hasattr(value, "__getitem__")
 
@@ -82,6 +126,38 @@ def keywords(name: str, value: Any) -> dict[str, Any]:
     for key in given:
         kind(f"the key {key!r} of {name}", key, str, "a string")
     return given
+
+
+def on_hold(value: OnHold | None) -> OnHold | None:
+    """Return a policy for held jobs, or a function that is asked about each."""
+    if value is not None and not callable(value) and value not in typing.get_args(Policy):
+        known = ", ".join(map(repr, typing.get_args(Policy)))
+        raise ValueError(f"on_hold={value!r} is none of {known}, and no function")
+    return value
+
+
+def killstats(states: Any) -> tuple[str, ...]:
+    """Return the states in which jobs are removed."""
+    chosen = (states,) if isinstance(states, str) else tuple(iterable("killstats", states))
+    for state in chosen:
+        if state not in _STATES:
+            raise ValueError(f"killstats has {state!r}; the states are {', '.join(_STATES)}")
+    return chosen
+
+
+def jobkwargs(given: Any) -> dict[str, Any]:
+    """Return what is to become of jobs."""
+    checked = dict(kind("jobkwargs", {} if given is None else given, Mapping, "a mapping"))
+    for key, value in checked.items():
+        if key not in _JOBKWARGS:
+            raise ValueError(f"jobkwargs[{key!r}] is none of {', '.join(_JOBKWARGS)}")
+        kind(key, value, *_JOBKWARGS[key])
+    checked.pop("polltime", None)  # nothing is polled: the event log tells
+    if "killstats" in checked:
+        checked["killstats"] = killstats(checked["killstats"])
+    if "cleanupfiles" in checked:
+        checked["cleanupfiles"] = tuple(checked["cleanupfiles"])
+    return checked
 
 
 def calls_name(value: Any) -> str:

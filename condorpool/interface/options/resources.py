@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 import os
@@ -76,23 +75,18 @@ KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
 
 
 def check(given: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> dict[str, Any]:
-    """Return what keywords mean; those that are None are not given.
+    """Return what the keywords mean that say what jobs need; those that are None are not given.
 
     Raises
     ------
     TypeError, ValueError
-        A keyword that there is not, a value that it does not take, or a command
-        in ``submitkwargs`` that says the same.
+        A value that a keyword does not take, or a command in ``submitkwargs`` that says the same.
     """
     checked = {}
-    for name, value in given.items():
-        if name not in KEYWORDS:
-            near = difflib.get_close_matches(name, [*KEYWORDS, "submitkwargs", "jobkwargs"], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYWORDS)}."
-            raise TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
+    for name, (read, commands) in KEYWORDS.items():
+        value = given.get(name)
         if value is None:
             continue
-        read, commands = KEYWORDS[name]
         checked[name] = read(name, value)
         for key in submitkwargs:
             if key.lower() in commands:

@@ -16,6 +16,7 @@ from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import description, ownership, submitdir
+from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.state import SURPLUS
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner import program
@@ -104,9 +105,9 @@ class Ending:
 
     def _act(self, jobs: Sequence[Job]) -> None:
         self._read_log()
-        calls = self.directory.recorded("facts")
+        calls = self.directory.batches()
         waits = self.entry.on_exit == "wait"
-        if waits and not all(call["cleanup"] for call in calls.values()):
+        if waits and not all(call.cleanup for call in calls.values()):
             self._keep("its jobs were not to be cleaned up (cleanup=False)")
         elif waits and self._go_on(jobs, list(calls.values())):
             self.empty_since = 0.0
@@ -171,20 +172,20 @@ class Ending:
         return quiet > (SETTLED if self.submitted <= self.gone else LAST_EVENT)
 
     # -- acting -------------------------------------------------------------------------
-    def _go_on(self, jobs: Sequence[Job], calls: Sequence[Mapping[str, Any]]) -> bool:
+    def _go_on(self, jobs: Sequence[Job], calls: Sequence[BatchRecord]) -> bool:
         """Let the work finish; tell whether there is any left."""
         doomed = []
         left = False
-        for crew, known in self.directory.recorded("jobs").items():
-            killstats = {s for c in calls if c["crew"] == crew for s in c["killstats"]}
-            if not any(c["crew"] == crew for c in calls):  # all is done: its jobs only linger
+        for crew, known in self.directory.crews().items():
+            killstats = {s for c in calls if c.crew == crew for s in c.killstats}
+            if not any(c.crew == crew for c in calls):  # all is done: its jobs only linger
                 killstats = {JobState.HELD.value, JobState.SUSPENDED.value}
             own = [job for job in jobs if job.get("CondorpoolCrew") == crew]
             tokens = list(self.directory.tokens(crew))
             posted = sum(not token.job for token in tokens)
             self.directory.close_crew(crew)
             idle = set()
-            if known["is_resident"] and not posted:
+            if known.is_resident and not posted:
                 # What an evicted job has taken only that job makes.
                 idle = {_id(job) for job in own if job["JobStatus"] == 1}
                 idle -= {token.job for token in tokens}
@@ -205,17 +206,17 @@ class Ending:
             self.entry.say(f"waits for jobs: {states}")
         return left
 
-    def _man(self, crew: int, known: Mapping[str, Any], posted: int) -> bool:
+    def _man(self, crew: int, known: CrewRecord, posted: int) -> bool:
         """Submit runners for chunks that no job is left for, as long as they become fewer.
 
         Not where somebody has removed jobs, or the lease has.
         """
-        removed = self.removed & {cluster for cluster, *_ in known["clusters"]}
+        removed = self.removed & {cluster for cluster, *_ in known.clusters}
         if removed or not self.access_point or posted >= self.posted.get(crew, posted + 1):
             return False
         self.posted[crew] = posted
-        size = min(known["limit"], posted)
-        submit = {**known["description"], "max_materialize": str(size)}
+        size = min(known.limit, posted)
+        submit = {**known.description, "max_materialize": str(size)}
         self.entry.say(f"submits {size} jobs for {posted} chunks that no job is left for")
         try:
             self.access_point.submit(submit, [{"runner": str(i)} for i in range(size)])
@@ -226,7 +227,7 @@ class Ending:
 
     def _renew(self, jobs: Sequence[Job]) -> None:
         """Renew the lease of what waits as long as something runs."""
-        lease = self.directory.facts.get("lease", 0.0)
+        lease = self.directory.manifest.lease
         runs = any(STATE_OF_STATUS[job["JobStatus"]] is JobState.RUNNING for job in jobs)
         if lease and runs and time.monotonic() > self.renew_at and self.access_point:
             self.renew_at = time.monotonic() + lease / 4
@@ -238,21 +239,21 @@ class Ending:
             if self.access_point and (done := self.access_point.act("remove", jobs, WHY)):
                 self.entry.say(f"removed {done} jobs")
 
-    def _clean(self, calls: Mapping[int, Mapping[str, Any]]) -> None:
+    def _clean(self, calls: Mapping[int, BatchRecord]) -> None:
         """Delete the directory, but for what failed jobs have left (unless told otherwise)."""
         if self.log:
             self.log.close()
-        for name in {name for call in calls.values() for name in call["cleanupfiles"]}:
+        for name in {name for call in calls.values() for name in call.cleanupfiles}:
             (self.entry.path.parent / name).unlink(missing_ok=True)
         failed = self._failed(calls) if self.crashed and self.entry.on_exit != "delete" else set()
-        kept = {chunk for chunk in failed if not calls[chunk[0]]["cleanfailed"]}
+        kept = {chunk for chunk in failed if not calls[chunk[0]].cleanfailed}
         chains = self.directory.chains().values() if self.entry.on_exit == "wait" else ()
-        named = {number for chain in chains for number, call in chain if call["name"]}
+        named = {number for chain in chains for number, call in chain if call.name}
         if named:
             for batch in calls.keys() - named:
                 self.directory.discard_batch(batch)
             self.directory.discard_jobs(())
-            self._keep(f"results named {', '.join(sorted({calls[n]['name'] for n in named}))}")
+            self._keep(f"results named {', '.join(sorted({calls[n].name for n in named}))}")
         elif kept:
             for batch in calls:
                 self.directory.discard_batch(
@@ -265,14 +266,14 @@ class Ending:
             self.entry.say("cleaned up")
             self.entry.discard()
 
-    def _failed(self, calls: Mapping[int, Mapping[str, Any]]) -> set[tuple[int, int]]:
+    def _failed(self, calls: Mapping[int, BatchRecord]) -> set[tuple[int, int]]:
         """Return the chunks whose jobs failed: not those that were removed, or never begun."""
         spared = set()
-        for crew, known in self.directory.recorded("jobs").items():
+        for crew, known in self.directory.crews().items():
             tokens = self.directory.tokens(crew)
             spared |= {(t.batch, t.origin) for t in tokens if t.job not in self.crashed}
-            batches = [batch for batch, call in calls.items() if call["crew"] == crew]
-            for cluster, _, chunks in known["clusters"]:
+            batches = [batch for batch, call in calls.items() if call.crew == crew]
+            for cluster, _, chunks in known.clusters:
                 for proc, chunk in enumerate(chunks or ()):
                     if f"{cluster}.{proc}" not in self.crashed:
                         spared |= {(batch, chunk) for batch in batches}

@@ -62,14 +62,12 @@ def _ls(_: argparse.Namespace) -> int:
         print(f"{entry.run}  {_state(entry)}\n    {entry.path}")
         directory = SubmitDir(entry.path)
         arguments, outcomes = directory.chunks()
-        for batch, call in sorted(directory.recorded("facts").items()):
+        for batch, call in sorted(directory.batches().items()):
             done = sum(number == batch for number, _ in outcomes)
             chunks = sum(number == batch for number, _ in arguments | outcomes)
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call["time"]))
-            cell = f" in cell {call['cell']}" if call["cell"] else ""
-            print(
-                f"    {call['name'] or call['title']}{cell}, {when}: {done} of {chunks} chunks done"
-            )
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call.time))
+            cell = f" in cell {call.cell}" if call.cell else ""
+            print(f"    {call.name or call.title}{cell}, {when}: {done} of {chunks} chunks done")
     return 0
 
 
@@ -181,7 +179,7 @@ def _state(entry: Entry) -> str:
     if owner is None:
         return entry.note or "kept"
     if entry.in_use:
-        notebook = (SubmitDir.found(entry.path) or SubmitDir(entry.path)).facts.get("notebook")
+        notebook = (SubmitDir.found(entry.path) or SubmitDir(entry.path)).manifest.notebook
         return entry.in_use + f" ({notebook})" * bool(notebook)
     if registry.is_claimed(entry.file.parent):
         return entry.note or f"process {owner.pid} has ended: to be cleaned up in a moment"

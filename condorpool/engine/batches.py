@@ -11,11 +11,11 @@ import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from condorpool.engine.deliveries import Lane
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Outcome
+from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.exceptions import JobError, JobHeldError
 from condorpool.values.holds import cure
@@ -260,9 +260,8 @@ class Batch:
 
     Parameters
     ----------
-    facts
-        What is written down of it.  With ``calls`` as None more may come, and no chunk
-        is kept once it is delivered; with a ``name``, the user's, all results are.
+    record
+        What is written down of it.
     """
 
     def __init__(
@@ -271,13 +270,13 @@ class Batch:
         crew: Crew,
         deliver: Deliver,
         options: JobOptions,
-        facts: Mapping[str, Any],
+        record: BatchRecord,
     ) -> None:
         self.number = number
         self.crew = crew
         self.deliver = deliver
         self.options = options
-        self.facts = facts
+        self.record = record
         #: The first call of each file with arguments → its end.
         self.origins: dict[int, int] = {}
         self.size = 0  # calls, so far
@@ -299,7 +298,7 @@ class Batch:
     @property
     def streams(self) -> bool:
         """Whether chunks come and go."""
-        return self.facts["calls"] is None
+        return self.record.calls is None
 
     def split(self, middle: int) -> bool:
         """Take in that a job has left the calls from ``middle`` on to others.
@@ -340,7 +339,7 @@ class Batch:
         """Whether nobody will ask for the batch, or its files, any more."""
         options = self.options
         tidy = options.cleanup and not options.cleanupfiles
-        return tidy and self.is_good and not self.left and not self.facts["name"]
+        return tidy and self.is_good and not self.left and not self.record.name
 
     @property
     def held(self) -> list[tuple[Cluster, int]]:

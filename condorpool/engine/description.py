@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -103,8 +104,13 @@ class JobOptions:
 
     @classmethod
     def restored(cls, facts: Mapping[str, Any], *initializer: Any) -> JobOptions:
-        """Return what was recorded."""
-        kept = {**facts, **{key: tuple(facts[key]) for key in ("killstats", "cleanupfiles")}}
+        """Return what was recorded, maybe by another version of condorpool."""
+        names = {known.name for known in dataclasses.fields(cls)}
+        kept = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in facts.items()
+            if name in names
+        }
         return cls(**kept, initializer=initializer[0], initargs=initializer[1])
 
     def limit(self, *, is_resident: bool) -> int:

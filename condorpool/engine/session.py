@@ -8,6 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint, any_cluster
@@ -15,6 +16,7 @@ from condorpool.engine import payload, submitdir
 from condorpool.engine.batches import Batch, Cluster, Crew, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
+from condorpool.engine.records import BatchRecord
 from condorpool.engine.staffing import Crews
 from condorpool.engine.state import PATIENCE, SURPLUS, Work
 from condorpool.engine.submitdir import SubmitDir, Token
@@ -34,9 +36,6 @@ LEAVE_TIME = 10.0
 MOST_MADE = 10_000
 
 TERMINATED = "the condorpool Pool was terminated"
-
-#: Options that whoever ends the work of a dead owner goes by.
-_FOR_THE_END = ("killstats", "cleanup", "cleanfailed", "cleanupfiles")
 
 
 class Session(Work):
@@ -68,31 +67,30 @@ class Session(Work):
     @classmethod
     def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:
         """Go on in the submit directory of an owner that has ended; its batches follow."""
-        if directory.facts["queue"] != access_point.queue:
+        if directory.manifest.queue != access_point.queue:
             directory.forget_jobs(access_point.queue)
-        session = cls(directory, access_point, directory.facts["lease"])
-        for number, known in directory.recorded("jobs").items():
+        session = cls(directory, access_point, directory.manifest.lease)
+        for number, known in directory.crews().items():
             initializer = payload.read_initializer(directory / submitdir.crew_name(number))
-            options = JobOptions.restored(known["options"], *initializer)
-            resident = known["is_resident"]
-            crew = Crew(number, known["name"], known["limit"], options, is_resident=resident)
-            crew.clusters = [Cluster(*cluster) for cluster in known["clusters"]]
+            options = JobOptions.restored(known.options, *initializer)
+            resident = known.is_resident
+            crew = Crew(number, known.name, known.limit, options, is_resident=resident)
+            crew.clusters = [Cluster(*cluster) for cluster in known.clusters]
             session._left[number] = crew
             session.clusters.update((c.number, (crew, c)) for c in crew.clusters)
-        batches = directory.recorded("facts")
-        taken = [*session._left, *batches, *directory.numbers_shared()]
+        taken = [*session._left, *directory.batches(), *directory.numbers_shared()]
         session._numbers = itertools.count(max(taken, default=0) + 1)
         return session
 
     @uninterrupted
-    def take_up(self, number: int, facts: Mapping[str, Any], deliver: Deliver) -> Batch:
+    def take_up(self, number: int, record: BatchRecord, deliver: Deliver) -> Batch:
         """Follow a batch of the former owner: deliver what it has come to, go on with the rest."""
-        crew = self._left[facts["crew"]]
-        batch = Batch(number, crew, deliver, crew.options, facts)
+        crew = self._left[record.crew]
+        batch = Batch(number, crew, deliver, crew.options, record)
         batch.origins = self.directory.ends(number)
-        batch.size = facts["calls"]
+        batch.size = record.calls or 0
         batch.is_open = False
-        parts = facts.get("parts") or [(first, end, first) for first, end in batch.origins.items()]
+        parts = record.parts or [(first, end, first) for first, end in batch.origins.items()]
         batch.pending = {first: end for first, end, _ in parts}
         batch.files = set(batch.pending)
         known = {token.first for token in self.directory.tokens(crew.number)}
@@ -182,24 +180,27 @@ class Session(Work):
         except BaseException:
             self.directory.discard_call(number)
             raise
-        facts = {
-            "crew": crew.number,
-            "title": title,
-            "name": call.name,
-            "digest": call.digest,
-            "style": call.style,
-            "calls": calls,
-            "time": time.time(),
-            "cell": payload.number_of_cell(),
-            **{option: getattr(options, option) for option in _FOR_THE_END},
-        }
-        return Batch(number, crew, deliver, options, facts)
+        record = BatchRecord(
+            crew=crew.number,
+            title=title,
+            name=call.name,
+            digest=call.digest,
+            style=call.style,
+            calls=calls,
+            time=time.time(),
+            cell=payload.number_of_cell(),
+            killstats=options.killstats,
+            cleanup=options.cleanup,
+            cleanfailed=options.cleanfailed,
+            cleanupfiles=options.cleanupfiles,
+        )
+        return Batch(number, crew, deliver, options, record)
 
     @uninterrupted
     def open(self, batch: Batch) -> Batch:
         """Write down what others need to go on with a batch, and follow it."""
         with self.directory.explained():
-            self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
+            self.directory.record(submitdir.facts_name(batch.number), batch.record)
         with self.changed:
             self.batches[batch.number] = batch
             batch.crew.batches.append(batch)
@@ -215,15 +216,11 @@ class Session(Work):
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
             self.directory.copy_batch(old.number, number, {origin for *_, origin in parts})
-            crew = self.crews.crew(number, old.facts["title"], old.options)
-            facts = {
-                **old.facts,
-                "crew": crew.number,
-                "time": time.time(),
-                "reruns": old.number,
-                "parts": parts,
-            }
-            batch = self.open(Batch(number, crew, deliver, old.options, facts))
+            crew = self.crews.crew(number, old.record.title, old.options)
+            record = replace(
+                old.record, crew=crew.number, time=time.time(), reruns=old.number, parts=parts
+            )
+            batch = self.open(Batch(number, crew, deliver, old.options, record))
             batch.origins, batch.size = old.origins, old.size
             self._post_parts(batch, parts)
         old.successor = batch
@@ -385,8 +382,8 @@ class Session(Work):
             options, failed = batch.options, batch.failed
             for name in options.cleanupfiles if options.cleanup else ():
                 (self.directory.path.parent / name).unlink(missing_ok=True)
-            if batch.facts["name"]:
-                named.add(batch.facts["name"])
+            if batch.record.name:
+                named.add(batch.record.name)
             elif options.cleanup and batch.is_done:
                 failed = set() if options.cleanfailed or batch.is_good else failed
                 self.directory.discard_batch(batch.number, failed)
@@ -405,9 +402,9 @@ class Session(Work):
     def forget(self, batch: Batch | None) -> None:
         """Keep no results of a batch, and of those that made calls of it again."""
         while batch:
-            batch.facts = {**batch.facts, "name": ""}
+            batch.record = replace(batch.record, name="")
             with contextlib.suppress(OSError):
-                self.directory.record(submitdir.facts_name(batch.number), **batch.facts)
+                self.directory.record(submitdir.facts_name(batch.number), batch.record)
             if not batch.left:  # else it goes as all without a name do
                 self.withdraw(batch)
             batch = batch.successor

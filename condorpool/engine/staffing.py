@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from condorpool.engine import description, payload, submitdir
 from condorpool.engine.batches import MAX_LOST, Batch, Cluster, Crew, JobRecord
 from condorpool.engine.description import JobOptions
+from condorpool.engine.records import CrewRecord, Submission
 from condorpool.engine.state import Work
 from condorpool.engine.submitdir import Token
 from condorpool.runner import program
@@ -203,10 +204,9 @@ class Crews:
     def _record(self, crew: Crew, submit: Mapping[str, str]) -> None:
         """Write down the jobs of a crew, so that others could go on with them."""
         with self._work.changed:
-            clusters = [[c.number, len(c.jobs), c.chunks] for c in crew.clusters]
+            clusters = [Submission(c.number, len(c.jobs), c.chunks) for c in crew.clusters]
         with self._work.directory.explained():
-            self._work.directory.record(
-                submitdir.jobs_name(crew.number),
+            record = CrewRecord(
                 name=crew.name,
                 limit=crew.limit,
                 is_resident=crew.is_resident,
@@ -214,3 +214,4 @@ class Crews:
                 description=dict(submit),
                 clusters=clusters,
             )
+            self._work.directory.record(submitdir.jobs_name(crew.number), record)

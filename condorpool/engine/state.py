@@ -12,6 +12,7 @@ from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import payload, submitdir
 from condorpool.engine.batches import Batch, Cluster, Crew, JobRecord
 from condorpool.engine.deliveries import Deliveries
+from condorpool.engine.records import ErrorRecord
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
@@ -150,7 +151,7 @@ class Work:
                 batch.errors.add(first)
                 with contextlib.suppress(OSError):  # nobody can take it up then
                     name = submitdir.error_name(batch.number, first)
-                    self.directory.record(name, end=end, **result.facts())
+                    self.directory.record(name, ErrorRecord.of(result, end))
             batch.lane = batch.lane or self.deliveries.lane()
         # Now: the job may soon be forgotten.
         job = self.job(result.job_id)

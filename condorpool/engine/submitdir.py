@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from condorpool.engine import ownership
 from condorpool.engine.payload import end_of, support_archive
+from condorpool.engine.records import (
+    BatchRecord,
+    Chain,
+    CrewRecord,
+    ErrorRecord,
+    Manifest,
+    Record,
+)
 from condorpool.runner.program import CLOSED
 from condorpool.values.exceptions import CondorPoolError, JobError, SubmitError
 
@@ -35,7 +43,7 @@ SHIPPED = (LAUNCHER, SUPPORT)
 
 #: What all jobs of a crew share.
 crew_name = "{}.crew".format
-#: What tells of the jobs of a crew.
+#: The `CrewRecord` of a crew.
 jobs_name = "{}.jobs".format
 #: The folder from which a crew's jobs take chunks.
 posted_name = "{}.posted".format
@@ -43,13 +51,13 @@ posted_name = "{}.posted".format
 taken_name = "{}.taken".format
 #: What all chunks of a batch share.
 call_name = "{}.call".format
-#: What tells of a batch.
+#: The `BatchRecord` of a batch.
 facts_name = "{}.facts".format
 #: The arguments of a chunk: its batch and its first call.
 chunk_name = "{}-{}.chunk".format
 #: What the job leaves for a chunk.
 outcome_name = "{}-{}.outcome".format
-#: Why a chunk has no outcome.
+#: The `ErrorRecord` of a chunk that has no outcome.
 error_name = "{}-{}.error".format
 #: An object that calls share.
 shared_name = "{}.shared".format
@@ -58,9 +66,7 @@ stdout_name = "job-{}.out".format
 #: The standard error of a job, by its id.
 stderr_name = "job-{}.err".format
 
-
-#: A batch, and those that made calls of it again, with what is written down of them.
-Chain = list[tuple[int, Mapping[str, Any]]]
+R = TypeVar("R", bound=Record)
 
 
 class Token(NamedTuple):
@@ -101,7 +107,7 @@ class SubmitDir:
         self.path = path
         self.run = path.name
         self.log = path / EVENT_LOG
-        self.facts: dict[str, Any] = {}
+        self.manifest = Manifest()
 
     @classmethod
     def new(cls, base: Path) -> SubmitDir:
@@ -113,29 +119,30 @@ class SubmitDir:
         """Return the submit directory of this process in a folder, if that is (still) one."""
         here = cls(path)
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            is_ours = path.lstat().st_uid == os.geteuid() and manifest["run"] == here.run
-        except (OSError, ValueError, KeyError):
+            here.manifest = Manifest.parse((path / MANIFEST).read_text(encoding="utf-8"))
+            is_ours = path.lstat().st_uid == os.geteuid() and here.manifest.run == here.run
+        except (OSError, ValueError):
             return None
-        here.facts = manifest
         return here if is_ours else None
 
-    def make(self, **facts: Any) -> None:
+    def make(
+        self, *, lease: float = 0.0, queue: str = "", kernel: str = "", notebook: str = ""
+    ) -> None:
         """Make the folder, own it, and put there what every job needs.
 
-        Parameters
-        ----------
-        **facts
-            What whoever finds the folder after its owner has died needs to know.
+        The arguments are those of `Manifest`.
         """
-        self.facts = {
-            "run": self.run,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "created": time.time(),
-            "program": sys.argv[0],
-            **facts,
-        }
+        self.manifest = Manifest(
+            run=self.run,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            created=time.time(),
+            program=sys.argv[0],
+            lease=lease,
+            queue=queue,
+            kernel=kernel,
+            notebook=notebook,
+        )
         with self.explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
@@ -147,7 +154,7 @@ class SubmitDir:
 
     def _fill(self) -> None:
         ownership.acquire(self.path)
-        self.record(MANIFEST, **self.facts)
+        self.record(MANIFEST, self.manifest)
         launcher = resources.files("condorpool.runner").joinpath(LAUNCHER)
         self.write(LAUNCHER, launcher.read_bytes())
         self.write(SUPPORT, support_archive())
@@ -195,19 +202,26 @@ class SubmitDir:
             return ""
         return "\n".join(text.rstrip().splitlines()[-lines:])
 
-    # -- what a dead owner has left ------------------------------------------------------
-    def record(self, name: str, /, **facts: Any) -> None:
-        """Write down facts for whoever finds the folder after its owner has died."""
-        self.write(name, json.dumps(facts).encode())
+    # -- what another process needs to resume the work ---------------------------------
+    def record(self, name: str, record: Record) -> None:
+        """Write a record for the process that finds the folder after its owner has died."""
+        self.write(name, str(record).encode())
 
-    def recorded(self, kind: str) -> dict[int, dict[str, Any]]:
-        """Return the facts about all batches (``"facts"``) or crews (``"jobs"``) by number."""
+    def batches(self) -> dict[int, BatchRecord]:
+        """Return the records of all batches by number."""
+        return self._records("facts", BatchRecord)
+
+    def crews(self) -> dict[int, CrewRecord]:
+        """Return the records of all crews by number."""
+        return self._records("jobs", CrewRecord)
+
+    def _records(self, suffix: str, kind: type[R]) -> dict[int, R]:
         found = {}
         for file in self._files():
             number, _, rest = file.name.partition(".")
-            if rest == kind:
+            if rest == suffix:
                 with contextlib.suppress(OSError):  # gone meanwhile
-                    found[int(number)] = json.loads(Path(file.path).read_text(encoding="utf-8"))
+                    found[int(number)] = kind.parse(Path(file.path).read_text(encoding="utf-8"))
         return found
 
     def chunks(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
@@ -238,20 +252,21 @@ class SubmitDir:
     def chains(self) -> dict[int, Chain]:
         """Return the batches that can be taken up, by the number of the first of each chain.
 
-        Those are not that come and go, or whose owner was killed before all was written.
+        A batch cannot whose chunks are deleted once they are delivered, or whose owner was
+        killed before all was written.
         """
         found: dict[int, Chain] = {}
         root: dict[int, int] = {}
-        for number, facts in sorted(self.recorded("facts").items()):
-            before = facts.get("reruns")
+        for number, batch in sorted(self.batches().items()):
+            before = batch.reruns
             written = sum(end - first for first, end in self.ends(number).items())
             if before in root:
                 root[number] = root[before]
-            elif before is None and written == facts["calls"]:
+            elif before is None and written == batch.calls:
                 root[number] = number
             else:
                 continue
-            found.setdefault(root[number], []).append((number, facts))
+            found.setdefault(root[number], []).append((number, batch))
         return found
 
     def outcomes(self, batch: int) -> set[int]:
@@ -272,9 +287,8 @@ class SubmitDir:
             stem, _, kind = file.name.partition(".")
             number, _, first = stem.partition("-")
             if kind == "error" and number == str(batch):
-                facts = json.loads(Path(file.path).read_text(encoding="utf-8"))
-                del facts["end"]
-                found[int(first)] = JobError.restored(**facts)
+                record = ErrorRecord.parse(Path(file.path).read_text(encoding="utf-8"))
+                found[int(first)] = record.error()
         return found
 
     # -- chunks of a resident crew; runner/PROTOCOL.md says who may move what ------------
@@ -330,14 +344,14 @@ class SubmitDir:
 
     def forget_jobs(self, queue: str) -> None:
         """Begin anew in another queue, where the numbers of old jobs are those of others."""
-        for crew, known in self.recorded("jobs").items():
+        for crew, known in self.crews().items():
             for token in self.tokens(crew):
                 if token.job:
                     self.put_back(crew, token)
-            self.record(jobs_name(crew), **{**known, "clusters": []})
+            self.record(jobs_name(crew), replace(known, clusters=()))
         self.write(EVENT_LOG, b"")
-        self.facts["queue"] = queue
-        self.record(MANIFEST, **self.facts)
+        self.manifest = replace(self.manifest, queue=queue)
+        self.record(MANIFEST, self.manifest)
 
     def discard_chunks(self, batch: int, firsts: Iterable[int]) -> None:
         """Delete the files of chunks, by their names: the folder may be large."""

@@ -12,7 +12,8 @@ from typing import Any
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import payload, submitdir
-from condorpool.engine.submitdir import Chain, SubmitDir
+from condorpool.engine.records import Chain
+from condorpool.engine.submitdir import SubmitDir
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Left:
     @property
     def digest(self) -> str:
         """The fingerprint of the calls, if they have a name."""
-        return str(self.chain[0][1]["digest"])
+        return self.chain[0][1].digest
 
     def values(self) -> list[Any]:
         """Read what the calls have come to, and take up nothing.
@@ -130,15 +131,15 @@ def _left_in(entry: Entry) -> Iterator[Left]:
     if directory is None:
         return
     for chain in directory.chains().values():
-        number, facts = chain[0]
+        number, record = chain[0]
         yield Left(
-            name=facts["name"] or facts["title"],
+            name=record.name or record.title,
             run=entry.run,
-            notebook=directory.facts.get("notebook", ""),
-            cell=facts["cell"],
-            time=facts["time"],
-            calls=facts["calls"],
-            done=directory.calls_done(number, facts["crew"], facts["calls"]),
+            notebook=directory.manifest.notebook,
+            cell=record.cell,
+            time=record.time,
+            calls=record.calls or 0,
+            done=directory.calls_done(number, record.crew, record.calls or 0),
             in_use=entry.in_use,
             entry=entry,
             chain=chain,

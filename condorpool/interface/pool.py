@@ -625,16 +625,16 @@ class Pool:
         session.made = self._made
         results = {}
         for root, chain in directory.chains().items():
-            facts = chain[0][1]
-            kind: type[Result[Any]] = AsyncResult if facts["style"] == "apply" else MapResult
-            stub: Any = SimpleNamespace(__name__=facts["title"])
-            call = payload.Call(stub, facts["style"], name=facts["name"], digest=facts["digest"])
-            items = range(facts["calls"])
+            record = chain[0][1]
+            kind: type[Result[Any]] = AsyncResult if record.style == "apply" else MapResult
+            stub: Any = SimpleNamespace(__name__=record.title)
+            call = payload.Call(stub, record.style, name=record.name, digest=record.digest)
+            items = range(record.calls or 0)
             result = kind(session, call, items, 1, JobOptions(), self._on_hold, None, None)
             result._take_up(chain)  # noqa: SLF001
             results[root] = result
-            if facts["name"]:
-                self._named[facts["name"]] = result
+            if record.name:
+                self._named[record.name] = result
                 result._names = self._named  # noqa: SLF001
         self._keep(*results.values())
         self._sessions[session.directory.path] = session

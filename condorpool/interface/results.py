@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
@@ -17,6 +17,7 @@ from condorpool.engine import actions
 from condorpool.engine.batches import Batch, Cluster, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
+from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
@@ -335,14 +336,14 @@ class Result(Handle, Generic[T]):
         self._missing, self._is_ready = len(numbers), False
         self._batch = self._session.repost(self._batch, numbers, self._deliver)
 
-    def _take_up(self, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    def _take_up(self, chain: Chain) -> None:
         """Follow what a former owner has left: a batch, and those that made calls of it again."""
-        for number, facts in parts:
-            again = [n for first, end, _ in facts.get("parts", ()) for n in range(first, end)]
+        for number, record in chain:
+            again = [n for first, end, _ in record.parts for n in range(first, end)]
             for n in again:
                 self._errors.pop(n, None)
-            self._missing, self._is_ready = len(again) or facts["calls"], False
-            before, self._batch = self._batch, self._session.take_up(number, facts, self._deliver)
+            self._missing, self._is_ready = len(again) or record.calls or 0, False
+            before, self._batch = self._batch, self._session.take_up(number, record, self._deliver)
             if before is None:
                 self._first = self._batch
             else:

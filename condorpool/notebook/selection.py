@@ -73,7 +73,7 @@ class NotebookPool:
                 pool.close()
             finally:
                 for folder in folders:
-                    if not any(call["name"] for call in folder.recorded("facts").values()):
+                    if not any(batch.name for batch in folder.batches().values()):
                         folder.remove()
 
 

@@ -264,20 +264,6 @@ class JobError(CondorPoolError):
         self.hint = hint
         self.what = reason.rstrip(". ")
 
-    @classmethod
-    def restored(cls, kind: str, job_id: str, reason: str, **facts: str) -> JobError:
-        """Return an error whose facts were written down."""
-        found = {
-            error.__name__: error
-            for error in (*cls.__subclasses__(), *JobFailedError.__subclasses__())
-        }
-        return found.get(kind, JobFailedError)(job_id, reason, **facts)
-
-    def facts(self) -> dict[str, str]:
-        """Return all that another process needs to raise it too."""
-        names = ("job_id", "reason", "host", "stderr", "hint")
-        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
-
     def __str__(self) -> str:
         where = f" on {self.host}" if self.host else ""
         text = f"job {self.job_id} {self.state}{where}: {self.what}."

@@ -6,13 +6,14 @@ import pytest
 
 from condorpool.engine.batches import Batch, Cluster, Crew
 from condorpool.engine.description import JobOptions
+from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobEvent, JobState
 
 
 def batch(size=3, limit=10, *, is_resident=False, jobs=None):
     """Make a batch whose jobs were submitted as cluster 7."""
     crew = Crew(1, "f", limit, JobOptions(), is_resident=is_resident)
-    made = Batch(1, crew, lambda *_: None, JobOptions(), {"calls": 1, "name": ""})
+    made = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
     made.pending, made.is_open = {i: i + 1 for i in range(size)}, False
     cluster = Cluster(7, jobs or size, None if is_resident else range(size))
     crew.clusters, crew.batches = [cluster], [made]

@@ -13,6 +13,7 @@ from condorpool.display.progress import Meter, Progress
 from condorpool.display.timeline import Chunk
 from condorpool.engine.batches import Batch, Cluster, Crew
 from condorpool.engine.description import JobOptions
+from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobEvent
 
 MISSING = "reading from file {} at {}: (errno 2) No such file or directory"
@@ -35,7 +36,7 @@ class Calls:
 
     def __init__(self, calls):
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
-        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), {"calls": 1, "name": ""})
+        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
         self._batch.size = self.calls = calls
         self._batch.pending = {n: n + 1 for n in range(calls)}
         self.cluster = Cluster(1, calls, range(calls))

@@ -144,7 +144,7 @@ class TestOwnership:
 
     def test_a_found_directory_proves_what_it_is(self, directory, tmp_path):
         """By its manifest, which says its name."""
-        assert SubmitDir.found(directory.path).facts["pid"] == os.getpid()
+        assert SubmitDir.found(directory.path).manifest.pid == os.getpid()
         copy = tmp_path / "copy"
         copy.mkdir()
         (copy / "manifest.json").write_text((directory / "manifest.json").read_text())

@@ -1,0 +1,185 @@
+"""What is written down in a submit directory, so that another process can resume its work.
+
+A record is a file with one JSON object.  That process may have another version of
+condorpool: it ignores fields that it does not know, and missing ones have their default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from condorpool.engine.payload import Style
+from condorpool.values.exceptions import JobError, JobFailedError
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written down of something."""
+
+    @classmethod
+    def parse(cls: type[R], text: str) -> R:
+        """Return the record that a file holds; raise ValueError if it holds none."""
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError(f"a {cls.__name__} is a JSON object, not {text[:40]!r}")  # noqa: TRY004
+        names = {known.name for known in dataclasses.fields(cls)}
+        return cls(**{name: _frozen(value) for name, value in found.items() if name in names})
+
+    def __str__(self) -> str:
+        return json.dumps(
+            {known.name: getattr(self, known.name) for known in dataclasses.fields(self)}
+        )
+
+
+@dataclass(frozen=True)
+class Manifest(Record):
+    """What is written down of a submit directory.
+
+    Parameters
+    ----------
+    run
+        Its name, which proves that it is one.
+    host, pid, created, program
+        Which process made it, and when.
+    lease
+        Seconds for which waiting jobs stay in the queue unless the lease is renewed; 0 for ever.
+    queue
+        The queue that has its jobs: see `AccessPoint.queue`.
+    kernel, notebook
+        The kernel's id and the notebook's path, if a notebook made it.
+    """
+
+    run: str = ""
+    host: str = ""
+    pid: int = 0
+    created: float = 0.0
+    program: str = ""
+    lease: float = 0.0
+    queue: str = ""
+    kernel: str = ""
+    notebook: str = ""
+
+
+class Submission(NamedTuple):
+    """A cluster of jobs.
+
+    Attributes
+    ----------
+    chunks
+        The first call of the chunk that each job makes; None where jobs take chunks.
+    """
+
+    number: int
+    size: int
+    chunks: Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class CrewRecord(Record):
+    """What is written down of a crew.
+
+    Parameters
+    ----------
+    name, limit, is_resident
+        As of `Crew`.
+    options
+        Its `JobOptions`, without the initializer: that is in the crew's own file.
+    description
+        The submit description of its jobs.
+    clusters
+        All jobs that were submitted for it.
+    """
+
+    name: str = ""
+    limit: int = 1
+    is_resident: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    description: Mapping[str, str] = field(default_factory=dict)
+    clusters: Sequence[Submission] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clusters", tuple(Submission(*each) for each in self.clusters))
+
+
+@dataclass(frozen=True)
+class BatchRecord(Record):
+    """What is written down of a batch.
+
+    Parameters
+    ----------
+    crew
+        The number of the crew whose jobs make its calls.
+    title
+        The name of the function.
+    name, digest
+        As of `Call`: with a name, the user's, all results are kept.
+    style
+        How the function is called: see `Call`.
+    calls
+        How many there are; None if more may come, and no chunk is kept once it is delivered.
+    time, cell
+        When the calls were made, and in which cell of the notebook (0 for none).
+    killstats, cleanup, cleanfailed, cleanupfiles
+        As of `JobOptions`: what becomes of the batch when its owner ends.
+    reruns
+        The batch of which it makes calls again.
+    parts
+        The chunks with these calls, as first call, end, and origin.
+    """
+
+    crew: int = 0
+    title: str = ""
+    name: str = ""
+    digest: str = ""
+    style: Style = "map"
+    calls: int | None = None
+    time: float = 0.0
+    cell: int = 0
+    killstats: Sequence[str] = ()
+    cleanup: bool = True
+    cleanfailed: bool = False
+    cleanupfiles: Sequence[str] = ()
+    reruns: int | None = None
+    parts: Sequence[tuple[int, int, int]] = ()
+
+
+#: A batch and its reruns by number, in the order in which they were posted.
+Chain = list[tuple[int, BatchRecord]]
+
+
+@dataclass(frozen=True)
+class ErrorRecord(Record):
+    """Why the calls of a chunk up to ``end`` have no outcome: the class of an error, and its attributes."""
+
+    end: int = 0
+    kind: str = ""
+    job_id: str = ""
+    reason: str = ""
+    host: str = ""
+    stderr: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: JobError, end: int) -> ErrorRecord:
+        """Return the record of an error."""
+        names = ("job_id", "reason", "host", "stderr", "hint")
+        return cls(end, type(error).__name__, **{name: getattr(error, name) for name in names})
+
+    def error(self) -> JobError:
+        """Return the error that it is the record of."""
+        kinds = {
+            kind.__name__: kind
+            for kind in (*JobError.__subclasses__(), *JobFailedError.__subclasses__())
+        }
+        kind = kinds.get(self.kind, JobFailedError)
+        return kind(self.job_id, self.reason, host=self.host, stderr=self.stderr, hint=self.hint)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,0 +1,119 @@
+"""What is written down for other processes, which may have another version of condorpool."""
+
+from __future__ import annotations
+
+import pytest
+
+from condorpool.engine import submitdir
+from condorpool.engine.description import JobOptions
+from condorpool.engine.records import (
+    BatchRecord,
+    CrewRecord,
+    ErrorRecord,
+    Manifest,
+    Submission,
+)
+from condorpool.engine.submitdir import SubmitDir
+from condorpool.values.exceptions import JobFailedError, JobRemovedError, TaskTimeoutError
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """Make a submit directory, which is this process's."""
+    directory = SubmitDir.new(tmp_path)
+    directory.make(lease=60.0, queue="here", notebook="a.ipynb")
+    yield directory
+    directory.remove()
+
+
+def test_records_are_read_as_they_were_written(directory):
+    """By their numbers."""
+    batch = BatchRecord(
+        crew=1, title="f", name="n", calls=3, killstats=("Held",), parts=((0, 2, 0),)
+    )
+    crew = CrewRecord("f", 4, options={"cpus": 2}, clusters=[Submission(7, 2, (0, 1))])
+    directory.record(submitdir.facts_name(2), batch)
+    directory.record(submitdir.jobs_name(1), crew)
+    assert directory.batches() == {2: batch}
+    assert directory.crews() == {1: crew}
+    assert SubmitDir.found(directory.path).manifest == directory.manifest
+
+
+def test_options_are_restored():
+    """All but the initializer, which is in the crew's own file."""
+    options = JobOptions(processes=3, killstats=("Held",), cleanupfiles=("a", "b"))
+    written = CrewRecord.parse(str(CrewRecord(options=options.recorded()))).options
+    assert JobOptions.restored({**written, "later": 1}, None, ()) == options
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        JobFailedError("7.1", "it exited with code 1", host="h", stderr="e", hint="Look."),
+        JobRemovedError("7.1", "somebody removed it", host="h"),
+        TaskTimeoutError("7.1", "too long", stderr="where"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_is_restored(error):
+    """Of the same class, with the same words."""
+    restored = ErrorRecord.parse(str(ErrorRecord.of(error, 3))).error()
+    assert type(restored) is type(error)
+    assert str(restored) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        pytest.param(
+            BatchRecord,
+            '{"crew": 2, "title": "f", "name": "", "digest": "d", "style": "starmap", "calls": 4,'
+            ' "time": 1.5, "cell": 3, "killstats": ["Held"], "cleanup": true,'
+            ' "cleanfailed": false, "cleanupfiles": []}',
+            BatchRecord(2, "f", "", "d", "starmap", 4, 1.5, 3, ("Held",), True, False, ()),
+            id="batch",
+        ),
+        pytest.param(
+            CrewRecord,
+            '{"name": "f", "limit": 2, "is_resident": false, "options": {"cpus": 1},'
+            ' "description": {"log": "events.log"}, "clusters": [[7, 2, [0, 5]], [8, 1, null]]}',
+            CrewRecord(
+                "f", 2, False, {"cpus": 1}, {"log": "events.log"},
+                [Submission(7, 2, (0, 5)), Submission(8, 1, None)],
+            ),
+            id="crew",
+        ),
+        pytest.param(
+            ErrorRecord,
+            '{"end": 2, "kind": "JobFailedError", "job_id": "7.0", "reason": "r", "host": "h",'
+            ' "stderr": "", "hint": ""}',
+            ErrorRecord(2, "JobFailedError", "7.0", "r", "h"),
+            id="error",
+        ),
+        pytest.param(
+            Manifest,
+            '{"run": "condorpool-1", "host": "h", "pid": 1, "created": 2.5, "program": "p",'
+            ' "lease": 60.0, "queue": "q", "kernel": "", "notebook": "n"}',
+            Manifest("condorpool-1", "h", 1, 2.5, "p", 60.0, "q", "", "n"),
+            id="manifest",
+        ),
+    ],
+)  # fmt: skip
+def test_what_version_1_wrote_is_read(kind, text, expected):
+    """The names of fields are those of the first version."""
+    assert kind.parse(text) == expected
+
+
+@pytest.mark.parametrize("kind", [Manifest, BatchRecord, CrewRecord, ErrorRecord])
+def test_other_versions_may_have_other_fields(kind):
+    """Unknown ones are ignored, missing ones have their default."""
+    assert kind.parse('{"from a later version": 1}') == kind()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_what_is_broken_is_no_record(text, tmp_path):
+    """A folder with such a manifest is no submit directory."""
+    with pytest.raises(ValueError):
+        BatchRecord.parse(text)
+    (tmp_path / submitdir.MANIFEST).write_text(text)
+    assert SubmitDir.found(tmp_path) is None

@@ -106,7 +106,7 @@ class JobOptions:
     def restored(cls, facts: Mapping[str, Any], *initializer: Any) -> JobOptions:
         """Return what was recorded, maybe by another version of condorpool."""
         names = {known.name for known in dataclasses.fields(cls)}
-        kept = {
+        kept: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in facts.items()
             if name in names

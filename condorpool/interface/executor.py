@@ -230,7 +230,7 @@ class Executor(concurrent.futures.Executor):
                 self._closer = threading.Thread(target=self._close, name="condorpool-closer")
                 self._closer.start()
             # What is told of a future must not wait for itself.
-            delivers = any(s.deliveries.depth for s in list(self.pool._sessions.values()))  # noqa: SLF001
+            delivers = any(s.deliveries.depth for s in self.pool._sessions)  # noqa: SLF001
             # Thread.join takes a thread for ended after an interrupt (bpo-45274).
             if wait and not delivers:
                 self._closing.wait_for(lambda: self._is_closed)

@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from typing import Literal
 
 from condorpool.engine.batches import Batch, Cluster
 from condorpool.engine.session import Session
 from condorpool.interface.job import QueuedJob
+from condorpool.interface.options.keywords import Decision
 from condorpool.values.exceptions import JobHeldError
-
-#: What to do when nothing but held jobs is left.
-Policy = Literal["raise", "wait", "remove"]
-
-#: What a function may say that is asked about one held job.
-Decision = Literal["raise", "wait", "remove", "release"]
-
-OnHold = Policy | Callable[[QueuedJob], Decision]
-
-
-def check_on_hold(value: OnHold | None) -> OnHold | None:
-    """Return a policy for held jobs, or say which there are."""
-    policies = typing.get_args(Policy)
-    if value is not None and not callable(value) and value not in policies:
-        known = ", ".join(map(repr, policies))
-        raise ValueError(f"on_hold={value!r} is none of {known}, and no function")
-    return value
 
 
 class Decisions:

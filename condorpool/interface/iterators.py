@@ -14,7 +14,7 @@ from condorpool.engine.batches import Batch, JobRecord
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import MOST_MADE, Session
-from condorpool.interface.onhold import OnHold
+from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.results import Handle, not_stopping
 from condorpool.values.exceptions import JobError, PoolClosedError
 from condorpool.values.locks import uninterrupted

@@ -21,9 +21,10 @@ from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
+from condorpool.interface.holding import Decisions
 from condorpool.interface.job import Jobs, QueuedJob
-from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
 from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import OnHold
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -197,7 +198,7 @@ class Handle(Jobs):
         self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None
     ) -> None:
         """Wait until ``over()``, which is asked under the lock."""
-        on_hold, timeout = check_on_hold(on_hold or self._on_hold), checks.timeout(timeout)
+        on_hold, timeout = checks.on_hold(on_hold or self._on_hold), checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._session.changed:

@@ -68,7 +68,7 @@ class NotebookPool:
         pools = [*self._pools.values(), *self._others]
         self._pools, self._others = {}, []
         for pool in pools:
-            folders = [session.directory for session in pool._sessions.values()]  # noqa: SLF001
+            folders = [session.directory for session in pool._sessions]  # noqa: SLF001
             try:
                 pool.close()
             finally:

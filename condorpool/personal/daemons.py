@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condorpool.access.accesspoint import AccessPoint
+from condorpool.access.outlook import total_cpus
 from condorpool.personal import configuration, folders, guardian
 from condorpool.personal.install import Installation, find
 from condorpool.values.exceptions import (
@@ -642,10 +643,9 @@ def _cpus(access_point: AccessPoint | None) -> int:
     if access_point is None:
         return 0
     try:
-        slots = list(access_point.slots())
+        return total_cpus(access_point.slots())
     except HTCondorError:
         return 0
-    return sum(int(slot["TotalSlotCpus"]) for slot in slots if slot.get("SlotType") != "Dynamic")
 
 
 def _jobs(access_point: AccessPoint | None) -> dict[str, int]:

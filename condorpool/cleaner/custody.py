@@ -6,39 +6,24 @@ import contextlib
 import functools
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.cleaner import registry, waiter
-from condorpool.cleaner.registry import Entry, Owner
+from condorpool.cleaner import launch, registry
+from condorpool.cleaner.owner import Owner
+from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.personal import guardian
 from condorpool.values.exceptions import CondorPoolError, SubmitError
-from condorpool.values.programs import command
-
-#: Seconds for which what a kernel has left is kept for the kernel that follows it.
-GRACE = 30.0
 
 #: Seconds within which a cleaner lets go of what is taken up.
 LETTING_GO = 30.0
 
 #: How often to look again for what a cleaner has moved.
 TRIES = 3
-
-#: What the waiting cleaner becomes.
-_ENDING = "condorpool.cleaner.ending"
-
-#: The end of the pipe by which the cleaner is told what to lock; -1 before it runs.
-_pipe = -1
-
-#: From when on a cleaner must show that it is there.
-_check_at = 0.0
 
 
 def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
@@ -47,7 +32,7 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
         folder = _folder()
         folder.mkdir(mode=0o700, exist_ok=True)
         Entry(folder / f"{path.name}.json", path, access_point.origin, on_exit).write()
-        _be_watched(folder, access_point.origin)
+        launch.ensure_cleaner(folder, access_point.origin)
     except OSError as error:
         raise SubmitError(
             f"cannot register {path}, so that it is cleaned up whatever happens: {error}. "
@@ -90,7 +75,7 @@ def sweep() -> list[Entry]:
         registry.tidy(folder)
     left = [entry for folder in dead for entry in registry.entries(folder)]
     if left:
-        _detach(command(_ENDING, *dead))
+        launch.end_now(dead)
     return left
 
 
@@ -130,7 +115,7 @@ def adopt(entry: Entry, on_exit: str, origin: Mapping[str, str] | None = None) -
     folder = _folder()
     origin = origin or entry.origin
     adopted = entry.move(folder).write(on_exit=on_exit, origin=origin)
-    _be_watched(folder, origin)
+    launch.ensure_cleaner(folder, origin)
     return adopted
 
 
@@ -168,79 +153,9 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
     return directory
 
 
-def kernel() -> str:
-    """Return the id of the notebook's kernel that this process is; a restart keeps it."""
-    application = sys.modules.get("ipykernel.kernelapp")
-    if not application or not application.IPKernelApp.initialized():
-        return ""
-    file = Path(application.IPKernelApp.instance().connection_file)
-    return file.stem.removeprefix("kernel-")
-
-
-def notebook() -> str:
-    """Return the path of the notebook that this kernel runs, as Jupyter tells it."""
-    return os.environ.get("JPY_SESSION_NAME", "")
-
-
 def _folder() -> Path:
     return registry.state() / str(Owner.this())
 
 
-def _be_watched(folder: Path, origin: Mapping[str, str]) -> None:
-    """See that there is a cleaner, for which a personal HTCondor stays."""
-    if _pipe < 0 or (time.monotonic() > _check_at and not registry.is_claimed(folder)):
-        _start_cleaner(folder)
-    if "personal" in origin:
-        lock = Path(origin["personal"], guardian.USERS_LOCK)
-        with contextlib.suppress(OSError):
-            os.write(_pipe, os.fsencode(lock) + b"\n")
-
-
-def _start_cleaner(folder: Path) -> None:
-    global _pipe, _check_at  # noqa: PLW0603 - one cleaner for the process
-    if _pipe >= 0:
-        os.close(_pipe)  # the last cleaner was killed
-    reader, _pipe = os.pipe()
-    os.set_blocking(_pipe, False)
-    _check_at = time.monotonic() + 5
-    # The descriptor of the process itself: an id may be used again, and a pipe's
-    # end may be held open by children that the owner forked.
-    owner = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
-    grace = os.environ.get("CONDORPOOL_GRACE", GRACE) if kernel() else 0
-    program = [sys.executable, "-IS", waiter.__file__, folder, grace, owner, reader]
-    try:
-        _detach(
-            [*map(str, program), *command(_ENDING, folder)], [d for d in (owner, reader) if d >= 0]
-        )
-    finally:
-        os.close(reader)
-        if owner >= 0:
-            os.close(owner)
-
-
-def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
-    """Start a program that is nobody's child and gets nobody's signals."""
-    with (registry.state() / registry.LOG).open("a", encoding="utf-8") as log:
-        # The shell ends at once, and Python starts on its own time.
-        subprocess.run(
-            ["/bin/sh", "-c", '"$@" &', "sh", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            pass_fds=descriptors,
-            start_new_session=True,
-            check=True,
-        )
-
-
-def _forget() -> None:
-    # A forked child has no entries and no cleaner; its parent's pipe is not its own.
-    global _pipe  # noqa: PLW0603
-    if _pipe >= 0:
-        os.close(_pipe)
-        _pipe = -1
-    sweep_once.cache_clear()
-
-
-os.register_at_fork(after_in_child=_forget)
+# A forked child sweeps at its own first need.
+os.register_at_fork(after_in_child=sweep_once.cache_clear)

@@ -28,6 +28,10 @@ from typing import Any
 
 import platformdirs
 
+from condorpool import personal
+from condorpool.access.accesspoint import AccessPoint
+from condorpool.access.remote import RemoteAccessPoint
+from condorpool.cleaner.owner import Owner
 from condorpool.personal import guardian
 
 KEPT = "kept"
@@ -36,63 +40,6 @@ CLEANER_LOCK = "cleaner.lock"
 
 #: Bytes after which a log begins anew; the last one is kept beside it.
 LOG_SIZE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process, named so that no other ever has the name.
-
-    Parameters
-    ----------
-    start
-        When it started, in clock ticks.
-    boot, space
-        Since when the machine runs, and its process name space: containers of one
-        machine count their processes each for itself.
-    """
-
-    pid: int
-    start: int
-    boot: str
-    space: str
-    host: str
-
-    @classmethod
-    def this(cls) -> Owner:
-        """Name this process."""
-        pid = os.getpid()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
-        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no path
-        return cls(pid, guardian.start_time(pid), boot, space, socket.gethostname())
-
-    @classmethod
-    def named(cls, name: str) -> Owner | None:
-        """Return the owner whose folder has this name; None for any other folder."""
-        process, _, host = name.partition("@")
-        try:
-            pid, start, boot, space = process.split("-")
-            return cls(int(pid), int(start), boot, space, host)
-        except ValueError:
-            return None
-
-    def __str__(self) -> str:
-        return f"{self.pid}-{self.start}-{self.boot}-{self.space}@{self.host}"
-
-    @property
-    def is_of_here(self) -> bool:
-        """Whether it was seen from this machine or container, maybe before a reboot."""
-        here = Owner.this()
-        return (self.host, self.space) == (here.host, here.space)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it lives, as far as anybody here can know."""
-        here = Owner.this()
-        if self.host != here.host:
-            return True
-        if (self.boot, self.space) != (here.boot, here.space):
-            return False  # locks tell the rest
-        return guardian.start_time(self.pid) == self.start
 
 
 @dataclass(frozen=True)
@@ -144,6 +91,17 @@ class Entry:
         host = self.owner.host if self.owner else ""
         gone = f", or `condorpool clean --gone {host}` if that machine will not come back"
         return f"close its pool, or end the process{gone * (host != socket.gethostname())}"
+
+    def access_point(self) -> AccessPoint | None:
+        """Find the access point of its jobs; None if that was a personal HTCondor's, and has ended."""
+        origin = self.origin
+        if "personal" in origin:
+            return personal.running(origin["personal"])
+        if "remote" in origin:
+            return RemoteAccessPoint.reach(
+                origin["remote"], origin["schedd"], origin.get("collector")
+            )
+        return AccessPoint.locate(**origin)
 
     @property
     def note(self) -> str:

@@ -106,7 +106,7 @@ class JobOptions:
     def restored(cls, facts: Mapping[str, Any], *initializer: Any) -> JobOptions:
         """Return what was recorded, maybe by another version of condorpool."""
         names = {known.name for known in dataclasses.fields(cls)}
-        kept = {
+        kept: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in facts.items()
             if name in names
@@ -281,10 +281,15 @@ def build(
     return description
 
 
+def jobs_of(run: str) -> str:
+    """Return the constraint for the jobs of a submit directory, by its name."""
+    return f'CondorpoolRun == "{run}"'
+
+
 def renew(access_point: AccessPoint, run: str, lease: float) -> None:
     """Let the jobs of a run that wait stay in the queue for another lease from now on."""
     until = str(round(time.time() + lease))
-    access_point.edit(f'CondorpoolRun == "{run}"', "CondorpoolLease", until)
+    access_point.edit(jobs_of(run), "CondorpoolLease", until)
 
 
 def sends_environment(submitkwargs: Mapping[str, str]) -> bool:

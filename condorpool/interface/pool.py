@@ -14,7 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, TypeVar, cast
 
-from condorpool.cleaner import custody, ending
+from condorpool.cleaner import custody
+from condorpool.cleaner.owner import kernel_id, notebook_path
 from condorpool.display.notices import mind_hashes, tell
 from condorpool.display.timeline import Chunk, timeline
 from condorpool.engine import actions, description, payload
@@ -27,7 +28,7 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.leftovers import Left, leftovers
+from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.onhold import OnHold, check_on_hold
 from condorpool.interface.options import checks, commands, resources
@@ -499,8 +500,8 @@ class Pool:
             directory.make(
                 lease=lease,
                 queue=self._access_point.queue,
-                kernel=custody.kernel(),
-                notebook=custody.notebook(),
+                kernel=kernel_id(),
+                notebook=notebook_path(),
             )
             session = Session(directory, self._access_point, lease)
         except BaseException:
@@ -595,7 +596,7 @@ class Pool:
         return result
 
     @uninterrupted
-    def take_up(self, left: Left) -> Result[Any]:
+    def take_up(self, left: Leftover) -> Result[Any]:
         """Go on with calls that another process has left; return their result.
 
         All that is in the same submit directory is this pool's then.
@@ -614,7 +615,7 @@ class Pool:
         if self._closed:
             raise PoolClosedError
         here, origin = self._access_point, left.entry.origin
-        there = here if origin == here.origin else ending.find_access_point(origin)
+        there = here if origin == here.origin else left.entry.access_point()
         if there and there.queue != here.queue:
             raise CondorPoolError(
                 f"the jobs of {left.name!r} are at {there.name}, and this pool's at "
@@ -971,7 +972,7 @@ def _close_open_pools() -> None:
 
     A kernel has no time for that: what is not done there is its cleaner's.
     """
-    hurries = bool(custody.kernel())
+    hurries = bool(kernel_id())
     for pool in list(_open_pools):
         on_exit, sessions = pool._on_exit, pool._sessions.values()  # noqa: SLF001
         is_busy = any(session.is_busy for session in sessions)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from condorpool.cleaner import registry
-from condorpool.cleaner.registry import Entry, Owner
+from condorpool.cleaner.owner import Owner
+from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
 

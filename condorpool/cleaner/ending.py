@@ -16,7 +16,7 @@ from condorpool.cleaner.registry import Entry
 from condorpool.engine import description, ownership, rules, submitdir
 from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.runner import program
+from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
 
@@ -277,7 +277,7 @@ class Ending:
 
 
 def _ended_well(event: JobEvent) -> bool:
-    return event.facts.get("ReturnValue") in {0, program.EX_NO_CHIRP}
+    return event.facts.get("ReturnValue") in {0, EX_NO_CHIRP}
 
 
 def _id(job: Job) -> str:

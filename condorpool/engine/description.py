@@ -16,8 +16,8 @@ from typing import Any
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import submitdir as names
-from condorpool.engine.payload import PROGRAM
-from condorpool.runner.program import PYTHON
+from condorpool.runner.container import PYTHON
+from condorpool.runner.names import PROGRAM
 
 #: Jobs of a map that are in the queue at once, at most, when the user sets no limit.
 #: Ten times as many keep the access point, and all who ask it, waiting for a second.

@@ -26,7 +26,7 @@ from condorpool.engine.records import (
     Manifest,
     Record,
 )
-from condorpool.runner.program import CLOSED
+from condorpool.runner.names import CLOSED
 from condorpool.values.exceptions import CondorPoolError, JobError, SubmitError
 
 LAUNCHER = "launch.sh"

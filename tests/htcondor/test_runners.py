@@ -371,7 +371,7 @@ def test_a_shared_object_goes_over_once_per_job(make_pool, tmp_path, commands, o
 def test_a_shared_object_belongs_to_its_pool(make_pool):
     """Another pool says so."""
     mine, other = make_pool(), make_pool()
-    with pytest.raises(LookupError, match="not one of this pool"):
+    with pytest.raises(LookupError, match="does not belong to this pool"):
         other.apply(len, (mine.share([1]),))
 
 

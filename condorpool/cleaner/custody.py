@@ -1,4 +1,4 @@
-"""What this process owns: its entries in the registry, and the cleaner that outlives it."""
+"""The submit directories that this process owns: how it gets them, and hands them over."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.values.exceptions import CondorPoolError, SubmitError
 
-#: Seconds within which a cleaner lets go of what is taken up.
+#: Seconds that a cleaner has to release a directory that is taken up.
 LETTING_GO = 30.0
 
-#: How often to look again for what a cleaner has moved.
+#: How often to look for an entry that a cleaner has moved.
 TRIES = 3
 
 
 def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
-    """Register a submit directory that is about to be made, and have it cleaned up one day."""
+    """Register a submit directory that is about to be made; a cleaner ends it after this process."""
     try:
         folder = _folder()
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -41,7 +41,7 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
 
 
 def unregister(path: Path, why: str = "") -> None:
-    """Take a directory of this process out of the registry; it is kept if it is still there."""
+    """Take a directory of this process out of the registry, or keep it there if it still exists."""
     entry = _folder() / f"{path.name}.json"
     for known in registry.entries(entry.parent):
         if known.file == entry and path.exists():
@@ -53,10 +53,10 @@ def unregister(path: Path, why: str = "") -> None:
 
 
 def hand_over(path: Path) -> None:
-    """Let a cleaner end a directory of this process now."""
+    """Have a cleaner end a directory of this process now."""
     ownership.release(path)
     folder = _folder()
-    # No process has started at 0, so nobody takes its folder for a living one's.
+    # No process has started at 0: the folder is that of an owner that has ended.
     gone = registry.state() / str(replace(Owner.this(), start=0))
     for entry in registry.entries(folder):
         if entry.path == path:
@@ -65,7 +65,7 @@ def hand_over(path: Path) -> None:
 
 
 def sweep() -> list[Entry]:
-    """Have that cleaned up whose owner and cleaner have both ended; return what it is."""
+    """Start a cleaner for owners that have none and have ended; return their entries."""
     for entry in registry.entries(registry.state() / registry.KEPT):
         if entry.path.parent.exists() and not entry.path.exists():
             entry.discard()  # by hand
@@ -73,16 +73,16 @@ def sweep() -> list[Entry]:
     dead = [folder for folder in dead if not registry.is_claimed(folder)]
     for folder in dead:
         registry.tidy(folder)
-    left = [entry for folder in dead for entry in registry.entries(folder)]
-    if left:
+    entries = [entry for folder in dead for entry in registry.entries(folder)]
+    if entries:
         launch.end_now(dead)
-    return left
+    return entries
 
 
 def disown(host: str) -> list[Entry]:
-    """Keep what processes have left of a machine that will not come back; return it.
+    """Keep the directories of processes on a machine that is gone; return their entries.
 
-    What a process there has locked is left alone, where the file system has locks.
+    Not those that a process has locked, where the file system has locks.
     """
     if host == socket.gethostname():
         raise CondorPoolError(f"{host} is this machine: `condorpool clean` cleans up here.")
@@ -90,7 +90,7 @@ def disown(host: str) -> list[Entry]:
     gone = [folder for folder, owner in registry.folders().items() if owner.host == host]
     for folder in gone:
         for entry in registry.entries(folder):
-            with contextlib.suppress(FileNotFoundError):  # its file system is not here
+            with contextlib.suppress(FileNotFoundError):  # the file system is not mounted here
                 if ownership.acquire(entry.path):
                     entry.say(f"kept: {host} is gone")
                     kept.append(entry.move(registry.state() / registry.KEPT))
@@ -102,15 +102,15 @@ def disown(host: str) -> list[Entry]:
 
 @functools.cache
 def sweep_once() -> None:
-    """Sweep, at the first need of this process for HTCondor."""
+    """Sweep when this process first needs HTCondor."""
     with contextlib.suppress(OSError):
         sweep()
 
 
 def adopt(entry: Entry, on_exit: str, origin: Mapping[str, str] | None = None) -> Entry:
-    """Make the entry this process's, whose end decides what becomes of the directory.
+    """Make an entry this process's, at whose end ``on_exit`` is done.
 
-    Raises FileNotFoundError if somebody else was quicker.
+    Raises FileNotFoundError if another process was quicker.
     """
     folder = _folder()
     origin = origin or entry.origin
@@ -120,21 +120,26 @@ def adopt(entry: Entry, on_exit: str, origin: Mapping[str, str] | None = None) -
 
 
 def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
-    """Own the directory of an owner that has ended, go on at ``origin``; return it.
+    """Become the owner of a directory whose owner has ended; return it.
+
+    Parameters
+    ----------
+    origin
+        The access point at which its work is resumed.
 
     Raises
     ------
     CondorPoolError
-        Somebody else was quicker, or does not let go of it.
+        Another process was quicker, or does not release it.
     """
     for _ in range(TRIES):
-        # A cleaner may have put it elsewhere since somebody looked.
+        # A cleaner may have moved it meanwhile.
         entry = next((known for known in registry.everything() if known.path == entry.path), entry)
         if entry.owner and entry.owner.is_alive:
             pid = entry.owner.pid
             raise CondorPoolError(f"{entry.path} was taken up by process {pid} meanwhile.")
         if entry.owner:
-            entry.say(f"is taken up by process {os.getpid()}")  # whoever cleans up there sees that
+            entry.say(f"is taken up by process {os.getpid()}")  # its cleaner reads that
         with contextlib.suppress(FileNotFoundError):
             adopted = adopt(entry, on_exit, origin)
             break

@@ -23,48 +23,84 @@ from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitE
 #: Seconds between two looks at the queue, at least (when the event log grows) and at most.
 SHORTEST, LONGEST = 0.5, 15.0
 
-#: Seconds after which an empty queue stays empty: a submission may be on its way.
+#: Seconds after which an empty queue is taken to stay empty: a submission may be on its way.
 SETTLED = 1.0
 
-#: Seconds for which what cannot be done is tried again.
+#: Seconds after which the cleaner gives up where it can do nothing.
 PATIENCE = 86_400.0
 
 #: Attributes of a job in the queue.
 Job = Mapping[str, Any]
 
-# What may be left of a directory that was deleted.
+# Files that a deleted directory may still have, or have again.
 _REMAINS = {ownership.OWNER_LOCK, submitdir.EVENT_LOG}
 
 WHY = "condorpool cleaned up: its owner has ended"
 
 
+class History:
+    """What the event log tells about jobs that have left the queue."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log: EventLog | None = None
+        self._clusters: set[int] = set()
+        self._ended: set[int] = set()
+        #: Clusters with jobs that the user, or the end of their lease, has removed.
+        self.removed: set[int] = set()
+        #: Jobs that have failed.
+        self.crashed: set[str] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether HTCondor has written the last event of every cluster."""
+        return self._clusters <= self._ended
+
+    def update(self) -> None:
+        """Read the events since the last time."""
+        if not self._path.exists():
+            return  # the owner was killed before it had made it
+        self._log = self._log or EventLog(self._path)
+        for event in self._log.new_events():
+            self._clusters.add(event.cluster)
+            reason = str(event.facts.get("Reason"))
+            if event.kind == "CLUSTER_REMOVE":
+                self._ended.add(event.cluster)
+            elif event.kind == "JOB_ABORTED" and not reason.startswith(rules.SURPLUS):
+                self.removed.add(event.cluster)
+            elif event.kind == "JOB_TERMINATED" and not _ended_well(event):
+                self.crashed.add(f"{event.cluster}.{event.proc}")
+
+    def close(self) -> None:
+        """Close the event log."""
+        if self._log:
+            self._log.close()
+
+
 class Ending:
     """The end of one submit directory, in steps that take no time.
 
-    Works on what is on the disk and in the queue alone.  An owner that was killed
-    may have left anything half-done, and this process may be killed as well: each
-    step looks anew.
+    It relies on disk and queue alone, and each step looks at both again: the owner was
+    killed in the middle of anything, and this process may be killed as well.
     """
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.directory = SubmitDir(entry.path)
         self.access_point: AccessPoint | None = None
-        self.silent_since = 0.0
-        self.empty_since = 0.0
+        self.history = History(self.directory.log)
+        self.waiting_since = 0.0  # when it became impossible to do anything; 0 if it is possible
+        self.empty_since = 0.0  # when the queue had no more jobs
         self.renew_at = 0.0
+        #: The chunks that were posted when jobs were last submitted, by crew.
         self.posted: dict[int, int] = {}
+        #: Crews with jobs that were removed for their state.
         self.stopped: set[int] = set()
-        self.submitted: set[int] = set()
-        self.gone: set[int] = set()
-        self.removed: set[int] = set()
-        self.crashed: set[str] = set()
-        self.log: EventLog | None = None
 
     @property
     def is_stuck(self) -> bool:
         """Whether nothing could be done for so long that waiting is no use."""
-        return bool(self.silent_since) and time.monotonic() - self.silent_since > PATIENCE
+        return bool(self.waiting_since) and time.monotonic() - self.waiting_since > PATIENCE
 
     def step(self, entry: Entry) -> None:
         """Do what can be done now."""
@@ -76,7 +112,7 @@ class Ending:
                 self._keep("on_exit='keep'")
                 return
             jobs = self._jobs()
-            self.silent_since = 0.0
+            self.waiting_since = 0.0
         except FileNotFoundError:
             self._deleted()
         except HTCondorError as error:
@@ -85,11 +121,11 @@ class Ending:
             self._act(jobs)
 
     def _wait(self, why: str) -> None:
-        self.silent_since = self.silent_since or time.monotonic()
+        self.waiting_since = self.waiting_since or time.monotonic()
         self.entry.say(why)
 
     def _act(self, jobs: Sequence[Job]) -> None:
-        self._read_log()
+        self.history.update()
         batches = self.directory.batches()
         waits = self.entry.on_exit == "wait"
         if waits and not all(batch.cleanup for batch in batches.values()):
@@ -104,9 +140,9 @@ class Ending:
 
     # -- looking ------------------------------------------------------------------------
     def _is_ours(self) -> bool:
-        """Own the directory; raise FileNotFoundError if somebody has deleted it.
+        """Own the directory; raise FileNotFoundError if the user has deleted it.
 
-        HTCondor makes it anew then, for what it has to say of its jobs.
+        HTCondor then creates it again, for the event log and the output of jobs.
         """
         if not ownership.acquire(self.entry.path):
             self._wait("waits: another process works on it")
@@ -134,27 +170,12 @@ class Ending:
         wanted = ["ClusterId", "ProcId", "JobStatus", "CondorpoolCrew"]
         return self.access_point.query(description.jobs_of(self.entry.run), wanted)
 
-    def _read_log(self) -> None:
-        """Learn which jobs have ended badly, and of which clusters the last event was told."""
-        if not self.directory.log.exists():
-            return  # the owner was killed before it had made it
-        self.log = self.log or EventLog(self.directory.log)
-        for event in self.log.new_events():
-            self.submitted.add(event.cluster)
-            if event.kind == "CLUSTER_REMOVE":
-                self.gone.add(event.cluster)
-            elif event.kind == "JOB_ABORTED":
-                if not str(event.facts.get("Reason")).startswith(rules.SURPLUS):
-                    self.removed.add(event.cluster)
-            elif event.kind == "JOB_TERMINATED" and not _ended_well(event):
-                self.crashed.add(f"{event.cluster}.{event.proc}")
-
     def _is_settled(self) -> bool:
-        """Tell whether the queue stays empty, and HTCondor has written its last."""
+        """Return whether the queue stays empty, and HTCondor has written its last event."""
         now = time.monotonic()
         self.empty_since = self.empty_since or now
         quiet = now - self.empty_since
-        return quiet > (SETTLED if self.submitted <= self.gone else rules.LAST_EVENT)
+        return quiet > (SETTLED if self.history.is_complete else rules.LAST_EVENT)
 
     # -- acting -------------------------------------------------------------------------
     def _is_working(self, jobs: Sequence[Job], batches: Sequence[BatchRecord]) -> bool:
@@ -191,14 +212,14 @@ class Ending:
 
         Not where the user has removed jobs, or the lease has.
         """
-        removed = self.removed & {cluster.number for cluster in crew.clusters}
+        removed = self.history.removed & {cluster.number for cluster in crew.clusters}
         fewer = posted < self.posted.get(number, posted + 1)
         return bool(fewer and not removed and number not in self.stopped and self.access_point)
 
     def _submit(self, crew: CrewRecord, size: int, posted: int) -> bool:
         """Submit runners for posted chunks; return whether that was possible."""
         assert self.access_point is not None  # noqa: S101 - see _may_submit
-        self.entry.say(f"submits {size} jobs for {posted} chunks, for which no job remains")
+        self.entry.say(f"submits {size} jobs for {posted} chunks without a job")
         submit = {**crew.description, "max_materialize": str(size)}
         try:
             self.access_point.submit(submit, [{"runner": str(i)} for i in range(size)])
@@ -208,7 +229,7 @@ class Ending:
         return True
 
     def _renew(self, jobs: Sequence[Job]) -> None:
-        """Renew the lease of what waits as long as something runs."""
+        """Renew the lease of waiting jobs as long as a job runs."""
         lease = self.directory.manifest.lease
         runs = any(_state(job) is JobState.RUNNING for job in jobs)
         if lease and runs and time.monotonic() > self.renew_at and self.access_point:
@@ -217,14 +238,13 @@ class Ending:
                 description.renew(self.access_point, self.entry.run, lease)
 
     def _remove(self, jobs: str | list[str]) -> None:
-        with contextlib.suppress(HTCondorError):  # the next step sees what came of it
+        with contextlib.suppress(HTCondorError):  # the next step looks again
             if self.access_point and (done := self.access_point.act("remove", jobs, WHY)):
                 self.entry.say(f"removed {done} jobs")
 
     def _clean(self, batches: Mapping[int, BatchRecord]) -> None:
         """Delete the directory, but for what is kept of it."""
-        if self.log:
-            self.log.close()
+        self.history.close()
         self.directory.discard_beside(
             name for batch in batches.values() for name in batch.cleanupfiles
         )
@@ -234,7 +254,8 @@ class Ending:
         if cleaning.why_kept:
             for number, failed in cleaning.discard.items():
                 self.directory.discard_batch(number, failed)
-            self.directory.discard_jobs(self.crashed if any(cleaning.discard.values()) else ())
+            keeps_failed = any(cleaning.discard.values())
+            self.directory.discard_jobs(self.history.crashed if keeps_failed else ())
             self._keep(cleaning.why_kept)
         else:
             self.directory.remove()
@@ -243,21 +264,22 @@ class Ending:
 
     def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:
         """Return the chunks whose jobs failed, unless those are to be deleted too."""
-        if not self.crashed or self.entry.on_exit == "delete":
+        crashed = self.history.crashed
+        if not crashed or self.entry.on_exit == "delete":
             return set()
         crews = self.directory.crews()
         tokens = {number: list(self.directory.tokens(number)) for number in crews}
         arguments, outcomes = self.directory.chunks()
-        return rules.failed_chunks(crews, batches, tokens, self.crashed, arguments - outcomes)
+        return rules.failed_chunks(crews, batches, tokens, crashed, arguments - outcomes)
 
     def _keep(self, why: str) -> None:
         self.entry.say(f"kept: {why}")
-        with contextlib.suppress(FileNotFoundError):  # somebody has taken it up meanwhile
+        with contextlib.suppress(FileNotFoundError):  # another process has taken it up
             self.entry.move(registry.state() / registry.KEPT)
         ownership.release(self.entry.path)
 
     def _deleted(self) -> None:
-        """Remove the jobs of a directory that somebody has deleted."""
+        """Remove the jobs of a directory that the user has deleted."""
         owner = self.entry.owner
         if not self.entry.path.parent.exists() or not (owner and owner.is_of_here):
             self._wait("waits: its file system is not here")
@@ -272,7 +294,7 @@ class Ending:
             self._remove(description.jobs_of(self.entry.run))
         elif self._is_settled():
             self.directory.remove()
-            self.entry.say("was deleted by somebody")
+            self.entry.say("cleaned up: the directory was deleted")
             self.entry.discard()
 
 
@@ -295,7 +317,7 @@ def in_words(jobs: Iterable[Job]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Clean up what the owners of these folders have left."""
+    """End the submit directories of these owners, given by their folders in the registry."""
     folders = [Path(argument) for argument in arguments]
     folders = [folder for folder in folders if registry.claim(folder)]
     endings: dict[Path, Ending] = {}
@@ -315,7 +337,7 @@ def main(arguments: list[str]) -> None:
         if all(endings[entry.path].is_stuck for entry in entries):
             break
         for path in endings.keys() - {entry.path for entry in entries}:
-            ownership.release(path)  # somebody has taken it up, or it is done with
+            ownership.release(path)  # it was taken up, or has ended
             del endings[path]
         begun = time.monotonic()
         watch.wait(pause)

@@ -15,21 +15,22 @@ from condorpool.cleaner.owner import kernel_id
 from condorpool.personal import guardian
 from condorpool.values.programs import command
 
-#: Seconds for which what a kernel has left is kept for the kernel that follows it.
+#: Seconds for which unfinished work is left alone after the end of a kernel: the next one may
+#: take it up.
 GRACE = 30.0
 
-#: What the waiting cleaner becomes.
+#: The program that the waiter becomes.
 _ENDING = "condorpool.cleaner.ending"
 
-#: The end of the pipe by which the cleaner is told what to lock; -1 before it runs.
+#: The pipe to the waiter, for the files that it locks; -1 before it runs.
 _pipe = -1
 
-#: From when on a cleaner must show that it is there.
+#: When the cleaner should have its lock: until then it may still be starting.
 _check_at = 0.0
 
 
 def ensure_cleaner(folder: Path, origin: Mapping[str, str]) -> None:
-    """See that there is a cleaner, for which a personal HTCondor stays."""
+    """Start a cleaner unless one runs, and have a personal HTCondor stay for it."""
     if _pipe < 0 or (time.monotonic() > _check_at and not registry.is_claimed(folder)):
         _start_cleaner(folder)
     if "personal" in origin:
@@ -66,7 +67,7 @@ def end_now(folders: Iterable[Path]) -> None:
 
 
 def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
-    """Start a program that is nobody's child and gets nobody's signals."""
+    """Start a program that outlives this process and gets none of its signals."""
     with (registry.state() / registry.LOG).open("a", encoding="utf-8") as log:
         # The shell ends at once, and Python starts on its own time.
         subprocess.run(
@@ -82,7 +83,7 @@ def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
 
 
 def _forget() -> None:
-    # A forked child has no entries and no cleaner; its parent's pipe is not its own.
+    # A forked child has no entries and no cleaner; the pipe is its parent's.
     global _pipe  # noqa: PLW0603
     if _pipe >= 0:
         os.close(_pipe)

@@ -20,8 +20,8 @@ class Owner:
     start
         When it started, in clock ticks.
     boot, space
-        Since when the machine runs, and its process name space: containers of one
-        machine count their processes each for itself.
+        The boot of the machine, and the process name space: each container of a
+        machine counts its own processes.
     """
 
     pid: int
@@ -32,7 +32,7 @@ class Owner:
 
     @classmethod
     def this(cls) -> Owner:
-        """Name this process."""
+        """Return this process."""
         pid = os.getpid()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
         space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no path
@@ -53,18 +53,18 @@ class Owner:
 
     @property
     def is_of_here(self) -> bool:
-        """Whether it was seen from this machine or container, maybe before a reboot."""
+        """Whether it ran in this machine or container, maybe before a reboot."""
         here = Owner.this()
         return (self.host, self.space) == (here.host, here.space)
 
     @property
     def is_alive(self) -> bool:
-        """Whether it lives, as far as anybody here can know."""
+        """Whether it lives, as far as can be known here."""
         here = Owner.this()
         if self.host != here.host:
             return True
         if (self.boot, self.space) != (here.boot, here.space):
-            return False  # locks tell the rest
+            return False  # the directory's lock is checked as well
         return guardian.start_time(self.pid) == self.start
 
 
@@ -78,5 +78,5 @@ def kernel_id() -> str:
 
 
 def notebook_path() -> str:
-    """Return the path of the notebook that this kernel runs, as Jupyter tells it."""
+    """Return the path of the notebook that this kernel runs, if Jupyter says so."""
     return os.environ.get("JPY_SESSION_NAME", "")

@@ -2,14 +2,14 @@
 
     STATE/
         cleaner.log
-        kept/RUN.json                       left where they are, until somebody wants them
+        kept/RUN.json                       a submit directory that stays until it is wanted
         PID-START-BOOT-SPACE@HOST/          the owner: a process of this user
             RUN.json                        one of its submit directories
-            RUN.note                        what the cleaner says about it
-            cleaner.lock                    held by the owner's cleaner while that lives
+            RUN.note                        what its cleaner waits for or has done
+            cleaner.lock                    held by the owner's cleaner as long as it lives
 
-An entry belongs to the folder that it lies in: who renames it has taken it over.
-It names a directory before that is made, and goes after that has gone.
+An entry belongs to the owner in whose folder it is: a process takes it over by a rename.
+It is written before its directory is made, and deleted after that is deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ KEPT = "kept"
 LOG = "cleaner.log"
 CLEANER_LOCK = "cleaner.lock"
 
-#: Bytes after which a log begins anew; the last one is kept beside it.
+#: Bytes after which a new log is started; the last one is kept beside it.
 LOG_SIZE = 1 << 20
 
 
@@ -55,7 +55,7 @@ class Entry:
     origin
         Where its jobs are: see `AccessPoint.origin`.
     on_exit
-        What becomes of it when its owner ends: ``"wait"``, ``"remove"``, ``"keep"``;
+        What is done when its owner ends: ``"wait"``, ``"remove"``, ``"keep"``;
         ``"delete"`` removes also what is otherwise kept of failed jobs.
     since
         When it was made.
@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def in_use(self) -> str:
-        """Who uses it, as far as anybody here can know; empty if nobody does."""
+        """The process that uses it, as far as can be known here; empty if none does."""
         owner = self.owner
         if owner is None or not owner.is_alive:
             return ""
@@ -93,7 +93,7 @@ class Entry:
         return f"close its pool, or end the process{gone * (host != socket.gethostname())}"
 
     def access_point(self) -> AccessPoint | None:
-        """Find the access point of its jobs; None if that was a personal HTCondor's, and has ended."""
+        """Return the access point of its jobs; None if their personal HTCondor has ended."""
         origin = self.origin
         if "personal" in origin:
             return personal.running(origin["personal"])
@@ -116,7 +116,7 @@ class Entry:
         return self.file.with_suffix(".note")
 
     def say(self, text: str) -> None:
-        """Note what is done, and why: here, and once in the log."""
+        """Write what is done, and why, into the note, and once into the log."""
         if text != self.note:
             log(f"{self.path}: {text}")
             with contextlib.suppress(OSError):
@@ -125,8 +125,8 @@ class Entry:
     def write(self, **changes: Any) -> Entry:
         """Write the entry, beside its name and moved into place."""
         entry = replace(self, **changes)
-        facts = {**asdict(entry), "path": str(self.path), "origin": dict(self.origin)}
-        del facts["file"]
+        facts = {name: getattr(entry, name) for name in _WRITTEN}
+        facts |= {"path": str(entry.path), "origin": dict(entry.origin)}
         scratch = entry.file.with_suffix(f".{os.getpid()}.tmp")
         with open(scratch, "w", encoding="utf-8", opener=_private) as file:
             json.dump(facts, file)
@@ -136,7 +136,7 @@ class Entry:
     def move(self, folder: Path) -> Entry:
         """Give the entry to another owner.
 
-        Raises FileNotFoundError if somebody else was quicker.
+        Raises FileNotFoundError if another process was quicker.
         """
         folder.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -147,6 +147,10 @@ class Entry:
         """Forget the directory."""
         self._note.unlink(missing_ok=True)
         self.file.unlink(missing_ok=True)
+
+
+#: The fields that the file of an entry contains.
+_WRITTEN = [known.name for known in fields(Entry) if known.name != "file"]
 
 
 def state() -> Path:
@@ -173,15 +177,15 @@ def entries(folder: Path) -> list[Entry]:
     for file in folder.glob("*.json"):
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
-            facts["path"] = Path(facts["path"])
-            found.append(Entry(file, **facts))
+            known = {name: facts[name] for name in _WRITTEN if name in facts}
+            found.append(Entry(file, **{**known, "path": Path(known["path"])}))
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # gone meanwhile, or none of ours
+            continue  # gone meanwhile, or no entry
     return sorted(found, key=lambda entry: entry.since)
 
 
 def everything() -> list[Entry]:
-    """Return all entries of this user, each once: cleaners move them while one looks."""
+    """Return all entries of this user, each once, though cleaners move them meanwhile."""
     found: dict[Path, Entry] = {}
     for folder in [*folders(), state() / KEPT]:
         found.update((entry.path, entry) for entry in entries(folder))
@@ -189,7 +193,7 @@ def everything() -> list[Entry]:
 
 
 def claim(folder: Path) -> bool:
-    """Be the cleaner of an owner for as long as this process lives, unless there is one."""
+    """Become the cleaner of an owner until this process ends; return False if there is one."""
     try:
         lock = os.open(folder / CLEANER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +203,10 @@ def claim(folder: Path) -> bool:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Tell whether an owner has a cleaner; not for cleaners to ask."""
+    """Return whether an owner has a cleaner.
+
+    A cleaner must not ask: closing the file drops its own lock.
+    """
     try:
         lock = os.open(folder / CLEANER_LOCK, os.O_RDWR)
     except OSError:
@@ -214,7 +221,7 @@ def is_claimed(folder: Path) -> bool:
 
 
 def tidy(folder: Path) -> None:
-    """Delete the folder of an owner that has ended, unless it has left an entry."""
+    """Delete the folder of an owner that has ended, unless it has entries."""
     with contextlib.suppress(OSError):
         for file in folder.iterdir():
             if file.suffix != ".json":
@@ -225,7 +232,7 @@ def tidy(folder: Path) -> None:
 def log(text: str) -> None:
     """Write a line into the cleaners' log, which is bounded."""
     file = state() / LOG
-    with contextlib.suppress(OSError):  # a full disk must not keep anybody from cleaning up
+    with contextlib.suppress(OSError):  # the clean-up continues on a full disk
         if file.exists() and file.stat().st_size > LOG_SIZE:
             file.replace(file.with_suffix(".log.old"))
         with open(file, "a", encoding="utf-8", opener=_private) as lines:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.submitdir import Token
-from condorpool.runner.program import EX_NO_CHIRP, EX_SOFTWARE
+from condorpool.runner.names import EX_NO_CHIRP, EX_SOFTWARE
 from condorpool.values.events import JobState
 
 #: Why a runner is removed that has no chunk to take.  Event logs contain it, and another

@@ -10,7 +10,7 @@ from condorpool.engine import rules
 from condorpool.engine.records import BatchRecord, CrewRecord, Submission
 from condorpool.engine.rules import SURPLUS, Cleaning, CrewEnd, Then
 from condorpool.engine.submitdir import Token
-from condorpool.runner.program import EX_NO_CHIRP, EX_SOFTWARE
+from condorpool.runner.names import EX_NO_CHIRP, EX_SOFTWARE
 from condorpool.values.events import JobState
 
 IDLE, RUNNING, HELD = JobState.IDLE, JobState.RUNNING, JobState.HELD

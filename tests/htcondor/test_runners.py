@@ -20,6 +20,15 @@ from condorpool.access.bindings import htcondor2
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_slots(htcondor):
+    """A slot that is kept from a job with two CPUs would have one runner, and be the only one."""
+    end = time.monotonic() + 30
+    while any(slot["SlotType"] == "Dynamic" for slot in htcondor.access_point().slots()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def note(folder, x, seconds=0.05):
     """Leave a line for each time that the call is made."""
     with Path(folder, f"made-{x}").open("a") as file:

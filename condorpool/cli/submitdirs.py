@@ -12,11 +12,11 @@ from typing import Any
 import cloudpickle
 
 from condorpool.cleaner import custody, registry
-from condorpool.cleaner.ending import find_access_point
+from condorpool.cleaner.ending import in_words
 from condorpool.cleaner.registry import Entry
+from condorpool.engine.description import jobs_of
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.interface.leftovers import Left, Missing, leftovers
-from condorpool.values.events import STATE_OF_STATUS
+from condorpool.interface.leftovers import Leftover, Missing, leftovers
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, words_of
 
 # A command adds its parser to these, and sets what it runs as `run`.
@@ -117,7 +117,7 @@ def _results(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _calls(name: str) -> list[Left]:
+def _calls(name: str) -> list[Leftover]:
     found = leftovers()
     named = [left for left in found if name == left.name or _ends(left.run, name)]
     if not named:
@@ -188,10 +188,8 @@ def _state(entry: Entry) -> str:
 
 def _jobs(entry: Entry) -> str:
     try:
-        access_point = find_access_point(entry.origin)
-        run = f'CondorpoolRun == "{entry.run}"'
-        jobs = access_point.query(run, ["JobStatus"]) if access_point else []
+        access_point = entry.access_point()
+        jobs = access_point.query(jobs_of(entry.run), ["JobStatus"]) if access_point else []
     except HTCondorError as error:
         return str(error)
-    counts = Counter(STATE_OF_STATUS[job["JobStatus"]].value.lower() for job in jobs)
-    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no jobs"
+    return in_words(jobs) or "no jobs"

@@ -16,8 +16,8 @@ from typing import Any
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import submitdir as names
-from condorpool.engine.payload import PROGRAM
-from condorpool.runner.program import PYTHON
+from condorpool.runner.container import PYTHON
+from condorpool.runner.names import PROGRAM
 
 #: Jobs of a map that are in the queue at once, at most, when the user sets no limit.
 #: Ten times as many keep the access point, and all who ask it, waiting for a second.
@@ -281,10 +281,15 @@ def build(
     return description
 
 
+def jobs_of(run: str) -> str:
+    """Return the constraint for the jobs of a submit directory, by its name."""
+    return f'CondorpoolRun == "{run}"'
+
+
 def renew(access_point: AccessPoint, run: str, lease: float) -> None:
     """Let the jobs of a run that wait stay in the queue for another lease from now on."""
     until = str(round(time.time() + lease))
-    access_point.edit(f'CondorpoolRun == "{run}"', "CondorpoolLease", until)
+    access_point.edit(jobs_of(run), "CondorpoolLease", until)
 
 
 def sends_environment(submitkwargs: Mapping[str, str]) -> bool:

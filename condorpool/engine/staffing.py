@@ -16,7 +16,7 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.records import CrewRecord, Submission
 from condorpool.engine.state import Work
 from condorpool.engine.submitdir import Token
-from condorpool.runner import program
+from condorpool.runner.names import EX_SOFTWARE
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
 from condorpool.values.locks import uninterrupted
@@ -115,7 +115,7 @@ class Crews:
 
     def replaces(self, crew: Crew, job: JobRecord) -> bool:
         """Tell whether to make up for a job that left the queue without a word: not for ever."""
-        failed_itself = job.status == program.EX_SOFTWARE
+        failed_itself = job.status == EX_SOFTWARE
         if (job.exit and not failed_itself) or not (
             self._work.directory / submitdir.crew_name(crew.number)
         ).exists():

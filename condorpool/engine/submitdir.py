@@ -26,7 +26,7 @@ from condorpool.engine.records import (
     Manifest,
     Record,
 )
-from condorpool.runner.program import CLOSED
+from condorpool.runner.names import CLOSED
 from condorpool.values.exceptions import CondorPoolError, JobError, SubmitError
 
 LAUNCHER = "launch.sh"
@@ -374,6 +374,11 @@ class SubmitDir:
             if stem.partition("-")[0] == str(batch) and stem not in kept and file.is_file():
                 with contextlib.suppress(OSError):
                     os.unlink(file.path)  # noqa: PTH108 - 40,000 of these
+
+    def discard_beside(self, names: Iterable[str]) -> None:
+        """Delete files that the user has named, beside the folder."""
+        for name in set(names):
+            (self.path.parent / name).unlink(missing_ok=True)
 
     def discard_jobs(self, keep: Iterable[str]) -> None:
         """Delete what jobs printed, but for those to keep, and the folders of crews."""

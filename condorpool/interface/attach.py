@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from condorpool.cleaner import custody
-from condorpool.cleaner.ending import find_access_point
+from condorpool.cleaner.owner import notebook_path
 from condorpool.interface.leftovers import leftovers
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.values.exceptions import CondorPoolError
@@ -38,7 +37,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     if name is None:
         return found
     matching = [left for left in found if name == left.name or left.run.endswith(name)]
-    here = custody.notebook()
+    here = notebook_path()
     matching.sort(key=lambda left: (not left.in_use, bool(here) and left.notebook == here))
     if not matching:
         # What this process has taken up already, together with other calls.
@@ -51,7 +50,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
         raise CondorPoolError(f"{name!r} is {matching[-1].in_use}: {matching[-1].entry.cure}.")
     left = matching[-1]
     if pool is None:
-        alive = find_access_point(left.entry.origin) is not None
+        alive = left.entry.access_point() is not None
         origin: dict[str, Any] = dict(left.entry.origin) if alive else {}
         pool = Pool(**origin, submitdir=left.entry.path.parent)
     return pool.take_up(left)

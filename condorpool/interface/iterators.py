@@ -48,6 +48,7 @@ class _Feed:
         self.ahead = ahead
         self.taken = 0
         self.stopped = False
+        self.waits = False  # for room: only then whoever takes a result has to wake it
         self.end: BaseException | None = None  # how the iterable ended
 
     def run(self) -> None:
@@ -71,7 +72,9 @@ class _Feed:
         """Wait until there is room for a chunk; return whether it is still wanted."""
         with self._session.changed:
             while not self.stopped and not self.has_room:
+                self.waits = True
                 self._session.changed.wait(LOOK)
+            self.waits = False
             return not self.stopped
 
     @property
@@ -211,7 +214,7 @@ class ResultIterator(Handle, Generic[T]):
             raise end or StopIteration
         value = self._ready.popleft()
         self._feed.taken += 1
-        if self._mine.is_open and self._feed.has_room:
+        if self._feed.waits and self._feed.has_room:
             with self._session.changed:
                 self._session.changed.notify_all()
         if isinstance(value, _Raise):

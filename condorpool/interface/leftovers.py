@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from condorpool.cleaner import registry
+from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import payload, submitdir
 from condorpool.engine.records import Chain
@@ -17,7 +18,7 @@ from condorpool.engine.submitdir import SubmitDir
 
 
 @dataclass(frozen=True)
-class Left:
+class Leftover:
     """Calls that a process has left, or whose results are kept under a name.
 
     Parameters
@@ -76,7 +77,7 @@ class Missing:
     """Stands for the value of a call that has not ended."""
 
 
-class Leftovers(list[Left]):
+class Leftovers(list[Leftover]):
     """What there is to take up, the oldest first, as a table."""
 
     _HEAD = ("name", "calls done", "made", "cell", "notebook", "submit directory", "")
@@ -124,15 +125,15 @@ def leftovers() -> Leftovers:
     return Leftovers(sorted(found, key=lambda left: left.time))
 
 
-def _left_in(entry: Entry) -> Iterator[Left]:
-    if entry.owner == registry.Owner.this():
+def _left_in(entry: Entry) -> Iterator[Leftover]:
+    if entry.owner == Owner.this():
         return
     directory = SubmitDir.found(entry.path)
     if directory is None:
         return
     for chain in directory.chains().values():
         number, record = chain[0]
-        yield Left(
+        yield Leftover(
             name=record.name or record.title,
             run=entry.run,
             notebook=directory.manifest.notebook,

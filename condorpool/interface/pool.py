@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from condorpool.access.outlook import total_cpus
 from condorpool.cleaner import custody
+from condorpool.cleaner.owner import kernel_id
 from condorpool.display.notices import mind_hashes, tell
 from condorpool.display.timeline import timeline
 from condorpool.engine import actions, payload
@@ -27,7 +28,7 @@ from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.leftovers import Left, leftovers
+from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import (
@@ -488,7 +489,7 @@ class Pool:
         return result
 
     @uninterrupted
-    def take_up(self, left: Left) -> Result[Any]:
+    def take_up(self, left: Leftover) -> Result[Any]:
         """Go on with calls that another process has left; return their result.
 
         All that is in the same submit directory is this pool's then.
@@ -773,7 +774,7 @@ def _close_open_pools() -> None:
 
     A kernel has no time for that: what is not done there is its cleaner's.
     """
-    hurries = bool(custody.kernel())
+    hurries = bool(kernel_id())
     for pool in list(_open_pools):
         on_exit, sessions = pool._settings.on_exit, pool._sessions  # noqa: SLF001
         is_busy = any(session.is_busy for session in sessions)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.cleaner import custody, ending
+from condorpool.cleaner import custody
+from condorpool.cleaner.owner import kernel_id, notebook_path
 from condorpool.display.notices import tell
 from condorpool.display.timeline import Chunk
 from condorpool.engine import description
@@ -17,7 +18,7 @@ from condorpool.engine.staffing import Crews
 from condorpool.engine.state import Work
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
-from condorpool.interface.leftovers import Left
+from condorpool.interface.leftovers import Leftover
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
 
@@ -64,8 +65,8 @@ class Sessions:
             directory.make(
                 lease=self._lease,
                 queue=self._access_point.queue,
-                kernel=custody.kernel(),
-                notebook=custody.notebook(),
+                kernel=kernel_id(),
+                notebook=notebook_path(),
             )
             session = Session(directory, self._access_point, self._lease)
         except BaseException:
@@ -74,7 +75,7 @@ class Sessions:
         self.follow(session, base)
         return session
 
-    def take_over(self, left: Left) -> Session:
+    def take_over(self, left: Leftover) -> Session:
         """Own what another process has left in a submit directory; nothing of it is followed yet.
 
         Raises
@@ -84,7 +85,7 @@ class Sessions:
             queue of another access point.
         """
         here, origin = self._access_point, left.entry.origin
-        there = here if origin == here.origin else ending.find_access_point(origin)
+        there = here if origin == here.origin else left.entry.access_point()
         if there and there.queue != here.queue:
             raise CondorPoolError(
                 f"the jobs of {left.name!r} are at {there.name}, and this pool's at "

@@ -185,20 +185,22 @@ class Ending:
         for number, crew in self.directory.crews().items():
             tokens = list(self.directory.tokens(number))
             self.directory.close_crew(number)
-            posted = sum(not token.job for token in tokens)
+            posted = [token for token in tokens if not token.job]
             end = rules.crew_end(
                 crew,
                 {_id(job): _state(job) for job in jobs if job.get("CondorpoolCrew") == number},
                 tokens,
                 rules.killstats([batch for batch in batches if batch.crew == number]),
-                may_submit=self._may_submit(number, crew, posted),
+                may_submit=self._may_submit(number, crew, len(posted)),
             )
             remove |= end.remove
             if end.kills:
                 self.stopped.add(number)
             if end.submit:
-                self.posted[number] = posted
-                is_working |= self._submit(crew, end.submit, posted)
+                self.posted[number] = len(posted)
+                calls = sum(token.end - token.first for token in posted)
+                self.entry.say(f"submits {end.submit} jobs for {calls:,} calls that have none")
+                is_working |= self._submit(crew, end.submit)
             is_working |= end.has_jobs
         if remove:
             self._remove(sorted(remove))
@@ -216,10 +218,9 @@ class Ending:
         fewer = posted < self.posted.get(number, posted + 1)
         return bool(fewer and not removed and number not in self.stopped and self.access_point)
 
-    def _submit(self, crew: CrewRecord, size: int, posted: int) -> bool:
-        """Submit runners for posted chunks; return whether that was possible."""
+    def _submit(self, crew: CrewRecord, size: int) -> bool:
+        """Submit runners; return whether that was possible."""
         assert self.access_point is not None  # noqa: S101 - see _may_submit
-        self.entry.say(f"submits {size} jobs for {posted} chunks without a job")
         submit = {**crew.description, "max_materialize": str(size)}
         try:
             self.access_point.submit(submit, [{"runner": str(i)} for i in range(size)])

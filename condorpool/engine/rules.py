@@ -7,6 +7,7 @@ knows the jobs by their events, the other by the queue.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,10 @@ SURPLUS = "condorpool has no chunk left for this job"
 #: Jobs of a crew that are replaced when they end without a reason, or are held idle.
 MAX_REPLACED = 3
 
+#: Seconds for which a runner without a chunk may still wait for a slot: the next call may
+#: want it, and a job that is removed while HTCondor gives it a slot can leave that unused.
+SURPLUS_GRACE = 2.0
+
 #: Seconds that the last event of a cluster may take after its last job's.
 LAST_EVENT = 3.0
 
@@ -34,6 +39,11 @@ Chunk = tuple[int, int]
 def runners_missing(limit: int, chunks: int, runners: int = 0) -> int:
     """Return how many runners to submit beside those that take chunks already."""
     return max(0, min(limit, chunks) - runners)
+
+
+def surplus_since(since: float, now: float, *, waiting: int, has_chunks: bool) -> float:
+    """Return since when runners wait for slots and have no chunk to take; infinity if they do not."""
+    return min(since, now) if waiting and not has_chunks else math.inf
 
 
 def renewal_interval(lease: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,21 @@ IDLE, RUNNING, HELD = JobState.IDLE, JobState.RUNNING, JobState.HELD
 def test_runners_missing(limit, chunks, runners, missing):
     """There is a runner for each chunk, up to the limit."""
     assert rules.runners_missing(limit, chunks, runners) == missing
+
+
+@pytest.mark.parametrize(
+    ("since", "waiting", "has_chunks", "expected"),
+    [
+        pytest.param(math.inf, 1, False, 9.0, id="from now on"),
+        pytest.param(5.0, 1, False, 5.0, id="as before"),
+        pytest.param(5.0, 1, True, math.inf, id="there is a chunk"),
+        pytest.param(5.0, 0, False, math.inf, id="none waits"),
+    ],
+)
+def test_surplus_since(since, waiting, has_chunks, expected):
+    """Runners are surplus that wait for a slot and have no chunk to take."""
+    found = rules.surplus_since(since, 9.0, waiting=waiting, has_chunks=has_chunks)
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,12 @@ class TestMap:
         assert "slots: 1 of 1 match" in capsys.readouterr().out
         assert not access_point.query("true", ["ClusterId"])
 
+    def test_dry_run_writes_nothing(self, shell, tmp_path, state):
+        """No folder is made for calls that are not submitted, and nothing is registered."""
+        before = sorted([*tmp_path.rglob("*"), *state.rglob("*")])
+        run(shell, "%condor_map --dry-run --memory 64MB abs range(1000)")
+        assert sorted([*tmp_path.rglob("*"), *state.rglob("*")]) == before
+
     @pytest.mark.parametrize(
         ("line", "expected"),
         [

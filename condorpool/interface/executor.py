@@ -193,6 +193,13 @@ class Executor(concurrent.futures.Executor):
         ------
         TimeoutError
             The time is over; calls that no job makes yet are taken back.
+
+        Examples
+        --------
+        >>> from condorpool import Executor
+        >>> with Executor() as executor:
+        ...     list(executor.map(pow, (2, 3), (3, 2)))
+        [8, 9]
         """
         self._check()
         end = None if timeout is None else time.monotonic() + timeout

@@ -104,6 +104,14 @@ class ResultIterator(Handle, Generic[T]):
     ----------
     ahead
         The most calls that are under way, or have ended and wait to be taken.
+
+    Examples
+    --------
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     numbers = pool.imap(abs, [-1, -2])
+    ...     next(numbers), numbers.next(timeout=60)
+    (1, 2)
     """
 
     def __init__(

@@ -192,6 +192,13 @@ class Pool:
         """Call ``func(*args, **kwds)`` in a job and return what it returns.
 
         Takes the keywords of `apply_async` too.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.apply(int, ("ff",), {"base": 16})
+        255
         """
         kwargs.setdefault("progress", self._settings.progress)
         return self._wait(self.apply_async(func, args, kwds, **kwargs))
@@ -227,6 +234,14 @@ class Pool:
             The function or an argument cannot be pickled; nothing was submitted.
         SubmitError
             The submit directory cannot be written, or HTCondor refused.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.apply_async(pow, (2, 10))
+        ...     result.get()
+        1024
         """
         keywords = checks.keywords("kwds", {} if kwds is None else kwds)
         items = [(checks.positional("args", args), keywords)]
@@ -244,7 +259,7 @@ class Pool:
     ) -> list[T]:
         """Call ``func`` on every item of ``iterable`` and return the results in order.
 
-        Blocks until every call has ended, or until nothing but held jobs is left.
+        Blocks until every call has ended, or until only held jobs remain.
 
         Parameters
         ----------
@@ -258,7 +273,15 @@ class Pool:
         Raises
         ------
         JobHeldError
-            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+            Only held jobs remain (``on_hold="raise"``).  They stay in the queue.
+
+        Examples
+        --------
+        >>> import math
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.map(math.factorial, range(5), memory="100MB")
+        [1, 1, 2, 6, 24]
         """
         return self._wait(self.map_async(func, iterable, chunksize, **kwargs))
 
@@ -283,7 +306,15 @@ class Pool:
         chunksize: int | None = None,
         **kwargs: Unpack[ResultKeywords],
     ) -> list[T]:
-        """Like `map`, but each item is unpacked as arguments: ``func(*item)``."""
+        """Like `map`, but each item is unpacked as arguments: ``func(*item)``.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.starmap(pow, [(2, 3), (3, 2)])
+        [8, 9]
+        """
         return self._wait(self.starmap_async(func, iterable, chunksize, **kwargs))
 
     @takes(ResultKeywords)
@@ -344,7 +375,15 @@ class Pool:
         buffersize: int | None = None,
         **kwargs: Unpack[CallKeywords],
     ) -> ResultIterator[T]:
-        """Like `imap`, but results come as chunks end."""
+        """Like `imap`, but each result comes when its call has ended.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     sorted(pool.imap_unordered(abs, [-2, -1]))
+        [1, 2]
+        """
         return self._imap(func, iterable, chunksize, buffersize, ordered=False, **kwargs)
 
     def share(self, value: T) -> payload.Shared[T]:
@@ -380,6 +419,13 @@ class Pool:
         """Return exactly what HTCondor would get for a map of this many calls.
 
         Nothing is submitted or written.  Takes what describes jobs, as `apply_async` does.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.submit_description(abs, memory="2GB")["request_memory"]
+        '2048MB'
         """
         self._check_call(func)
         checks.optional_count("calls", calls)

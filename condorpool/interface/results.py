@@ -722,7 +722,16 @@ class Result(Handle, Generic[T]):
 
 
 class AsyncResult(Result[T]):
-    """The result of one call, as `Pool.apply_async` returns it."""
+    """The result of one call, as `Pool.apply_async` returns it.
+
+    Examples
+    --------
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     result = pool.apply_async(divmod, (7, 2))
+    ...     result.get(), result.successful()
+    ((3, 1), True)
+    """
 
     def _value(self) -> T:
         return cast("T", self._errors.get(0, self._values[0]))
@@ -734,7 +743,18 @@ class AsyncResult(Result[T]):
 
 
 class MapResult(Result[list[Any]]):
-    """The results of a map, in order, as `Pool.map_async` returns them."""
+    """The results of a map, in order, as `Pool.map_async` returns them.
+
+    Examples
+    --------
+    >>> import math
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     result = pool.map_async(math.sqrt, [1, 4, 9])
+    ...     result.wait()
+    ...     result.get(), result.calls_ended
+    ([1.0, 2.0, 3.0], 3)
+    """
 
     def _value(self) -> list[Any]:
         if self._errors:

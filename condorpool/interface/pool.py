@@ -1,4 +1,8 @@
-"""The pool: multiprocessing's verbs, whose calls run as HTCondor jobs."""
+"""The pool: multiprocessing's verbs, whose calls run as HTCondor jobs.
+
+Nearly half of this module is what users read with ``pool.map?``.  What they may give is checked in
+`options`; submit directories are the business of `sessions`.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +64,7 @@ R = TypeVar("R", AsyncResult[Any], MapResult)
 #: Results of blocking verbs that are kept for what else they have, when one of their calls failed.
 MOST_RAISED = 5
 
-#: Seconds for which going on with calls waits until the values are read that are there.
+#: Seconds for which resuming calls waits until the results that exist are read.
 READ_TIME = 60.0
 
 _open_pools: set[Pool] = set()
@@ -80,7 +84,8 @@ class Pool:
     initializer, initargs
         ``initializer(*initargs)`` is called once in each job, before its calls.
     maxtasksperchild
-        Chunks that a job makes before it ends.  1 is a job for every chunk.
+        How many times a job takes new calls (``chunksize`` of them) before it ends.  With 1
+        it never does: each has a job of its own.
     context
         Accepted for code written for `multiprocessing`; HTCondor has none.
     schedd, collector
@@ -111,7 +116,7 @@ class Pool:
     submitkwargs
         Other commands of the submit description, as ``{"accounting_group": "higgs"}``.
     jobkwargs
-        Defaults for what becomes of jobs: ``submitdir``, ``killstats``,
+        Defaults for what happens to jobs and their files: ``submitdir``, ``killstats``,
         ``cleanup``, ``cleanfailed``, ``cleanupfiles``.
     killstats
         States whose jobs are removed when the pool closes.
@@ -119,11 +124,11 @@ class Pool:
         Where the pool makes its private submit directory; by default the
         working directory.
     on_hold
-        What a wait does when nothing but held jobs is left: ``"raise"``
-        `JobHeldError`, ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while
-        the widget with its buttons is seen, else ``"raise"``.  Or a function, which the
-        wait calls with the `QueuedJob` each time that one is held, and which says what
-        to do with that: ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
+        What a wait does when only held jobs remain: ``"raise"`` `JobHeldError`,
+        ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while the widget with its
+        buttons is visible, else ``"raise"``.  Or a function, which the wait calls with the
+        `QueuedJob` each time that one is held, and which returns what to do with it:
+        ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
     python
         The interpreter on the execution point.  By default this one's path, or
         whatever Python of the same version is found there.
@@ -131,18 +136,18 @@ class Pool:
         Seconds that a job waits for the next call before it ends, and for which
         HTCondor then keeps its slot; both are charged to the user.  0 for none.
     retire_after
-        Seconds after which a job takes no new chunk, for sites that want short jobs.
+        Seconds after which a job takes no new calls, for sites that want short jobs.
     echo
-        Print here what calls print, as they end.
+        Print here what calls have printed, when they end.
     progress
         How calls are shown that take longer than a moment: ``"widget"`` in a
-        notebook, ``"text"``, or None for not at all.  By default what suits the
-        place, which is nothing where standard error is no terminal.
+        notebook, ``"text"``, or None for not at all.  By default the widget in a notebook,
+        text on a terminal, and nothing elsewhere.
     on_exit
-        What becomes of work that is not done when this process ends without closing
-        the pool, however it ends: ``"wait"``, the work is finished and what leaving
-        ``with`` does is done by another process; ``"remove"`` all jobs; or
-        ``"keep"`` everything as it is, to be taken up again.
+        What happens to unfinished work when this process ends, in whatever way, without
+        closing the pool: ``"wait"``, another process waits for it and then cleans up as
+        leaving ``with`` does; ``"remove"`` all jobs; or ``"keep"`` everything as it is, to
+        be resumed with `condorpool.attach`.
 
     Examples
     --------
@@ -173,7 +178,7 @@ class Pool:
         )
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions = Sessions(self._access_point, settings.on_exit)
-        #: Those that somebody may ask for here, in order: all others leave by themselves.
+        #: Those that the user may ask for here, in order: all others leave by themselves.
         self._results: dict[Result[Any], None] = {}
         self._raised: deque[Result[Any]] = deque()  # of blocking verbs, whose user has the error
         self._named: dict[str, Result[Any]] = {}
@@ -264,8 +269,8 @@ class Pool:
         Parameters
         ----------
         chunksize
-            Calls that a job makes in one go.  By default four chunks are made for
-            each CPU that the HTCondor pool offers, and are split as calls turn out to
+            Calls that a job makes in one go.  By default so many that each CPU of the
+            HTCondor pool gets four such portions, which are split when calls turn out to
             be long.
         **kwargs
             As for `apply_async`.
@@ -351,7 +356,7 @@ class Pool:
             Calls that a job makes in one go; more than 1 is much faster for short calls.
         buffersize
             The most calls that are under way or whose results wait to be taken.  By
-            default 16 chunks for each process.
+            default 16 times ``chunksize`` for each process.
         **kwargs
             As for `apply_async`, but for ``return_exceptions``.
 
@@ -416,7 +421,7 @@ class Pool:
         chunksize: int | None = None,
         **kwargs: Unpack[JobKeywords],
     ) -> dict[str, str]:
-        """Return exactly what HTCondor would get for a map of this many calls.
+        """Return exactly what HTCondor would get for a map of so many calls.
 
         Nothing is submitted or written.  Takes what describes jobs, as `apply_async` does.
 
@@ -440,13 +445,13 @@ class Pool:
 
     @property
     def queue(self) -> list[QueuedJob]:
-        """The HTCondor jobs of this pool that have not left the queue."""
+        """The HTCondor jobs of this pool that are in the queue."""
         return [
             QueuedJob(session, *place) for session in self._sessions for place in session.places()
         ]
 
     def timeline(self, ax: Any = None) -> Any:
-        """Plot when each of the latest 10,000 chunks was made, and where; as for a result."""
+        """Plot when and where the latest calls were made, at most 10,000 bars; as for a result."""
         return timeline(list(self._sessions.made), ax)
 
     # -- posting ----------------------------------------------------------------------
@@ -456,8 +461,7 @@ class Pool:
         mind_hashes(checks.called(func))
 
     def _options(self, kind: type, keywords: Mapping[str, Any]) -> CallOptions:
-        """Return what is true of calls with keywords of this kind."""
-        # Only a pool without a size of its own need ask the collector.
+        # Only a pool without a size of its own needs to ask the collector.
         cpus = 1 if self._settings.processes else self._count_cpus()
         return self._settings.of_call(kind, keywords, self._access_point, cpus)
 
@@ -506,7 +510,7 @@ class Pool:
     def _known(self, call: payload.Call) -> Result[Any] | None:
         """Return the result of the same calls under the same name; None if there is none.
 
-        Says so, and has made again what failed.
+        Tells the user, and calls again what failed.
         """
         mine = [pool._named[call.name] for pool in _open_pools if call.name in pool._named]  # noqa: SLF001
         found = [left for left in leftovers() if left.digest and left.name == call.name]
@@ -521,7 +525,7 @@ class Pool:
             raise ValueError(
                 f"name={call.name!r} has the results of other calls (another function, other "
                 "functions, classes or globals that it uses, or other items): choose another "
-                f"name, or get rid of them by {remedy}"
+                f"name, or delete them with {remedy}"
             )
         if not mine and found[-1].in_use:
             raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
@@ -535,14 +539,14 @@ class Pool:
         return result
 
     @uninterrupted
-    def take_up(self, left: Leftover) -> Result[Any]:
-        """Go on with calls that another process has left; return their result.
+    def take_up(self, leftover: Leftover) -> Result[Any]:
+        """Resume calls of a process that has ended; return their result.
 
-        All that is in the same submit directory is this pool's then.
+        This pool then owns everything in their submit directory.
 
         Parameters
         ----------
-        left
+        leftover
             One of those that `condorpool.attach` lists.
 
         Raises
@@ -553,7 +557,7 @@ class Pool:
         """
         if self._closed:
             raise PoolClosedError
-        session = self._sessions.take_over(left)
+        session = self._sessions.take_over(leftover)
         results = {}
         for root, chain in session.directory.chains().items():
             record = chain[0][1]
@@ -572,12 +576,12 @@ class Pool:
         self._sessions.follow(session)
         tracker().look()
         session.deliveries.wait(READ_TIME)  # what has ended is read first
-        return results[left.chain[0][0]]
+        return results[leftover.chain[0][0]]
 
     def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
         wait = checks.seconds("wait", wait)
-        for left in reversed(range(checks.count("maxtries", maxtries))):
+        for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = result._prepare()  # noqa: SLF001
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
@@ -590,7 +594,7 @@ class Pool:
                         raise
                 break
             except HTCondorError as error:
-                if not left:
+                if not remaining:
                     raise
                 tell(f"{error} Trying again in {wait:g} s.")
             time.sleep(wait)
@@ -615,7 +619,7 @@ class Pool:
         self._check_call(func)
         checks.optional_count("chunksize", chunksize)
         items = list(checks.iterable("iterable", iterable))
-        # Chunks whose size nobody chose are split as the calls turn out to be long.
+        # Chunks whose size the user did not choose are split when calls turn out to be long.
         call = payload.Call(func, style, splits=chunksize is None)
         size = chunksize or self._chunksize(len(items))
         return self._post(MapResult, call, items, size, callback, error_callback, **keywords)
@@ -653,13 +657,13 @@ class Pool:
         return iterator
 
     def _wait(self, result: Result[T]) -> T:
-        """Give what a blocking verb returns; an interrupt leaves the jobs alone."""
+        """Return what a blocking verb returns; an interrupt does not affect the jobs."""
         try:
             return result.get()
         except KeyboardInterrupt:
             if not result.ready():  # else the call has raised it
                 tell(
-                    "interrupted; the jobs go on. Their result is pool.results[-1]: "
+                    "interrupted; the jobs continue. Their result is pool.results[-1]: "
                     ".get() waits again, .remove() ends them"
                 )
             raise
@@ -685,12 +689,12 @@ class Pool:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs and clean up.
 
-        Jobs that are in one of ``killstats``, or come to be, are removed.
+        Jobs that are, or will be, in one of the states ``killstats`` are removed.
 
         Raises
         ------
         JobFailedError
-            Calls failed whose errors nobody has seen; all of them are told.
+            Calls failed and their errors were not raised before; it lists all of them.
         """
         self._closed = True
         for iterator in list(self._iterators):
@@ -712,7 +716,7 @@ class Pool:
         """Remove every job that has not ended and accept no more calls."""
         self._closed = True
         for result in list(self._results):
-            result._see()  # noqa: SLF001 - what is thrown away is no news at the end
+            result._see()  # noqa: SLF001 - the user removes it: its errors are not reported later
         self._stop_feeding()
         self._sessions.terminate()
 
@@ -743,18 +747,18 @@ class Pool:
 
     @property
     def jobs(self) -> list[Result[Any]]:
-        """The results that nobody has got yet, or that failed, the latest last.
+        """The results that were not fetched yet, or that failed, the latest last.
 
-        Those of the original CondorPool; a result has the jobs that make its calls.
+        The name is the original CondorPool's; a result has the jobs that make its calls.
         """
         return list(self._results)
 
     def clear_completed(self) -> None:
-        """Take from `jobs` what has ended."""
+        """Take out of `jobs` what has ended."""
         self._drop(r for r in self.jobs if r.ready())
 
     def clear_successful(self) -> None:
-        """Take from `jobs` what has ended well."""
+        """Take out of `jobs` what has ended without errors."""
         self._drop(r for r in self.jobs if r.ready() and not r._errors)  # noqa: SLF001
 
     def _drop(self, results: Iterable[Result[Any]]) -> None:
@@ -762,12 +766,12 @@ class Pool:
             self._results.pop(result, None)
 
     def closed(self) -> bool:
-        """Tell whether the pool accepts no more calls."""
+        """Return whether the pool accepts no more calls."""
         return self._closed
 
     @property
     def results(self) -> list[Result[Any]]:
-        """The results that have not all ended well, the latest last."""
+        """The results that have not ended, or have errors, the latest last."""
         return [r for r in self.jobs if not r._is_ready or r._errors]  # noqa: SLF001
 
     def __enter__(self) -> Pool:
@@ -782,9 +786,9 @@ class Pool:
         trace: TracebackType | None,
     ) -> None:
         if kind is KeyboardInterrupt:
-            # Whoever interrupts does not want to wait.  The jobs go on.
+            # A user who interrupts does not want to wait.
             self._closed = True
-            tell("the jobs go on; pool.join() waits, pool.terminate() removes them")
+            tell("the jobs continue; pool.join() waits, pool.terminate() removes them")
             return
         if error is not None:
             self._stop_feeding()
@@ -805,8 +809,8 @@ class Pool:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        left = sum(len(b.pending) for s in self._sessions for b in s.batches.values())
-        return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} chunks left>"
+        calls = sum(b.calls_left for s in self._sessions for b in s.batches.values())
+        return f"<condorpool.Pool at {self._access_point.name}: {state}, {calls:,} calls remaining>"
 
 
 def open_pools() -> list[Pool]:
@@ -816,9 +820,9 @@ def open_pools() -> list[Pool]:
 
 @atexit.register
 def _close_open_pools() -> None:
-    """Do for pools that nobody closed what leaving ``with`` does.
+    """Do for pools that were not closed what leaving ``with`` does.
 
-    A kernel has no time for that: what is not done there is its cleaner's.
+    A kernel has no time for that: its cleaner does what is not done here.
     """
     hurries = bool(kernel_id())
     for pool in list(_open_pools):
@@ -827,11 +831,11 @@ def _close_open_pools() -> None:
         if on_exit == "keep" or (on_exit == "wait" and hurries and is_busy):
             continue
         try:
-            pool._stop_feeding()  # noqa: SLF001 - nobody takes what more there is
+            pool._stop_feeding()  # noqa: SLF001 - no more results are taken
             if on_exit == "remove":
                 pool.terminate()
             pool._closed = True  # noqa: SLF001
-            # The program is over: no ten minutes for an access point that is silent.
+            # The program is over: an access point that does not answer is not waited for.
             pool._end(patience=0.5 if hurries else 5.0)  # noqa: SLF001
             pool.close()
         except CondorPoolError as error:
@@ -839,7 +843,7 @@ def _close_open_pools() -> None:
 
 
 def _forget() -> None:
-    # What a forked child has is its parent's, and only its parent may end it.
+    # The pools of a forked child are its parent's, and only its parent may end them.
     for pool in _open_pools:
         pool._closed = True  # noqa: SLF001
         pool._sessions.forget()  # noqa: SLF001

@@ -204,12 +204,12 @@ class TestNames:
         with make_pool() as pool:
             assert pool.starmap(note, calls, name="scan") == list(range(6))
             assert pool.starmap(note, calls, name="scan") == list(range(6))
-            assert "'scan' was begun before: 6 of 6" in capsys.readouterr().err
+            assert "'scan': reusing 6 of 6" in capsys.readouterr().err
         assert not gone()
         with make_pool() as pool:
             result = pool.starmap_async(note, calls, name="scan")
             assert result.get(timeout=30) == list(range(6))
-            assert "'scan' was begun before" in capsys.readouterr().err
+            assert "'scan': reusing" in capsys.readouterr().err
             result.forget()
         assert made(tmp_path) == dict.fromkeys(range(6), 1)
         assert gone()

@@ -79,7 +79,7 @@ class TestMap:
         """The same calls under the same name are not made again; nothing else is there."""
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
-        assert "'scan' was begun before: 2 of 2" in capsys.readouterr().err
+        assert "'scan': reusing 2 of 2" in capsys.readouterr().err
         run(shell, "%condor_clean")
         run(shell, "%condor_status")
         assert "kept: results named scan" in capsys.readouterr().out

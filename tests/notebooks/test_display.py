@@ -88,7 +88,7 @@ def test_notices_do_not_look_like_errors(environment, tmp_path):
     # On a busy machine the first call takes long enough to be shown.
     [notice] = [out for out in outputs if out.output_type == "stream"]
     assert notice.name == "stdout"
-    assert notice.text.startswith("condorpool: 'scan' was begun before")
+    assert notice.text.startswith("condorpool: 'scan': reusing")
 
 
 def test_a_script_prints_nothing_by_itself(environment, tmp_path):

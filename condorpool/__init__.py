@@ -61,6 +61,15 @@ def register_joblib() -> None:
     After it, ``with joblib.parallel_config("condorpool", n_jobs=-1):`` has the calls of
     `joblib.Parallel` made as HTCondor jobs, those of scikit-learn too; the keywords of
     `Pool` go there as well.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> import condorpool
+    >>> condorpool.register_joblib()
+    >>> with joblib.parallel_config("condorpool", n_jobs=2):
+    ...     joblib.Parallel()(joblib.delayed(pow)(2, n) for n in range(4))
+    [1, 2, 4, 8]
     """
     from condorpool.interface import joblib  # noqa: F401, PLC0415 - joblib is not for everyone
 

@@ -32,9 +32,9 @@ TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "psutil", "pandas", "joblib
 #: What meets the interpreter, the bindings, cloudpickle or IPython; not what daemons,
 #: browsers and other processes do when something goes wrong with them.
 TESTS = (
-    "unit", "contract", "htcondor/test_calls.py", "htcondor/test_actions.py", "htcondor/test_magics.py",
-    "htcondor/test_modules.py", "htcondor/test_original.py", "htcondor/test_resources.py",
-    "htcondor/test_results.py", "htcondor/test_runners.py", "notebooks/test_demo.py", "notebooks/test_display.py",
+    "unit", "contract", "htcondor/test_calls.py", "htcondor/test_magics.py", "htcondor/test_modules.py",
+    "htcondor/test_original.py", "htcondor/test_resources.py", "htcondor/test_results.py",
+    "htcondor/test_surroundings.py", "htcondor/test_users_code.py", "notebooks/test_display.py",
 )  # fmt: skip
 
 ASK = f"""

@@ -13,7 +13,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,11 +96,18 @@ class Lookout:
 lookout = functools.cache(Lookout)
 
 
+def total_cpus(slots: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many CPUs slots have; dynamic slots are parts of others, which count them."""
+    return sum(
+        int(slot.get("TotalSlotCpus", 0)) for slot in slots if slot.get("SlotType") != "Dynamic"
+    )
+
+
 def summary(slots: list[Mapping[str, Any]], negotiator: Mapping[str, Any]) -> Outlook:
     """Add up slots that are no part of another, and read when their negotiator began cycles."""
     periods = [negotiator.get(f"LastNegotiationCyclePeriod{n}", 0) for n in range(3)]
     return Outlook(
-        cpus=sum(int(slot.get("TotalSlotCpus", 0)) for slot in slots),
+        cpus=total_cpus(slots),
         # Of a partitionable slot that is what is left, whatever its state.
         free=sum(
             int(slot.get("Cpus", 0))

@@ -1,1 +1,1 @@
-"""The end of a notebook: what its process leaves is cleaned up, or kept, by another."""
+"""After the end of a process another one cleans up, or keeps, its submit directories."""

@@ -1,4 +1,4 @@
-"""What this process owns: its entries in the registry, and the cleaner that outlives it."""
+"""The submit directories that this process owns: how it gets them, and hands them over."""
 
 from __future__ import annotations
 
@@ -6,48 +6,33 @@ import contextlib
 import functools
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.cleaner import registry, waiter
-from condorpool.cleaner.registry import Entry, Owner
+from condorpool.cleaner import launch, registry
+from condorpool.cleaner.owner import Owner
+from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.personal import guardian
 from condorpool.values.exceptions import CondorPoolError, SubmitError
-from condorpool.values.programs import command
 
-#: Seconds for which what a kernel has left is kept for the kernel that follows it.
-GRACE = 30.0
-
-#: Seconds within which a cleaner lets go of what is taken up.
+#: Seconds that a cleaner has to release a directory that is taken up.
 LETTING_GO = 30.0
 
-#: How often to look again for what a cleaner has moved.
+#: How often to look for an entry that a cleaner has moved.
 TRIES = 3
-
-#: What the waiting cleaner becomes.
-_ENDING = "condorpool.cleaner.ending"
-
-#: The end of the pipe by which the cleaner is told what to lock; -1 before it runs.
-_pipe = -1
-
-#: From when on a cleaner must show that it is there.
-_check_at = 0.0
 
 
 def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
-    """Register a submit directory that is about to be made, and have it cleaned up one day."""
+    """Register a submit directory that is about to be made; a cleaner ends it after this process."""
     try:
         folder = _folder()
         folder.mkdir(mode=0o700, exist_ok=True)
         Entry(folder / f"{path.name}.json", path, access_point.origin, on_exit).write()
-        _be_watched(folder, access_point.origin)
+        launch.ensure_cleaner(folder, access_point.origin)
     except OSError as error:
         raise SubmitError(
             f"cannot register {path}, so that it is cleaned up whatever happens: {error}. "
@@ -56,7 +41,7 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
 
 
 def unregister(path: Path, why: str = "") -> None:
-    """Take a directory of this process out of the registry; it is kept if it is still there."""
+    """Take a directory of this process out of the registry, or keep it there if it still exists."""
     entry = _folder() / f"{path.name}.json"
     for known in registry.entries(entry.parent):
         if known.file == entry and path.exists():
@@ -68,10 +53,10 @@ def unregister(path: Path, why: str = "") -> None:
 
 
 def hand_over(path: Path) -> None:
-    """Let a cleaner end a directory of this process now."""
+    """Have a cleaner end a directory of this process now."""
     ownership.release(path)
     folder = _folder()
-    # No process has started at 0, so nobody takes its folder for a living one's.
+    # No process has started at 0: the folder is that of an owner that has ended.
     gone = registry.state() / str(replace(Owner.this(), start=0))
     for entry in registry.entries(folder):
         if entry.path == path:
@@ -80,7 +65,7 @@ def hand_over(path: Path) -> None:
 
 
 def sweep() -> list[Entry]:
-    """Have that cleaned up whose owner and cleaner have both ended; return what it is."""
+    """Start a cleaner for owners that have none and have ended; return their entries."""
     for entry in registry.entries(registry.state() / registry.KEPT):
         if entry.path.parent.exists() and not entry.path.exists():
             entry.discard()  # by hand
@@ -88,16 +73,16 @@ def sweep() -> list[Entry]:
     dead = [folder for folder in dead if not registry.is_claimed(folder)]
     for folder in dead:
         registry.tidy(folder)
-    left = [entry for folder in dead for entry in registry.entries(folder)]
-    if left:
-        _detach(command(_ENDING, *dead))
-    return left
+    entries = [entry for folder in dead for entry in registry.entries(folder)]
+    if entries:
+        launch.end_now(dead)
+    return entries
 
 
 def disown(host: str) -> list[Entry]:
-    """Keep what processes have left of a machine that will not come back; return it.
+    """Keep the directories of processes on a machine that is gone; return their entries.
 
-    What a process there has locked is left alone, where the file system has locks.
+    Not those that a process has locked, where the file system has locks.
     """
     if host == socket.gethostname():
         raise CondorPoolError(f"{host} is this machine: `condorpool clean` cleans up here.")
@@ -105,7 +90,7 @@ def disown(host: str) -> list[Entry]:
     gone = [folder for folder, owner in registry.folders().items() if owner.host == host]
     for folder in gone:
         for entry in registry.entries(folder):
-            with contextlib.suppress(FileNotFoundError):  # its file system is not here
+            with contextlib.suppress(FileNotFoundError):  # the file system is not mounted here
                 if ownership.acquire(entry.path):
                     entry.say(f"kept: {host} is gone")
                     kept.append(entry.move(registry.state() / registry.KEPT))
@@ -117,39 +102,44 @@ def disown(host: str) -> list[Entry]:
 
 @functools.cache
 def sweep_once() -> None:
-    """Sweep, at the first need of this process for HTCondor."""
+    """Sweep when this process first needs HTCondor."""
     with contextlib.suppress(OSError):
         sweep()
 
 
 def adopt(entry: Entry, on_exit: str, origin: Mapping[str, str] | None = None) -> Entry:
-    """Make the entry this process's, whose end decides what becomes of the directory.
+    """Make an entry this process's, at whose end ``on_exit`` is done.
 
-    Raises FileNotFoundError if somebody else was quicker.
+    Raises FileNotFoundError if another process was quicker.
     """
     folder = _folder()
     origin = origin or entry.origin
     adopted = entry.move(folder).write(on_exit=on_exit, origin=origin)
-    _be_watched(folder, origin)
+    launch.ensure_cleaner(folder, origin)
     return adopted
 
 
 def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
-    """Own the directory of an owner that has ended, go on at ``origin``; return it.
+    """Become the owner of a directory whose owner has ended; return it.
+
+    Parameters
+    ----------
+    origin
+        The access point at which its work is resumed.
 
     Raises
     ------
     CondorPoolError
-        Somebody else was quicker, or does not let go of it.
+        Another process was quicker, or does not release it.
     """
     for _ in range(TRIES):
-        # A cleaner may have put it elsewhere since somebody looked.
+        # A cleaner may have moved it meanwhile.
         entry = next((known for known in registry.everything() if known.path == entry.path), entry)
         if entry.owner and entry.owner.is_alive:
             pid = entry.owner.pid
             raise CondorPoolError(f"{entry.path} was taken up by process {pid} meanwhile.")
         if entry.owner:
-            entry.say(f"is taken up by process {os.getpid()}")  # whoever cleans up there sees that
+            entry.say(f"is taken up by process {os.getpid()}")  # its cleaner reads that
         with contextlib.suppress(FileNotFoundError):
             adopted = adopt(entry, on_exit, origin)
             break
@@ -168,79 +158,9 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
     return directory
 
 
-def kernel() -> str:
-    """Return the id of the notebook's kernel that this process is; a restart keeps it."""
-    application = sys.modules.get("ipykernel.kernelapp")
-    if not application or not application.IPKernelApp.initialized():
-        return ""
-    file = Path(application.IPKernelApp.instance().connection_file)
-    return file.stem.removeprefix("kernel-")
-
-
-def notebook() -> str:
-    """Return the path of the notebook that this kernel runs, as Jupyter tells it."""
-    return os.environ.get("JPY_SESSION_NAME", "")
-
-
 def _folder() -> Path:
     return registry.state() / str(Owner.this())
 
 
-def _be_watched(folder: Path, origin: Mapping[str, str]) -> None:
-    """See that there is a cleaner, for which a personal HTCondor stays."""
-    if _pipe < 0 or (time.monotonic() > _check_at and not registry.is_claimed(folder)):
-        _start_cleaner(folder)
-    if "personal" in origin:
-        lock = Path(origin["personal"], guardian.USERS_LOCK)
-        with contextlib.suppress(OSError):
-            os.write(_pipe, os.fsencode(lock) + b"\n")
-
-
-def _start_cleaner(folder: Path) -> None:
-    global _pipe, _check_at  # noqa: PLW0603 - one cleaner for the process
-    if _pipe >= 0:
-        os.close(_pipe)  # the last cleaner was killed
-    reader, _pipe = os.pipe()
-    os.set_blocking(_pipe, False)
-    _check_at = time.monotonic() + 5
-    # The descriptor of the process itself: an id may be used again, and a pipe's
-    # end may be held open by children that the owner forked.
-    owner = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
-    grace = os.environ.get("CONDORPOOL_GRACE", GRACE) if kernel() else 0
-    program = [sys.executable, "-IS", waiter.__file__, folder, grace, owner, reader]
-    try:
-        _detach(
-            [*map(str, program), *command(_ENDING, folder)], [d for d in (owner, reader) if d >= 0]
-        )
-    finally:
-        os.close(reader)
-        if owner >= 0:
-            os.close(owner)
-
-
-def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
-    """Start a program that is nobody's child and gets nobody's signals."""
-    with (registry.state() / registry.LOG).open("a", encoding="utf-8") as log:
-        # The shell ends at once, and Python starts on its own time.
-        subprocess.run(
-            ["/bin/sh", "-c", '"$@" &', "sh", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            pass_fds=descriptors,
-            start_new_session=True,
-            check=True,
-        )
-
-
-def _forget() -> None:
-    # A forked child has no entries and no cleaner; its parent's pipe is not its own.
-    global _pipe  # noqa: PLW0603
-    if _pipe >= 0:
-        os.close(_pipe)
-        _pipe = -1
-    sweep_once.cache_clear()
-
-
-os.register_at_fork(after_in_child=_forget)
+# A forked child sweeps at its own first need.
+os.register_at_fork(after_in_child=sweep_once.cache_clear)

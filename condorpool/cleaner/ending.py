@@ -5,81 +5,102 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from condorpool import personal
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog, FileWatch
-from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry
-from condorpool.engine import description, ownership, submitdir
+from condorpool.engine import description, ownership, rules, submitdir
 from condorpool.engine.records import BatchRecord, CrewRecord
-from condorpool.engine.state import SURPLUS
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.runner import program
+from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
 
 #: Seconds between two looks at the queue, at least (when the event log grows) and at most.
 SHORTEST, LONGEST = 0.5, 15.0
 
-#: Seconds after which an empty queue stays empty: a submission may be on its way.
+#: Seconds after which an empty queue is taken to stay empty: a submission may be on its way.
 SETTLED = 1.0
 
-#: Seconds that the last event of a cluster may take after its last job has left.
-LAST_EVENT = 3.0
-
-#: Seconds for which what cannot be done is tried again.
+#: Seconds after which the cleaner gives up where it can do nothing.
 PATIENCE = 86_400.0
 
 #: Attributes of a job in the queue.
 Job = Mapping[str, Any]
 
-# What may be left of a directory that was deleted.
+# Files that a deleted directory may still have, or have again.
 _REMAINS = {ownership.OWNER_LOCK, submitdir.EVENT_LOG}
 
 WHY = "condorpool cleaned up: its owner has ended"
 
 
-def find_access_point(origin: Mapping[str, str]) -> AccessPoint | None:
-    """Find an access point again; None if it was a personal HTCondor's, which has ended."""
-    if "personal" in origin:
-        return personal.running(origin["personal"])
-    if "remote" in origin:
-        return RemoteAccessPoint.reach(origin["remote"], origin["schedd"], origin.get("collector"))
-    return AccessPoint.locate(**origin)
+class History:
+    """What the event log tells about jobs that have left the queue."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log: EventLog | None = None
+        self._clusters: set[int] = set()
+        self._ended: set[int] = set()
+        #: Clusters with jobs that the user, or the end of their lease, has removed.
+        self.removed: set[int] = set()
+        #: Jobs that have failed.
+        self.crashed: set[str] = set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether HTCondor has written the last event of every cluster."""
+        return self._clusters <= self._ended
+
+    def update(self) -> None:
+        """Read the events since the last time."""
+        if not self._path.exists():
+            return  # the owner was killed before it had made it
+        self._log = self._log or EventLog(self._path)
+        for event in self._log.new_events():
+            self._clusters.add(event.cluster)
+            reason = str(event.facts.get("Reason"))
+            if event.kind == "CLUSTER_REMOVE":
+                self._ended.add(event.cluster)
+            elif event.kind == "JOB_ABORTED" and not reason.startswith(rules.SURPLUS):
+                self.removed.add(event.cluster)
+            elif event.kind == "JOB_TERMINATED" and not _ended_well(event):
+                self.crashed.add(f"{event.cluster}.{event.proc}")
+
+    def close(self) -> None:
+        """Close the event log."""
+        if self._log:
+            self._log.close()
 
 
 class Ending:
     """The end of one submit directory, in steps that take no time.
 
-    Works on what is on the disk and in the queue alone.  An owner that was killed
-    may have left anything half-done, and this process may be killed as well: each
-    step looks anew.
+    It relies on disk and queue alone, and each step looks at both again: the owner was
+    killed in the middle of anything, and this process may be killed as well.
     """
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.directory = SubmitDir(entry.path)
         self.access_point: AccessPoint | None = None
-        self.silent_since = 0.0
-        self.empty_since = 0.0
+        self.history = History(self.directory.log)
+        self.waiting_since = 0.0  # when it became impossible to do anything; 0 if it is possible
+        self.empty_since = 0.0  # when the queue had no more jobs
         self.renew_at = 0.0
+        #: The chunks that were posted when jobs were last submitted, by crew.
         self.posted: dict[int, int] = {}
+        #: Crews with jobs that were removed for their state.
         self.stopped: set[int] = set()
-        self.submitted: set[int] = set()
-        self.gone: set[int] = set()
-        self.removed: set[int] = set()
-        self.crashed: set[str] = set()
-        self.log: EventLog | None = None
 
     @property
     def is_stuck(self) -> bool:
         """Whether nothing could be done for so long that waiting is no use."""
-        return bool(self.silent_since) and time.monotonic() - self.silent_since > PATIENCE
+        return bool(self.waiting_since) and time.monotonic() - self.waiting_since > PATIENCE
 
     def step(self, entry: Entry) -> None:
         """Do what can be done now."""
@@ -91,7 +112,7 @@ class Ending:
                 self._keep("on_exit='keep'")
                 return
             jobs = self._jobs()
-            self.silent_since = 0.0
+            self.waiting_since = 0.0
         except FileNotFoundError:
             self._deleted()
         except HTCondorError as error:
@@ -100,28 +121,28 @@ class Ending:
             self._act(jobs)
 
     def _wait(self, why: str) -> None:
-        self.silent_since = self.silent_since or time.monotonic()
+        self.waiting_since = self.waiting_since or time.monotonic()
         self.entry.say(why)
 
     def _act(self, jobs: Sequence[Job]) -> None:
-        self._read_log()
-        calls = self.directory.batches()
+        self.history.update()
+        batches = self.directory.batches()
         waits = self.entry.on_exit == "wait"
-        if waits and not all(call.cleanup for call in calls.values()):
+        if waits and not all(batch.cleanup for batch in batches.values()):
             self._keep("its jobs were not to be cleaned up (cleanup=False)")
-        elif waits and self._go_on(jobs, list(calls.values())):
+        elif waits and self._is_working(jobs, list(batches.values())):
             self.empty_since = 0.0
         elif jobs:
             self.empty_since = 0.0
-            self._remove(f'CondorpoolRun == "{self.entry.run}"')
+            self._remove(description.jobs_of(self.entry.run))
         elif self._is_settled():
-            self._clean(calls)
+            self._clean(batches)
 
     # -- looking ------------------------------------------------------------------------
     def _is_ours(self) -> bool:
-        """Own the directory; raise FileNotFoundError if somebody has deleted it.
+        """Own the directory; raise FileNotFoundError if the user has deleted it.
 
-        HTCondor makes it anew then, for what it has to say of its jobs.
+        HTCondor then creates it again, for the event log and the output of jobs.
         """
         if not ownership.acquire(self.entry.path):
             self._wait("waits: another process works on it")
@@ -143,81 +164,64 @@ class Ending:
     def _jobs(self) -> list[dict[str, Any]]:
         """Return the jobs of this directory that are in the queue."""
         if self.access_point is None or "personal" in self.entry.origin:
-            self.access_point = find_access_point(self.entry.origin)
+            self.access_point = self.entry.access_point()
         if self.access_point is None:
             return []
         wanted = ["ClusterId", "ProcId", "JobStatus", "CondorpoolCrew"]
-        return self.access_point.query(f'CondorpoolRun == "{self.entry.run}"', wanted)
-
-    def _read_log(self) -> None:
-        """Learn which jobs have ended badly, and of which clusters the last event was told."""
-        if not self.directory.log.exists():
-            return  # the owner was killed before it had made it
-        self.log = self.log or EventLog(self.directory.log)
-        for event in self.log.new_events():
-            self.submitted.add(event.cluster)
-            if event.kind == "CLUSTER_REMOVE":
-                self.gone.add(event.cluster)
-            elif event.kind == "JOB_ABORTED":
-                if not str(event.facts.get("Reason")).startswith(SURPLUS):
-                    self.removed.add(event.cluster)
-            elif event.kind == "JOB_TERMINATED" and not _ended_well(event):
-                self.crashed.add(f"{event.cluster}.{event.proc}")
+        return self.access_point.query(description.jobs_of(self.entry.run), wanted)
 
     def _is_settled(self) -> bool:
-        """Tell whether the queue stays empty, and HTCondor has written its last."""
+        """Return whether the queue stays empty, and HTCondor has written its last event."""
         now = time.monotonic()
         self.empty_since = self.empty_since or now
         quiet = now - self.empty_since
-        return quiet > (SETTLED if self.submitted <= self.gone else LAST_EVENT)
+        return quiet > (SETTLED if self.history.is_complete else rules.LAST_EVENT)
 
     # -- acting -------------------------------------------------------------------------
-    def _go_on(self, jobs: Sequence[Job], calls: Sequence[BatchRecord]) -> bool:
-        """Let the work finish; tell whether there is any left."""
-        doomed = []
-        left = False
-        for crew, known in self.directory.crews().items():
-            killstats = {s for c in calls if c.crew == crew for s in c.killstats}
-            if not any(c.crew == crew for c in calls):  # all is done: its jobs only linger
-                killstats = {JobState.HELD.value, JobState.SUSPENDED.value}
-            own = [job for job in jobs if job.get("CondorpoolCrew") == crew]
-            tokens = list(self.directory.tokens(crew))
-            posted = sum(not token.job for token in tokens)
-            self.directory.close_crew(crew)
-            idle = set()
-            if known.is_resident and not posted:
-                # What an evicted job has taken only that job makes.
-                idle = {_id(job) for job in own if job["JobStatus"] == 1}
-                idle -= {token.job for token in tokens}
-            kill = {_id(j) for j in own if STATE_OF_STATUS[j["JobStatus"]].value in killstats}
-            doomed += sorted(kill | idle)
-            if kill:
-                self.stopped.add(crew)  # what holds its jobs would hold others too
-            if len(own) > len(kill | idle):
-                left = True
-            elif posted and crew not in self.stopped:
-                left = self._man(crew, known, posted) or left
-        if doomed:
-            self._remove(doomed)
-        if left:
+    def _is_working(self, jobs: Sequence[Job], batches: Sequence[BatchRecord]) -> bool:
+        """Let the work finish; return whether there is more to wait for."""
+        remove: set[str] = set()
+        is_working = False
+        for number, crew in self.directory.crews().items():
+            tokens = list(self.directory.tokens(number))
+            self.directory.close_crew(number)
+            posted = [token for token in tokens if not token.job]
+            end = rules.crew_end(
+                crew,
+                {_id(job): _state(job) for job in jobs if job.get("CondorpoolCrew") == number},
+                tokens,
+                rules.killstats([batch for batch in batches if batch.crew == number]),
+                may_submit=self._may_submit(number, crew, len(posted)),
+            )
+            remove |= end.remove
+            if end.kills:
+                self.stopped.add(number)
+            if end.submit:
+                self.posted[number] = len(posted)
+                calls = sum(token.end - token.first for token in posted)
+                self.entry.say(f"submits {end.submit} jobs for {calls:,} calls that have none")
+                is_working |= self._submit(crew, end.submit)
+            is_working |= end.has_jobs
+        if remove:
+            self._remove(sorted(remove))
+        if is_working:
             self._renew(jobs)
-            counts = Counter(STATE_OF_STATUS[job["JobStatus"]].value.lower() for job in jobs)
-            states = ", ".join(f"{n} {state}" for state, n in counts.items())
-            self.entry.say(f"waits for jobs: {states}")
-        return left
+            self.entry.say(f"waits for jobs: {in_words(jobs)}")
+        return is_working
 
-    def _man(self, crew: int, known: CrewRecord, posted: int) -> bool:
-        """Submit runners for chunks that no job is left for, as long as they become fewer.
+    def _may_submit(self, number: int, crew: CrewRecord, posted: int) -> bool:
+        """Return whether a crew may get more jobs: as long as its chunks become fewer.
 
-        Not where somebody has removed jobs, or the lease has.
+        Not where the user has removed jobs, or the lease has.
         """
-        removed = self.removed & {cluster for cluster, *_ in known.clusters}
-        if removed or not self.access_point or posted >= self.posted.get(crew, posted + 1):
-            return False
-        self.posted[crew] = posted
-        size = min(known.limit, posted)
-        submit = {**known.description, "max_materialize": str(size)}
-        self.entry.say(f"submits {size} jobs for {posted} chunks that no job is left for")
+        removed = self.history.removed & {cluster.number for cluster in crew.clusters}
+        fewer = posted < self.posted.get(number, posted + 1)
+        return bool(fewer and not removed and number not in self.stopped and self.access_point)
+
+    def _submit(self, crew: CrewRecord, size: int) -> bool:
+        """Submit runners; return whether that was possible."""
+        assert self.access_point is not None  # noqa: S101 - see _may_submit
+        submit = {**crew.description, "max_materialize": str(size)}
         try:
             self.access_point.submit(submit, [{"runner": str(i)} for i in range(size)])
         except SubmitError as error:
@@ -226,68 +230,57 @@ class Ending:
         return True
 
     def _renew(self, jobs: Sequence[Job]) -> None:
-        """Renew the lease of what waits as long as something runs."""
+        """Renew the lease of waiting jobs as long as a job runs."""
         lease = self.directory.manifest.lease
-        runs = any(STATE_OF_STATUS[job["JobStatus"]] is JobState.RUNNING for job in jobs)
+        runs = any(_state(job) is JobState.RUNNING for job in jobs)
         if lease and runs and time.monotonic() > self.renew_at and self.access_point:
-            self.renew_at = time.monotonic() + lease / 4
+            self.renew_at = time.monotonic() + rules.renewal_interval(lease)
             with contextlib.suppress(HTCondorError):
                 description.renew(self.access_point, self.entry.run, lease)
 
     def _remove(self, jobs: str | list[str]) -> None:
-        with contextlib.suppress(HTCondorError):  # the next step sees what came of it
+        with contextlib.suppress(HTCondorError):  # the next step looks again
             if self.access_point and (done := self.access_point.act("remove", jobs, WHY)):
                 self.entry.say(f"removed {done} jobs")
 
-    def _clean(self, calls: Mapping[int, BatchRecord]) -> None:
-        """Delete the directory, but for what failed jobs have left (unless told otherwise)."""
-        if self.log:
-            self.log.close()
-        for name in {name for call in calls.values() for name in call.cleanupfiles}:
-            (self.entry.path.parent / name).unlink(missing_ok=True)
-        failed = self._failed(calls) if self.crashed and self.entry.on_exit != "delete" else set()
-        kept = {chunk for chunk in failed if not calls[chunk[0]].cleanfailed}
+    def _clean(self, batches: Mapping[int, BatchRecord]) -> None:
+        """Delete the directory, but for what is kept of it."""
+        self.history.close()
+        self.directory.discard_beside(
+            name for batch in batches.values() for name in batch.cleanupfiles
+        )
         chains = self.directory.chains().values() if self.entry.on_exit == "wait" else ()
-        named = {number for chain in chains for number, call in chain if call.name}
-        if named:
-            for batch in calls.keys() - named:
-                self.directory.discard_batch(batch)
-            self.directory.discard_jobs(())
-            self._keep(f"results named {', '.join(sorted({calls[n].name for n in named}))}")
-        elif kept:
-            for batch in calls:
-                self.directory.discard_batch(
-                    batch, {chunk for number, chunk in kept if number == batch}
-                )
-            self.directory.discard_jobs(self.crashed)
-            self._keep(f"the files of {len(kept)} chunks whose jobs failed")
+        named = {number for chain in chains for number, batch in chain if batch.name}
+        cleaning = rules.cleaning(batches, named, self._failed(batches))
+        if cleaning.why_kept:
+            for number, failed in cleaning.discard.items():
+                self.directory.discard_batch(number, failed)
+            keeps_failed = any(cleaning.discard.values())
+            self.directory.discard_jobs(self.history.crashed if keeps_failed else ())
+            self._keep(cleaning.why_kept)
         else:
             self.directory.remove()
             self.entry.say("cleaned up")
             self.entry.discard()
 
-    def _failed(self, calls: Mapping[int, BatchRecord]) -> set[tuple[int, int]]:
-        """Return the chunks whose jobs failed: not those that were removed, or never begun."""
-        spared = set()
-        for crew, known in self.directory.crews().items():
-            tokens = self.directory.tokens(crew)
-            spared |= {(t.batch, t.origin) for t in tokens if t.job not in self.crashed}
-            batches = [batch for batch, call in calls.items() if call.crew == crew]
-            for cluster, _, chunks in known.clusters:
-                for proc, chunk in enumerate(chunks or ()):
-                    if f"{cluster}.{proc}" not in self.crashed:
-                        spared |= {(batch, chunk) for batch in batches}
+    def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:
+        """Return the chunks whose jobs failed, unless those are to be deleted too."""
+        crashed = self.history.crashed
+        if not crashed or self.entry.on_exit == "delete":
+            return set()
+        crews = self.directory.crews()
+        tokens = {number: list(self.directory.tokens(number)) for number in crews}
         arguments, outcomes = self.directory.chunks()
-        return {chunk for chunk in arguments - outcomes - spared if chunk[0] in calls}
+        return rules.failed_chunks(crews, batches, tokens, crashed, arguments - outcomes)
 
     def _keep(self, why: str) -> None:
         self.entry.say(f"kept: {why}")
-        with contextlib.suppress(FileNotFoundError):  # somebody has taken it up meanwhile
+        with contextlib.suppress(FileNotFoundError):  # another process has taken it up
             self.entry.move(registry.state() / registry.KEPT)
         ownership.release(self.entry.path)
 
     def _deleted(self) -> None:
-        """Remove the jobs of a directory that somebody has deleted."""
+        """Remove the jobs of a directory that the user has deleted."""
         owner = self.entry.owner
         if not self.entry.path.parent.exists() or not (owner and owner.is_of_here):
             self._wait("waits: its file system is not here")
@@ -299,23 +292,33 @@ class Ending:
             return
         if jobs:
             self.empty_since = 0.0
-            self._remove(f'CondorpoolRun == "{self.entry.run}"')
+            self._remove(description.jobs_of(self.entry.run))
         elif self._is_settled():
             self.directory.remove()
-            self.entry.say("was deleted by somebody")
+            self.entry.say("cleaned up: the directory was deleted")
             self.entry.discard()
 
 
 def _ended_well(event: JobEvent) -> bool:
-    return event.facts.get("ReturnValue") in {0, program.EX_NO_CHIRP}
+    return event.facts.get("ReturnValue") in {0, EX_NO_CHIRP}
 
 
 def _id(job: Job) -> str:
     return f"{job['ClusterId']}.{job['ProcId']}"
 
 
+def _state(job: Job) -> JobState:
+    return STATE_OF_STATUS[job["JobStatus"]]
+
+
+def in_words(jobs: Iterable[Job]) -> str:
+    """Return how many jobs are in which state."""
+    counts = Counter(_state(job).value.lower() for job in jobs)
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
 def main(arguments: list[str]) -> None:
-    """Clean up what the owners of these folders have left."""
+    """End the submit directories of these owners, given by their folders in the registry."""
     folders = [Path(argument) for argument in arguments]
     folders = [folder for folder in folders if registry.claim(folder)]
     endings: dict[Path, Ending] = {}
@@ -335,7 +338,7 @@ def main(arguments: list[str]) -> None:
         if all(endings[entry.path].is_stuck for entry in entries):
             break
         for path in endings.keys() - {entry.path for entry in entries}:
-            ownership.release(path)  # somebody has taken it up, or it is done with
+            ownership.release(path)  # it was taken up, or has ended
             del endings[path]
         begun = time.monotonic()
         watch.wait(pause)

@@ -2,14 +2,14 @@
 
     STATE/
         cleaner.log
-        kept/RUN.json                       left where they are, until somebody wants them
+        kept/RUN.json                       a submit directory that stays until it is wanted
         PID-START-BOOT-SPACE@HOST/          the owner: a process of this user
             RUN.json                        one of its submit directories
-            RUN.note                        what the cleaner says about it
-            cleaner.lock                    held by the owner's cleaner while that lives
+            RUN.note                        what its cleaner waits for or has done
+            cleaner.lock                    held by the owner's cleaner as long as it lives
 
-An entry belongs to the folder that it lies in: who renames it has taken it over.
-It names a directory before that is made, and goes after that has gone.
+An entry belongs to the owner in whose folder it is: a process takes it over by a rename.
+It is written before its directory is made, and deleted after that is deleted.
 """
 
 from __future__ import annotations
@@ -22,77 +22,24 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from condorpool import personal
+from condorpool.access.accesspoint import AccessPoint
+from condorpool.access.remote import RemoteAccessPoint
+from condorpool.cleaner.owner import Owner
 from condorpool.personal import guardian
 
 KEPT = "kept"
 LOG = "cleaner.log"
 CLEANER_LOCK = "cleaner.lock"
 
-#: Bytes after which a log begins anew; the last one is kept beside it.
+#: Bytes after which a new log is started; the last one is kept beside it.
 LOG_SIZE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process, named so that no other ever has the name.
-
-    Parameters
-    ----------
-    start
-        When it started, in clock ticks.
-    boot, space
-        Since when the machine runs, and its process name space: containers of one
-        machine count their processes each for itself.
-    """
-
-    pid: int
-    start: int
-    boot: str
-    space: str
-    host: str
-
-    @classmethod
-    def this(cls) -> Owner:
-        """Name this process."""
-        pid = os.getpid()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
-        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no path
-        return cls(pid, guardian.start_time(pid), boot, space, socket.gethostname())
-
-    @classmethod
-    def named(cls, name: str) -> Owner | None:
-        """Return the owner whose folder has this name; None for any other folder."""
-        process, _, host = name.partition("@")
-        try:
-            pid, start, boot, space = process.split("-")
-            return cls(int(pid), int(start), boot, space, host)
-        except ValueError:
-            return None
-
-    def __str__(self) -> str:
-        return f"{self.pid}-{self.start}-{self.boot}-{self.space}@{self.host}"
-
-    @property
-    def is_of_here(self) -> bool:
-        """Whether it was seen from this machine or container, maybe before a reboot."""
-        here = Owner.this()
-        return (self.host, self.space) == (here.host, here.space)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it lives, as far as anybody here can know."""
-        here = Owner.this()
-        if self.host != here.host:
-            return True
-        if (self.boot, self.space) != (here.boot, here.space):
-            return False  # locks tell the rest
-        return guardian.start_time(self.pid) == self.start
 
 
 @dataclass(frozen=True)
@@ -108,7 +55,7 @@ class Entry:
     origin
         Where its jobs are: see `AccessPoint.origin`.
     on_exit
-        What becomes of it when its owner ends: ``"wait"``, ``"remove"``, ``"keep"``;
+        What is done when its owner ends: ``"wait"``, ``"remove"``, ``"keep"``;
         ``"delete"`` removes also what is otherwise kept of failed jobs.
     since
         When it was made.
@@ -132,7 +79,7 @@ class Entry:
 
     @property
     def in_use(self) -> str:
-        """Who uses it, as far as anybody here can know; empty if nobody does."""
+        """The process that uses it, as far as can be known here; empty if none does."""
         owner = self.owner
         if owner is None or not owner.is_alive:
             return ""
@@ -144,6 +91,17 @@ class Entry:
         host = self.owner.host if self.owner else ""
         gone = f", or `condorpool clean --gone {host}` if that machine will not come back"
         return f"close its pool, or end the process{gone * (host != socket.gethostname())}"
+
+    def access_point(self) -> AccessPoint | None:
+        """Return the access point of its jobs; None if their personal HTCondor has ended."""
+        origin = self.origin
+        if "personal" in origin:
+            return personal.running(origin["personal"])
+        if "remote" in origin:
+            return RemoteAccessPoint.reach(
+                origin["remote"], origin["schedd"], origin.get("collector")
+            )
+        return AccessPoint.locate(**origin)
 
     @property
     def note(self) -> str:
@@ -158,7 +116,7 @@ class Entry:
         return self.file.with_suffix(".note")
 
     def say(self, text: str) -> None:
-        """Note what is done, and why: here, and once in the log."""
+        """Write what is done, and why, into the note, and once into the log."""
         if text != self.note:
             log(f"{self.path}: {text}")
             with contextlib.suppress(OSError):
@@ -167,8 +125,8 @@ class Entry:
     def write(self, **changes: Any) -> Entry:
         """Write the entry, beside its name and moved into place."""
         entry = replace(self, **changes)
-        facts = {**asdict(entry), "path": str(self.path), "origin": dict(self.origin)}
-        del facts["file"]
+        facts = {name: getattr(entry, name) for name in _WRITTEN}
+        facts |= {"path": str(entry.path), "origin": dict(entry.origin)}
         scratch = entry.file.with_suffix(f".{os.getpid()}.tmp")
         with open(scratch, "w", encoding="utf-8", opener=_private) as file:
             json.dump(facts, file)
@@ -178,7 +136,7 @@ class Entry:
     def move(self, folder: Path) -> Entry:
         """Give the entry to another owner.
 
-        Raises FileNotFoundError if somebody else was quicker.
+        Raises FileNotFoundError if another process was quicker.
         """
         folder.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -189,6 +147,10 @@ class Entry:
         """Forget the directory."""
         self._note.unlink(missing_ok=True)
         self.file.unlink(missing_ok=True)
+
+
+#: The fields that the file of an entry contains.
+_WRITTEN = [known.name for known in fields(Entry) if known.name != "file"]
 
 
 def state() -> Path:
@@ -215,15 +177,15 @@ def entries(folder: Path) -> list[Entry]:
     for file in folder.glob("*.json"):
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
-            facts["path"] = Path(facts["path"])
-            found.append(Entry(file, **facts))
+            known = {name: facts[name] for name in _WRITTEN if name in facts}
+            found.append(Entry(file, **{**known, "path": Path(known["path"])}))
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # gone meanwhile, or none of ours
+            continue  # gone meanwhile, or no entry
     return sorted(found, key=lambda entry: entry.since)
 
 
 def everything() -> list[Entry]:
-    """Return all entries of this user, each once: cleaners move them while one looks."""
+    """Return all entries of this user, each once, though cleaners move them meanwhile."""
     found: dict[Path, Entry] = {}
     for folder in [*folders(), state() / KEPT]:
         found.update((entry.path, entry) for entry in entries(folder))
@@ -231,7 +193,7 @@ def everything() -> list[Entry]:
 
 
 def claim(folder: Path) -> bool:
-    """Be the cleaner of an owner for as long as this process lives, unless there is one."""
+    """Become the cleaner of an owner until this process ends; return False if there is one."""
     try:
         lock = os.open(folder / CLEANER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -241,7 +203,10 @@ def claim(folder: Path) -> bool:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Tell whether an owner has a cleaner; not for cleaners to ask."""
+    """Return whether an owner has a cleaner.
+
+    A cleaner must not ask: closing the file drops its own lock.
+    """
     try:
         lock = os.open(folder / CLEANER_LOCK, os.O_RDWR)
     except OSError:
@@ -256,7 +221,7 @@ def is_claimed(folder: Path) -> bool:
 
 
 def tidy(folder: Path) -> None:
-    """Delete the folder of an owner that has ended, unless it has left an entry."""
+    """Delete the folder of an owner that has ended, unless it has entries."""
     with contextlib.suppress(OSError):
         for file in folder.iterdir():
             if file.suffix != ".json":
@@ -267,7 +232,7 @@ def tidy(folder: Path) -> None:
 def log(text: str) -> None:
     """Write a line into the cleaners' log, which is bounded."""
     file = state() / LOG
-    with contextlib.suppress(OSError):  # a full disk must not keep anybody from cleaning up
+    with contextlib.suppress(OSError):  # the clean-up continues on a full disk
         if file.exists() and file.stat().st_size > LOG_SIZE:
             file.replace(file.with_suffix(".log.old"))
         with open(file, "a", encoding="utf-8", opener=_private) as lines:

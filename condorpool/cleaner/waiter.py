@@ -1,13 +1,13 @@
-"""Wait for the end of a process, then clean up what it has left.
+"""Wait for the end of a process, then clean up after it.
 
 This is a program: ``python -IS waiter.py FOLDER GRACE OWNER PIPE COMMAND...``.
 FOLDER is the owner's in the registry, OWNER a descriptor that can be read from
-when the process has ended (-1: there is none, the end of PIPE tells), and COMMAND
-becomes this process when there is something to do.  It may wait for weeks beside
-every notebook: it imports little, and nothing of condorpool.
+when the process has ended (-1: there is none, the end of PIPE is waited for), and
+this process becomes COMMAND when there is something to do.  It may wait for weeks
+beside every notebook: it imports little, and nothing of condorpool.
 
-PIPE brings the names of files, one on a line, of which it shares a lock for life:
-so a personal HTCondor stays for jobs whose owner has just ended.
+It reads the names of files from PIPE, one on a line, and keeps a shared lock on each until
+it ends: so a personal HTCondor stays for jobs whose owner has just ended.
 """
 
 import fcntl
@@ -20,13 +20,13 @@ from contextlib import suppress
 CLEANER_LOCK = "cleaner.lock"
 
 
-def left(folder: str) -> bool:
-    """Tell whether the owner has submit directories."""
+def has_entries(folder: str) -> bool:
+    """Return whether the owner has submit directories."""
     return any(name.endswith(".json") for name in os.listdir(folder))  # noqa: PTH208
 
 
 def lock(path: str, kind: int) -> None:
-    """Lock a file for life, also that of the command."""
+    """Lock a file until this process ends, also as the command."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(descriptor, True)
     fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
@@ -44,7 +44,7 @@ def wait(owner: int, pipe: int) -> None:
             if source == owner:
                 return
             data = os.read(pipe, 4096)
-            if not data:  # a forked child of the owner may keep the pipe open for longer
+            if not data:  # a forked child of the owner may keep the pipe open longer
                 if owner < 0:
                     return
                 poll.unregister(pipe)
@@ -59,15 +59,15 @@ def wait(owner: int, pipe: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Wait, let a restarted kernel take up the work, and clean up."""
+    """Wait, give a restarted kernel time to take up the work, and clean up."""
     folder, grace, owner, pipe, *command = arguments
     with suppress(OSError):  # another cleaner has the folder, or it is gone
         lock(f"{folder}/{CLEANER_LOCK}", fcntl.LOCK_EX)
         wait(int(owner), int(pipe))
         deadline = time.monotonic() + float(grace)
-        while left(folder) and time.monotonic() < deadline:
+        while has_entries(folder) and time.monotonic() < deadline:
             time.sleep(0.2)
-        if left(folder):
+        if has_entries(folder):
             os.execv(command[0], command)  # noqa: S606 - no shell is wanted
         os.unlink(f"{folder}/{CLEANER_LOCK}")  # noqa: PTH108
         os.rmdir(folder)  # noqa: PTH106

@@ -18,10 +18,12 @@ from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobError
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from condorpool.interface.iterators import ResultIterator
     from condorpool.interface.results import AsyncResult, MapResult
 
-    Result = AsyncResult[Any] | MapResult | ResultIterator[Any]
+    Result: TypeAlias = AsyncResult[Any] | MapResult | ResultIterator[Any]
 
 #: What jobs are called while they are in the queue, in the order of their life.
 WORDS = {

@@ -52,7 +52,7 @@ class TextBar:
             except ReferenceError:  # nobody has the iterator any more
                 self._is_over = True
                 return False
-            if progress.ended and not self._shown:
+            if progress.ended and not self._shown and progress.elapsed < DELAY:
                 self._is_over = True
             elif progress.ended or now >= self._next:
                 self._next = now + (0.0 if self._is_live else LINE_INTERVAL)

@@ -166,7 +166,7 @@ class _Walk:
                 yield self.digest(cell.cell_contents)
             except ValueError:  # nothing is in it yet
                 yield ""
-        names, attributes = _used(func.__code__)
+        names, attributes = _names_in(func.__code__)
         for name in sorted(names & func.__globals__.keys()):
             yield name
             yield from self._used(func.__globals__[name], attributes)
@@ -273,7 +273,7 @@ def _inside(value: Any) -> Any:
     return getattr(value, "__func__", value)
 
 
-def _used(code: CodeType) -> tuple[set[str], set[str]]:
+def _names_in(code: CodeType) -> tuple[set[str], set[str]]:
     """Return the names of globals and of attributes that code uses."""
     names, attributes = set(), set()
     for step in dis.get_instructions(code):
@@ -283,7 +283,7 @@ def _used(code: CodeType) -> tuple[set[str], set[str]]:
             attributes.add(step.argval)
     for const in code.co_consts:
         if isinstance(const, CodeType):
-            inner = _used(const)
+            inner = _names_in(const)
             names |= inner[0]
             attributes |= inner[1]
     return names, attributes

@@ -19,7 +19,7 @@ from condorpool.engine.jobs import Cluster, Crew, Job
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import SURPLUS, SessionState
 from condorpool.engine.submitdir import Token
-from condorpool.runner import program
+from condorpool.runner.names import ANNOUNCES, EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import HTCondorError, SubmitError
 from condorpool.values.holds import MEMORY
@@ -36,7 +36,7 @@ CONTACT_LAG = 60.0
 SURPLUS_GRACE = 2.0
 
 # Users' calls may write events too, so nothing is taken on trust.
-_ANNOUNCEMENT = re.compile(rf"{program.ANNOUNCES} (\d+)-(\d+)")
+_ANNOUNCEMENT = re.compile(rf"{ANNOUNCES} (\d+)-(\d+)")
 
 #: Events after which HTCondor runs the job again, maybe much later.
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
@@ -231,7 +231,7 @@ class Follower:
             self._state.directory.take_back(crew.number, token)
         if not others or not crew.pending or crew.live > crew.count(JobState.HELD):
             return
-        if job.exit_code == program.EX_NO_CHIRP:
+        if job.exit_code == EX_NO_CHIRP:
             self._staffing.fall_back(crew)
         elif (
             job.state is JobState.REMOVED

@@ -3,9 +3,9 @@
 The lock is `fcntl`'s: it ends with the process, however that ends, is not inherited
 by a forked child, and is kept through `exec`.  It also works between machines, on
 network file systems that offer locks (NFS 4, NFS 3 with its lock manager; not
-those mounted ``nolock`` or ``local_lock``).  Where locks are kept to each machine,
-nothing prevents two machines from taking up one directory at the same time; what is
-done without being asked for is therefore only done on the owner's own machine.
+those mounted ``nolock`` or ``local_lock``).  Where each machine keeps locks to itself,
+nothing prevents two machines from taking up one directory at the same time; the cleaner
+therefore only works on the owner's own machine, unless the user asks for more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _held: dict[Path, int] = {}
 
 
 def acquire(directory: Path) -> bool:
-    """Become the owner of a directory; tell whether no other process is.
+    """Become the owner of a directory; return False if another process is.
 
     Raises FileNotFoundError where there is no such directory.
     """

@@ -20,10 +20,13 @@ from typing import Any, Generic, Literal, TypeVar
 
 import cloudpickle
 
+from condorpool import runner
 from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
-from condorpool.runner import program
+from condorpool.runner import container
+from condorpool.runner.names import PROGRAM
+from condorpool.runner.outcomes import words_of
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     JobError,
@@ -37,9 +40,6 @@ from condorpool.values.text import one_line
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
 Style = Literal["map", "starmap", "apply"]
-
-#: The name of the shipped program as a module; no module of the user's has it.
-PROGRAM = program.shared.__module__
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
     return in_place_of(
         PayloadError,
         error,
-        f"{what} cannot be pickled, so it cannot be sent to a job: {culprit}{program.words_of(error)[:_MAX_WHY]}. "
+        f"{what} cannot be pickled, so it cannot be sent to a job: {culprit}{words_of(error)[:_MAX_WHY]}. "
         "Nothing was submitted. Open files, locks, connections, pools and generators must be "
         "made inside the function.",
     )
@@ -184,13 +184,13 @@ def write_crew(
         "the initializer or its arguments",
         _name_in("initializer", "initargs"),
     )
-    program.write(str(path), about, done.frames)
+    container.write(str(path), about, done.frames)
 
 
 def write_shared(path: Path, value: Any) -> None:
     """Write an object that calls share."""
     what = f"the shared object of type {type(value).__name__}"
-    program.write(str(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
+    container.write(str(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
 
 
 class Shared(Generic[T]):
@@ -235,7 +235,7 @@ def write_call(
         "task_timeout": task_timeout,
         "modules": share(modules) if modules else {},
     }
-    program.write(str(path), about, done.frames)
+    container.write(str(path), about, done.frames)
 
 
 def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
@@ -252,7 +252,7 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
         done = _pickled(items, f"the arguments of calls {first} and following")
     if done.generators and (repeated := copies.that_repeat(done.generators)):
         copies.tell(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
-    program.write(str(path), {"end": first + len(items)}, done.frames)
+    container.write(str(path), {"end": first + len(items)}, done.frames)
 
 
 def _named_in_chunk(items: Sequence[Any], part: Any, name: Callable[[str], str]) -> str | None:
@@ -271,13 +271,13 @@ def _name_in(first: str, second: str) -> Callable[[str], str]:
 
 def end_of(path: Path) -> int:
     """Return where a chunk ends: the number of the call after its last."""
-    return int(program.read_about(str(path))["end"])
+    return int(container.read_about(str(path))["end"])
 
 
 def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
     """Read the initializer that the jobs of a crew share, and its arguments."""
     loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
-    loaded = program.loads(program.read(str(path))[1])
+    loaded = container.loads(container.read(str(path))[1])
     return loaded
 
 
@@ -324,7 +324,7 @@ class Report:
         try:
             return self._outcome(first)
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must come to an end
-            reason = f"what it has left cannot be read: {program.words_of(error)}"
+            reason = f"what it has left cannot be read: {words_of(error)}"
             return JobFailedError(self.job_id, reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
@@ -337,10 +337,10 @@ class Report:
             )
             errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
             return Outcome([None] * self.calls, errors, about["host"], about["python"])
-        frames = program.read(str(self.path))[1]
+        frames = container.read(str(self.path))[1]
         values, errors, position = [], {}, 0
         if about["calls"] is None:
-            values = program.loads(frames)
+            values = container.loads(frames)
         else:
             for number, (what, text, length) in enumerate(about["calls"]):
                 if what == "overtime":
@@ -369,7 +369,7 @@ class Report:
 def look_at_outcome(path: Path, job: str = "") -> Report | None:
     """Look what a job left; None while it has left nothing whole."""
     try:
-        about = program.read_about(str(path))
+        about = container.read_about(str(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
     except (FileNotFoundError, ValueError):
         return None
@@ -398,20 +398,20 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
         return None, ResultPicklingError(f"{text}\n{hint}", why.partition("\n")[0], value)
     cause = RemoteTraceback(text) if text else None
     try:
-        value = program.loads(frames)
+        value = container.loads(frames)
         if what == "value":
             return value, None
         # Its class may forbid attributes, as a frozen dataclass does, or have others of that name.
         BaseException.__dict__["__cause__"].__set__(value, cause)
         if what == "unmade":
             said = (
-                f"the call raised {program.words_of(value)}. {type(value).__name__} cannot be "
+                f"the call raised {words_of(value)}. {type(value).__name__} cannot be "
                 "rebuilt by its own __init__, which takes other arguments than its args: have it "
                 "call super().__init__ with those that it takes."
             )
             return None, _with(cause, in_place_of(ResultPicklingError, value, said))
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
-        kind, why = "exception" if text else "value", program.words_of(error)
+        kind, why = "exception" if text else "value", words_of(error)
         said = f"the {kind} of a call came back and cannot be rebuilt here: {why}"
         lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         return None, _with(cause or error, lost)
@@ -459,17 +459,15 @@ def environment_to_send() -> dict[str, str]:
 
 @cache
 def support_archive() -> bytes:
-    """Return what a job imports, as a zip file: the program and this cloudpickle.
+    """Return what a job imports, as a zip file: the runner and this cloudpickle.
 
     Compiled for this Python, so that no job has to; with the sources for any
-    other, whose program then says that it is the wrong one.
+    other, where the runner reports that it is the wrong one.
     """
-    ours = Path(program.__file__)
-    modules = {f"{PROGRAM}.py": ours}
-    for name in ("surroundings", "children"):
-        modules[f"_condorpool_{name}.py"] = ours.with_name(f"{name}.py")
-    for source in sorted(Path(cloudpickle.__file__).parent.glob("*.py")):
-        modules[f"cloudpickle/{source.name}"] = source
+    modules = {}
+    for folder, package in ((PROGRAM, runner), ("cloudpickle", cloudpickle)):
+        for source in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+            modules[f"{folder}/{source.name}"] = source
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped, tempfile.TemporaryDirectory() as scratch:
         for name, source in modules.items():

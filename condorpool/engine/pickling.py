@@ -25,11 +25,13 @@ from typing import Any, NamedTuple
 import cloudpickle
 from cloudpickle import cloudpickle as theirs
 
-from condorpool.runner import program
+from condorpool import runner
+from condorpool.runner.names import PROGRAM
+from condorpool.runner.pickling import parts_of_cached, reduce_cached_property
 
-# Pickles that name a function of the program are written here as jobs will read them.
-# In a call that has a pool of its own it is the program of the job.
-shipped: Any = sys.modules.setdefault(program.shared.__module__, program)
+# Pickles that mention a function of the runner do so by its name in jobs.  In a call that
+# uses a pool, this is the runner that makes the call.
+shipped: Any = sys.modules.setdefault(PROGRAM, runner)
 
 #: Objects that there is one of in each process; a job has its own.
 ONE_EACH = (
@@ -207,7 +209,7 @@ def _of_name(value: Any, name: str) -> Reduced:
 
 
 def _lru_cache(value: Any) -> Reduced:
-    return NotImplemented if _goes_by_name(value) else program.parts_of_cached(value)
+    return NotImplemented if _goes_by_name(value) else parts_of_cached(value)
 
 
 def _weak_dict(value: Any) -> Reduced:
@@ -258,7 +260,7 @@ def _module(value: ModuleType) -> Reduced:
 REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     ModuleType: _module,
     functools._lru_cache_wrapper: _lru_cache,  # noqa: SLF001 - it has no other name
-    functools.cached_property: program.reduce_cached_property,
+    functools.cached_property: reduce_cached_property,
     random.SystemRandom: lambda _: (random.SystemRandom, ()),  # it has no state
     typing.NewType: _new_type,
     weakref.WeakKeyDictionary: _weak_dict,

@@ -17,7 +17,7 @@ from condorpool.engine.jobs import MAX_REPLACED, Cluster, Crew, Job
 from condorpool.engine.records import CrewRecord, Submission
 from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
-from condorpool.runner import program
+from condorpool.runner.names import EX_SOFTWARE
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
 from condorpool.values.guards import guarded
@@ -121,7 +121,7 @@ class Staffing:
 
     def replaces(self, job: Job) -> bool:
         """Return whether to replace a job that ended without a reason: not for ever."""
-        failed_itself = job.exit_code == program.EX_SOFTWARE
+        failed_itself = job.exit_code == EX_SOFTWARE
         path = self._state.directory / submitdir.crew_name(job.crew.number)
         if (job.exit and not failed_itself) or not path.exists():
             return False

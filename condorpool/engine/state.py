@@ -242,6 +242,7 @@ class SessionState:
                     batch.holders.pop(first, None)
                 self.directory.discard_chunks(batch.number, [first])
             after = batch.deliver(first, end, outcome, job)
+            del outcome, result  # values live as long as others want, not as what comes now
         finally:
             with self.changed:
                 batch.delivering -= 1

@@ -26,7 +26,7 @@ from condorpool.engine.records import (
     Manifest,
     Record,
 )
-from condorpool.runner.program import CLOSED
+from condorpool.runner.names import CLOSED
 from condorpool.values.exceptions import CondorPoolError, JobError, SubmitError
 
 LAUNCHER = "launch.sh"
@@ -39,23 +39,23 @@ PROBE = "probe"
 SHIPPED = (LAUNCHER, SUPPORT)
 
 
-# The names of files: what they hold, and the numbers or the job id that stand in them.
+# The names of files, with the numbers or the job id that they contain.
 
-#: What all jobs of a crew share.
+#: The initializer and the environment of a crew's jobs.
 crew_name = "{}.crew".format
 #: The `CrewRecord` of a crew.
 jobs_name = "{}.jobs".format
 #: The folder from which a crew's jobs take chunks.
 posted_name = "{}.posted".format
-#: The folder to which they take them, with their job id at the end.
+#: The folder to which they move them, with their job id at the end.
 taken_name = "{}.taken".format
-#: What all chunks of a batch share.
+#: The function that all chunks of a batch call.
 call_name = "{}.call".format
 #: The `BatchRecord` of a batch.
 facts_name = "{}.facts".format
 #: The arguments of a chunk: its batch and its first call.
 chunk_name = "{}-{}.chunk".format
-#: What the job leaves for a chunk.
+#: The values of a chunk's calls, as its job has written them.
 outcome_name = "{}-{}.outcome".format
 #: The `ErrorRecord` of a chunk that has no outcome.
 error_name = "{}-{}.error".format
@@ -70,7 +70,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Token(NamedTuple):
-    """What stands for a chunk where runners take it: an empty file with this name.
+    """A chunk that is posted for runners, or taken by one: an empty file with this name.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Token(NamedTuple):
     origin
         The first call of the chunk whose arguments these are part of.
     job
-        Who has taken it, as ``ClusterId.ProcId``.
+        The job that has taken it, as ``ClusterId.ProcId``; empty if it is posted.
     """
 
     batch: int
@@ -111,12 +111,12 @@ class SubmitDir:
 
     @classmethod
     def new(cls, base: Path) -> SubmitDir:
-        """Choose a place in ``base``; nothing is made there yet."""
+        """Choose a name in ``base``; nothing is written yet."""
         return cls(base / f"condorpool-{uuid.uuid4().hex[:12]}")
 
     @classmethod
     def found(cls, path: Path) -> SubmitDir | None:
-        """Return the submit directory of this process in a folder, if that is (still) one."""
+        """Return the submit directory in a folder, if that is one, and this user's."""
         here = cls(path)
         try:
             here.manifest = Manifest.parse((path / MANIFEST).read_text(encoding="utf-8"))
@@ -158,16 +158,16 @@ class SubmitDir:
         launcher = resources.files("condorpool.runner").joinpath(LAUNCHER)
         self.write(LAUNCHER, launcher.read_bytes())
         self.write(SUPPORT, support_archive())
-        # HTCondor appends; the file must be there before anybody can watch it.
+        # HTCondor appends to it, and it is watched before the first job is submitted.
         self.write(EVENT_LOG, b"")
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn what the file system refuses into an error that says what to do."""
+        """Turn errors of the file system into one that says what to do."""
         try:
             yield
         except CondorPoolError:
-            raise  # it says so already, though it may be an OSError, too
+            raise  # may be an OSError too, and says what to do
         except OSError as error:
             raise SubmitError(
                 f"cannot write the submit directory {self.path}: {error.strerror or error}. "
@@ -186,7 +186,7 @@ class SubmitDir:
         return self.path / name
 
     def text(self, name: str) -> str | None:
-        """Return what a file says, or None if there is none (yet)."""
+        """Return the text of a file, or None if there is none (yet)."""
         try:
             return (self.path / name).read_text(errors="replace")
         except OSError:
@@ -204,7 +204,7 @@ class SubmitDir:
 
     # -- what another process needs to resume the work ---------------------------------
     def record(self, name: str, record: Record) -> None:
-        """Write a record for the process that finds the folder after its owner has died."""
+        """Write a record."""
         self.write(name, str(record).encode())
 
     def batches(self) -> dict[int, BatchRecord]:
@@ -252,8 +252,8 @@ class SubmitDir:
     def chains(self) -> dict[int, Chain]:
         """Return the batches that can be taken up, by the number of the first of each chain.
 
-        A batch cannot whose chunks are deleted once they are delivered, or whose owner was
-        killed before all was written.
+        Others have lost chunks: those that are delivered were deleted, or the owner was killed
+        before it had written all.
         """
         found: dict[int, Chain] = {}
         root: dict[int, int] = {}
@@ -281,7 +281,7 @@ class SubmitDir:
         return sum(end - first for first, end in itertools.pairwise(firsts) if first in done)
 
     def errors(self, batch: int) -> dict[int, JobError]:
-        """Return why chunks have none, by their first calls."""
+        """Return why chunks of a batch have no outcome, by their first calls."""
         found = {}
         for file in self._files():
             stem, _, kind = file.name.partition(".")
@@ -291,19 +291,19 @@ class SubmitDir:
                 found[int(first)] = record.error()
         return found
 
-    # -- chunks of a resident crew; runner/PROTOCOL.md says who may move what ------------
+    # -- chunks of a resident crew; runner/PROTOCOL.md says which process may move them ----
     def make_crew(self, crew: int) -> None:
         """Make the folders of a resident crew."""
         for name in (posted_name(crew), taken_name(crew)):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
 
     def close_crew(self, crew: int) -> None:
-        """Tell runners to leave when nothing is posted any more."""
+        """Have runners exit when no more chunks are posted."""
         with contextlib.suppress(OSError):
             (self.path / posted_name(crew) / CLOSED).touch(mode=0o600)
 
     def post(self, crew: int, tokens: Iterable[Token]) -> None:
-        """Put tokens where runners take them."""
+        """Post chunks for runners."""
         folder = self.path / posted_name(crew)
         for token in tokens:
             os.close(_private(f"{folder}/{token}", os.O_WRONLY))
@@ -315,7 +315,7 @@ class SubmitDir:
             os.link(self.path / chunk_name(old, origin), self.path / chunk_name(new, origin))
 
     def tokens(self, crew: int) -> Iterator[Token]:
-        """Give the tokens of a crew's chunks: those that are posted, then those taken."""
+        """Yield the tokens of a crew's chunks: those that are posted, then those taken."""
         for folder in (posted_name(crew), taken_name(crew)):
             with contextlib.suppress(OSError):
                 for name in os.listdir(self.path / folder):  # noqa: PTH208 - may be many
@@ -327,7 +327,7 @@ class SubmitDir:
         return [token for token in self.tokens(crew) if token.job == job]
 
     def take_back(self, crew: int, token: Token) -> bool:
-        """Take a chunk away that is posted, or whose job has ended; tell whether it was there."""
+        """Delete a token that is posted, or whose job has ended; return whether it was there."""
         folder = taken_name(crew) if token.job else posted_name(crew)
         try:
             (self.path / folder / str(token)).unlink()
@@ -336,14 +336,14 @@ class SubmitDir:
         return True
 
     def put_back(self, crew: int, token: Token) -> None:
-        """Let others take a taken chunk."""
+        """Post a taken chunk again, unless it has an outcome."""
         if not (self.path / outcome_name(token.batch, token.first)).exists():
             posted = self.path / posted_name(crew) / str(token._replace(job=""))
             with contextlib.suppress(OSError):
                 (self.path / taken_name(crew) / str(token)).rename(posted)
 
     def forget_jobs(self, queue: str) -> None:
-        """Begin anew in another queue, where the numbers of old jobs are those of others."""
+        """Start again in another queue, where the ids of the old jobs may be those of others."""
         for crew, known in self.crews().items():
             for token in self.tokens(crew):
                 if token.job:
@@ -375,6 +375,11 @@ class SubmitDir:
                 with contextlib.suppress(OSError):
                     os.unlink(file.path)  # noqa: PTH108 - 40,000 of these
 
+    def discard_beside(self, names: Iterable[str]) -> None:
+        """Delete files that the user has named, beside the folder."""
+        for name in set(names):
+            (self.path.parent / name).unlink(missing_ok=True)
+
     def discard_jobs(self, keep: Iterable[str]) -> None:
         """Delete what jobs printed, but for those to keep, and the folders of crews."""
         kept = {name for job in keep for name in (stdout_name(job), stderr_name(job))}
@@ -395,9 +400,9 @@ class SubmitDir:
     def remove(self) -> None:
         """Delete the folder and all in it; what is gone already is no error.
 
-        Whoever finds half of it, because we were killed, must still know what it
-        is: the manifest goes last but one.  A network file system deletes the
-        lock's file only when that is closed.
+        If this process is killed meanwhile, the next one must recognize the rest as a submit
+        directory: the manifest is deleted last, but for the lock, which a network file system
+        deletes only when it is closed.
         """
         for file in self._files():
             if file.name not in {MANIFEST, ownership.OWNER_LOCK}:
@@ -411,7 +416,7 @@ class SubmitDir:
             shutil.rmtree(self.path, ignore_errors=True)
             if not self.path.exists():
                 return
-            time.sleep(0.05)  # a shadow that is on its way out has written a last file
+            time.sleep(0.05)  # a shadow that is exiting has written a last file
 
 
 def _private(path: str, flags: int) -> int:

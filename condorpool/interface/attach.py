@@ -1,32 +1,31 @@
-"""Going on with what another process has left."""
+"""Resuming the calls of another process."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from condorpool.cleaner import custody
-from condorpool.cleaner.ending import find_access_point
+from condorpool.cleaner.owner import notebook_path
 from condorpool.interface.leftovers import leftovers
 from condorpool.interface.pool import Pool, open_pools
 from condorpool.values.exceptions import CondorPoolError
 
 
 def attach(name: str | None = None, pool: Pool | None = None) -> Any:
-    """Go on with calls that a process has left; without a name list what there is.
+    """Resume calls of a process that has ended; without a name list what there is.
 
     Parameters
     ----------
     name
         The name that was given to the calls, the function's, or the end of the submit
-        directory's name.  Of several the latest counts, this notebook's first.
+        directory's name.  Of several the latest is resumed, one of this notebook first.
     pool
-        The pool whose result it becomes; by default a new one, at the access point
+        The pool that gets the result; by default a new one, at the access point
         where the jobs are.
 
     Raises
     ------
     CondorPoolError
-        There is no such thing, or another process has it.
+        There are no such calls, or another process has them.
 
     Examples
     --------
@@ -38,10 +37,10 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     if name is None:
         return found
     matching = [left for left in found if name == left.name or left.run.endswith(name)]
-    here = custody.notebook()
+    here = notebook_path()
     matching.sort(key=lambda left: (not left.in_use, bool(here) and left.notebook == here))
     if not matching:
-        # What this process has taken up already, together with other calls.
+        # This process may have taken them up already, together with other calls.
         for known in (result for owner in open_pools() for result in owner.jobs[::-1]):
             if known.name == name:
                 return known
@@ -51,7 +50,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
         raise CondorPoolError(f"{name!r} is {matching[-1].in_use}: {matching[-1].entry.cure}.")
     left = matching[-1]
     if pool is None:
-        alive = find_access_point(left.entry.origin) is not None
+        alive = left.entry.access_point() is not None
         origin: dict[str, Any] = dict(left.entry.origin) if alive else {}
         pool = Pool(**origin, submitdir=left.entry.path.parent)
     return pool.take_up(left)

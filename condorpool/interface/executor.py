@@ -8,18 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from condorpool.display.notices import tell
 from condorpool.engine.actions import TAKEN_BACK
 from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import PoolKeywords, takes
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, not_stopping
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
 from condorpool.values.locks import Monitor
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -121,6 +125,7 @@ class Executor(concurrent.futures.Executor):
     [8, 16]
     """
 
+    @takes(PoolKeywords)
     def __init__(
         self,
         max_workers: int | None = None,
@@ -129,14 +134,10 @@ class Executor(concurrent.futures.Executor):
         initargs: Iterable[Any] = (),
         *,
         max_tasks_per_child: int | None = None,
-        **arguments: Any,
+        **arguments: Unpack[PoolKeywords],
     ) -> None:
-        for name, value in (
-            ("max_workers", max_workers),
-            ("max_tasks_per_child", max_tasks_per_child),
-        ):
-            if value is not None:
-                checks.count(name, value)
+        checks.optional_count("max_workers", max_workers)
+        checks.optional_count("max_tasks_per_child", max_tasks_per_child)
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
         self._is_shut_down = False
         self._closer: threading.Thread | None = None
@@ -192,6 +193,13 @@ class Executor(concurrent.futures.Executor):
         ------
         TimeoutError
             The time is over; calls that no job makes yet are taken back.
+
+        Examples
+        --------
+        >>> from condorpool import Executor
+        >>> with Executor() as executor:
+        ...     list(executor.map(pow, (2, 3), (3, 2)))
+        [8, 9]
         """
         self._check()
         end = None if timeout is None else time.monotonic() + timeout
@@ -230,7 +238,7 @@ class Executor(concurrent.futures.Executor):
                 self._closer = threading.Thread(target=self._close, name="condorpool-closer")
                 self._closer.start()
             # What is told of a future must not wait for itself.
-            delivers = any(s.deliveries.depth for s in list(self.pool._sessions.values()))  # noqa: SLF001
+            delivers = any(s.deliveries.depth for s in self.pool._sessions)  # noqa: SLF001
             # Thread.join takes a thread for ended after an interrupt (bpo-45274).
             if wait and not delivers:
                 self._closing.wait_for(lambda: self._is_closed)

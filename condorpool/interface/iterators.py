@@ -15,7 +15,7 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import MOST_MADE, Session
-from condorpool.interface.onhold import OnHold
+from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.results import Handle, not_stopping
 from condorpool.values.exceptions import JobError, PoolClosedError
 from condorpool.values.locks import uninterrupted
@@ -49,6 +49,7 @@ class _Feed:
         self.ahead = ahead
         self.taken = 0
         self.stopped = False
+        self.waits = False  # for room: only then whoever takes a result has to wake it
         self.end: BaseException | None = None  # how the iterable ended
 
     def run(self) -> None:
@@ -72,7 +73,9 @@ class _Feed:
         """Wait until there is room for a chunk; return whether it is still wanted."""
         with self._session.changed:
             while not self.stopped and not self.has_room:
+                self.waits = True
                 self._session.changed.wait(LOOK)
+            self.waits = False
             return not self.stopped
 
     @property
@@ -102,6 +105,14 @@ class ResultIterator(Handle, Generic[T]):
     ----------
     ahead
         The most calls that are under way, or have ended and wait to be taken.
+
+    Examples
+    --------
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     numbers = pool.imap(abs, [-1, -2])
+    ...     next(numbers), numbers.next(timeout=60)
+    (1, 2)
     """
 
     def __init__(
@@ -210,7 +221,7 @@ class ResultIterator(Handle, Generic[T]):
             raise end or StopIteration
         value = self._ready.popleft()
         self._feed.taken += 1
-        if self._mine.is_open and self._feed.has_room:
+        if self._feed.waits and self._feed.has_room:
             with self._session.changed:
                 self._session.changed.notify_all()
         if isinstance(value, _Raise):

@@ -1,4 +1,4 @@
-"""What processes have left: calls that go on without them, and results that are kept."""
+"""Leftovers: calls of processes that have ended, and results that are kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from condorpool.cleaner import registry
+from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import payload, submitdir
 from condorpool.engine.records import Chain
@@ -17,13 +18,13 @@ from condorpool.engine.submitdir import SubmitDir
 
 
 @dataclass(frozen=True)
-class Left:
-    """Calls that a process has left, or whose results are kept under a name.
+class Leftover:
+    """Calls of a process that has ended, or whose results are kept under a name.
 
     Parameters
     ----------
     name
-        What the user called them, else the function's name.
+        The name that the user gave them, else the function's.
     run
         Their submit directory's name.
     notebook, cell
@@ -33,7 +34,7 @@ class Left:
     calls, done
         How many there are, and how many of them have an outcome.
     in_use
-        The process that has them, if one does.
+        The process that has taken them up, if one has.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Left:
         return self.chain[0][1].digest
 
     def values(self) -> list[Any]:
-        """Read what the calls have come to, and take up nothing.
+        """Read the results so far; the calls are not taken up.
 
         Returns
         -------
@@ -76,23 +77,23 @@ class Missing:
     """Stands for the value of a call that has not ended."""
 
 
-class Leftovers(list[Left]):
-    """What there is to take up, the oldest first, as a table."""
+class Leftovers(list[Leftover]):
+    """All that `condorpool.attach` can take up, the oldest first, as a table."""
 
     _HEAD = ("name", "calls done", "made", "cell", "notebook", "submit directory", "")
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
             (
-                left.name,
-                f"{left.done} of {left.calls}",
-                time.strftime("%Y-%m-%d %H:%M", time.localtime(left.time)),
-                str(left.cell or ""),
-                Path(left.notebook).name,
-                left.run,
-                left.in_use,
+                each.name,
+                f"{each.done} of {each.calls}",
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(each.time)),
+                str(each.cell or ""),
+                Path(each.notebook).name,
+                each.run,
+                each.in_use,
             )
-            for left in self
+            for each in self
         ]
 
     def __repr__(self) -> str:
@@ -101,7 +102,7 @@ class Leftovers(list[Left]):
         rows = [self._HEAD, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        return "\n".join([*lines, "condorpool.attach(NAME) goes on with one of them."])
+        return "\n".join([*lines, "condorpool.attach(NAME) resumes one of them."])
 
     def _repr_html_(self) -> str:
         if not self:
@@ -111,28 +112,25 @@ class Leftovers(list[Left]):
         for row in self._rows():
             cells = "".join(f"<td>{escape(text)}</td>" for text in row)
             rows.append(f"<tr>{cells}</tr>")
-        hint = "<p><code>condorpool.attach(NAME)</code> goes on with one of them.</p>"
+        hint = "<p><code>condorpool.attach(NAME)</code> resumes one of them.</p>"
         return f"<table>{''.join(rows)}</table>{hint}"
 
 
 def leftovers() -> Leftovers:
-    """Return what processes of this user have left, are waited for, kept or in use.
-
-    What this process has itself is not among them.
-    """
-    found = (left for entry in registry.everything() for left in _left_in(entry))
-    return Leftovers(sorted(found, key=lambda left: left.time))
+    """Return this user's calls that run without their process, are kept, or are in use elsewhere."""
+    found = (each for entry in registry.everything() for each in _found_in(entry))
+    return Leftovers(sorted(found, key=lambda each: each.time))
 
 
-def _left_in(entry: Entry) -> Iterator[Left]:
-    if entry.owner == registry.Owner.this():
+def _found_in(entry: Entry) -> Iterator[Leftover]:
+    if entry.owner == Owner.this():
         return
     directory = SubmitDir.found(entry.path)
     if directory is None:
         return
     for chain in directory.chains().values():
         number, record = chain[0]
-        yield Left(
+        yield Leftover(
             name=record.name or record.title,
             run=entry.run,
             notebook=directory.manifest.notebook,

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from condorpool.engine.payload import Call
 from condorpool.interface.job import Jobs
 from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import JobKeywords
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult
 from condorpool.values.exceptions import (
@@ -133,9 +134,10 @@ class Job(AsyncResult[T]):
         pool = self._pool or _own_pool(self._remote)
         assert self._call is not None  # noqa: S101 - it is there until it is submitted
         pool._check_call(self._call.func)  # noqa: SLF001
-        options, session = pool._options(self._submitkwargs, self._jobkwargs)  # noqa: SLF001
-        self._options = dataclasses.replace(options, maxtasksperchild=1)
-        nowhere, self._session = self._session, session
+        given = {"submitkwargs": self._submitkwargs, "jobkwargs": self._jobkwargs}
+        options = pool._options(JobKeywords, given)  # noqa: SLF001
+        self._options = dataclasses.replace(options.job, maxtasksperchild=1)
+        nowhere, self._session = self._session, pool._session(options.base)  # noqa: SLF001
         try:
             pool._start(self, maxtries, wait)  # noqa: SLF001
         except BaseException:

@@ -1,4 +1,8 @@
-"""The pool: multiprocessing's verbs, whose calls run as HTCondor jobs."""
+"""The pool: multiprocessing's verbs, whose calls run as HTCondor jobs.
+
+Nearly half of this module is what users read with ``pool.map?``.  What they may give is checked in
+`options`; submit directories are the business of `sessions`.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +16,35 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from condorpool.cleaner import custody, ending
+from condorpool.access.outlook import total_cpus
+from condorpool.cleaner import custody
+from condorpool.cleaner.owner import kernel_id
 from condorpool.display.notices import mind_hashes, tell
-from condorpool.display.timeline import Chunk, timeline
-from condorpool.engine import actions, description, payload
+from condorpool.display.timeline import timeline
+from condorpool.engine import actions, payload
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
-from condorpool.engine.session import MOST_MADE, Session
+from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
-from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.leftovers import Left, leftovers
+from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.interface.locate import find_access_point
-from condorpool.interface.onhold import OnHold, check_on_hold
-from condorpool.interface.options import checks, commands, resources
+from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import (
+    CallKeywords,
+    JobKeywords,
+    PoolKeywords,
+    ResultKeywords,
+    takes,
+)
+from condorpool.interface.options.settings import CallOptions, Settings
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
-from condorpool.personal import PersonalHTCondor
-from condorpool.values.events import JobState
+from condorpool.interface.sessions import Sessions
 from condorpool.values.exceptions import (
     CondorPoolError,
     HTCondorError,
@@ -43,21 +54,17 @@ from condorpool.values.exceptions import (
 )
 from condorpool.values.locks import uninterrupted
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R", AsyncResult[Any], MapResult)
 
-_ON_EXIT = ("wait", "remove", "keep")
-
-_STATES = tuple(state.value for state in JobState)
-
-#: Seconds between the lines that say what a closing pool waits for.
-_NOTE_INTERVAL = 10.0
-
 #: Results of blocking verbs that are kept for what else they have, when one of their calls failed.
 MOST_RAISED = 5
 
-#: Seconds for which going on with calls waits until the values are read that are there.
+#: Seconds for which resuming calls waits until the results that exist are read.
 READ_TIME = 60.0
 
 _open_pools: set[Pool] = set()
@@ -77,7 +84,8 @@ class Pool:
     initializer, initargs
         ``initializer(*initargs)`` is called once in each job, before its calls.
     maxtasksperchild
-        Chunks that a job makes before it ends.  1 is a job for every chunk.
+        How many times a job takes new calls (``chunksize`` of them) before it ends.  With 1
+        it never does: each has a job of its own.
     context
         Accepted for code written for `multiprocessing`; HTCondor has none.
     schedd, collector
@@ -108,7 +116,7 @@ class Pool:
     submitkwargs
         Other commands of the submit description, as ``{"accounting_group": "higgs"}``.
     jobkwargs
-        Defaults for what becomes of jobs: ``submitdir``, ``killstats``,
+        Defaults for what happens to jobs and their files: ``submitdir``, ``killstats``,
         ``cleanup``, ``cleanfailed``, ``cleanupfiles``.
     killstats
         States whose jobs are removed when the pool closes.
@@ -116,11 +124,11 @@ class Pool:
         Where the pool makes its private submit directory; by default the
         working directory.
     on_hold
-        What a wait does when nothing but held jobs is left: ``"raise"``
-        `JobHeldError`, ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while
-        the widget with its buttons is seen, else ``"raise"``.  Or a function, which the
-        wait calls with the `QueuedJob` each time that one is held, and which says what
-        to do with that: ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
+        What a wait does when only held jobs remain: ``"raise"`` `JobHeldError`,
+        ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while the widget with its
+        buttons is visible, else ``"raise"``.  Or a function, which the wait calls with the
+        `QueuedJob` each time that one is held, and which returns what to do with it:
+        ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
     python
         The interpreter on the execution point.  By default this one's path, or
         whatever Python of the same version is found there.
@@ -128,18 +136,18 @@ class Pool:
         Seconds that a job waits for the next call before it ends, and for which
         HTCondor then keeps its slot; both are charged to the user.  0 for none.
     retire_after
-        Seconds after which a job takes no new chunk, for sites that want short jobs.
+        Seconds after which a job takes no new calls, for sites that want short jobs.
     echo
-        Print here what calls print, as they end.
+        Print here what calls have printed, when they end.
     progress
         How calls are shown that take longer than a moment: ``"widget"`` in a
-        notebook, ``"text"``, or None for not at all.  By default what suits the
-        place, which is nothing where standard error is no terminal.
+        notebook, ``"text"``, or None for not at all.  By default the widget in a notebook,
+        text on a terminal, and nothing elsewhere.
     on_exit
-        What becomes of work that is not done when this process ends without closing
-        the pool, however it ends: ``"wait"``, the work is finished and what leaving
-        ``with`` does is done by another process; ``"remove"`` all jobs; or
-        ``"keep"`` everything as it is, to be taken up again.
+        What happens to unfinished work when this process ends, in whatever way, without
+        closing the pool: ``"wait"``, another process waits for it and then cleans up as
+        leaving ``with`` does; ``"remove"`` all jobs; or ``"keep"`` everything as it is, to
+        be resumed with `condorpool.attach`.
 
     Examples
     --------
@@ -150,6 +158,7 @@ class Pool:
     [1.0, 2.0, 3.0]
     """
 
+    @takes(PoolKeywords)
     def __init__(
         self,
         processes: int | None = None,
@@ -157,100 +166,49 @@ class Pool:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: object = None,  # noqa: ARG002 - multiprocessing's; HTCondor has no start method
-        *,
-        schedd: str | None = None,
-        collector: str | None = None,
-        personal: PersonalHTCondor | Path | str | bool | None = None,
-        remote: str | None = None,
-        memory: str | float | None = None,
-        memory_max: str | float | None = None,
-        disk: str | float | None = None,
-        cpus: int | None = None,
-        gpus: int | None = None,
-        task_timeout: float | None = None,
-        container_image: str | os.PathLike[str] | None = None,
-        requirements: str | None = None,
-        python: str | os.PathLike[str] | None = None,
-        submitkwargs: Mapping[str, Any] | None = None,
-        jobkwargs: Mapping[str, Any] | None = None,
-        killstats: Iterable[str] = ("Held", "Suspended"),
-        submitdir: str | os.PathLike[str] = ".",
-        on_hold: OnHold | None = None,
-        linger: float = 10.0,
-        retire_after: float = math.inf,
-        echo: bool = False,
-        progress: str | None = "auto",
-        on_exit: Literal["wait", "remove", "keep"] = "wait",
+        **keywords: Unpack[PoolKeywords],
     ) -> None:
-        self._processes = _positive("processes", processes)
-        try:
-            self._maxtasksperchild = _positive("maxtasksperchild", maxtasksperchild)
-        except TypeError as error:  # as multiprocessing has it, for this one alone
-            raise ValueError(str(error)) from None
-        self._initializer = checks.function("initializer", initializer)
-        self._initargs = checks.positional("initargs", initargs)
-        self.submitkwargs = commands.check(submitkwargs)
-        given = {
-            "memory": memory,
-            "memory_max": memory_max,
-            "disk": disk,
-            "cpus": cpus,
-            "gpus": gpus,
-            "task_timeout": task_timeout,
-            "container_image": container_image,
-            "requirements": requirements,
-            "python": python,
-        }
-        self._resources = resources.check(given, self.submitkwargs)
-        resources.commands(self._resources, self.submitkwargs)
-        self.killstats = _killstats(killstats)
-        self.jobkwargs = {
-            **_check_jobkwargs({"submitdir": submitdir}),
-            "killstats": self.killstats,
-            **_check_jobkwargs(jobkwargs),
-        }
-        self._on_hold = check_on_hold(on_hold)
-        self._linger = checks.seconds("linger", linger)
-        self._retire_after = checks.seconds(
-            "retire_after", retire_after, least=0.001, may_be_infinite=True
-        )
-        for name, value in (("schedd", schedd), ("collector", collector), ("remote", remote)):
-            checks.kind(name, value, (str, type(None)), "a string")
-        kinds = (PersonalHTCondor, str, os.PathLike, bool, type(None))
-        checks.kind("personal", personal, kinds, "a bool, a folder or a PersonalHTCondor")
-        if on_exit not in _ON_EXIT:
-            raise ValueError(f"on_exit={on_exit!r} is none of {', '.join(_ON_EXIT)}")
-        self._on_exit = on_exit
+        settings = Settings(processes, initializer, initargs, maxtasksperchild, keywords)
+        self._settings = settings
+        self.submitkwargs, self.jobkwargs = settings.submitkwargs, settings.jobkwargs
+        self.killstats, self.remote = settings.killstats, settings.remote
         custody.sweep_once()
-        self.remote = remote
-        self._access_point = find_access_point(schedd, collector, personal, remote)
+        self._access_point = find_access_point(
+            settings.schedd, settings.collector, settings.personal, settings.remote
+        )
         self._cpus: tuple[float, int] = (-math.inf, 1)
-        self._sessions: dict[Path, Session] = {}
-        #: Those that somebody may ask for here, in order: all others leave by themselves.
+        self._sessions = Sessions(self._access_point, settings.on_exit)
+        #: Those that the user may ask for here, in order: all others leave by themselves.
         self._results: dict[Result[Any], None] = {}
         self._raised: deque[Result[Any]] = deque()  # of blocking verbs, whose user has the error
         self._named: dict[str, Result[Any]] = {}
-        self._made: deque[Chunk] = deque(maxlen=MOST_MADE)
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
-        self._echo = checks.kind("echo", echo, bool, "True or False")
-        self._progress = display.check_kind(progress)
         self._closed = False
 
     # -- multiprocessing's verbs ---------------------------------------------------
+    @takes(ResultKeywords)
     def apply(
         self,
         func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ResultKeywords],
     ) -> T:
         """Call ``func(*args, **kwds)`` in a job and return what it returns.
 
         Takes the keywords of `apply_async` too.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.apply(int, ("ff",), {"base": 16})
+        255
         """
-        kwargs.setdefault("progress", self._progress)
+        kwargs.setdefault("progress", self._settings.progress)
         return self._wait(self.apply_async(func, args, kwds, **kwargs))
 
+    @takes(ResultKeywords)
     def apply_async(
         self,
         func: Callable[..., T],
@@ -258,7 +216,7 @@ class Pool:
         kwds: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ResultKeywords],
     ) -> AsyncResult[T]:
         """Submit ``func(*args, **kwds)`` as a job and return its `AsyncResult` at once.
 
@@ -281,6 +239,14 @@ class Pool:
             The function or an argument cannot be pickled; nothing was submitted.
         SubmitError
             The submit directory cannot be written, or HTCondor refused.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.apply_async(pow, (2, 10))
+        ...     result.get()
+        1024
         """
         keywords = checks.keywords("kwds", {} if kwds is None else kwds)
         items = [(checks.positional("args", args), keywords)]
@@ -288,22 +254,23 @@ class Pool:
         kwargs.setdefault("progress", None)
         return self._post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
 
+    @takes(ResultKeywords)
     def map(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
         chunksize: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ResultKeywords],
     ) -> list[T]:
         """Call ``func`` on every item of ``iterable`` and return the results in order.
 
-        Blocks until every call has ended, or until nothing but held jobs is left.
+        Blocks until every call has ended, or until only held jobs remain.
 
         Parameters
         ----------
         chunksize
-            Calls that a job makes in one go.  By default four chunks are made for
-            each CPU that the HTCondor pool offers, and are split as calls turn out to
+            Calls that a job makes in one go.  By default so many that each CPU of the
+            HTCondor pool gets four such portions, which are split when calls turn out to
             be long.
         **kwargs
             As for `apply_async`.
@@ -311,10 +278,19 @@ class Pool:
         Raises
         ------
         JobHeldError
-            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+            Only held jobs remain (``on_hold="raise"``).  They stay in the queue.
+
+        Examples
+        --------
+        >>> import math
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.map(math.factorial, range(5), memory="100MB")
+        [1, 1, 2, 6, 24]
         """
         return self._wait(self.map_async(func, iterable, chunksize, **kwargs))
 
+    @takes(ResultKeywords)
     def map_async(
         self,
         func: Callable[[S], T],
@@ -322,21 +298,31 @@ class Pool:
         chunksize: int | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ResultKeywords],
     ) -> MapResult:
         """Submit the calls of `map` and return their `MapResult` at once."""
         return self._map(func, "map", iterable, chunksize, callback, error_callback, **kwargs)
 
+    @takes(ResultKeywords)
     def starmap(
         self,
         func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ResultKeywords],
     ) -> list[T]:
-        """Like `map`, but each item is unpacked as arguments: ``func(*item)``."""
+        """Like `map`, but each item is unpacked as arguments: ``func(*item)``.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.starmap(pow, [(2, 3), (3, 2)])
+        [8, 9]
+        """
         return self._wait(self.starmap_async(func, iterable, chunksize, **kwargs))
 
+    @takes(ResultKeywords)
     def starmap_async(
         self,
         func: Callable[..., T],
@@ -344,19 +330,20 @@ class Pool:
         chunksize: int | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ResultKeywords],
     ) -> MapResult:
         """Submit the calls of `starmap` and return their `MapResult` at once."""
-        items = map(_unpacked, checks.iterable("iterable", iterable))
+        items = map(checks.unpacked, checks.iterable("iterable", iterable))
         return self._map(func, "starmap", items, chunksize, callback, error_callback, **kwargs)
 
+    @takes(CallKeywords)
     def imap(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[CallKeywords],
     ) -> ResultIterator[T]:
         """Call ``func`` on every item of ``iterable`` and iterate over the results in order.
 
@@ -369,7 +356,7 @@ class Pool:
             Calls that a job makes in one go; more than 1 is much faster for short calls.
         buffersize
             The most calls that are under way or whose results wait to be taken.  By
-            default 16 chunks for each process.
+            default 16 times ``chunksize`` for each process.
         **kwargs
             As for `apply_async`, but for ``return_exceptions``.
 
@@ -384,15 +371,24 @@ class Pool:
         """
         return self._imap(func, iterable, chunksize, buffersize, ordered=True, **kwargs)
 
+    @takes(CallKeywords)
     def imap_unordered(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[CallKeywords],
     ) -> ResultIterator[T]:
-        """Like `imap`, but results come as chunks end."""
+        """Like `imap`, but each result comes when its call has ended.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     sorted(pool.imap_unordered(abs, [-2, -1]))
+        [1, 2]
+        """
         return self._imap(func, iterable, chunksize, buffersize, ordered=False, **kwargs)
 
     def share(self, value: T) -> payload.Shared[T]:
@@ -415,102 +411,63 @@ class Pool:
         """
         if self._closed:
             raise PoolClosedError
-        return self._options()[1].share(value)
+        return self._session(Path(self.jobkwargs["submitdir"]).absolute()).share(value)
 
+    @takes(JobKeywords)
     def submit_description(
         self,
         func: Callable[..., Any],
         calls: int = 1,
         chunksize: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[JobKeywords],
     ) -> dict[str, str]:
-        """Return exactly what HTCondor would get for a map of this many calls.
+        """Return exactly what HTCondor would get for a map of so many calls.
 
-        Nothing is submitted.  Takes what describes jobs, as `apply_async` does.
+        Nothing is submitted or written.  Takes what describes jobs, as `apply_async` does.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     pool.submit_description(abs, memory="2GB")["request_memory"]
+        '2048MB'
         """
         self._check_call(func)
-        _positive("calls", calls)
-        _positive("chunksize", chunksize)
-        options, session = self._options(**kwargs)
+        checks.count("calls", calls)
+        checks.optional_count("chunksize", chunksize)
+        options = self._options(JobKeywords, kwargs)
+        staffing = self._sessions.staffing(options.base)
         jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
-        resident = session.staffing.is_resident(options)
-        limit = min(jobs, options.limit(is_resident=resident))
+        resident = staffing.is_resident(options.job)
+        limit = min(jobs, options.job.limit(is_resident=resident))
         batch, name = None if resident else 0, payload.name_of(func)
-        return session.staffing.describe(0, batch, limit, name, options)
+        return staffing.describe(0, batch, limit, name, options.job)
 
     @property
     def queue(self) -> list[QueuedJob]:
-        """The HTCondor jobs of this pool that have not left the queue."""
+        """The HTCondor jobs of this pool that are in the queue."""
         return [
-            QueuedJob(session, job)
-            for session in list(self._sessions.values())
-            for job in session.state.live_jobs
+            QueuedJob(session, job) for session in self._sessions for job in session.state.live_jobs
         ]
 
     def timeline(self, ax: Any = None) -> Any:
-        """Plot when each of the latest 10,000 chunks was made, and where; as for a result."""
-        return timeline(list(self._made), ax)
+        """Plot when and where the latest calls were made, at most 10,000 bars; as for a result."""
+        return timeline(list(self._sessions.made), ax)
 
     # -- posting ----------------------------------------------------------------------
     def _check_call(self, func: Callable[..., Any]) -> None:
         if self._closed:
             raise PoolClosedError
-        if not callable(func):
-            raise TypeError(f"the first argument is a function, not {type(func).__name__}")
-        mind_hashes(func)
+        mind_hashes(checks.called(func))
 
-    def _options(
-        self,
-        submitkwargs: Mapping[str, Any] | None = None,
-        jobkwargs: Mapping[str, Any] | None = None,
-        **given: Any,
-    ) -> tuple[JobOptions, Session]:
-        submit = commands.check(submitkwargs)
-        asked = {**self._resources, **resources.check(given, submit)}
-        described = resources.commands(asked, {**self.submitkwargs, **submit})
-        if "memory_max" in asked:
-            self._access_point.check_memory_max()
-        job = {**self.jobkwargs, **_check_jobkwargs(jobkwargs)}
-        base = Path(job.pop("submitdir")).absolute()
-        session = self._sessions.get(base) or self._begin(base)
-        options = JobOptions(
-            submitkwargs={**self.submitkwargs, **described, **submit},
-            python=asked.get("python"),
-            task_timeout=asked.get("task_timeout"),
-            processes=self._processes,
-            # Only a pool whose size nobody has set need ask the collector.
-            cpus=1 if self._processes else self._count_cpus(),
-            linger=self._linger,
-            retire_after=self._retire_after,
-            maxtasksperchild=self._maxtasksperchild,
-            initializer=self._initializer,
-            initargs=self._initargs,
-            **job,
-        )
-        return options, session
+    def _options(self, kind: type, keywords: Mapping[str, Any]) -> CallOptions:
+        # Only a pool without a size of its own needs to ask the collector.
+        cpus = 1 if self._settings.processes else self._count_cpus()
+        return self._settings.of_call(kind, keywords, self._access_point, cpus)
 
-    @uninterrupted
-    def _begin(self, base: Path) -> Session:
-        """Make a submit directory, which is cleaned up whatever becomes of this process."""
-        directory = SubmitDir.new(base)
-        custody.register(directory.path, self._access_point, self._on_exit)
-        lease = 0.0 if self._on_exit == "keep" else description.LEASE
-        try:
-            directory.make(
-                lease=lease,
-                queue=self._access_point.queue,
-                kernel=custody.kernel(),
-                notebook=custody.notebook(),
-            )
-            session = Session(directory, self._access_point, lease)
-        except BaseException:
-            custody.unregister(directory.path)
-            raise
-        session.made = self._made
-        tracker().follow(session)
+    def _session(self, base: Path) -> Session:
         _open_pools.add(self)
-        self._sessions[base] = session
-        return session
+        return self._sessions.get(base)
 
     def _post(
         self,
@@ -520,53 +477,40 @@ class Pool:
         chunksize: int,
         callback: Callback | None,
         error_callback: Callback | None,
-        on_hold: OnHold | None = None,
-        echo: bool | None = None,
-        progress: str | None = "auto",
-        maxtries: int = 5,
-        name: str | None = None,
-        return_exceptions: bool = False,
-        **kwargs: Any,
+        **keywords: Unpack[ResultKeywords],
     ) -> R:
         self._check_call(call.func)
         checks.function("callback", callback)
         checks.function("error_callback", error_callback)
+        options = self._options(ResultKeywords, keywords)
+        name = options.name
         if name is not None:
-            checks.calls_name(name)
             call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
             if known := self._known(call):
                 return cast("R", known)
-            batch_name = description.title(name)
-            kwargs["submitkwargs"] = {
-                "batch_name": batch_name,
-                **(kwargs.get("submitkwargs") or {}),
-            }
-        held = check_on_hold(on_hold or self._on_hold)
-        shown = display.check_kind(self._progress if progress == "auto" else progress)
-        options, session = self._options(**kwargs)
         result = kind(
-            session,
+            self._session(options.base),
             call,
             items,
             chunksize,
-            options,
-            held,
+            options.job,
+            options.on_hold,
             callback,
             error_callback,
-            echo=self._echo if echo is None else echo,
-            return_exceptions=return_exceptions,
+            echo=options.echo,
+            return_exceptions=options.return_exceptions,
         )
-        self._start(result, maxtries)
+        self._start(result, options.maxtries)
         if name is not None:
             self._named[name] = result
             result._names = self._named  # noqa: SLF001
-        result.show(shown)
+        result.show(options.progress)
         return result
 
     def _known(self, call: payload.Call) -> Result[Any] | None:
         """Return the result of the same calls under the same name; None if there is none.
 
-        Says so, and has made again what failed.
+        Tells the user, and calls again what failed.
         """
         mine = [pool._named[call.name] for pool in _open_pools if call.name in pool._named]  # noqa: SLF001
         found = [left for left in leftovers() if left.digest and left.name == call.name]
@@ -576,12 +520,12 @@ class Pool:
             digest = found[-1].digest
         else:
             return None
-        rid = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
+        remedy = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
         if digest != call.digest:
             raise ValueError(
                 f"name={call.name!r} has the results of other calls (another function, other "
                 "functions, classes or globals that it uses, or other items): choose another "
-                f"name, or get rid of them by {rid}"
+                f"name, or delete them with {remedy}"
             )
         if not mine and found[-1].in_use:
             raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
@@ -589,20 +533,20 @@ class Pool:
         if result.ready():
             result.rerun()
         tell(
-            f"{call.name!r} was begun before: {result.calls_ended} of {result.calls} calls "
-            f"are not made again ({rid.replace('`', '')} gets rid of their results)"
+            f"{call.name!r}: reusing {result.calls_ended} of {result.calls} results computed "
+            f"earlier ({remedy.replace('`', '')} deletes them)"
         )
         return result
 
     @uninterrupted
-    def take_up(self, left: Left) -> Result[Any]:
-        """Go on with calls that another process has left; return their result.
+    def take_up(self, leftover: Leftover) -> Result[Any]:
+        """Resume calls of a process that has ended; return their result.
 
-        All that is in the same submit directory is this pool's then.
+        This pool then owns everything in their submit directory.
 
         Parameters
         ----------
-        left
+        leftover
             One of those that `condorpool.attach` lists.
 
         Raises
@@ -613,41 +557,31 @@ class Pool:
         """
         if self._closed:
             raise PoolClosedError
-        here, origin = self._access_point, left.entry.origin
-        there = here if origin == here.origin else ending.find_access_point(origin)
-        if there and there.queue != here.queue:
-            raise CondorPoolError(
-                f"the jobs of {left.name!r} are at {there.name}, and this pool's at "
-                f"{here.name}: condorpool.attach({left.name!r}) makes a pool there."
-            )
-        directory = custody.take_up(left.entry, self._on_exit, here.origin)
-        session = Session.taken_up(directory, here)
-        session.made = self._made
+        session = self._sessions.take_over(leftover)
         results = {}
-        for root, chain in directory.chains().items():
+        for root, chain in session.directory.chains().items():
             record = chain[0][1]
             kind: type[Result[Any]] = AsyncResult if record.style == "apply" else MapResult
             stub: Any = SimpleNamespace(__name__=record.title)
             call = payload.Call(stub, record.style, name=record.name, digest=record.digest)
             items = range(record.calls or 0)
-            result = kind(session, call, items, 1, JobOptions(), self._on_hold, None, None)
+            result = kind(session, call, items, 1, JobOptions(), self._settings.on_hold, None, None)
             result._take_up(chain)  # noqa: SLF001
             results[root] = result
             if record.name:
                 self._named[record.name] = result
                 result._names = self._named  # noqa: SLF001
         self._keep(*results.values())
-        self._sessions[session.directory.path] = session
         _open_pools.add(self)
-        tracker().follow(session)
+        self._sessions.follow(session)
         tracker().look()
         session.deliveries.wait(READ_TIME)  # what has ended is read first
-        return results[left.chain[0][0]]
+        return results[leftover.chain[0][0]]
 
     def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
         wait = checks.seconds("wait", wait)
-        for left in reversed(range(checks.count("maxtries", maxtries))):
+        for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = result._prepare()  # noqa: SLF001
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
@@ -660,7 +594,7 @@ class Pool:
                         raise
                 break
             except HTCondorError as error:
-                if not left:
+                if not remaining:
                     raise
                 tell(f"{error} Trying again in {wait:g} s.")
             time.sleep(wait)
@@ -680,15 +614,15 @@ class Pool:
         chunksize: int | None,
         callback: Callback | None,
         error_callback: Callback | None,
-        **kwargs: Any,
+        **keywords: Unpack[ResultKeywords],
     ) -> MapResult:
         self._check_call(func)
-        _positive("chunksize", chunksize)
+        checks.optional_count("chunksize", chunksize)
         items = list(checks.iterable("iterable", iterable))
-        # Chunks whose size nobody chose are split as the calls turn out to be long.
+        # Chunks whose size the user did not choose are split when calls turn out to be long.
         call = payload.Call(func, style, splits=chunksize is None)
         size = chunksize or self._chunksize(len(items))
-        return self._post(MapResult, call, items, size, callback, error_callback, **kwargs)
+        return self._post(MapResult, call, items, size, callback, error_callback, **keywords)
 
     def _imap(
         self,
@@ -696,45 +630,40 @@ class Pool:
         iterable: Iterable[S],
         chunksize: int,
         buffersize: int | None,
-        on_hold: OnHold | None = None,
-        echo: bool | None = None,
-        progress: str | None = "auto",
         *,
         ordered: bool,
         style: payload.Style = "map",
-        **kwargs: Any,
+        **keywords: Unpack[CallKeywords],
     ) -> ResultIterator[T]:
         self._check_call(func)
-        _positive("chunksize", chunksize)
-        ahead = _positive("buffersize", buffersize)
+        checks.count("chunksize", chunksize)
+        ahead = checks.optional_count("buffersize", buffersize)
         checks.iterable("iterable", iterable)
-        held = check_on_hold(on_hold or self._on_hold)
-        shown = display.check_kind(self._progress if progress == "auto" else progress)
-        options, session = self._options(**kwargs)
+        options = self._options(CallKeywords, keywords)
         iterator: ResultIterator[T] = ResultIterator(
-            session,
+            self._session(options.base),
             payload.Call(func, style),
             iterable,
             chunksize,
-            options,
-            held,
-            ahead or 16 * chunksize * options.limit(is_resident=True),
+            options.job,
+            options.on_hold,
+            ahead or 16 * chunksize * options.job.limit(is_resident=True),
             ordered=ordered,
-            echo=self._echo if echo is None else echo,
+            echo=options.echo,
         )
         self._iterators.add(iterator)
-        iterator.show(shown)
+        iterator.show(options.progress)
         tracker().look()
         return iterator
 
     def _wait(self, result: Result[T]) -> T:
-        """Give what a blocking verb returns; an interrupt leaves the jobs alone."""
+        """Return what a blocking verb returns; an interrupt does not affect the jobs."""
         try:
             return result.get()
         except KeyboardInterrupt:
             if not result.ready():  # else the call has raised it
                 tell(
-                    "interrupted; the jobs go on. Their result is pool.results[-1]: "
+                    "interrupted; the jobs continue. Their result is pool.results[-1]: "
                     ".get() waits again, .remove() ends them"
                 )
             raise
@@ -747,18 +676,12 @@ class Pool:
 
     def _chunksize(self, calls: int) -> int:
         """Follow multiprocessing's rule: four chunks for each process."""
-        return max(1, math.ceil(calls / (4 * (self._processes or self._count_cpus()))))
+        return max(1, math.ceil(calls / (4 * (self._settings.processes or self._count_cpus()))))
 
     def _count_cpus(self) -> int:
         asked, cpus = self._cpus
         if time.monotonic() - asked > 60:
-            slots = self._access_point.slots()
-            # Dynamic slots are cut out of a partitionable one, which counts them already.
-            cpus = sum(
-                int(slot.get("TotalSlotCpus", 0))
-                for slot in slots
-                if slot.get("SlotType") != "Dynamic"
-            )
+            cpus = total_cpus(self._access_point.slots())
             self._cpus = time.monotonic(), max(1, cpus)
         return self._cpus[1]
 
@@ -766,12 +689,12 @@ class Pool:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs and clean up.
 
-        Jobs that are in one of ``killstats``, or come to be, are removed.
+        Jobs that are, or will be, in one of the states ``killstats`` are removed.
 
         Raises
         ------
         JobFailedError
-            Calls failed whose errors nobody has seen; all of them are told.
+            Calls failed and their errors were not raised before; it lists all of them.
         """
         self._closed = True
         for iterator in list(self._iterators):
@@ -793,10 +716,9 @@ class Pool:
         """Remove every job that has not ended and accept no more calls."""
         self._closed = True
         for result in list(self._results):
-            result._see()  # noqa: SLF001 - what is thrown away is no news at the end
+            result._see()  # noqa: SLF001 - the user removes it: its errors are not reported later
         self._stop_feeding()
-        for session in self._sessions.values():
-            session.terminate()
+        self._sessions.terminate()
 
     def join(self) -> None:
         """Wait for the jobs of a closed or terminated pool and clean up.
@@ -811,32 +733,8 @@ class Pool:
         self._end()
 
     def _end(self, patience: float = PATIENCE) -> None:
-        noted = time.monotonic()
-
-        def note(what: str) -> None:
-            nonlocal noted
-            if time.monotonic() - noted > _NOTE_INTERVAL:
-                noted = time.monotonic()
-                tell(f"waiting for {what} before the pool is closed")
-
-        sessions = list(self._sessions.items())
-        have_left = [session.wait_all(note, patience) for _, session in sessions]
-        with uninterrupted:
-            for (base, session), is_over in zip(sessions, have_left, strict=True):
-                if self._sessions.pop(base, None):  # no other thread closes it too
-                    self._leave(session, is_over=is_over)
-            _open_pools.discard(self)
-
-    @staticmethod
-    def _leave(session: Session, *, is_over: bool) -> None:
-        """Clean up after a session whose calls have ended."""
-        tracker().unfollow(session)
-        session.follower.close()
-        if is_over:
-            custody.unregister(session.directory.path, session.clean())
-        else:
-            tell(f"jobs have not left yet: {session.directory.path} is cleaned up later")
-            custody.hand_over(session.directory.path)
+        self._sessions.end(patience)
+        _open_pools.discard(self)
 
     def _stop_feeding(self) -> None:
         for iterator in list(self._iterators):
@@ -844,23 +742,23 @@ class Pool:
 
     def _take_back(self) -> None:
         self._stop_feeding()
-        for session in self._sessions.values():
+        for session in self._sessions:
             actions.take_back(session.state)
 
     @property
     def jobs(self) -> list[Result[Any]]:
-        """The results that nobody has got yet, or that failed, the latest last.
+        """The results that were not fetched yet, or that failed, the latest last.
 
-        Those of the original CondorPool; a result has the jobs that make its calls.
+        The name is the original CondorPool's; a result has the jobs that make its calls.
         """
         return list(self._results)
 
     def clear_completed(self) -> None:
-        """Take from `jobs` what has ended."""
+        """Take out of `jobs` what has ended."""
         self._drop(r for r in self.jobs if r.ready())
 
     def clear_successful(self) -> None:
-        """Take from `jobs` what has ended well."""
+        """Take out of `jobs` what has ended without errors."""
         self._drop(r for r in self.jobs if r.ready() and not r._errors)  # noqa: SLF001
 
     def _drop(self, results: Iterable[Result[Any]]) -> None:
@@ -868,12 +766,12 @@ class Pool:
             self._results.pop(result, None)
 
     def closed(self) -> bool:
-        """Tell whether the pool accepts no more calls."""
+        """Return whether the pool accepts no more calls."""
         return self._closed
 
     @property
     def results(self) -> list[Result[Any]]:
-        """The results that have not all ended well, the latest last."""
+        """The results that have not ended, or have errors, the latest last."""
         return [r for r in self.jobs if not r._is_ready or r._errors]  # noqa: SLF001
 
     def __enter__(self) -> Pool:
@@ -888,9 +786,9 @@ class Pool:
         trace: TracebackType | None,
     ) -> None:
         if kind is KeyboardInterrupt:
-            # Whoever interrupts does not want to wait.  The jobs go on.
+            # A user who interrupts does not want to wait.
             self._closed = True
-            tell("the jobs go on; pool.join() waits, pool.terminate() removes them")
+            tell("the jobs continue; pool.join() waits, pool.terminate() removes them")
             return
         if error is not None:
             self._stop_feeding()
@@ -911,55 +809,9 @@ class Pool:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        left = sum(
-            len(b.pending) for s in self._sessions.values() for b in s.state.batches.values()
-        )
-        return f"<condorpool.Pool at {self._access_point.name}: {state}, {left} chunks left>"
-
-
-def _positive(name: str, value: int | None) -> int | None:
-    return None if value is None else checks.count(name, value)
-
-
-def _unpacked(item: Any) -> tuple[Any, ...]:
-    try:
-        return tuple(item)
-    except TypeError as error:
-        raise TypeError(f"each item of starmap's iterable is unpacked: {error}") from error
-
-
-def _killstats(states: Iterable[str]) -> tuple[str, ...]:
-    chosen = (states,) if isinstance(states, str) else checks.iterable("killstats", states)
-    for state in chosen:
-        if state not in _STATES:
-            raise ValueError(f"killstats has {state!r}; the states are {', '.join(_STATES)}")
-    return tuple(chosen)
-
-
-#: The keys of jobkwargs, and what they take.
-_JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    "submitdir": ((str, os.PathLike), "a folder"),
-    "killstats": (Iterable, "a state or several"),
-    "cleanup": (bool, "True or False"),
-    "cleanfailed": (bool, "True or False"),
-    "cleanupfiles": ((list, tuple, set, frozenset), "a list of file names"),
-    "polltime": ((int, float), "a number of seconds"),
-}
-
-
-def _check_jobkwargs(jobkwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    given = {} if jobkwargs is None else jobkwargs
-    checked = dict(checks.kind("jobkwargs", given, Mapping, "a mapping"))
-    for key, value in checked.items():
-        if key not in _JOBKWARGS:
-            raise ValueError(f"jobkwargs[{key!r}] is none of {', '.join(_JOBKWARGS)}")
-        checks.kind(key, value, *_JOBKWARGS[key])
-    checked.pop("polltime", None)  # nothing is polled: the event log tells
-    if "killstats" in checked:
-        checked["killstats"] = _killstats(checked["killstats"])
-    if "cleanupfiles" in checked:
-        checked["cleanupfiles"] = tuple(checked["cleanupfiles"])
-    return checked
+        batches = [b for s in self._sessions for b in list(s.state.batches.values())]
+        calls = sum(batch.calls_pending for batch in batches)
+        return f"<condorpool.Pool at {self._access_point.name}: {state}, {calls:,} calls remaining>"
 
 
 def open_pools() -> list[Pool]:
@@ -969,22 +821,22 @@ def open_pools() -> list[Pool]:
 
 @atexit.register
 def _close_open_pools() -> None:
-    """Do for pools that nobody closed what leaving ``with`` does.
+    """Do for pools that were not closed what leaving ``with`` does.
 
-    A kernel has no time for that: what is not done there is its cleaner's.
+    A kernel has no time for that: its cleaner does what is not done here.
     """
-    hurries = bool(custody.kernel())
+    hurries = bool(kernel_id())
     for pool in list(_open_pools):
-        on_exit, sessions = pool._on_exit, pool._sessions.values()  # noqa: SLF001
+        on_exit, sessions = pool._settings.on_exit, pool._sessions  # noqa: SLF001
         is_busy = any(session.state.is_busy for session in sessions)
         if on_exit == "keep" or (on_exit == "wait" and hurries and is_busy):
             continue
         try:
-            pool._stop_feeding()  # noqa: SLF001 - nobody takes what more there is
+            pool._stop_feeding()  # noqa: SLF001 - no more results are taken
             if on_exit == "remove":
                 pool.terminate()
             pool._closed = True  # noqa: SLF001
-            # The program is over: no ten minutes for an access point that is silent.
+            # The program is over: an access point that does not answer is not waited for.
             pool._end(patience=0.5 if hurries else 5.0)  # noqa: SLF001
             pool.close()
         except CondorPoolError as error:
@@ -992,10 +844,10 @@ def _close_open_pools() -> None:
 
 
 def _forget() -> None:
-    # What a forked child has is its parent's, and only its parent may end it.
+    # The pools of a forked child are its parent's, and only its parent may end them.
     for pool in _open_pools:
         pool._closed = True  # noqa: SLF001
-        pool._sessions = {}  # noqa: SLF001
+        pool._sessions.forget()  # noqa: SLF001
         pool._results = {}  # noqa: SLF001
     _open_pools.clear()
 

@@ -22,9 +22,10 @@ from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
+from condorpool.interface.holding import Decisions
 from condorpool.interface.job import Jobs, QueuedJob
-from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
 from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import OnHold
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -196,7 +197,7 @@ class Handle(Jobs):
         self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None
     ) -> None:
         """Wait until ``over()``, which is asked under the lock."""
-        on_hold, timeout = check_on_hold(on_hold or self._on_hold), checks.timeout(timeout)
+        on_hold, timeout = checks.on_hold(on_hold or self._on_hold), checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             with self._session.changed:
@@ -720,7 +721,16 @@ class Result(Handle, Generic[T]):
 
 
 class AsyncResult(Result[T]):
-    """The result of one call, as `Pool.apply_async` returns it."""
+    """The result of one call, as `Pool.apply_async` returns it.
+
+    Examples
+    --------
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     result = pool.apply_async(divmod, (7, 2))
+    ...     result.get(), result.successful()
+    ((3, 1), True)
+    """
 
     def _value(self) -> T:
         return cast("T", self._errors.get(0, self._values[0]))
@@ -732,7 +742,18 @@ class AsyncResult(Result[T]):
 
 
 class MapResult(Result[list[Any]]):
-    """The results of a map, in order, as `Pool.map_async` returns them."""
+    """The results of a map, in order, as `Pool.map_async` returns them.
+
+    Examples
+    --------
+    >>> import math
+    >>> from condorpool import Pool
+    >>> with Pool() as pool:
+    ...     result = pool.map_async(math.sqrt, [1, 4, 9])
+    ...     result.wait()
+    ...     result.get(), result.calls_ended
+    ([1.0, 2.0, 3.0], 3)
+    """
 
     def _value(self) -> list[Any]:
         if self._errors:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from condorpool.cleaner import registry
-from condorpool.cleaner.registry import Entry, Owner
+from condorpool.cleaner.owner import Owner
+from condorpool.cleaner.registry import Entry
 from condorpool.engine.description import title
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.pool import Pool, open_pools
@@ -68,7 +69,7 @@ class NotebookPool:
         pools = [*self._pools.values(), *self._others]
         self._pools, self._others = {}, []
         for pool in pools:
-            folders = [session.directory for session in pool._sessions.values()]  # noqa: SLF001
+            folders = [session.directory for session in pool._sessions]  # noqa: SLF001
             try:
                 pool.close()
             finally:

@@ -1,9 +1,10 @@
-"""What a call starts with multiprocessing, or concurrent.futures, can be sent what the call was.
+"""Pickles functions and classes for the processes that a call starts.
 
-Functions and classes of a notebook are known in `__main__`, where forked processes find those
-that the call uses by their names (`Worker.find`).  All others are sent by value, and so is
-everything once there are processes that were not forked, which have another `__main__`.
-A job loads this together with ``multiprocessing.reduction``.
+Without this, neither multiprocessing nor concurrent.futures could send them what came with
+the call.  Functions and classes of a notebook are known in ``__main__``, where forked processes
+find those that the call uses by their names (`Worker.attribute_of_main`).  All others are sent
+by value, and so is everything once there are processes that were not forked, which have another
+``__main__``.  A job loads this together with ``multiprocessing.reduction``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import sys
 from operator import attrgetter
 from types import FunctionType
 
-import _condorpool_program as program
+from .container import loads
+from .imports import modules
+from .pickling import by_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 _NOT_FORKED = {"multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver"}
 
 
-def adopt(pickler: Any) -> None:
+def extend(pickler: Any) -> None:
     """Have multiprocessing's pickler send what children do not find."""
     pickler.reducer_override = reduce
 
@@ -39,22 +42,18 @@ def reduce(_pickler: Any, value: Any) -> Any:
         found = None
     is_forked = sys.modules.keys().isdisjoint(_NOT_FORKED)
     if found is not value or (module == "__main__" and not is_forked):
-        return rebuilt, (program.by_value(value), program.modules.here)
-    if module in program.modules.here and not is_forked:
-        return rebuilt, ([pickle.dumps(value)], program.modules.here)
+        return rebuilt, (by_value(value), modules.sent)
+    if module in modules.sent and not is_forked:
+        return rebuilt, ([pickle.dumps(value)], modules.sent)
     return NotImplemented
 
 
-def rebuilt(frames: list[Any], modules: dict[str, Any]) -> Any:
-    """Return what was sent; the process may be one that knows nothing yet."""
-    if program.modules not in sys.meta_path:
+def rebuilt(frames: list[Any], sent: dict[str, Any]) -> Any:
+    """Return what was sent; this process may have been started without our importer."""
+    if modules not in sys.meta_path:
         from multiprocessing.reduction import ForkingPickler
 
-        adopt(ForkingPickler)
-        sys.meta_path.insert(0, program.modules)
-        program.modules.here = modules
-    return program.loads(frames)
-
-
-# The name under which other processes import it.
-rebuilt.__module__ = "_condorpool_children"
+        extend(ForkingPickler)
+        sys.meta_path.insert(0, modules)
+        modules.sent = sent
+    return loads(frames)

@@ -154,6 +154,7 @@ def test_what_is_there_to_attach(client, make_pool, gone, mine, until_noted):
         (["show", "scan"], "3 calls, 3 ended, 0 of them failed"),
         (["results", "scan"], "0\n1\n2\n"),
         (["ls"], "kept: results named scan"),
+        (["ls"], "3 of 3 calls done"),
     ):
         told = subprocess.run(
             [sys.executable, "-m", "condorpool", *command],
@@ -204,12 +205,12 @@ class TestNames:
         with make_pool() as pool:
             assert pool.starmap(note, calls, name="scan") == list(range(6))
             assert pool.starmap(note, calls, name="scan") == list(range(6))
-            assert "'scan' was begun before: 6 of 6" in capsys.readouterr().err
+            assert "'scan': reusing 6 of 6" in capsys.readouterr().err
         assert not gone()
         with make_pool() as pool:
             result = pool.starmap_async(note, calls, name="scan")
             assert result.get(timeout=30) == list(range(6))
-            assert "'scan' was begun before" in capsys.readouterr().err
+            assert "'scan': reusing" in capsys.readouterr().err
             result.forget()
         assert made(tmp_path) == dict.fromkeys(range(6), 1)
         assert gone()

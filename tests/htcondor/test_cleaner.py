@@ -16,7 +16,7 @@ import pytest
 
 from condorpool import personal
 from condorpool.cleaner import registry
-from condorpool.cleaner.registry import Owner
+from condorpool.cleaner.owner import Owner
 
 HEAD = """
 import os, subprocess, sys, time

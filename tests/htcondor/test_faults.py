@@ -172,7 +172,7 @@ class TestQueue:
         other = tmp_path / "python-of-old"
         other.write_text(
             "#!/bin/sh\n"
-            'code=$(echo "$2" | sed "s/program.main/program.PYTHON = \\"3.7\\"; program.main/")\n'
+            'code=$(echo "$2" | sed "s/program.main/program.container.PYTHON = \\"3.7\\"; program.main/")\n'
             "shift 2\n"
             f'exec {sys.executable} -c "$code" "$@"\n'
         )

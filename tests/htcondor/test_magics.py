@@ -79,7 +79,7 @@ class TestMap:
         """The same calls under the same name are not made again; nothing else is there."""
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
-        assert "'scan' was begun before: 2 of 2" in capsys.readouterr().err
+        assert "'scan': reusing 2 of 2" in capsys.readouterr().err
         run(shell, "%condor_clean")
         run(shell, "%condor_status")
         assert "kept: results named scan" in capsys.readouterr().out
@@ -146,6 +146,12 @@ class TestMap:
         assert "slots: 1 of 1 match" in capsys.readouterr().out
         assert not access_point.query("true", ["ClusterId"])
 
+    def test_dry_run_writes_nothing(self, shell, tmp_path, state):
+        """No folder is made for calls that are not submitted, and nothing is registered."""
+        before = sorted([*tmp_path.rglob("*"), *state.rglob("*")])
+        run(shell, "%condor_map --dry-run --memory 64MB abs range(1000)")
+        assert sorted([*tmp_path.rglob("*"), *state.rglob("*")]) == before
+
     @pytest.mark.parametrize(
         ("line", "expected"),
         [
@@ -156,7 +162,7 @@ class TestMap:
             ("%condor_map 1 [1]", "not callable, but int"),
             ("%condor_map --chunk 1 abs [1]", "did you mean --chunksize?"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
-            ("%condor_map --memory much abs [1]", "memory='much' is no size"),
+            ("%condor_map --memory much abs [1]", "memory='much' is not a size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
             ("%%condor_map [1]\ny = = 1", "line 1 of the cell"),
             ("%condor_pool processes 4", "are not arguments of a Pool"),

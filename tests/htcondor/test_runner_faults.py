@@ -18,7 +18,7 @@ import pytest
 import condorpool
 from condorpool import personal
 from condorpool.engine import follower, state
-from condorpool.runner import program
+from condorpool.runner import container, sharing
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -274,10 +274,10 @@ def test_the_client_is_killed_at_every_step_of_a_post(
         names = [
             p for p in folder.rglob("*") if p.suffix in (".crew", ".call", ".chunk", ".outcome")
         ]
-        monkeypatch.setattr(program, "_shared", {})
-        monkeypatch.setattr(program, "_read_shared", lambda name, f=folder: program.read(f / name))
+        monkeypatch.setattr(sharing, "_objects", {})
+        monkeypatch.setattr(sharing, "_read", lambda name, f=folder: container.read(f / name))
         for file in names:
-            program.read(str(file))  # raises what is not whole
+            container.read(str(file))  # raises what is not whole
         assert not list(folder.glob("*.taken/*"))
         assert not (list(folder.glob("*.posted/*-*")) and list(folder.glob("*.outcome")))
     calls = made(tmp_path)

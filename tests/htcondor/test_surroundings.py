@@ -456,8 +456,8 @@ def test_a_runner_that_fails_ends(make_pool, access_point):
         atexit.register(time.sleep, 3600)
 
     def break_runner():
-        program = sys.modules["_condorpool_program"]
-        program.Worker.tidy = None
+        calls = sys.modules["_condorpool_program.calls"]
+        calls.Worker.tidy = None
         return json.__name__
 
     pool = make_pool(processes=1)

@@ -32,7 +32,7 @@ SHOWN = {
     "long-work": [
         "of 24",
         "% of 48,000 walks came back",
-        "'polya' was begun before: 24 of 24",
+        "'polya': reusing 24 of 24",
         "kept: results named polya",
         "Nothing was left behind",
     ],

@@ -12,7 +12,8 @@ import pytest
 
 from condorpool.engine import modules
 from condorpool.engine.modules import LocalModules
-from condorpool.runner import program
+from condorpool.runner import container
+from condorpool.runner.imports import Modules
 from condorpool.values.exceptions import PayloadError
 
 
@@ -32,7 +33,7 @@ def write(beside):
 
 def sent(func=None, local=None):
     """Return what goes along with a function, but for what pytest has imported."""
-    found = (local or LocalModules()).used_by(program.dumps(func, cloudpickle)[0])
+    found = (local or LocalModules()).used_by(container.dumps(func, cloudpickle)[0])
     return {n: m for n, m in found.items() if "/tests/" not in m[0]}
 
 
@@ -157,14 +158,14 @@ class TestImporter:
     @pytest.fixture
     def importer(self, monkeypatch):
         """Give an importer, first of all."""
-        importer = program.Modules()
+        importer = Modules()
         monkeypatch.setattr(sys, "meta_path", [importer, *sys.meta_path])
         yield importer
-        importer.bring({})
+        importer.install({})
 
     def test_modules_and_packages_are_imported_from_memory(self, importer):
         """With relative imports, under the names of their files."""
-        importer.bring(
+        importer.install(
             {
                 "cp_pack": ("/no/cp_pack/__init__.py", True, b"from .sub import x"),
                 "cp_pack.sub": ("/no/cp_pack/sub.py", False, "x = 'ü'".encode()),
@@ -182,17 +183,17 @@ class TestImporter:
         one = {"cp_one": ("/no/cp_one.py", False, b"x = 1")}
         other = {"cp_other": ("/no/cp_other.py", False, b"x = 1")}
         changed = {"cp_one": ("/no/cp_one.py", False, b"x = 2")}
-        assert not importer.bring(one)
+        assert not importer.install(one)
         loaded = importlib.import_module("cp_one")
-        assert not importer.bring({**one, **other})
+        assert not importer.install({**one, **other})
         assert importlib.import_module("cp_one") is loaded
-        assert importer.bring({**changed, **other})
+        assert importer.install({**changed, **other})
         assert importlib.import_module("cp_one").x == 2
 
     def test_files_beside_a_package_are_found_where_they_can_be_seen(self, importer, tmp_path):
         """On a shared file system."""
         (tmp_path / "data.txt").write_text("here")
         init = str(tmp_path / "__init__.py")
-        importer.bring({"cp_pack": (init, True, b"")})
+        importer.install({"cp_pack": (init, True, b"")})
         importlib.import_module("cp_pack")
         assert (importlib.resources.files("cp_pack") / "data.txt").read_text() == "here"

@@ -21,7 +21,8 @@ import condorpool
 from condorpool.engine import copies, payload, pickling
 from condorpool.engine.description import START
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.runner import program
+from condorpool.runner import container
+from condorpool.runner.pickling import pickled
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -32,9 +33,9 @@ class TestContainer:
     def test_frames_come_back_uncopied_and_writable(self, tmp_path):
         """Also empty ones."""
         path = str(tmp_path / "x")
-        program.write(path, {"a": "ü"}, [b"one", b"", bytearray(3)])
-        about, frames = program.read(path)
-        assert about["python"] == program.PYTHON
+        container.write(path, {"a": "ü"}, [b"one", b"", bytearray(3)])
+        about, frames = container.read(path)
+        assert about["python"] == container.PYTHON
         assert (about["a"], [bytes(f) for f in frames]) == ("ü", [b"one", b"", b"\0\0\0"])
         assert not frames[0].readonly
         assert len({id(f.obj) for f in frames}) == 1
@@ -42,7 +43,7 @@ class TestContainer:
     def test_big_buffers_travel_out_of_band(self, tmp_path):
         """An array is written from its own memory."""
         data = bytearray(os.urandom(100_000))
-        frames = program.dumps(__import__("pickle").PickleBuffer(data))
+        frames = container.dumps(__import__("pickle").PickleBuffer(data))
         assert len(frames) == 2
         assert frames[1].obj is data
 
@@ -50,15 +51,15 @@ class TestContainer:
     def test_half_a_file_is_no_container(self, tmp_path, cut):
         """A reader never takes a part for the whole."""
         path = tmp_path / "x"
-        program.write(str(path), {}, [b"x" * 50])
+        container.write(str(path), {}, [b"x" * 50])
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(ValueError, match="x"):
-            program.read(str(path))
+            container.read(str(path))
         assert payload.read_outcome(path) is None
 
     def test_it_is_private_and_leaves_no_scratch(self, tmp_path):
         """Mode 0600, one file."""
-        program.write(str(tmp_path / "x"), {}, [])
+        container.write(str(tmp_path / "x"), {}, [])
         (file,) = tmp_path.iterdir()
         assert file.stat().st_mode & 0o777 == 0o600
 
@@ -80,7 +81,7 @@ class TestProgram:
             payload.write_crew(directory / "w", None, (), environment or {}, tmp_path)
             payload.write_call(directory / "c", payload.Call(func, style), share)
             payload.write_chunk(directory / "k", items, 0)
-            command = [directory / "launch.sh", sys.executable, program.PYTHON, "o"]
+            command = [directory / "launch.sh", sys.executable, container.PYTHON, "o"]
             command += [
                 "-c",
                 START,
@@ -447,14 +448,14 @@ class TestCode:
     def test_it_is_sent_with_its_file(self, cell):
         """Also inner functions, comprehensions, lambdas and what is in classes."""
         frames, _, files = pickling.pickled([cell["outer"], cell["Thing"], cell["call"]])
-        outer, thing, call = program.loads(frames)
+        outer, thing, call = container.loads(frames)
         functions = [outer, call, thing.method, thing.static, vars(thing)["value"].fget]
         known = {inner.co_filename for func in functions for inner in codes(func.__code__)}
         assert known == files == {"/tmp/ipykernel_1/1.py"}
 
     def test_it_comes_back_with_its_file(self, cell):
         """What a job returns was pickled there."""
-        back = program.loads(program.pickled(cell["outer"]))
+        back = container.loads(pickled(cell["outer"]))
         assert {c.co_filename for c in codes(back.__code__)} == {"/tmp/ipykernel_1/1.py"}
 
     def test_its_source_goes_along(self, cell, tmp_path):
@@ -466,7 +467,7 @@ class TestCode:
         exec("def made(x): return x", scope)
         calls = (cell["call"], scope["twice"], scope["made"])
         payload.write_call(tmp_path / "x", payload.Call(calls, "apply"), lambda modules: modules)
-        sources = program.read_about(str(tmp_path / "x"))["sources"]
+        sources = container.read_about(str(tmp_path / "x"))["sources"]
         assert sources["/tmp/ipykernel_1/1.py"] == CELL
         assert sources[str(script)] == script.read_text()
         assert "<string>" not in sources

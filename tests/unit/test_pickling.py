@@ -15,15 +15,15 @@ import cloudpickle
 import numpy
 import pytest
 
+from condorpool.engine.payload import support_archive
 from condorpool.engine.pickling import is_importable, pickled
-from condorpool.runner import program
+from condorpool.runner import container
 
-LOAD = f"""
+LOAD = """
 import sys
-sys.path.insert(0, {str(Path(program.__file__).parent)!r})
-import program
-sys.modules[program.shared.__module__] = program
-print(repr(program.loads(program.read(sys.argv[1])[1])()))
+sys.path.insert(0, sys.argv[1])
+from _condorpool_program.container import loads, read
+print(repr(loads(read(sys.argv[2])[1])()))
 """
 
 
@@ -40,8 +40,9 @@ def elsewhere(tmp_path):
     """Make a call in another process, as a job would; return what it shows."""
 
     def call(func):
-        program.write(str(tmp_path / "x"), {}, pickled(func)[0])
-        command = [sys.executable, "-c", LOAD, tmp_path / "x"]
+        container.write(str(tmp_path / "x"), {}, pickled(func)[0])
+        (tmp_path / "support.zip").write_bytes(support_archive())
+        command = [sys.executable, "-c", LOAD, tmp_path / "support.zip", tmp_path / "x"]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return ran.stdout.strip() or ran.stderr
 

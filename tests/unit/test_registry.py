@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from condorpool.cleaner import registry
-from condorpool.cleaner.registry import Entry, Owner
+from condorpool.cleaner.owner import Owner
+from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
 
@@ -65,6 +66,17 @@ class TestEntry:
         entry.write(on_exit="keep")
         assert registry.entries(entry.file.parent) == [replace(entry, on_exit="keep")]
         assert entry.file.stat().st_mode & 0o777 == 0o600
+
+    def test_its_work_may_be_resumed_elsewhere(self, entry):
+        """Then the cleaner looks for its jobs there."""
+        entry.write(origin={"schedd": "c"})
+        assert registry.entries(entry.file.parent)[0].origin == {"schedd": "c"}
+
+    def test_another_version_may_have_written_it(self, entry):
+        """Fields that are not known are ignored."""
+        text = entry.file.read_text()
+        entry.file.write_text(text.replace("{", '{"later": 1, ', 1))
+        assert registry.entries(entry.file.parent) == [entry]
 
     def test_it_belongs_to_whom_it_was_moved_to(self, entry, state):
         """With what was said about it; a second one who wants it is told."""

@@ -73,12 +73,12 @@ def check(submitkwargs: Mapping[str, Any] | None) -> dict[str, str]:
     return {_key(key): _value(key, value) for key, value in given.items()}
 
 
-def _key(key: Any) -> str:
+def _key(key: str) -> str:
     """Return a key in small letters: HTCondor ignores case, and here equal keys must meet."""
     checks.kind(f"the key {key!r} of submitkwargs", key, str, "a string")
     if not re.fullmatch(r"\+?[\w.]+", key):
         raise ValueError(f"submitkwargs[{key!r}]: a submit command is one word")
-    command: str = key.lower()
+    command = key.lower()
     if command.startswith(("my.", "+")):
         return key  # an attribute of the job, which is shown as it is written
     if command in _RESERVED:

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from typing import Literal
 
 from condorpool.engine.batches import Batch
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.interface.job import QueuedJob
+from condorpool.interface.options.keywords import Decision
 from condorpool.values.exceptions import JobHeldError
-
-#: What to do when nothing but held jobs is left.
-Policy = Literal["raise", "wait", "remove"]
-
-#: What a function may say that is asked about one held job.
-Decision = Literal["raise", "wait", "remove", "release"]
-
-OnHold = Policy | Callable[[QueuedJob], Decision]
-
-
-def check_on_hold(value: OnHold | None) -> OnHold | None:
-    """Return a policy for held jobs, or say which there are."""
-    policies = typing.get_args(Policy)
-    if value is not None and not callable(value) and value not in policies:
-        known = ", ".join(map(repr, policies))
-        raise ValueError(f"on_hold={value!r} is none of {known}, and no function")
-    return value
 
 
 class Decisions:
@@ -38,14 +21,14 @@ class Decisions:
         self._made: set[tuple[Job, int]] = set()
 
     def due(self, batch: Batch) -> list[Job]:
-        """Return the held jobs that the function was not asked about yet."""
+        """Return the held jobs about which the function was not asked."""
         with self._session.changed:
             return [job for job in batch.held if (job, job.holds) not in self._made]
 
     def make(self, decide: Callable[[QueuedJob], Decision], batch: Batch) -> JobHeldError | None:
-        """Ask, and do what is said; return the error that is to be raised.
+        """Ask, and do what the function answers; return the error that is to be raised.
 
-        Called without the session's lock.
+        Called without the session's lock: the function is the user's.
         """
         for held in self.due(batch):
             self._made.add((held, held.holds))
@@ -60,7 +43,7 @@ class Decisions:
                 job.remove()
             elif decision != "wait":
                 raise ValueError(
-                    f"on_hold's function said {decision!r} of {job!r}; it may say "
+                    f"on_hold's function returned {decision!r} for {job!r}; it may return "
                     f"{', '.join(map(repr, typing.get_args(Decision)))}"
                 )
         return None

@@ -1,0 +1,82 @@
+"""The owner of submit directories: a process, and the notebook that it runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from condorpool.personal import guardian
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, named so that no other ever has the name.
+
+    Parameters
+    ----------
+    start
+        When it started, in clock ticks.
+    boot, space
+        The boot of the machine, and the process name space: each container of a
+        machine counts its own processes.
+    """
+
+    pid: int
+    start: int
+    boot: str
+    space: str
+    host: str
+
+    @classmethod
+    def this(cls) -> Owner:
+        """Return this process."""
+        pid = os.getpid()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no path
+        return cls(pid, guardian.start_time(pid), boot, space, socket.gethostname())
+
+    @classmethod
+    def named(cls, name: str) -> Owner | None:
+        """Return the owner whose folder has this name; None for any other folder."""
+        process, _, host = name.partition("@")
+        try:
+            pid, start, boot, space = process.split("-")
+            return cls(int(pid), int(start), boot, space, host)
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.pid}-{self.start}-{self.boot}-{self.space}@{self.host}"
+
+    @property
+    def is_of_here(self) -> bool:
+        """Whether it ran in this machine or container, maybe before a reboot."""
+        here = Owner.this()
+        return (self.host, self.space) == (here.host, here.space)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it lives, as far as can be known here."""
+        here = Owner.this()
+        if self.host != here.host:
+            return True
+        if (self.boot, self.space) != (here.boot, here.space):
+            return False  # the directory's lock is checked as well
+        return guardian.start_time(self.pid) == self.start
+
+
+def kernel_id() -> str:
+    """Return the id of the notebook's kernel that this process is; a restart keeps it."""
+    application = sys.modules.get("ipykernel.kernelapp")
+    if not application or not application.IPKernelApp.initialized():
+        return ""
+    file = Path(application.IPKernelApp.instance().connection_file)
+    return file.stem.removeprefix("kernel-")
+
+
+def notebook_path() -> str:
+    """Return the path of the notebook that this kernel runs, if Jupyter says so."""
+    return os.environ.get("JPY_SESSION_NAME", "")

@@ -1,0 +1,141 @@
+"""What a pool was told, checked; and what that makes of the keywords of a call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from condorpool.access.accesspoint import AccessPoint
+from condorpool.engine.description import JobOptions, title
+from condorpool.interface.options import checks, commands, resources
+from condorpool.interface.options.keywords import (
+    DEFAULTS,
+    OnExit,
+    OnHold,
+    PoolKeywords,
+    Progress,
+    complete,
+)
+from condorpool.personal import PersonalHTCondor
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What a verb was told, and what it takes from its pool.
+
+    Parameters
+    ----------
+    base
+        The folder that the submit directory is in.
+    """
+
+    base: Path
+    job: JobOptions
+    on_hold: OnHold | None
+    echo: bool
+    progress: Progress | None
+    name: str | None
+    return_exceptions: bool
+    maxtries: int
+
+
+class Settings:
+    """The arguments of a `Pool`, which its verbs may override.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One that is wrong, named.
+    """
+
+    def __init__(
+        self,
+        processes: int | None,
+        initializer: Callable[..., object] | None,
+        initargs: Iterable[Any],
+        maxtasksperchild: int | None,
+        keywords: PoolKeywords,
+    ) -> None:
+        given = complete(PoolKeywords, keywords)
+        self.processes = checks.optional_count("processes", processes)
+        try:
+            self.maxtasksperchild = checks.optional_count("maxtasksperchild", maxtasksperchild)
+        except TypeError as error:  # as multiprocessing has it, for this one alone
+            raise ValueError(str(error)) from None
+        self.initializer = checks.function("initializer", initializer)
+        self.initargs = checks.positional("initargs", initargs)
+        self.submitkwargs = commands.check(given["submitkwargs"])
+        self.resources = resources.check(given, self.submitkwargs)
+        resources.commands(self.resources, self.submitkwargs)
+        self.killstats = checks.killstats(given["killstats"])
+        self.jobkwargs = {
+            **checks.jobkwargs({"submitdir": given["submitdir"]}),
+            "killstats": self.killstats,
+            **checks.jobkwargs(given["jobkwargs"]),
+        }
+        self.on_hold = checks.on_hold(given["on_hold"])
+        self.linger = checks.seconds("linger", given["linger"])
+        self.retire_after = checks.seconds(
+            "retire_after", given["retire_after"], least=0.001, may_be_infinite=True
+        )
+        self.schedd, self.collector, self.remote = (
+            checks.kind(name, given[name], (str, type(None)), "a string")
+            for name in ("schedd", "collector", "remote")
+        )
+        self.personal = checks.kind(
+            "personal",
+            given["personal"],
+            (PersonalHTCondor, str, os.PathLike, bool, type(None)),
+            "a bool, a folder or a PersonalHTCondor",
+        )
+        self.on_exit = checks.one_of("on_exit", given["on_exit"], OnExit)
+        self.echo = checks.kind("echo", given["echo"] or False, bool, "True or False")
+        self.progress = checks.one_of("progress", given["progress"], Progress, None)
+
+    def of_call(
+        self, kind: type, keywords: Mapping[str, Any], access_point: AccessPoint, cpus: int
+    ) -> CallOptions:
+        """Return what is true of a call with these keywords of a kind, as `ResultKeywords`.
+
+        Parameters
+        ----------
+        cpus
+            How many the HTCondor pool has.
+        """
+        given = {**DEFAULTS, **complete(kind, keywords)}
+        submit = commands.check(given["submitkwargs"])
+        asked = {**self.resources, **resources.check(given, submit)}
+        described = resources.commands(asked, {**self.submitkwargs, **submit})
+        if "memory_max" in asked:
+            access_point.check_memory_max()
+        name = given.get("name")
+        if name is not None:
+            described["batch_name"] = title(checks.calls_name(name))
+        progress = checks.one_of("progress", given["progress"], Progress, None)
+        echo = checks.kind("echo", given.get("echo"), (bool, type(None)), "True or False")
+        job = {**self.jobkwargs, **checks.jobkwargs(given["jobkwargs"])}
+        return CallOptions(
+            base=Path(job.pop("submitdir")).absolute(),
+            job=JobOptions(
+                submitkwargs={**self.submitkwargs, **described, **submit},
+                python=asked.get("python"),
+                task_timeout=asked.get("task_timeout"),
+                processes=self.processes,
+                cpus=cpus,
+                linger=self.linger,
+                retire_after=self.retire_after,
+                maxtasksperchild=self.maxtasksperchild,
+                initializer=self.initializer,
+                initargs=self.initargs,
+                **job,
+            ),
+            on_hold=checks.on_hold(given.get("on_hold")) or self.on_hold,
+            echo=self.echo if echo is None else echo,
+            progress=self.progress if progress == "auto" else progress,
+            name=name,
+            return_exceptions=given["return_exceptions"],
+            maxtries=checks.count("maxtries", given["maxtries"]),
+        )

@@ -1,0 +1,145 @@
+"""The submit directories of one pool: begun, taken over from another process, and ended."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from condorpool.access.accesspoint import AccessPoint
+from condorpool.cleaner import custody
+from condorpool.cleaner.owner import kernel_id, notebook_path
+from condorpool.display.notices import tell
+from condorpool.display.timeline import Chunk
+from condorpool.engine import description
+from condorpool.engine.session import MOST_MADE, Session
+from condorpool.engine.staffing import Staffing
+from condorpool.engine.state import SessionState
+from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.tracker import tracker
+from condorpool.interface.leftovers import Leftover
+from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.locks import uninterrupted
+
+#: Seconds between the notices that say what a closing pool waits for.
+_NOTE_INTERVAL = 10.0
+
+
+class Sessions:
+    """A session for each folder in which a pool has submitted calls.
+
+    Parameters
+    ----------
+    on_exit
+        What happens to them when this process ends without closing the pool.
+    """
+
+    def __init__(self, access_point: AccessPoint, on_exit: str) -> None:
+        self._access_point = access_point
+        self._on_exit = on_exit
+        self._lease = 0.0 if on_exit == "keep" else description.LEASE
+        self._by_folder: dict[Path, Session] = {}
+        #: When and where the latest chunks were made.
+        self.made: deque[Chunk] = deque(maxlen=MOST_MADE)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_folder.values()))
+
+    def get(self, base: Path) -> Session:
+        """Return the session whose submit directory is in this folder; begin it if there is none."""
+        return self._by_folder.get(base) or self._begin(base)
+
+    def staffing(self, base: Path) -> Staffing:
+        """Return what describes the jobs of the session that `get` returns, but write nothing."""
+        if known := self._by_folder.get(base):
+            return known.staffing
+        return Staffing(SessionState(SubmitDir.new(base), self._access_point, self._lease))
+
+    @uninterrupted
+    def _begin(self, base: Path) -> Session:
+        """Make a submit directory, which is cleaned up whatever happens to this process."""
+        directory = SubmitDir.new(base)
+        custody.register(directory.path, self._access_point, self._on_exit)
+        try:
+            directory.make(
+                lease=self._lease,
+                queue=self._access_point.queue,
+                kernel=kernel_id(),
+                notebook=notebook_path(),
+            )
+            session = Session(directory, self._access_point, self._lease)
+        except BaseException:
+            custody.unregister(directory.path)
+            raise
+        self.follow(session, base)
+        return session
+
+    def take_over(self, left: Leftover) -> Session:
+        """Own what another process has left in a submit directory; nothing of it is followed yet.
+
+        Raises
+        ------
+        CondorPoolError
+            Another process was quicker, or still works on it; or the jobs are in the
+            queue of another access point.
+        """
+        here, origin = self._access_point, left.entry.origin
+        there = here if origin == here.origin else left.entry.access_point()
+        if there and there.queue != here.queue:
+            raise CondorPoolError(
+                f"the jobs of {left.name!r} are at {there.name}, and this pool's at "
+                f"{here.name}: condorpool.attach({left.name!r}) makes a pool there."
+            )
+        directory = custody.take_up(left.entry, self._on_exit, here.origin)
+        return Session.taken_up(directory, here)
+
+    def follow(self, session: Session, base: Path | None = None) -> None:
+        """Have the tracker follow a session; new calls in ``base`` are posted there, too."""
+        session.made = self.made
+        self._by_folder[base or session.directory.path] = session
+        tracker().follow(session)
+
+    def terminate(self) -> None:
+        """Remove every job."""
+        for session in self:
+            session.terminate()
+
+    def end(self, patience: float) -> None:
+        """Wait until all jobs have ended, and clean up.
+
+        Parameters
+        ----------
+        patience
+            Seconds for an access point that does not answer, and for values to be read.
+        """
+        noted = time.monotonic()
+
+        def note(what: str) -> None:
+            nonlocal noted
+            if time.monotonic() - noted > _NOTE_INTERVAL:
+                noted = time.monotonic()
+                tell(f"waiting for {what} before the pool is closed")
+
+        sessions = list(self._by_folder.items())
+        are_over = [session.wait_all(note, patience) for _, session in sessions]
+        with uninterrupted:
+            for (folder, session), is_over in zip(sessions, are_over, strict=True):
+                if self._by_folder.pop(folder, None):  # another thread may end it too
+                    _leave(session, is_over=is_over)
+
+    def forget(self) -> None:
+        """Drop the sessions without a word to HTCondor: they are those of a parent process."""
+        self._by_folder = {}
+
+
+def _leave(session: Session, *, is_over: bool) -> None:
+    """Clean up after a session whose calls have ended."""
+    tracker().unfollow(session)
+    session.follower.close()
+    path = session.directory.path
+    if is_over:
+        custody.unregister(path, session.clean())
+    else:
+        tell(f"some jobs of {path} are still queued; clean-up continues in the background")
+        custody.hand_over(path)

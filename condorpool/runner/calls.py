@@ -1,0 +1,294 @@
+"""Makes the calls of a job, one after the other in one process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from itertools import repeat
+
+from . import container, sharing
+from .container import loads
+from .imports import modules
+from .outcomes import describe, frames_of, traceback_of, words_of
+from .streams import Streams
+from .surroundings import Surroundings
+from .timelimit import arm, disarm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+NEVER = float("inf")
+
+#: After each of the first calls of a chunk the surroundings are restored, however short it was.
+FIRST = 8
+
+#: Then they are restored once in so many seconds, several times what that takes; and
+#: thoroughly after a call that took ``LONGER`` than that.
+SHORT, LONGER = 100e-6, 1e-3
+
+#: Whether this is a child that a call has forked.
+_is_child = False
+
+# A call may have replaced or deleted these.
+_exit = os._exit
+Anything = BaseException
+
+
+def _note_fork() -> None:
+    global _is_child  # noqa: PLW0603 - it is the process's
+    _is_child = True
+
+
+def attempt(
+    func: Any,
+    args: Iterable[Any],
+    kwargs: dict[str, Any],
+    limit: float | None = None,
+    stderr: int = 2,
+) -> tuple[Any, bool]:
+    """Make one call; return its value and True, or its exception and False."""
+    try:
+        if limit is None:
+            value, is_value = func(*args, **kwargs), True
+        else:
+            try:
+                arm(limit, stderr)
+                value, is_value = func(*args, **kwargs), True
+            finally:
+                disarm()
+    except Anything as error:  # also SystemExit and KeyboardInterrupt
+        value, is_value = error, False
+    if _is_child:
+        _exit(0)  # a child that the call forked returned here, too; the outcome is its parent's
+    return value, is_value
+
+
+def arguments_of(style: str, items: list[Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Return the arguments of every call in a chunk.
+
+    No generator, in which a trace function that a call has set could raise.
+    """
+    if style == "map":
+        return zip(zip(items), repeat({}))
+    return zip(items, repeat({})) if style == "starmap" else iter(items)
+
+
+def names_of(func: Any) -> dict[str, Any]:
+    """Return a function's globals and itself, by their names."""
+    children = getattr(sys.modules.get("multiprocessing.process"), "_children", None)
+    if children:
+        return {}  # processes that an earlier call started may know others by these names
+    try:
+        inner = getattr(func, "func", func)  # of a partial
+        inner = getattr(inner, "__func__", inner)  # of a method
+        return {inner.__name__: inner, **inner.__globals__}
+    except Exception:  # it is no function, and may be anything
+        return {}
+
+
+class Worker:
+    """The process as all calls find it: environment, working directory, initializer.
+
+    Parameters
+    ----------
+    crew
+        The contents of the crew's file.
+
+    Attributes
+    ----------
+    shares
+        Whether the file system is shared, so that the job sees the submit directory.
+    is_submit_machine
+        Whether this is the machine of the client.
+    spoiled
+        Why this job must make no more calls; empty if it may.
+    """
+
+    def __init__(self, crew: tuple[dict[str, Any], list[Any]]) -> None:
+        about, self.initial = crew
+        self.host = os.uname().nodename
+        self.mismatch = ""
+        if about["python"] != container.PYTHON:
+            self.mismatch = (
+                f"this notebook's Python is {about['python']}, "
+                f"and {sys.executable} on {self.host} is Python {container.PYTHON}"
+            )
+        for name, value in about["environment"].items():
+            os.environ.setdefault(name, value)  # what HTCondor has set for the job stands
+        # With file transfer the job is in a scratch folder of its own.  Where HTCondor
+        # uses a shared file system it starts in the submit directory, and calls are
+        # made where the user works.
+        self.submit_dir = os.getcwd()
+        scratch = os.environ.get("_CONDOR_SCRATCH_DIR")
+        self.shares = not (scratch and os.path.samefile(self.submit_dir, scratch))
+        self.is_submit_machine = self.shares and about["host"] == self.host
+        self.directory = about["directory"] if self.shares else self.submit_dir
+        # Imports come from where the calls are made, then from the archive.
+        sys.path[0] = self.directory
+        sys.meta_path.insert(0, modules)
+        # The notebook's functions and classes belong to a module of this name.  It is
+        # a new one, not the one that has started this program.
+        self.names: dict[str, Any] = {}
+        main = sys.modules["__main__"] = type(sys)("__main__")
+        main.__getattr__ = self.attribute_of_main  # type: ignore[method-assign]
+        self.streams = Streams()
+        self.surroundings = Surroundings(self.streams.restore)
+        self.spoiled = ""
+        os.register_at_fork(after_in_child=_note_fork)
+        self.is_initialized = False
+        self.initializer_error: BaseException | None = None
+        self.last: tuple[str, Any, dict[str, Any]] = ("", None, {})
+
+    def attribute_of_main(self, name: str) -> Any:
+        """Return what a call knows by a name in ``__main__``; its forked children look there."""
+        if name in self.names and name[:2] != "__":
+            return self.names[name]
+        raise AttributeError(f"module '__main__' has no attribute {name!r}")
+
+    def initialize(self) -> None:
+        """Run the initializer."""
+        self.is_initialized, self.initializer_error = True, None
+        self.surroundings.loaded = -1
+        try:
+            os.chdir(self.directory)
+            initializer, initargs = loads(self.initial)
+            if initializer is not None:
+                initializer(*initargs)
+        except BaseException as error:  # every call of every chunk raises it
+            self.initializer_error = error
+
+    def load_call(self, name: str, read: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the function of a call, and what else its chunks share.
+
+        ``read()`` reads the container called ``name``; the last one is remembered.
+        """
+        if self.last[0] != name:
+            shared, frames = read()
+            if modules.install(shared["modules"]):
+                # Objects made with the old modules do not fit the new ones.
+                sharing.forget()
+                self.is_initialized = False
+        if not self.is_initialized:
+            self.initialize()
+        if self.last[0] != name:
+            self.last = (name, loads(frames), shared)
+        return self.last[1:]
+
+    def make(
+        self,
+        name: str,
+        read: Any,
+        chunk: list[Any],
+        first: int,
+        end: int,
+        shrink: Any = None,
+        pause: float = NEVER,
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """Make the calls ``first`` to ``end`` of a chunk; return the outcome.
+
+        Parameters
+        ----------
+        name, read
+            The call's file, and the function that reads it; see `load_call`.
+        chunk
+            The frames with the arguments.
+        shrink
+            Called every ``pause`` seconds as ``shrink(next, end, seconds)``, with the
+            seconds that the calls ``next`` to ``end`` will take; returns the new end.
+        """
+        about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
+        if self.mismatch:
+            return dict(about, count=end - first, mismatch=self.mismatch), []
+        failure: BaseException | None = None
+        items, style = [], "map"
+        started = time.time()
+        try:
+            func, shared = self.load_call(name, read)
+            started, style = time.time(), shared["style"]
+            items = loads(chunk)
+        except BaseException as error:
+            failure = error
+        failure = self.initializer_error or failure
+        if failure is not None:
+            problem, trace = failure, traceback_of(failure)
+
+            def func(*_: Any) -> None:  # the calls cannot be made: each raises this
+                raise BaseException.with_traceback(problem, trace)
+
+            items, first, end, style = [()] * (end - first), 0, end - first, "starmap"
+            shared = {"sources": {}, "splits": False, "task_timeout": None}
+        self.surroundings.mark()
+        self.streams.restore()
+        self.streams.printed()
+        self.names = names_of(func)
+        arguments = arguments_of(style, items[first:end])
+        calls = self.calls(func, shared, arguments, first, end, shrink, pause)
+        printed = self.streams.printed()
+        about.update(started=started, seconds=time.time() - started, printed=printed)
+        about["task_timeout"] = shared["task_timeout"]
+        self.names = {}  # the notebook may have others by now: outcomes go by value
+        outcomes, frames = frames_of(calls)
+        if outcomes is not None:
+            self.tidy()  # pickling these values has run code of the user's
+        return dict(about, calls=outcomes, count=len(calls)), frames
+
+    def calls(
+        self,
+        func: Any,
+        shared: dict[str, Any],
+        arguments: Iterator[tuple[Any, dict[str, Any]]],
+        first: int,
+        end: int,
+        shrink: Any,
+        pause: float,
+    ) -> list[tuple[Any, str]]:
+        """Make calls; return for each its value, or its exception and the traceback's text."""
+        limit, stderr, sources = shared["task_timeout"], self.streams.kept[2], shared["sources"]
+        restore, clock = self.surroundings.restore, time.monotonic
+        made: list[tuple[Any, str]] = []
+        begun = now = clock()
+        restore_after = 0.0
+        ask_after = begun + (pause if shared["splits"] else NEVER)
+        for done, (args, kwargs) in enumerate(arguments, first + 1):
+            value: Any = None
+            is_value = None
+            try:
+                value, is_value = attempt(func, args, kwargs, limit, stderr)
+                now = clock()
+                if not is_value:
+                    self.tidy()
+                elif now > restore_after and done < end:
+                    restore(now > restore_after + LONGER)
+                    restore_after = clock() + SHORT if len(made) > FIRST else 0.0
+            except Anything as error:  # from the call's own alarm, or its trace function
+                if is_value is None:
+                    value = error
+                self.tidy()
+            made.append((value, "" if is_value else describe(value, sources)))
+            if done < end and now > ask_after:
+                end = shrink(done, end, (now - begun) / len(made) * (end - done))
+                ask_after = clock() + pause
+            if done >= end:
+                break  # not one more: the next calls are a chunk of their own now
+        try:
+            self.tidy()
+        except Anything:  # from the last call's alarm or trace function, which is gone now
+            self.tidy()
+        return made
+
+    def tidy(self) -> None:
+        """Restore all that calls have changed, or note why the job must end."""
+        for _ in (1, 2, 3):
+            try:
+                self.surroundings.restore()
+            except Anything as error:  # from a call's alarm or trace function: try again
+                why = words_of(error)
+            else:
+                why = self.surroundings.spoiled
+                break
+        if not self.streams.are_whole:
+            why = why or "standard output or standard error was closed"
+        self.spoiled = self.spoiled or why

@@ -1,0 +1,18 @@
+"""The names and numbers that the runner and the client agree on; see PROTOCOL.md."""
+
+#: The name of this package in a job, and in all pickles that mention it.
+PROGRAM = "_condorpool_program"
+
+#: In the folder of posted chunks, a file with this name tells runners to end.
+CLOSED = "CLOSED"
+
+#: The event that announces an outcome has this word, then the chunk's name.
+ANNOUNCES = "condorpool-outcome"
+
+# Exit codes.  A job that made its calls exits with 0; 72 (no Python) is launch.sh's.
+#: The runner itself has failed.
+EX_SOFTWARE = 70
+#: The runner, or launch.sh, cannot read its files or write the outcome.
+EX_CANNOT_WRITE = 73
+#: The job has no chirp channel to the access point.
+EX_NO_CHIRP = 74

@@ -1,0 +1,97 @@
+"""The keywords of pools and verbs: one place names them, and tools know them from there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+from IPython.core.completer import IPCompleter, provisionalcompleter
+
+from condorpool import Executor, Pool
+from condorpool.interface.options import keywords, resources
+from condorpool.interface.options.keywords import (
+    CallKeywords,
+    JobKeywords,
+    PoolKeywords,
+    ResultKeywords,
+)
+
+TAKES = [
+    (Pool.__init__, PoolKeywords),
+    (Executor.__init__, PoolKeywords),
+    (Pool.apply, ResultKeywords),
+    (Pool.apply_async, ResultKeywords),
+    (Pool.map, ResultKeywords),
+    (Pool.map_async, ResultKeywords),
+    (Pool.starmap, ResultKeywords),
+    (Pool.starmap_async, ResultKeywords),
+    (Pool.imap, CallKeywords),
+    (Pool.imap_unordered, CallKeywords),
+    (Pool.submit_description, JobKeywords),
+]
+
+
+@pytest.mark.parametrize(("function", "kind"), TAKES, ids=lambda x: getattr(x, "__qualname__", ""))
+def test_a_function_says_what_it_takes(function, kind):
+    """To a type checker by Unpack, and to `inspect.signature` by name."""
+    unpacked = [hint for hint in function.__annotations__.values() if hint.startswith("Unpack")]
+    assert unpacked == [f"Unpack[{kind.__name__}]"]
+    parameters = inspect.signature(function).parameters
+    assert set(kind.__annotations__) <= set(parameters)
+    assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+@pytest.mark.parametrize("use_jedi", [False, True])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("pool.map(abs, [1], mem", {"memory=", "memory_max="}),
+        ("pool.imap(abs, [1], echo", {"echo="}),
+        ("pool.apply_async(abs, (1,), retu", {"return_exceptions="}),
+        ("pool.submit_description(abs, requ", {"requirements="}),
+        ("Pool(lin", {"linger="}),
+        ("Pool(4, subm", {"submitkwargs=", "submitdir="}),
+        ("Executor(4, mem", {"memory=", "memory_max="}),
+    ],
+)
+def test_the_tab_key(line, expected, use_jedi):
+    """IPython completes keywords, with Jedi and without."""
+    names = {"pool": object.__new__(Pool), "Pool": Pool, "Executor": Executor}
+    completer = IPCompleter(namespace=names, use_jedi=use_jedi)
+    with provisionalcompleter():
+        found = {completion.text for completion in completer.completions(line, len(line))}
+    start = re.search(r"\w*$", line)[0]
+    assert expected <= {text if text.startswith(start) else start + text for text in found}
+
+
+def test_the_signature_says_the_defaults():
+    """As ``Pool?`` shows them."""
+    parameters = inspect.signature(Pool).parameters
+    assert parameters["linger"].default == 10.0
+    assert parameters["memory"].default is None
+    assert parameters["memory"].annotation == "str | float | None"
+
+
+def test_what_jobs_need_is_among_the_keywords():
+    """With what reads it."""
+    assert set(resources.KEYWORDS) | {"submitkwargs", "jobkwargs"} == set(
+        JobKeywords.__annotations__
+    )
+    known = {name for _, kind in TAKES for name in kind.__annotations__}
+    assert set(keywords.DEFAULTS) <= known
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        (ResultKeywords, "memroy", "'memroy': did you mean memory?"),
+        (ResultKeywords, "return_exception", "did you mean return_exceptions?"),
+        (CallKeywords, "return_exceptions", "'return_exceptions': there are memory, "),
+        (PoolKeywords, "on_ext", "did you mean on_exit?"),
+    ],
+)
+def test_a_keyword_that_there_is_not(kind, name, words):
+    """The error says which one is meant, or which there are."""
+    with pytest.raises(TypeError, match=re.escape(words)):
+        keywords.complete(kind, {name: 1})

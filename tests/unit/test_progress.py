@@ -10,8 +10,8 @@ import pytest
 
 from condorpool.display import progress, report, textbar
 from condorpool.display.progress import Meter, Progress
-from condorpool.display.timeline import Chunk
 from condorpool.engine.batches import Batch, Cluster, Crew
+from condorpool.engine.chunks import Chunk
 from condorpool.engine.description import JobOptions
 from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobEvent
@@ -43,6 +43,7 @@ class Calls:
         crew.clusters.append(self.cluster)
         self._session = SimpleNamespace(changed=threading.Condition(), silent=None, is_closed=False)
         self._errors = {}
+        self._calls = SimpleNamespace(batch=self._batch, errors=self._errors)
 
     @property
     def calls_ended(self):

@@ -333,7 +333,7 @@ def check_expression(name: str, text: str) -> str:
     try:
         classad2.ExprTree(text)
     except (classad2.ClassAdException, ValueError) as error:
-        raise ValueError(f"{name}={text!r} is no ClassAd expression: {error}") from error
+        raise ValueError(f"{name}={text!r} is not a ClassAd expression: {error}") from error
     return text
 
 

@@ -1,7 +1,7 @@
 """What makes the calls happen.
 
 A `session` posts calls: as files (`submitdir`, `payload`, `modules`) in chunks of a batch,
-for the jobs of a crew (`batches`) that `staffing` submits (`description`, `resources`).  How objects are
+for the jobs of a crew (`batches`) that `staffing` submits (`description`).  How objects are
 pickled is in `pickling`, what is said when they cannot be in `blame`, or repeat themselves in
 `copies`.  What is known of calls is the `state`; the `tracker`'s thread has a `follower` for
 each session, `deliveries` runs the code of users' values and callbacks in threads of its own,

@@ -1,4 +1,4 @@
-"""The submit description: exactly what HTCondor gets for one call of map."""
+"""The submit description: exactly what HTCondor gets for the jobs of a crew."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from condorpool.engine import submitdir as names
 from condorpool.runner.container import PYTHON
 from condorpool.runner.names import PROGRAM
 
-#: Jobs of a map that are in the queue at once, at most, when the user sets no limit.
-#: Ten times as many keep the access point, and all who ask it, waiting for a second.
+#: The most jobs that are in the queue at once when the user sets no limit.  With ten times as
+#: many, each query of the access point takes a second.
 QUEUE_LIMIT = 1_000
 
 #: What the program loader, the C library and the interpreter read when they start; nothing
@@ -38,7 +38,7 @@ BEFORE_PYTHON = tuple(
     PYTHON_THREAD_INHERIT_CONTEXT""".split()
 )
 
-#: Options of the interpreter that change what calls come to; others, like the
+#: Options of the interpreter that can change the results of calls; others, like the
 #: frozen_modules=off of notebooks, only take time.
 _X_OPTIONS = (
     "dev", "utf8", "int_max_str_digits", "warn_default_encoding", "no_debug_ranges", "gil",
@@ -56,21 +56,21 @@ START = (
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How jobs are described, and what becomes of them.
+    """How jobs are described, and what happens to them and their files.
 
     Calls whose options differ never share a job.
 
     Parameters
     ----------
     submitkwargs
-        The user's own commands, checked; they win.
+        The user's own commands, checked; they override ours.
     python
         Interpreter on the execution point; None for this one's path, or whatever
         Python of the same version the execution point has.
     task_timeout
         Seconds that a call may take.
     processes
-        The most jobs at once, if the user said so.
+        The most jobs at once, if the user set a limit.
     cpus
         How many CPUs the HTCondor pool has.
     linger
@@ -124,7 +124,7 @@ _OUT_OF_LEASE = (
     " && time() > EnteredCurrentStatus + {}"
 )
 
-#: Seconds for which jobs that are idle or held outlive whoever wants them.
+#: Seconds for which idle and held jobs stay in the queue after their owner, and its cleaner, have died.
 LEASE = 86_400.0
 
 #: Commands that take a list of files; the user's are added to ours.
@@ -143,7 +143,7 @@ def _literal(text: str) -> str:
 
 
 def title(name: str) -> str:
-    """Write a name for people to see: HTCondor makes nothing of it."""
+    """Return a name as HTCondor shows it: none of it is read as a macro."""
     # $$ cannot be quoted, and a backslash at the end would take the next command in.
     return _literal(re.sub(r"\$+", "$", name).rstrip("\\")) or "calls"
 
@@ -159,8 +159,8 @@ def _filled(text: str) -> str:
 
 
 def _environment(run: str) -> str:
-    # Without a seed of the user's, the jobs of a run agree at least with each other on
-    # the hashes of strings, and the order of sets.
+    # If the user set no seed, all jobs of a run get the same: they agree with each other on the
+    # hashes of strings, and so on the order of sets.
     seed = zlib.crc32(run.encode())
     known = {"PYTHONHASHSEED": str(seed), **os.environ}
     if known["PYTHONHASHSEED"] == "random":
@@ -211,7 +211,7 @@ def build(
     keep_claim
         Seconds for which HTCondor keeps the slot for the next jobs.
     lease
-        Seconds after which jobs that wait leave the queue unless somebody renews
+        Seconds after which jobs that wait leave the queue unless the owner renews
         it; 0 for never.
     shared
         Files with shared objects that go along.
@@ -287,11 +287,11 @@ def jobs_of(run: str) -> str:
 
 
 def renew(access_point: AccessPoint, run: str, lease: float) -> None:
-    """Let the jobs of a run that wait stay in the queue for another lease from now on."""
+    """Let waiting jobs of a run stay in the queue for another lease from now on."""
     until = str(round(time.time() + lease))
     access_point.edit(jobs_of(run), "CondorpoolLease", until)
 
 
 def sends_environment(submitkwargs: Mapping[str, str]) -> bool:
-    """Whether the environment goes along: not when the user says what a job gets."""
+    """Return whether our environment is sent: not when the user's commands set one."""
     return not {key.lower() for key in submitkwargs} & {"environment", "env", "getenv", "get_env"}

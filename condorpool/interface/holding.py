@@ -20,7 +20,7 @@ class Decisions:
         self._made: set[tuple[int, int, int]] = set()
 
     def due(self, batch: Batch) -> list[tuple[Cluster, int]]:
-        """Return the held jobs that nobody was asked about."""
+        """Return the held jobs about which the function was not asked."""
         with self._session.changed:
             return [
                 (cluster, proc)
@@ -29,9 +29,9 @@ class Decisions:
             ]
 
     def make(self, decide: Callable[[QueuedJob], Decision], batch: Batch) -> JobHeldError | None:
-        """Ask, and do what is said; return the error that is to be raised.
+        """Ask, and do what the function answers; return the error that is to be raised.
 
-        Called without the session's lock.
+        Called without the session's lock: the function is the user's.
         """
         for cluster, proc in self.due(batch):
             self._made.add((cluster.number, proc, cluster.jobs[proc].holds))
@@ -45,7 +45,7 @@ class Decisions:
                 job.remove()
             elif decision != "wait":
                 raise ValueError(
-                    f"on_hold's function said {decision!r} of {job!r}; it may say "
+                    f"on_hold's function returned {decision!r} for {job!r}; it may return "
                     f"{', '.join(map(repr, typing.get_args(Decision)))}"
                 )
         return None

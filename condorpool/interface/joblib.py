@@ -1,4 +1,4 @@
-"""joblib's way to a pool, for what is written for joblib, as scikit-learn is."""
+"""A back end of joblib, for code that uses joblib, such as scikit-learn."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         return future
 
     def retrieve_result_callback(self, out: concurrent.futures.Future[Any]) -> Any:
-        """Return what a batch came to."""
+        """Return what a batch of calls returned, or raise what it raised."""
         return out.result()
 
-    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 - a pool is soon made
-        """Remove what runs: nobody wants it any more."""
+    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 - a new pool is made quickly
+        """Remove all jobs: their results are not needed."""
         if self._executor:
             self._executor.pool.terminate()
         self.terminate()

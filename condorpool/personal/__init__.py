@@ -1,16 +1,15 @@
 """The embedded HTCondor: a real one, installed and run by an ordinary user."""
 
-from condorpool.personal.daemons import (
-    PersonalHTCondor,
+from condorpool.personal.daemons import PersonalHTCondor, start
+from condorpool.personal.inspection import (
     PersonalStatus,
     environment,
     running,
-    start,
     status,
-    stop,
     surrounding,
 )
 from condorpool.personal.install import Installation, find, install
+from condorpool.personal.stopping import stop
 
 __all__ = [
     "Installation",

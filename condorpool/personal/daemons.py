@@ -7,21 +7,19 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.access.outlook import total_cpus
 from condorpool.personal import configuration, folders, guardian
+from condorpool.personal.inspection import access_point_in, installation_of
 from condorpool.personal.install import Installation, find
+from condorpool.personal.stopping import end, end_leftovers, stop
 from condorpool.values.exceptions import (
     HTCondorError,
     HTCondorNotFoundError,
@@ -31,13 +29,6 @@ from condorpool.values.exceptions import (
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-_STOP_SECONDS = 30.0
-
-_STATES = {
-    1: "idle", 2: "running", 3: "removed", 4: "completed", 5: "held",
-    6: "transferring output", 7: "suspended",
-}  # fmt: skip
 
 Progress = Callable[[str], object]
 
@@ -103,7 +94,7 @@ class PersonalHTCondor:
 
     def access_point(self) -> AccessPoint:
         """Return where to submit jobs; a schedd that was restarted has a new address."""
-        self._access_point = _access_point(self.folder) or self._access_point
+        self._access_point = access_point_in(self.folder) or self._access_point
         return self._access_point
 
     def log_tails(self, lines: int = 15) -> str:
@@ -124,44 +115,6 @@ class PersonalHTCondor:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-@dataclass(frozen=True)
-class PersonalStatus:
-    """What is known about a personal HTCondor.
-
-    Parameters
-    ----------
-    folder
-        Where it is, or would be.
-    running
-        Whether it runs.
-    detached
-        Whether it stays until it is stopped.
-    version
-        HTCondor's, as ``25.14.1``.
-    guardian_pid, master_pid
-        The processes that keep and run it.
-    users
-        The processes that use it.
-    cpus
-        How many it offers.
-    jobs
-        Number of jobs in the queue by state.
-    ended
-        How ``condor_master`` ended, if it was not stopped.
-    """
-
-    folder: Path
-    running: bool
-    detached: bool = False
-    version: str = ""
-    guardian_pid: int | None = None
-    master_pid: int | None = None
-    users: list[int] = field(default_factory=list)
-    cpus: int = 0
-    jobs: dict[str, int] = field(default_factory=dict)
-    ended: str = ""
 
 
 # Starting
@@ -228,9 +181,9 @@ def start(
         except BaseException as error:
             # The start lock is free again: the guardian needs it to end.
             if launched:
-                _end(path)
+                end(path)
             elif isinstance(error, _GoneError):
-                _end(path)
+                end(path)
                 continue
             if isinstance(error, OSError):
                 raise folders.cannot(f"start HTCondor in {path}", error) from error
@@ -257,7 +210,7 @@ def _launch(
     folder: Path, installation: Installation, cpus: int | None, settings: Mapping[str, str]
 ) -> None:
     """Prepare the folder and start the guardian in it."""
-    _end_leftovers(folder)
+    end_leftovers(folder)
     guardian.empty(folder)
     alive = os.open(folder / folders.ALIVE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -313,7 +266,7 @@ def _wait_until_ready(folder: Path, deadline: float) -> PersonalHTCondor:
             raise _GoneError(_explain(folder, "the process that guards it has ended"))
         if not ready.exists() and (death := _daemon_death(folder)):
             raise PersonalError(_explain(folder, death))
-        access_point = _access_point(folder)
+        access_point = access_point_in(folder)
         if "master" in state and access_point and _answers(access_point):
             ready.touch(mode=0o600)
             return _running(folder, access_point, state)
@@ -334,53 +287,8 @@ def _answers(access_point: AccessPoint) -> bool:
 
 def _running(folder: Path, access_point: AccessPoint, state: Mapping[str, Any]) -> PersonalHTCondor:
     return PersonalHTCondor(
-        folder, _installation(folder), access_point, master_pid=int(state["master"][0])
+        folder, installation_of(folder), access_point, master_pid=int(state["master"][0])
     )
-
-
-def _installation(folder: Path) -> Installation:
-    """Return the programs that the one in this folder was started with."""
-    known = folders.read_json(folder / "installation.json")
-    return Installation(
-        **{name: Path(known[name]) for name in ("sbin", "bin", "libexec", "lib")},
-        version=known["version"],
-        source=known["source"],
-    )
-
-
-def _access_point(folder: Path) -> AccessPoint | None:
-    """Return where to submit, as soon as the daemons have written their addresses."""
-    run = folder / "local/run"
-    schedd = _address(run / "schedd_address")
-    collector = _address(run / "collector_address")
-    if schedd is None or collector is None:
-        return None
-    try:
-        started = (run / "schedd_address").stat().st_mtime
-        made = (folder / "condor_config").stat().st_mtime_ns
-    except FileNotFoundError:
-        return None  # it is being deleted
-    return AccessPoint(
-        name=f"personal HTCondor in {folder}",
-        schedd_address=schedd[0],
-        collector_address=collector[0],
-        version=schedd[1],
-        started=started,
-        claims=configuration.CLAIMS,
-        memory=configuration.fair_memory(),
-        relocate=lambda: _access_point(folder),
-        origin={"personal": str(folder)},
-        queue=f"{folder} {made}",  # the next one in this folder has a queue of its own
-    )
-
-
-def _address(path: Path) -> list[str] | None:
-    """Return a daemon's address and version."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return lines if len(lines) >= 2 else None
 
 
 # What went wrong
@@ -427,232 +335,3 @@ def _log_tails(folder: Path, lines: int) -> str:
         if last:
             tails += [f"--- {log.name}", *last]
     return "\n".join(tails)
-
-
-# Stopping
-
-
-def stop(folder: str | os.PathLike[str] | None = None, *, keep_folder: bool = False) -> bool:
-    """End a personal HTCondor now, with its jobs, whoever uses it; tell whether one ran.
-
-    Returns when no process of it is left.
-
-    Parameters
-    ----------
-    folder
-        As for `start`.
-    keep_folder
-        Leave its files, to look at the logs.  The next `start` there deletes them.
-    """
-    path = folders.resolve(folder)
-    if not folders.is_made(path):
-        return False
-    ran = folders.is_guarded(path)
-    _end(path, keep_folder=keep_folder)
-    return ran
-
-
-def _end(folder: Path, *, keep_folder: bool = False) -> None:
-    """End what runs in the folder, and see to it that nothing is left."""
-    request = signal.SIGUSR1 if keep_folder else signal.SIGTERM
-    deadline = time.monotonic() + _STOP_SECONDS
-    asked = None
-    # The last that it does is to delete its files, so also wait for itself.
-    while folders.is_guarded(folder) or folders.living({"guardian": asked}, "guardian"):
-        state = folders.state(folder)
-        if asked is None:
-            asked = state.get("guardian")
-            _signal_guardian(state, request)
-        elif state.get("guardian", asked) != asked:
-            return  # that one has ended, and somebody has already started another
-        if time.monotonic() > deadline:
-            if not _signal_guardian({"guardian": asked}, signal.SIGKILL):
-                raise PersonalError(
-                    f"the HTCondor in {folder} runs where this process cannot see it, perhaps in "
-                    "another container: stop it there."
-                )
-            deadline += _STOP_SECONDS
-        time.sleep(folders.POLL_SECONDS / 2)
-    folders.unuse(folder)
-    _clear_dead(folder, keep_folder=keep_folder)
-
-
-def _signal_guardian(state: Mapping[str, Any], number: int) -> bool:
-    pid = folders.living(state, "guardian")
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-    return pid is not None
-
-
-def _clear_dead(folder: Path, *, keep_folder: bool) -> None:
-    """Clear up behind a guardian that could not do so."""
-    try:
-        lock = os.open(folder / guardian.START_LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return  # it could
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        in_place = folders.in_place(lock, folder / guardian.START_LOCK)
-        if in_place and not folders.is_guarded(folder):
-            _end_leftovers(folder)
-            if not keep_folder:
-                guardian.remove(folder)
-    finally:
-        os.close(lock)
-
-
-def _end_leftovers(folder: Path) -> None:
-    """End the processes of an HTCondor whose guardian was killed.
-
-    condor_master shuts down by itself then; this waits for it, and ends what
-    it could not.
-    """
-    if _have_ended(folder, 5):
-        return
-    for number, patience in ((signal.SIGTERM, 1), (signal.SIGKILL, 5)):
-        for pid in _leftovers(folder):
-            with suppress(OSError):
-                os.kill(pid, number)
-        if _have_ended(folder, patience):
-            return
-    raise PersonalError(
-        f"processes of the HTCondor that ran in {folder} cannot be ended: "
-        f"{', '.join(map(str, _leftovers(folder)))}."
-    )
-
-
-def _have_ended(folder: Path, patience: float) -> bool:
-    deadline = time.monotonic() + patience
-    while _leftovers(folder):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(folders.POLL_SECONDS)
-    return True
-
-
-def _leftovers(folder: Path) -> list[int]:
-    """Return the processes that are proven to be of this folder's HTCondor."""
-    mark = f"{configuration.MARK}={folder}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):  # it has ended, or is another user's
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    master = folders.living(folders.state(folder), "master")
-    if master is not None:
-        found += [master, *guardian.descendants(master)]
-    return sorted(set(found) - {os.getpid()})
-
-
-# Looking
-
-
-def status(folder: str | os.PathLike[str] | None = None) -> PersonalStatus:
-    """Return what is known about the personal HTCondor in a folder; it starts nothing."""
-    path = folders.resolve(folder)
-    if not folders.is_made(path):
-        return PersonalStatus(path, running=False)
-    state = folders.state(path)
-    if not folders.is_guarded(path):
-        return PersonalStatus(path, running=False, ended=str(state.get("ended", "")))
-    access_point = _access_point(path)
-    return PersonalStatus(
-        path,
-        running=access_point is not None and folders.living(state, "master") is not None,
-        detached=(path / "detached").exists(),
-        version=str(folders.read_json(path / "installation.json").get("version", "")),
-        guardian_pid=folders.living(state, "guardian"),
-        master_pid=folders.living(state, "master"),
-        users=_users(path),
-        cpus=_cpus(access_point),
-        jobs=_jobs(access_point),
-        ended=str(state.get("ended", "")),
-    )
-
-
-def running(folder: str | os.PathLike[str]) -> AccessPoint | None:
-    """Return the access point of the one in a folder; None if there is none, nor its queue.
-
-    Raises
-    ------
-    HTCondorError
-        One is starting or ending.
-    """
-    path = folders.resolve(folder)
-    if not (folders.is_made(path) and folders.is_guarded(path)):
-        return None
-    access_point = _access_point(path)
-    if access_point is None:
-        raise HTCondorError(f"the personal HTCondor in {path} has not told its address (yet).")
-    return access_point
-
-
-def surrounding() -> AccessPoint | None:
-    """Return the access point of the one whose job this process is; None if it is none.
-
-    Raises
-    ------
-    PersonalError
-        It takes no jobs from this account, in which root's jobs run.
-    """
-    folder = os.environ.get(configuration.MARK)
-    if not folder or "_CONDOR_JOB_AD" not in os.environ:
-        return None
-    owner = Path(folder).stat().st_uid
-    if owner != os.geteuid():
-        raise PersonalError(
-            f"this call is a job of the personal HTCondor in {folder}, which user {owner} has "
-            f"started and which takes no jobs from the job's own user {os.geteuid()}. Have the call "
-            "return what is to be done and submit that from the notebook, or run the notebook "
-            "as another user than root."
-        )
-    return _access_point(Path(folder))
-
-
-def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """Return the variables with which command-line tools talk to the one in a folder.
-
-    Raises
-    ------
-    PersonalError
-        None runs there.
-    """
-    path = folders.resolve(folder)
-    if not (folders.is_made(path) and folders.is_guarded(path) and (path / "ready").exists()):
-        raise PersonalError(
-            f"no personal HTCondor runs in {path}: `condorpool personal start` starts one."
-        )
-    return configuration.environment(path, _installation(path))
-
-
-def _users(folder: Path) -> list[int]:
-    """Return the processes that share the users' lock, as the kernel lists them."""
-    try:
-        inode = (folder / guardian.USERS_LOCK).stat().st_ino
-        text = Path("/proc/locks").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    found = re.findall(rf"POSIX +ADVISORY +READ +(\d+) \w+:\w+:{inode} ", text)
-    return sorted({int(pid) for pid in found})
-
-
-def _cpus(access_point: AccessPoint | None) -> int:
-    if access_point is None:
-        return 0
-    try:
-        return total_cpus(access_point.slots())
-    except HTCondorError:
-        return 0
-
-
-def _jobs(access_point: AccessPoint | None) -> dict[str, int]:
-    if access_point is None:
-        return {}
-    try:
-        jobs = access_point.query("true", ["JobStatus"])
-    except HTCondorError:
-        return {}
-    return dict(Counter(_STATES.get(int(job["JobStatus"]), "unknown") for job in jobs))

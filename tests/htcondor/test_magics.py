@@ -162,7 +162,7 @@ class TestMap:
             ("%condor_map 1 [1]", "not callable, but int"),
             ("%condor_map --chunk 1 abs [1]", "did you mean --chunksize?"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
-            ("%condor_map --memory much abs [1]", "memory='much' is no size"),
+            ("%condor_map --memory much abs [1]", "memory='much' is not a size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
             ("%%condor_map [1]\ny = = 1", "line 1 of the cell"),
             ("%condor_pool processes 4", "are not arguments of a Pool"),

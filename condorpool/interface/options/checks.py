@@ -1,4 +1,4 @@
-"""Checks of what users give: the error names the argument, before anything is done with it."""
+"""Checks of what users give, made before anything is done; each error names the argument."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 
 
 def kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
-    """Return the value if it is of this kind; ``what`` says in words which that is."""
+    """Return the value if it is of this kind, which ``what`` names for the error."""
     if not isinstance(value, kinds):
-        raise TypeError(f"{name} is {what}, not {type(value).__name__}")
+        raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
     return value
 
 
 def count(name: str, value: Any) -> int:
     """Return a whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} is a whole number, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name}={value}: it must be at least 1")
     return int(value)
@@ -51,14 +51,14 @@ def one_of(name: str, value: Any, alias: Any, *others: Any) -> Any:
     """Return a value that is one of a `typing.Literal`, or of ``others``."""
     known = [*typing.get_args(alias), *others]
     if value not in known:
-        raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, known))}")
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
     return value
 
 
 def seconds(name: str, value: Any, *, least: float = 0.0, may_be_infinite: bool = False) -> float:
     """Return a number of seconds, ``least`` or more."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     number = float(value)
     if not number >= least or (math.isinf(number) and not may_be_infinite):
         finite = "" if may_be_infinite else " and finite"
@@ -76,26 +76,26 @@ def timeout(value: Any) -> float | None:
 def function(name: str, value: Any) -> Callable[..., Any] | None:
     """Return something that can be called, or None."""
     if value is not None and not callable(value):
-        raise TypeError(f"{name} is a function, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a function, not {type(value).__name__}")
     return value  # type: ignore[no-any-return]
 
 
 def called(value: Any) -> Callable[..., Any]:
     """Return the function that is to be called."""
     if not callable(value):
-        raise TypeError(f"the first argument is a function, not {type(value).__name__}")
+        raise TypeError(f"the first argument must be a function, not {type(value).__name__}")
     return value  # type: ignore[no-any-return]
 
 
 def positional(name: str, value: Any) -> tuple[Any, ...]:
     """Return the arguments of a call.
 
-    `multiprocessing` takes a string for its letters, and a dict for its keys:
-    nobody means that.
+    `multiprocessing` would take the letters of a string and the keys of a dict, which is
+    never what is meant.
     """
     if isinstance(value, (str, bytes, Mapping)) or not _is_iterable(value):
         raise TypeError(
-            f"{name} is a tuple of arguments, not {type(value).__name__}; "
+            f"{name} must be a tuple of arguments, not {type(value).__name__}; "
             f"for one argument write {name}=(value,)"
         )
     return tuple(value)
@@ -129,10 +129,10 @@ def keywords(name: str, value: Any) -> dict[str, Any]:
 
 
 def on_hold(value: OnHold | None) -> OnHold | None:
-    """Return a policy for held jobs, or a function that is asked about each."""
+    """Return a policy for held jobs, or a function that decides about each."""
     if value is not None and not callable(value) and value not in typing.get_args(Policy):
         known = ", ".join(map(repr, typing.get_args(Policy)))
-        raise ValueError(f"on_hold={value!r} is none of {known}, and no function")
+        raise ValueError(f"on_hold={value!r} must be one of {known}, or a function")
     return value
 
 
@@ -146,13 +146,13 @@ def killstats(states: Any) -> tuple[str, ...]:
 
 
 def jobkwargs(given: Any) -> dict[str, Any]:
-    """Return what is to become of jobs."""
+    """Return what happens to jobs and their files."""
     checked = dict(kind("jobkwargs", {} if given is None else given, Mapping, "a mapping"))
     for key, value in checked.items():
         if key not in _JOBKWARGS:
-            raise ValueError(f"jobkwargs[{key!r}] is none of {', '.join(_JOBKWARGS)}")
+            raise ValueError(f"jobkwargs has {key!r}; the keys are {', '.join(_JOBKWARGS)}")
         kind(key, value, *_JOBKWARGS[key])
-    checked.pop("polltime", None)  # nothing is polled: the event log tells
+    checked.pop("polltime", None)  # the event log is followed; nothing is polled
     if "killstats" in checked:
         checked["killstats"] = killstats(checked["killstats"])
     if "cleanupfiles" in checked:
@@ -165,11 +165,15 @@ def calls_name(value: Any) -> str:
     kind("name", value, str, "a string")
     shown = one_line(value)
     if not shown:
-        raise ValueError(f"name={value!r}: it must not be empty; leave it out to give none")
+        raise ValueError(
+            f"name={value!r}: it must not be empty; leave it out for calls without a name"
+        )
     if len(value) > MAX_NAME:
         raise ValueError(f"name={shown!r}: it has {len(value):,} characters; {MAX_NAME} are enough")
     if value.startswith("-"):
-        raise ValueError(f"name={value!r}: commands would take it for an option; begin without -")
+        raise ValueError(
+            f"name={value!r}: commands would read it as an option; it must not begin with -"
+        )
     if not value.isprintable() or value != value.strip():
         raise ValueError(
             f"name={value!r}: it must be one line without control characters and without blanks "

@@ -1,4 +1,4 @@
-"""What jobs need, as plain keywords: what each means, and the submit commands that it becomes."""
+"""Keywords for what jobs need: how each is read, and the submit commands that it sets."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ def mebibytes(name: str, value: Any) -> int:
     if isinstance(value, str):
         size = size_in("M", value)
         if size is None:
-            raise ValueError(f"{name}={value!r} is no size: write it as '2GB', or a number of MiB")
+            raise ValueError(
+                f"{name}={value!r} is not a size: write it as '2GB', or a number of MiB"
+            )
         number = size
     elif isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
     else:
-        raise TypeError(f"{name} is a size as '2GB' or in MiB, not {type(value).__name__}")
+        raise TypeError(f"{name} must be a size as '2GB' or in MiB, not {type(value).__name__}")
     if not 0 < number < math.inf:
-        raise ValueError(f"{name}={value!r}: a size is more than 0")
+        raise ValueError(f"{name}={value!r}: a size must be more than 0")
     return math.ceil(number)
 
 
 def _text(name: str, value: Any) -> str:
     text = os.fspath(checks.kind(name, value, (str, os.PathLike), "a string"))
     if not isinstance(text, str) or not text.strip() or "\n" in text:
-        raise ValueError(f"{name}={value!r} is empty, or not one line of text")
+        raise ValueError(f"{name}={value!r} must be one line of text")
     return text
 
 
@@ -48,12 +50,12 @@ def _expression(name: str, value: Any) -> str:
 
 
 def _duration(name: str, value: Any) -> float:
-    # Less is no time for a call, and the clock that is used does not stop at 0.
+    # The timer that ends a call takes 0 for no limit.
     return checks.seconds(name, value, least=0.001)
 
 
-#: Each keyword: what reads it, and the submit commands that it sets.  With an empty
-#: one it does not go together.
+#: Each keyword: what reads it, and the submit commands that it sets.  A command without a
+#: value is not set, but must not be given along with the keyword.
 KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
     "memory": (mebibytes, {"request_memory": "{}MB"}),
     "memory_max": (
@@ -75,12 +77,12 @@ KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
 
 
 def check(given: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the keywords mean that say what jobs need; those that are None are not given.
+    """Return the values of those keywords that say what jobs need and are not None.
 
     Raises
     ------
     TypeError, ValueError
-        A value that a keyword does not take, or a command in ``submitkwargs`` that says the same.
+        A value that a keyword does not take, or a command in ``submitkwargs`` that means the same.
     """
     checked = {}
     for name, (read, commands) in KEYWORDS.items():
@@ -90,7 +92,7 @@ def check(given: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> dict[str
         checked[name] = read(name, value)
         for key in submitkwargs:
             if key.lower() in commands:
-                raise ValueError(f"{name}= and submitkwargs[{key!r}] say the same: give one")
+                raise ValueError(f"{name}= and submitkwargs[{key!r}] mean the same: give only one")
     return checked
 
 
@@ -100,12 +102,12 @@ def commands(resources: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> d
     Parameters
     ----------
     submitkwargs
-        The commands that go along.
+        The user's other commands.
     """
     if "memory_max" in resources:
         most, first = resources["memory_max"], resources.get("memory")
         if first is None and "request_memory" not in submitkwargs:
-            raise ValueError("memory_max needs memory too: what a job asks for at first")
+            raise ValueError("memory_max needs memory, too: how much a job requests at first")
         if first is not None and first > most:
             raise ValueError(f"memory={first} is more than memory_max={most} (MiB)")
     return {

@@ -1,0 +1,132 @@
+"""The end of a personal HTCondor, and of what a killed one has left running."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from condorpool.personal import configuration, folders, guardian
+from condorpool.values.exceptions import PersonalError
+
+_STOP_SECONDS = 30.0
+
+
+def stop(folder: str | os.PathLike[str] | None = None, *, keep_folder: bool = False) -> bool:
+    """End a personal HTCondor now, with its jobs, whoever uses it; tell whether one ran.
+
+    Returns when no process of it is left.
+
+    Parameters
+    ----------
+    folder
+        As for `start`.
+    keep_folder
+        Leave its files, to look at the logs.  The next `start` there deletes them.
+    """
+    path = folders.resolve(folder)
+    if not folders.is_made(path):
+        return False
+    ran = folders.is_guarded(path)
+    end(path, keep_folder=keep_folder)
+    return ran
+
+
+def end(folder: Path, *, keep_folder: bool = False) -> None:
+    """End what runs in the folder, and see to it that nothing is left."""
+    request = signal.SIGUSR1 if keep_folder else signal.SIGTERM
+    deadline = time.monotonic() + _STOP_SECONDS
+    asked = None
+    # The last that it does is to delete its files, so also wait for itself.
+    while folders.is_guarded(folder) or folders.living({"guardian": asked}, "guardian"):
+        state = folders.state(folder)
+        if asked is None:
+            asked = state.get("guardian")
+            _signal_guardian(state, request)
+        elif state.get("guardian", asked) != asked:
+            return  # that one has ended, and somebody has already started another
+        if time.monotonic() > deadline:
+            if not _signal_guardian({"guardian": asked}, signal.SIGKILL):
+                raise PersonalError(
+                    f"the HTCondor in {folder} runs where this process cannot see it, perhaps in "
+                    "another container: stop it there."
+                )
+            deadline += _STOP_SECONDS
+        time.sleep(folders.POLL_SECONDS / 2)
+    folders.unuse(folder)
+    _clear_dead(folder, keep_folder=keep_folder)
+
+
+def _signal_guardian(state: Mapping[str, Any], number: int) -> bool:
+    pid = folders.living(state, "guardian")
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return pid is not None
+
+
+def _clear_dead(folder: Path, *, keep_folder: bool) -> None:
+    """Clear up behind a guardian that could not do so."""
+    try:
+        lock = os.open(folder / guardian.START_LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return  # it could
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        in_place = folders.in_place(lock, folder / guardian.START_LOCK)
+        if in_place and not folders.is_guarded(folder):
+            end_leftovers(folder)
+            if not keep_folder:
+                guardian.remove(folder)
+    finally:
+        os.close(lock)
+
+
+def end_leftovers(folder: Path) -> None:
+    """End the processes of an HTCondor whose guardian was killed.
+
+    condor_master shuts down by itself then; this waits for it, and ends what
+    it could not.
+    """
+    if _have_ended(folder, 5):
+        return
+    for number, patience in ((signal.SIGTERM, 1), (signal.SIGKILL, 5)):
+        for pid in _leftovers(folder):
+            with suppress(OSError):
+                os.kill(pid, number)
+        if _have_ended(folder, patience):
+            return
+    raise PersonalError(
+        f"processes of the HTCondor that ran in {folder} cannot be ended: "
+        f"{', '.join(map(str, _leftovers(folder)))}."
+    )
+
+
+def _have_ended(folder: Path, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while _leftovers(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(folders.POLL_SECONDS)
+    return True
+
+
+def _leftovers(folder: Path) -> list[int]:
+    """Return the processes that are proven to be of this folder's HTCondor."""
+    mark = f"{configuration.MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):  # it has ended, or is another user's
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    master = folders.living(folders.state(folder), "master")
+    if master is not None:
+        found += [master, *guardian.descendants(master)]
+    return sorted(set(found) - {os.getpid()})

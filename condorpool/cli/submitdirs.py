@@ -15,6 +15,7 @@ from condorpool.cleaner import custody, registry
 from condorpool.cleaner.ending import in_words
 from condorpool.cleaner.registry import Entry
 from condorpool.engine.description import jobs_of
+from condorpool.engine.records import BatchRecord
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.interface.leftovers import Leftover, Missing, leftovers
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, words_of
@@ -61,14 +62,20 @@ def _ls(_: argparse.Namespace) -> int:
     for entry in _entries():
         print(f"{entry.run}  {_state(entry)}\n    {entry.path}")
         directory = SubmitDir(entry.path)
-        arguments, outcomes = directory.chunks()
-        for batch, call in sorted(directory.batches().items()):
-            done = sum(number == batch for number, _ in outcomes)
-            chunks = sum(number == batch for number, _ in arguments | outcomes)
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(call.time))
-            cell = f" in cell {call.cell}" if call.cell else ""
-            print(f"    {call.name or call.title}{cell}, {when}: {done} of {chunks} chunks done")
+        for number, batch in sorted(directory.batches().items()):
+            if batch.reruns is None:
+                print(f"    {_in_words(directory, number, batch)}")
     return 0
+
+
+def _in_words(directory: SubmitDir, number: int, batch: BatchRecord) -> str:
+    cell = f" in cell {batch.cell}" if batch.cell else ""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.time))
+    text = f"{batch.name or batch.title}{cell}, {when}"
+    if batch.calls is None:  # what an imap has delivered is deleted
+        return text
+    done = directory.calls_done(number, batch.crew, batch.calls)
+    return f"{text}: {done:,} of {batch.calls:,} calls done"
 
 
 def _ps(_: argparse.Namespace) -> int:

@@ -433,7 +433,7 @@ class Pool:
         '2048MB'
         """
         self._check_call(func)
-        checks.optional_count("calls", calls)
+        checks.count("calls", calls)
         checks.optional_count("chunksize", chunksize)
         options = self._options(JobKeywords, kwargs)
         crews = self._sessions.crews(options.base)
@@ -636,7 +636,7 @@ class Pool:
         **keywords: Unpack[CallKeywords],
     ) -> ResultIterator[T]:
         self._check_call(func)
-        checks.optional_count("chunksize", chunksize)
+        checks.count("chunksize", chunksize)
         ahead = checks.optional_count("buffersize", buffersize)
         checks.iterable("iterable", iterable)
         options = self._options(CallKeywords, keywords)

@@ -176,7 +176,7 @@ class Meter:
             is_over = result.ready() or session.is_closed
             unreachable = session.state.unreachable
             silent = unreachable[1] if unreachable else None
-            batch = result._batch  # noqa: SLF001
+            batch = result._calls.batch  # noqa: SLF001
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
             transferring = sum(len(cluster.transferring) for cluster in clusters)
@@ -240,7 +240,7 @@ class Meter:
 
     def _group_failures(self) -> None:
         # A copy in one step of the interpreter: the tracker's thread adds to it.
-        errors = list(self._result._errors.values())  # noqa: SLF001
+        errors = list(self._result._calls.errors.values())  # noqa: SLF001
         if len(errors) < self._errors:  # failed calls are made again
             self._failures.clear()
             self._errors = 0
@@ -366,7 +366,7 @@ def jobs_in(
     result: Result, state: str | None = None, group: str | None = None, ids: Sequence[str] = ()
 ) -> Iterator[Job]:
     """Give the jobs in one state, those of a group of held ones, or those with these ids."""
-    batch = result._batch  # noqa: SLF001
+    batch = result._calls.batch  # noqa: SLF001
     wanted = JobState.HELD if group else WORDS.get(state or "")
     chosen = set(ids)
     for cluster in list(batch.crew.clusters) if batch else ():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from condorpool.display.progress import Progress
-    from condorpool.display.timeline import Chunk
+    from condorpool.engine.chunks import Chunk
 
 #: What a state looks like where JupyterLab's own colours are not known.
 COLOURS = {

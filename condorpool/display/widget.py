@@ -21,7 +21,7 @@ from IPython.display import DisplayHandle
 from condorpool.display import orders, report
 from condorpool.display.clicks import clicks
 from condorpool.display.progress import Meter, Progress
-from condorpool.display.timeline import Chunk
+from condorpool.engine.chunks import Chunk
 from condorpool.interface.iterators import ResultIterator
 from condorpool.values.locks import uninterrupted
 

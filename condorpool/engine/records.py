@@ -178,7 +178,7 @@ class ErrorRecord(Record):
             for kind in (*JobError.__subclasses__(), *JobFailedError.__subclasses__())
         }
         kind = kinds.get(self.kind, JobFailedError)
-        # Earlier versions wrote "(none yet)" where no job had the calls.
+        # Earlier versions wrote "" where no job had the calls.
         job_id = "" if self.job_id.startswith("(") else self.job_id
         return kind(job_id, self.reason, host=self.host, stderr=self.stderr, hint=self.hint)
 

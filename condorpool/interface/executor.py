@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,6 +17,7 @@ from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import PoolKeywords, takes
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, not_stopping
+from condorpool.interface.waiting import Waiting
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
 from condorpool.values.locks import Monitor
@@ -37,16 +37,16 @@ class Future(concurrent.futures.Future[T]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: AsyncResult[T] | None = None  # until they have ended
+        self._waiting: Waiting | None = None  # until the call has ended
 
-    # -- the tracker's thread ----------------------------------------------------
+    # -- the deliveries' side ----------------------------------------------------
     def _succeed(self, value: T) -> None:
-        self._calls = None
+        self._waiting = None
         if self.set_running_or_notify_cancel():
             self.set_result(value)
 
     def _fail(self, error: BaseException) -> None:
-        self._calls = None
+        self._waiting = None
         if _is_cancellation(error):
             super().cancel()
         if self.set_running_or_notify_cancel():
@@ -55,17 +55,18 @@ class Future(concurrent.futures.Future[T]):
     # -- the user's side -----------------------------------------------------------
     def cancel(self) -> bool:
         """Take the call back unless a job makes it, or has made it; tell whether it is cancelled."""
-        calls = self._calls
-        if calls and calls.take_back():
+        waiting = self._waiting
+        if waiting and waiting.calls.take_back():
             super().cancel()
         return self.cancelled()
 
     def running(self) -> bool:
         """Tell whether a job makes the call."""
-        calls = self._calls
-        if calls is None or self.done():
+        waiting = self._waiting
+        if waiting is None or self.done():
             return False
-        return any(job.state is JobState.RUNNING for job in calls.jobs)
+        jobs = waiting.calls.holders()
+        return any(job.state is JobState.RUNNING for job in jobs)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the call to end and return what it returned, or raise what it raised.
@@ -85,10 +86,10 @@ class Future(concurrent.futures.Future[T]):
 
     def _waited(self, timeout: float | None) -> float | None:
         """Wait as the pool's results do, which know about held jobs; return the time left."""
-        calls = self._calls
+        waiting = self._waiting
         try:
-            if calls:
-                calls._until(calls.ready, timeout, None)  # noqa: SLF001
+            if waiting:
+                waiting.until(lambda: waiting.calls.is_ready, timeout)
         except ResultTimeoutError:
             return 0
         return None
@@ -163,10 +164,12 @@ class Executor(concurrent.futures.Executor):
         self._check()
         future: Future[T] = Future()
         # What is told of a future does not wait for what others are told.
-        kind = functools.partial(AsyncResult, in_order=False)
         done, failed = future._succeed, future._fail  # noqa: SLF001
         call, items = Call(fn, "apply"), [(args, kwargs)]
-        future._calls = self.pool._post(kind, call, items, 1, done, failed, progress=None)  # noqa: SLF001
+        result = self.pool._post(  # noqa: SLF001
+            AsyncResult, call, items, 1, done, failed, in_order=False, progress=None
+        )
+        future._waiting = result._waiting  # noqa: SLF001
         return future
 
     def map(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from condorpool.engine.calls import GatheredCalls
 from condorpool.engine.payload import Call
-from condorpool.interface.job import Jobs
+from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import JobKeywords
 from condorpool.interface.pool import Pool
-from condorpool.interface.results import AsyncResult
+from condorpool.interface.results import Result
 from condorpool.values.exceptions import (
     JobError,
     JobFailedError,
-    UnsubmittedError,
     words_of,
 )
 
@@ -32,14 +32,7 @@ def _own_pool(remote: str | None) -> Pool:
     return _pools[remote]
 
 
-class _Nowhere:
-    """Stands for the session of a job that is not submitted."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise UnsubmittedError("the job was not submitted: submit() it first")
-
-
-class Job(AsyncResult[T]):
+class Job(Result[T]):
     """One call that is an HTCondor job of its own, as in the original CondorPool.
 
     It needs no pool; what jobs leave is cleaned up when the program ends.
@@ -107,8 +100,7 @@ class Job(AsyncResult[T]):
                 checks.keywords("kwargs", {} if kwargs is None else kwargs),
             )
         ]
-        nowhere: Any = _Nowhere()
-        super().__init__(nowhere, Call(target, "apply"), items, 1, nowhere, "raise", None, None)
+        super().__init__(GatheredCalls.of(Call(target, "apply"), items), "raise")
 
     def submit(self, maxtries: int = 5, wait: float = 20) -> int:
         """Submit the job and return its ClusterId.
@@ -132,26 +124,26 @@ class Job(AsyncResult[T]):
         if self.submitted():
             raise ValueError(f"{self!r} was submitted already: make another Job")
         pool = self._pool or _own_pool(self._remote)
-        assert self._call is not None  # noqa: S101 - it is there until it is submitted
-        pool._check_call(self._call.func)  # noqa: SLF001
+        pool._check_call(self._calls.func)  # noqa: SLF001
         given = {"submitkwargs": self._submitkwargs, "jobkwargs": self._jobkwargs}
         options = pool._options(JobKeywords, given)  # noqa: SLF001
-        self._options = dataclasses.replace(options.job, maxtasksperchild=1)
-        nowhere, self._session = self._session, pool._session(options.base)  # noqa: SLF001
-        try:
-            pool._start(self, maxtries, wait)  # noqa: SLF001
-        except BaseException:
-            self._session = nowhere
-            raise
+        job = dataclasses.replace(options.job, maxtasksperchild=1)
+        session = pool._session(options.base)  # noqa: SLF001
+        pool._start(self._calls, self, session, job, maxtries, wait)  # noqa: SLF001
         return cast("int", self.clusterid)
+
+    @property
+    def job(self) -> QueuedJob | None:
+        """The HTCondor job; None if the job was not submitted."""
+        return next(iter(self.jobs), None)
 
     def status(self) -> str | None:
         """Return where the job stands; None if it was not submitted."""
         return super().status() if self.submitted() else None
 
     def successful(self) -> bool | None:
-        """Tell whether the call returned; None as long as it has not ended."""
-        return super().successful() if self._is_ready else None
+        """Return whether the call returned; None as long as it has not ended."""
+        return super().successful() if self.ready() else None
 
     def query(self, *projection: str, checkhistory: bool = True) -> Any:
         """Return these attributes of the job, as of a result; None if it was not submitted."""

@@ -11,11 +11,10 @@ import math
 import os
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from condorpool.access.outlook import total_cpus
@@ -24,14 +23,17 @@ from condorpool.cleaner.owner import kernel_id
 from condorpool.display.notices import mind_hashes, tell
 from condorpool.display.timeline import timeline
 from condorpool.engine import actions, payload
+from condorpool.engine.calls import GatheredCalls
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
 from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
+from condorpool.engine.streams import StreamedCalls
 from condorpool.engine.tracker import tracker
 from condorpool.interface import display
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
+from condorpool.interface.kept import KeptResults
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.options import checks
@@ -60,9 +62,6 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R", AsyncResult[Any], MapResult)
-
-#: Results of blocking verbs that are kept for what else they have, when one of their calls failed.
-MOST_RAISED = 5
 
 #: Seconds for which resuming calls waits until the results that exist are read.
 READ_TIME = 60.0
@@ -178,10 +177,7 @@ class Pool:
         )
         self._cpus: tuple[float, int] = (-math.inf, 1)
         self._sessions = Sessions(self._access_point, settings.on_exit)
-        #: Those that the user may ask for here, in order: all others leave by themselves.
-        self._results: dict[Result[Any], None] = {}
-        self._raised: deque[Result[Any]] = deque()  # of blocking verbs, whose user has the error
-        self._named: dict[str, Result[Any]] = {}
+        self._results = KeptResults()
         self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
         self._closed = False
 
@@ -471,12 +467,14 @@ class Pool:
 
     def _post(
         self,
-        kind: Callable[..., R],
+        kind: type[R],
         call: payload.Call,
         items: Sequence[Any],
         chunksize: int,
         callback: Callback | None,
         error_callback: Callback | None,
+        *,
+        in_order: bool = True,
         **keywords: Unpack[ResultKeywords],
     ) -> R:
         self._check_call(call.func)
@@ -488,22 +486,20 @@ class Pool:
             call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
             if known := self._known(call):
                 return cast("R", known)
-        result = kind(
-            self._session(options.base),
+        calls = GatheredCalls.of(
             call,
             items,
             chunksize,
-            options.job,
-            options.on_hold,
-            callback,
-            error_callback,
             echo=options.echo,
+            callback=callback,
+            error_callback=error_callback,
             return_exceptions=options.return_exceptions,
+            in_order=in_order,
         )
-        self._start(result, options.maxtries)
+        result = kind(calls, options.on_hold)
+        self._start(calls, result, self._session(options.base), options.job, options.maxtries)
         if name is not None:
-            self._named[name] = result
-            result._names = self._named  # noqa: SLF001
+            self._results.add_name(calls, result)
         result.show(options.progress)
         return result
 
@@ -512,7 +508,8 @@ class Pool:
 
         Tells the user, and calls again what failed.
         """
-        mine = [pool._named[call.name] for pool in _open_pools if call.name in pool._named]  # noqa: SLF001
+        named = [pool._results.named(call.name) for pool in _open_pools]  # noqa: SLF001
+        mine = [result for result in named if result]
         found = [left for left in leftovers() if left.digest and left.name == call.name]
         if mine:
             digest = mine[-1].digest
@@ -560,37 +557,39 @@ class Pool:
         session = self._sessions.take_over(leftover)
         results = {}
         for root, chain in session.directory.chains().items():
-            record = chain[0][1]
-            kind: type[Result[Any]] = AsyncResult if record.style == "apply" else MapResult
-            stub: Any = SimpleNamespace(__name__=record.title)
-            call = payload.Call(stub, record.style, name=record.name, digest=record.digest)
-            items = range(record.calls or 0)
-            result = kind(session, call, items, 1, JobOptions(), self._settings.on_hold, None, None)
-            result._take_up(chain)  # noqa: SLF001
-            results[root] = result
-            if record.name:
-                self._named[record.name] = result
-                result._names = self._named  # noqa: SLF001
-        self._keep(*results.values())
+            calls = GatheredCalls.taken_up(session, chain)
+            kind: type[Result[Any]] = AsyncResult if calls.is_single else MapResult
+            results[root] = result = kind(calls, self._settings.on_hold)
+            self._results.add(calls, result)
+            if calls.digest:
+                self._results.add_name(calls, result)
         _open_pools.add(self)
         self._sessions.follow(session)
         tracker().look()
         session.deliveries.wait(READ_TIME)  # what has ended is read first
         return results[leftover.chain[0][0]]
 
-    def _start(self, result: Result[Any], maxtries: int, wait: float = 20.0) -> None:
+    def _start(
+        self,
+        calls: GatheredCalls,
+        result: Result[Any],
+        session: Session,
+        options: JobOptions,
+        maxtries: int,
+        wait: float = 20.0,
+    ) -> None:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
         wait = checks.seconds("wait", wait)
         for remaining in reversed(range(checks.count("maxtries", maxtries))):
-            batch = result._prepare()  # noqa: SLF001
+            batch = calls.prepare(session, options)
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
                 with uninterrupted:
-                    self._keep(result)
+                    self._results.add(calls, result)
                     try:
-                        result._commit(batch)  # noqa: SLF001
+                        calls.commit(session, batch)
                     except BaseException:
-                        del self._results[result]
+                        self._results.release(calls)
                         raise
                 break
             except HTCondorError as error:
@@ -599,12 +598,6 @@ class Pool:
                 tell(f"{error} Trying again in {wait:g} s.")
             time.sleep(wait)
         tracker().look()
-
-    def _keep(self, *results: Result[Any]) -> None:
-        """Have results in `jobs` as long as somebody may ask for them there."""
-        for result in results:
-            result._kept = self._results  # noqa: SLF001
-            self._results[result] = None
 
     def _map(
         self,
@@ -640,17 +633,17 @@ class Pool:
         ahead = checks.optional_count("buffersize", buffersize)
         checks.iterable("iterable", iterable)
         options = self._options(CallKeywords, keywords)
-        iterator: ResultIterator[T] = ResultIterator(
+        calls = StreamedCalls(
             self._session(options.base),
             payload.Call(func, style),
             iterable,
             chunksize,
             options.job,
-            options.on_hold,
             ahead or 16 * chunksize * options.job.limit(is_resident=True),
             ordered=ordered,
             echo=options.echo,
         )
+        iterator: ResultIterator[T] = ResultIterator(calls, options.on_hold)
         self._iterators.add(iterator)
         iterator.show(options.progress)
         tracker().look()
@@ -668,11 +661,8 @@ class Pool:
                 )
             raise
         finally:
-            if result.ready() and result._errors:  # noqa: SLF001
-                # What is raised has all frames that it comes through, with what is in them.
-                self._raised.append(result)
-                if len(self._raised) > MOST_RAISED:
-                    self._drop([self._raised.popleft()])
+            if result.ready() and result.calls_failed:
+                self._results.note_raised(result)
 
     def _chunksize(self, calls: int) -> int:
         """Follow multiprocessing's rule: four chunks for each process."""
@@ -698,25 +688,22 @@ class Pool:
         """
         self._closed = True
         for iterator in list(self._iterators):
-            iterator._exhaust()  # noqa: SLF001
+            iterator._calls.exhaust()  # noqa: SLF001
         self._end()
-        unseen = [r for r in list(self._results) if r._errors and not r._seen]  # noqa: SLF001
+        unreported = self._results.unreported()
+        jobs = [job.id for result, _ in unreported for job in result.jobs]
         self._results.clear()
-        self._raised.clear()
-        self._named.clear()
-        if unseen:
-            errors = [(r, cast("BaseException", r._error())) for r in unseen]  # noqa: SLF001
-            reports = [f"{r!r}: {words_of(e, repr)}\n{words_of(e)}" for r, e in errors]
+        if unreported:
+            reports = [f"{r!r}: {words_of(e, repr)}\n{words_of(e)}" for r, e in unreported]
             raise JobFailedError(
-                ", ".join(job.id for r in unseen for job in r.jobs),
+                ", ".join(jobs) or "",
                 "Pool.close - failed jobs:\n" + "\n==========\n".join(reports),
             )
 
     def terminate(self) -> None:
         """Remove every job that has not ended and accept no more calls."""
         self._closed = True
-        for result in list(self._results):
-            result._see()  # noqa: SLF001 - the user removes it: its errors are not reported later
+        self._results.mark_reported()
         self._stop_feeding()
         self._sessions.terminate()
 
@@ -738,7 +725,7 @@ class Pool:
 
     def _stop_feeding(self) -> None:
         for iterator in list(self._iterators):
-            iterator._stop()  # noqa: SLF001
+            iterator._calls.stop()  # noqa: SLF001
 
     def _take_back(self) -> None:
         self._stop_feeding()
@@ -751,19 +738,15 @@ class Pool:
 
         The name is the original CondorPool's; a result has the jobs that make its calls.
         """
-        return list(self._results)
+        return self._results.listed
 
     def clear_completed(self) -> None:
         """Take out of `jobs` what has ended."""
-        self._drop(r for r in self.jobs if r.ready())
+        self._results.drop(lambda calls: calls.is_ready)
 
     def clear_successful(self) -> None:
         """Take out of `jobs` what has ended without errors."""
-        self._drop(r for r in self.jobs if r.ready() and not r._errors)  # noqa: SLF001
-
-    def _drop(self, results: Iterable[Result[Any]]) -> None:
-        for result in list(results):
-            self._results.pop(result, None)
+        self._results.drop(lambda calls: calls.is_ready and not calls.errors)
 
     def closed(self) -> bool:
         """Return whether the pool accepts no more calls."""
@@ -772,7 +755,7 @@ class Pool:
     @property
     def results(self) -> list[Result[Any]]:
         """The results that have not ended, or have errors, the latest last."""
-        return [r for r in self.jobs if not r._is_ready or r._errors]  # noqa: SLF001
+        return self._results.select(lambda calls: not calls.is_ready or calls.errors)
 
     def __enter__(self) -> Pool:
         if self._closed:
@@ -848,7 +831,7 @@ def _forget() -> None:
     for pool in _open_pools:
         pool._closed = True  # noqa: SLF001
         pool._sessions.forget()  # noqa: SLF001
-        pool._results = {}  # noqa: SLF001
+        pool._results = KeptResults()  # noqa: SLF001
     _open_pools.clear()
 
 

@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import contextvars
-import functools
-import logging
-import math
-import sys
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Generic, TypeVar, cast
 
-from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
-from condorpool.engine import actions
-from condorpool.engine.batches import Batch
-from condorpool.engine.description import JobOptions
+from condorpool.display.timeline import dataframe, timeline
+from condorpool.engine.calls import Calls, GatheredCalls
+from condorpool.engine.chunks import Chunk
 from condorpool.engine.jobs import Job
-from condorpool.engine.payload import Call, Outcome, name_of
-from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
-from condorpool.engine.tracker import tracker
 from condorpool.interface import display
-from condorpool.interface.holding import Decisions
 from condorpool.interface.job import Jobs, QueuedJob
-from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import OnHold
-from condorpool.values.events import JobState
-from condorpool.values.exceptions import (
-    CondorPoolError,
-    JobError,
-    JobFailedError,
-    ResultTimeoutError,
-)
-from condorpool.values.locks import uninterrupted
-
-if TYPE_CHECKING:
-    import asyncio
+from condorpool.interface.verbs import STATUS, OriginalVerbs
+from condorpool.interface.waiting import Waiting
+from condorpool.values.exceptions import JobFailedError, ResultTimeoutError
 
 T = TypeVar("T")
 
 Callback = Callable[[Any], object]
 
-logger = logging.getLogger("condorpool")
-
-
-#: The original's words for states; of several the first counts.
-_STATUS = {
-    JobState.RUNNING: "Running",
-    JobState.IDLE: "Idle",
-    JobState.UNMATERIALIZED: "Idle",
-    JobState.SUSPENDED: "Suspended",
-    JobState.HELD: "Held",
-    JobState.REMOVED: "Removing",
-    JobState.COMPLETED: "Completed",
-}
-
-#: Seconds after which an ``await`` looks up: the stop button of a notebook cancels
+#: Seconds after which an ``await`` checks for held jobs: the stop button of a notebook cancels
 #: the task, and does not wake its event loop.
 TICK = 0.1
-
-#: Seconds for which a wait bears that callbacks of other results keep this one's waiting.
-CALLBACK_LAG = 1.0
-
-#: Seconds after which a wait looks whether there is anybody to wake it.
-LOOK = 1.0
 
 
 def not_stopping(error: BaseException) -> BaseException:
@@ -81,33 +40,44 @@ def not_stopping(error: BaseException) -> BaseException:
 
 
 class Handle(Jobs):
-    """What a caller has of some calls: to wait for them, and to act on their jobs."""
+    """What users have of some calls: to see them, and to act on their jobs."""
 
-    def __init__(self, session: Session, on_hold: OnHold | None, *, echo: bool) -> None:
-        self._session = session
-        self._display: display.Display | None = None
+    _calls: Calls
+
+    def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
+        self._calls = calls
+        self._waiting = Waiting(calls, on_hold)
         self._progress: str | None = None
-        self._on_hold = on_hold
-        self._decisions = Decisions(session)
-        self._batch: Batch | None = None
-        self._seen = False  # whoever has the calls knows how they ended
-        self._chunks: deque[Chunk] = deque()
-        # What is printed in this context belongs to the cell that made the calls.
-        self._echo = contextvars.copy_context() if echo else None
+
+    @property
+    def name(self) -> str:
+        """What is called."""
+        return self._calls.name
+
+    @property
+    def calls(self) -> int:
+        """How many calls there are; of an iterator, how many items it has taken so far."""
+        return self._calls.size
+
+    @property
+    def calls_ended(self) -> int:
+        """How many calls have returned or failed."""
+        return self._calls.ended
+
+    @property
+    def calls_failed(self) -> int:
+        """How many calls have failed."""
+        return self._calls.failed
 
     def ready(self) -> bool:
-        """Tell whether all calls have ended."""
-        raise NotImplementedError
-
-    def _see(self) -> None:
-        """Note that whoever has the calls knows how they ended."""
-        self._seen = True
+        """Return whether all calls have ended."""
+        return self._calls.is_ready
 
     def show(self, progress: str | None) -> None:
-        """Show how the calls go on, as the ``progress`` of `Pool` says."""
+        """Show how the calls proceed, as the ``progress`` of `Pool` says."""
         self._progress = progress
         if not self.ready():
-            self._display = display.show(self, progress)
+            self._waiting.display = display.show(self, progress)
 
     def chunks(self) -> list[Chunk]:
         """Return how the chunks of calls were made that have come to something, in that order.
@@ -116,7 +86,7 @@ class Handle(Jobs):
         there twice.  An iterator has the latest 10,000.
         """
         with self._session.changed:
-            return list(self._chunks)
+            return list(self._calls.records)
 
     def to_dataframe(self) -> Any:
         """Return the `chunks` as a pandas DataFrame.
@@ -144,389 +114,60 @@ class Handle(Jobs):
         """
         return timeline(self.chunks(), ax)
 
-    def _note(self, first: int, end: int, result: Outcome | JobError, job: Job | None) -> None:
-        """Keep when and where a chunk was made."""
-        noted = chunk(first, end, result, job)
-        with self._session.changed:
-            if job:
-                job.last_chunk_end = max(job.last_chunk_end, noted.end)
-            self._chunks.append(noted)
-            self._session.made.append(noted)
-
-    def _show(self, outcome: Outcome) -> None:
-        """Print what the calls of a chunk printed, if that is wanted."""
-        if self._echo:
-            for stream, text in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
-                if text:
-                    try:
-                        self._echo.run(stream.write, text)
-                    except Exception:  # a stream of the user's; the values are there all the same
-                        logger.exception("condorpool could not print what calls have printed")
-
-    def _is_stuck(self, on_hold: OnHold | None) -> bool:
-        """Tell, under the lock, whether to `_resolve` that jobs are held; raise if told to."""
-        self._session.state.check_reach()
-        if not self.ready():
-            tracker().check(self._session)
-        if on_hold is None:
-            is_attended = self._display is not None and self._display.is_attended()
-            on_hold = "wait" if is_attended else "raise"
-        if self._batch is None:
-            return False
-        if callable(on_hold):
-            return bool(self._decisions.due(self._batch))
-        if on_hold == "wait" or not self._batch.is_stuck:
-            return False
-        if on_hold == "raise":
-            self._see()
-            raise self._batch.held_error()
-        return True
-
-    def _resolve(self, on_hold: OnHold | None) -> OnHold:
-        """Do what is to be done about held jobs; return what is from now on."""
-        if not callable(on_hold):
-            self.remove()
-            return "wait"
-        error = self._decisions.make(on_hold, self._batch) if self._batch else None
-        if error:
-            self._see()
-            raise error
-        return on_hold
-
-    def _until(
-        self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None
-    ) -> None:
-        """Wait until ``over()``, which is asked under the lock."""
-        on_hold, timeout = checks.on_hold(on_hold or self._on_hold), checks.timeout(timeout)
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            with self._session.changed:
-                if over():
-                    return
-                if not self._is_stuck(on_hold):
-                    if time.monotonic() >= end:
-                        raise ResultTimeoutError(cast("float", timeout))
-                    self._pause(end)
-                    continue
-            on_hold = self._resolve(on_hold)
-
-    def _pause(self, end: float) -> None:
-        """Wait for news under the lock, at most until ``end``."""
-        if self._display:
-            # It may have clicks that only this thread can see, or have lost whoever
-            # would have made them.
-            end = min(end, time.monotonic() + self._display.patience)
-        self._session.changed.wait(max(0.0, min(LOOK, end - time.monotonic())))
-        if self._display:
-            self._display.attend()
-
     @property
     def jobs(self) -> list[QueuedJob]:
         """The jobs that have, or had, the calls, or are held for them; none for calls that wait."""
-        return [QueuedJob(self._session, job) for job in self._holders()]
-
-    def _holders(self) -> list[Job]:
-        if self._batch is None:
-            return []
-        self._session.state.refresh_holders(self._batch.crew)
-        with self._session.changed:
-            holders = [self._batch.holders[i] for i in sorted(self._batch.holders)]
-            return list(dict.fromkeys(holders or self._batch.held))
-
-    def _jobs(self) -> list[Job]:
-        holders = self._holders()
-        if holders or self._batch is None or self._batch.is_done:
-            return holders
-        return self._batch.crew.jobs  # one of them will take the calls
+        return [QueuedJob(self._session, place) for place in self._calls.holders()]
 
     def remove(self) -> int:
         """Remove the jobs that have the calls, and take back calls that wait; return how many."""
-        self._see()  # whoever throws calls away need not be told at the end
-        count = super().remove()
-        self._session.deliveries.wait(CALLBACK_LAG)  # calls that no job had have ended
-        return count
+        return super().remove()
 
     def take_back(self) -> int:
         """Take back calls that no job makes yet; return in how many chunks.
 
-        Unlike `remove`, it leaves the others alone.
+        Unlike `remove`, it leaves the others alone.  An iterator takes no more items.
         """
-        if not self._batch or self._batch.is_done:
-            return 0
-        self._see()
-        return actions.take_back(self._session.state, self._batch)
+        return self._calls.take_back()
+
+    @property
+    def _session(self) -> Session:  # type: ignore[override]
+        return self._calls.session
+
+    def _jobs(self) -> list[Job]:
+        return self._calls.places()
 
     def _act(self, action: str) -> int:
-        if not self._batch or self._batch.is_done:
-            return 0
-        return actions.act_on_batch(self._session.state, action, self._batch)
+        return self._calls.act(action)
+
+    def _repr_html_(self) -> str | None:
+        return display.render([self])
 
 
-class Result(Handle, Generic[T]):
-    """Collects the outcomes of calls."""
+class Result(OriginalVerbs, Handle, Generic[T]):
+    """The outcome of calls that were posted together."""
 
-    def __init__(
-        self,
-        session: Session,
-        call: Call,
-        items: Sequence[Any],
-        chunksize: int,
-        options: JobOptions,
-        on_hold: OnHold | None,
-        callback: Callback | None,
-        error_callback: Callback | None,
-        *,
-        echo: bool = False,
-        return_exceptions: bool = False,
-        in_order: bool = True,
-    ) -> None:
-        super().__init__(session, on_hold, echo=echo)
-        self._in_order = in_order  # its callback waits for those of other results
-        self._call: Call | None = call  # until it is posted
-        self._items, self._chunksize, self._options = items, chunksize, options
-        self._title = call.name or name_of(call.func)
-        self._digest = call.digest
-        self._first: Batch | None = None  # the one of all calls
-        self._callback = callback
-        self._error_callback = error_callback
-        self._return_exceptions = return_exceptions
-        self._values: list[Any] = [None] * len(items)
-        self._errors: dict[int, BaseException] = {}
-        self._printed: dict[int, tuple[str, str]] = {}  # by the first call of a chunk
-        self._awaited: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._missing = 0
-        self._is_ready = False
-        self._reruns = False
-        self._call_back_by = math.inf  # by when the callback is to have begun
-        self._is_calling_back = False
-        #: The pool's results: this one is there as long as somebody may ask for it there.
-        self._kept: dict[Result[Any], None] = {}
-        self._names: dict[str, Result[Any]] = {}  # the pool's results that have one
+    _calls: GatheredCalls
 
-    def _prepare(self) -> Batch | None:
-        """Write the calls to disk, which may run any code of the user's; None if there are none."""
-        items, size = self._items, self._chunksize
-        chunks = (items[i : i + size] for i in range(0, len(items), size))
-        self._missing, self._is_ready = len(items), False
-        if not items:
-            return None
-        assert self._call is not None  # noqa: S101 - it is there until they are posted
-        return self._session.prepare(self._call, chunks, self._deliver, self._options, len(items))
-
-    @uninterrupted
-    def _commit(self, batch: Batch | None) -> None:
-        """Post calls that are prepared."""
-        if batch:
-            self._first = self._batch = batch
-            try:
-                self._session.commit(batch)
-            except BaseException:
-                self._first = self._batch = None
-                raise
-        self._call, self._items = None, ()  # they are on the disk
-        if not batch and (after := self._finish()):
-            self._session.deliveries.lane().put(after)
-
-    @uninterrupted
-    def _repost(self, numbers: Sequence[int]) -> None:
-        """Make these calls again."""
-        assert self._batch is not None  # noqa: S101 - what has failed was posted
-        for number in numbers:
-            self._errors.pop(number, None)
-        self._missing, self._is_ready = len(numbers), False
-        self._batch = self._session.repost(self._batch, numbers, self._deliver)
-
-    def _take_up(self, chain: Chain) -> None:
-        """Follow what a former owner has left: a batch, and those that made calls of it again."""
-        for number, record in chain:
-            again = [n for first, end, _ in record.parts for n in range(first, end)]
-            for n in again:
-                self._errors.pop(n, None)
-            self._missing, self._is_ready = len(again) or record.calls or 0, False
-            before, self._batch = self._batch, self._session.take_up(number, record, self._deliver)
-            if before is None:
-                self._first = self._batch
-            else:
-                before.successor = self._batch
-
-    # -- the deliveries' side ------------------------------------------------------
-    def _deliver(
-        self, first: int, end: int, result: Outcome | JobError, job: Job | None
-    ) -> Callable[[], object] | None:
-        self._note(first, end, result, job)
-        if isinstance(result, JobError):
-            self._errors.update(dict.fromkeys(range(first, end), result))
-        else:
-            self._values[first:end] = result.values[: end - first]
-            self._errors.update(
-                (first + n, error) for n, error in result.errors.items() if first + n < end
-            )
-            if result.stdout or result.stderr:
-                self._printed[first] = result.stdout, result.stderr
-                self._show(result)
-        with self._session.changed:  # whoever takes calls back is here too
-            self._missing -= end - first
-            is_last = not self._missing
-        return self._finish() if is_last and not self._makes_good() else None
-
-    def _makes_good(self) -> bool:
-        """Make failed calls again, if somebody has asked for it; tell whether any are made."""
-        wanted, self._reruns = self._reruns, False
-        if not wanted or not self._errors:
-            return False
-        errors = dict(self._errors)
-        try:
-            self._repost(sorted(errors))
-        except CondorPoolError:
-            logger.exception("condorpool could not make the failed calls again")
-            self._errors = errors
-            return False
-        return True
-
-    def _see(self) -> None:
-        super()._see()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Have the pool keep this no longer, if it ended well and its values were had."""
-        if self._is_ready and self._seen and not self._errors:
-            self._kept.pop(self, None)
-
-    def _finish(self) -> Callable[[], object] | None:
-        """Tell all who wait; return what is still to be told."""
-        error = self._error()
-        callback = self._callback if error is None else self._error_callback
-        with self._session.changed:
-            self._is_ready, self._is_calling_back = True, callback is not None
-            self._call_back_by = time.monotonic() + CALLBACK_LAG
-            self._session.changed.notify_all()
-            awaited, self._awaited = self._awaited, []
-        for loop, event in awaited:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(event.set)
-        if callback is None:
-            self._let_go()
-            return None
-        self._see()
-        told = self._value() if error is None else error
-        call_back = functools.partial(self._call_back, callback, told)
-        if not self._in_order:
-            return call_back
-        return functools.partial(self._session.callbacks.put, call_back)
-
-    def _call_back(self, callback: Callback, told: Any) -> None:
-        self._call_back_by = math.inf
-        try:
-            callback(told)
-        except BaseException:
-            logger.exception("a callback of condorpool raised; the result is not affected")
-        finally:
-            with self._session.changed:
-                self._is_calling_back = False
-                self._session.changed.notify_all()
-
-    def _is_over(self) -> bool:
-        """Return whether a wait is over: as in multiprocessing, the callback has returned.
-
-        But in a callback nobody waits for one, nor for long where another keeps it waiting.
-        """
-        return self._is_ready and (
-            not self._is_calling_back
-            or bool(self._session.deliveries.depth)
-            or time.monotonic() > self._call_back_by
-        )
-
-    def _error(self) -> BaseException | None:
-        if self._return_exceptions or not self._errors:
-            return None
-        return self._errors[min(self._errors)]
-
-    def _value(self) -> T:
-        raise NotImplementedError
-
-    # -- the user's side -----------------------------------------------------------
-    @property
-    def name(self) -> str:
-        """What is called."""
-        return self._title
+    def __init__(self, calls: GatheredCalls, on_hold: OnHold | None) -> None:
+        super().__init__(calls, on_hold)
 
     @property
     def digest(self) -> str:
         """What is the same for the same calls, if they have a name."""
-        return self._digest
-
-    @property
-    def calls(self) -> int:
-        """How many calls there are."""
-        return len(self._values)
-
-    @property
-    def calls_ended(self) -> int:
-        """How many calls have returned or failed."""
-        return len(self._values) - self._missing
-
-    @property
-    def calls_failed(self) -> int:
-        """How many calls have failed."""
-        return len(self._errors)
-
-    def ready(self) -> bool:
-        """Tell whether all calls have ended."""
-        return self._is_ready
-
-    def submitted(self) -> bool:
-        """Tell whether the calls were submitted: what a pool gives, was."""
-        return self._batch is not None or self._is_ready
-
-    def completed(self) -> bool:
-        """Tell the same as `ready`."""
-        return self._is_ready
-
-    def output_exists(self) -> bool:
-        """Tell whether all calls have returned, at any time."""
-        return self._is_ready and not self._errors
-
-    def status(self) -> str | None:
-        """Return where the calls stand: ``Idle``, ``Running``, ``Suspended``, ``Held``, ...
-
-        ``Completed`` is what has ended in any way; of several calls the one that is
-        furthest counts.
-        """
-        self._holders()
-        with self._session.changed:
-            states = self._states()
-        return next(status for status in _STATUS.values() if status in states)
-
-    def _states(self) -> set[str]:
-        """Return, under the lock, where the calls stand that have not ended."""
-        batch = self._batch
-        if batch is None or not batch.pending:
-            return {_STATUS[JobState.COMPLETED]}
-        jobs = [batch.holders[i] for i in batch.pending if i in batch.holders]
-        states = {job.state for job in jobs}
-        if len(jobs) < len(batch.pending):
-            states.add(JobState.HELD if batch.is_stuck else JobState.IDLE)
-        return {_STATUS[state] for state in states}
+        return self._calls.digest
 
     def successful(self) -> bool | None:
-        """Tell whether all calls returned.
+        """Return whether all calls returned.
 
         Raises
         ------
         ValueError
             Not all calls have ended.
         """
-        if not self._is_ready:
+        if not self.ready():
             raise ValueError(f"{self!r} not ready")
-        return not self._errors
-
-    def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
-        """Wait until no call is idle any more, at most ``timeout`` seconds."""
-        timeout = checks.timeout(timeout)
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while self.status() == _STATUS[JobState.IDLE] and time.monotonic() < end:
-            with self._session.changed:
-                self._pause(min(end, time.monotonic() + TICK))  # no event tells who takes a call
+        return not self._calls.errors
 
     def wait(
         self,
@@ -567,19 +208,21 @@ class Result(Handle, Generic[T]):
         for state in doomed - set(self.statuscodes.values()):
             known = ", ".join(self.statuscodes.values())
             raise ValueError(f"killstats has {state!r}; the states are {known}")
-        self._until(
-            lambda: self._is_over() or bool(doomed and doomed & self._states()), timeout, on_hold
+        self._waiting.until(
+            lambda: self._calls.is_over or bool(doomed and doomed & self._statuses()),
+            timeout,
+            on_hold,
         )
-        if not self._is_ready:
+        if not self.ready():
             raise self._kill(doomed)
 
     def _kill(self, states: set[str]) -> JobFailedError:
         """Remove the jobs that are in these states; return the error that says so."""
-        jobs = [job for job in self.jobs if _STATUS[job.state] in states]
+        jobs = [job for job in self.jobs if STATUS[job.state] in states]
         first = jobs[0] if jobs else None
         error = JobFailedError(
             first.id if first else "",
-            f"Status {_STATUS[first.state] if first else self.status()!r} caused it to be killed",
+            f"Status {STATUS[first.state] if first else self.status()!r} caused it to be killed",
             host=first.host if first else "",
             hint=f"*** Analysis:\n{self.analyze()}",
         )
@@ -588,7 +231,7 @@ class Result(Handle, Generic[T]):
                 job.remove()
         else:
             self.remove()
-        self._see()
+        self._calls.mark_reported()
         return error
 
     def get(
@@ -633,13 +276,12 @@ class Result(Handle, Generic[T]):
         return self._outcome()
 
     def _outcome(self) -> T:
-        self._see()
-        if self._display:
-            self._display.close()
-        error = self._error()
+        self._calls.mark_reported()
+        self._waiting.close_display()
+        error = self._calls.error()
         if error is not None:
             raise error
-        return self._value()
+        return cast("T", self._calls.value())
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in a coroutine, as ``value = await result``."""
@@ -648,15 +290,13 @@ class Result(Handle, Generic[T]):
     async def _wait_in_loop(self) -> T:
         import asyncio  # noqa: PLC0415 - 40 ms and 8 MiB that most never need
 
-        event = asyncio.Event()
-        with self._session.changed:
-            self._awaited.append((asyncio.get_running_loop(), event))
-        on_hold = self._on_hold
-        while not self._is_ready:
+        event = self._calls.event()
+        on_hold = self._waiting.on_hold
+        while not self.ready():
             with self._session.changed:
-                stuck = self._is_stuck(on_hold)
-            if stuck:
-                on_hold = self._resolve(on_hold)
+                is_stuck = self._waiting.is_stuck(on_hold)
+            if is_stuck:
+                on_hold = self._waiting.resolve(on_hold)
             try:
                 await asyncio.wait_for(event.wait(), TICK)
             except asyncio.TimeoutError:
@@ -666,11 +306,11 @@ class Result(Handle, Generic[T]):
     @property
     def failed(self) -> list[int]:
         """The numbers of the calls that have failed so far, in order; the first call is 0."""
-        return sorted(self._errors)
+        return sorted(self._calls.errors)
 
     def exceptions(self) -> dict[int, BaseException]:
         """Return the exception of each call that has failed so far, by its number."""
-        return {number: self._errors[number] for number in self.failed}
+        return {number: self._calls.errors[number] for number in self.failed}
 
     def rerun(self) -> int:
         """Make the calls again that failed; return how many.
@@ -683,39 +323,34 @@ class Result(Handle, Generic[T]):
         ValueError
             Not all calls have ended, or the pool is closed.
         """
-        if not self._is_ready:
+        if not self.ready():
             raise ValueError(f"{self!r} not ready: wait() for it before you rerun what failed")
-        failed = self.failed
-        if failed:
-            self._repost(failed)
+        count = self._calls.rerun()
+        if count:
             self.show(self._progress)
-        return len(failed)
+        return count
 
     def forget(self) -> None:
         """Keep the results no longer for which a ``name`` was given."""
-        self._session.forget(self._first)
-        self._names.pop(self._title, None)
+        self._calls.forget()
 
     def rerun_at_end(self) -> None:
         """Make the calls again that have failed when all have ended, before `get` returns."""
-        self._reruns = True
+        self._calls.rerun_at_end()
 
     def stdout(self) -> str:
         """Return what the calls that have ended printed, in order."""
-        return "".join(self._printed[i][0] for i in sorted(self._printed))
+        return self._calls.printed(0)
 
     def stderr(self) -> str:
         """Return what the calls that have ended wrote to standard error, in order."""
-        return "".join(self._printed[i][1] for i in sorted(self._printed))
-
-    def _repr_html_(self) -> str | None:
-        return display.render([self])
+        return self._calls.printed(1)
 
     def __repr__(self) -> str:
-        calls, left = len(self._values), self._missing
-        failed = f", {len(self._errors)} failed" if self._errors else ""
-        held = len(self._batch.held) if self._batch and left else 0
-        return f"<{type(self).__name__}: {calls - left} of {calls} calls done{failed}" + (
+        calls, batch = self._calls, self._calls.batch
+        failed = f", {calls.failed} failed" if calls.failed else ""
+        held = len(batch.held) if batch and calls.missing else 0
+        return f"<{type(self).__name__}: {calls.ended} of {calls.size} calls done{failed}" + (
             f", {held} jobs held>" if held else ">"
         )
 
@@ -731,9 +366,6 @@ class AsyncResult(Result[T]):
     ...     result.get(), result.successful()
     ((3, 1), True)
     """
-
-    def _value(self) -> T:
-        return cast("T", self._errors.get(0, self._values[0]))
 
     @property
     def job(self) -> QueuedJob | None:
@@ -754,8 +386,3 @@ class MapResult(Result[list[Any]]):
     ...     result.get(), result.calls_ended
     ([1.0, 2.0, 3.0], 3)
     """
-
-    def _value(self) -> list[Any]:
-        if self._errors:
-            return [self._errors.get(n, value) for n, value in enumerate(self._values)]
-        return self._values

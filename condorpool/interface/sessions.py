@@ -11,8 +11,8 @@ from condorpool.access.accesspoint import AccessPoint
 from condorpool.cleaner import custody
 from condorpool.cleaner.owner import kernel_id, notebook_path
 from condorpool.display.notices import tell
-from condorpool.display.timeline import Chunk
 from condorpool.engine import description
+from condorpool.engine.chunks import Chunk
 from condorpool.engine.session import MOST_MADE, Session
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import SessionState

@@ -51,7 +51,7 @@ class NotebookPool:
             arguments = inspect.signature(Pool).bind(*args, **kwargs).arguments
             pool = Pool(**arguments)
         for old in self._pools.values() if self._arguments is not None else ():
-            if all(handle._batch.is_done for handle in _handles(old) if handle._batch):  # noqa: SLF001
+            if all(handle._calls.batch.is_done for handle in _handles(old) if handle._calls.batch):  # noqa: SLF001
                 old.terminate()  # its jobs only linger
                 old.join()
         self._arguments, self._pools = arguments, {None: pool}
@@ -145,7 +145,7 @@ def _named(word: str) -> list[Handle]:
     return [
         handle
         for handle in known_results()
-        if (batch := handle._batch) and batch.options.submitkwargs.get("batch_name") == name  # noqa: SLF001
+        if (batch := handle._calls.batch) and batch.options.submitkwargs.get("batch_name") == name  # noqa: SLF001
     ]
 
 

@@ -1,18 +1,18 @@
-"""What calls find around them: put back after each call, so that none harms the next.
+"""The state of the process, restored after each call so that none harms the next.
 
 A job makes many calls in one process, and a call may change what the others rely
 on: the working directory, the environment, the standard streams, signal handlers,
-``sys.path``, even ``print``.  What the initializer has set, and the user's modules
-when they were loaded, is how calls find it.  Modules that a call loads stay, and so
-does what is in them, as in multiprocessing's workers.
+``sys.path``, even ``print``.  Each call finds these as the initializer, and the user's
+modules when they were loaded, have set them.  Modules that a call loads stay loaded,
+with their contents, as in multiprocessing's workers.
 
-What cannot be put back ends the job when its outcome is written (`Surroundings.spoiled`).
+If something cannot be restored, the job ends when its outcome is written (`Surroundings.spoiled`).
 """
 
 from __future__ import annotations
 
-import _locale  # these are what locale, pickle, signal, socket and warnings stand on;
-import _pickle  # with its enums signal itself costs each job 3 ms
+import _locale  # locale, pickle, signal, socket and warnings are built on these;
+import _pickle  # signal itself, with its enums, costs each job 3 ms
 import _signal
 import _socket
 import _warnings
@@ -37,17 +37,17 @@ _LIMITS = [
 
 
 class Setting:
-    """Something of the process that can be read and written."""
+    """A property of the process that can be read and written."""
 
     def __init__(self, name: str, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
         self.name, self.read, self.write = name, read, write
 
     def mark(self) -> None:
-        """Take it as it is now."""
+        """Remember the present value."""
         self.value = self.read()
 
     def restore(self) -> None:
-        """Make it what it was."""
+        """Set the remembered value again."""
         if self.read() != self.value:
             self.write(self.value)
 
@@ -70,7 +70,7 @@ def _each(write: Callable[..., Any], keys: list[int]) -> Callable[[list[Any]], N
 
 
 def _handle(number: int, handler: Any) -> None:
-    if handler is not None:  # it is in C, and can only be left alone
+    if handler is not None:  # None is a handler in C, which Python cannot set
         _signal.signal(number, handler)
 
 
@@ -134,17 +134,17 @@ def _costly_settings() -> list[Setting]:
 
 
 class Surroundings:
-    """All that is put back between calls.
+    """All that is restored between calls.
 
     Parameters
     ----------
     reopen
-        Makes the standard streams good again.
+        Reopens the standard streams.
 
     Attributes
     ----------
     spoiled
-        What could not be put back, in words.
+        What could not be restored, in words.
     """
 
     def __init__(self, reopen: Callable[[], None]) -> None:
@@ -155,10 +155,10 @@ class Surroundings:
         self.loaded = -1
 
     def mark(self) -> None:
-        """Take everything as it is now, unless no module was loaded since the last time."""
+        """Remember everything as it is now, unless no module was loaded since the last time."""
         if self.loaded == len(sys.modules):
             return
-        # The builtins first: nothing else can be done without them.
+        # The builtins first: everything else needs them.
         relied_on = builtins, sys, os, time, _pickle
         self.names = [(vars(module), dict(vars(module))) for module in relied_on]
         for setting in self.settings + self.costly:
@@ -174,17 +174,17 @@ class Surroundings:
         self.loaded = len(sys.modules)
 
     def restore(self, thoroughly: bool = True) -> None:
-        """Make everything what it was; if not thoroughly, all but what takes long to look at.
+        """Restore everything; if not thoroughly, all but what takes long to read.
 
-        May raise what a call has left behind, like its alarm, but not for ever.
+        A call's alarm or trace function may raise here, but not forever.
         """
-        for timer, left, interval in self.timers:
+        for timer, remaining, interval in self.timers:
             now = _signal.getitimer(timer)
-            if now[1] != interval or (now[0] and not left):
+            if now[1] != interval or (now[0] and not remaining):
                 _signal.setitimer(timer, interval, interval)
         if thoroughly and "faulthandler" in sys.modules:
             sys.modules["faulthandler"].cancel_dump_traceback_later()
-        # Until they are back no builtin, and no name in sys, is what it says.
+        # Until these are restored, a call may have replaced any builtin and any name in sys.
         live, saved = self.names[1]
         streams = live.get("stdout"), live.get("stderr")
         for names, before in self.names if thoroughly else self.names[:2]:
@@ -206,7 +206,7 @@ class Surroundings:
             if stream is not saved[name]:
                 try:
                     stream.flush()  # type: ignore[union-attr]
-                except BaseException:  # it is the call's own, and may be anything
+                except BaseException:  # it is the call's own, and may raise anything
                     pass
         del stream, streams  # one that wraps ours closes it now, and not later
         self.reopen()
@@ -215,7 +215,7 @@ class Surroundings:
 
     def _variables(self) -> dict[bytes, bytes]:
         data: dict[bytes, bytes]
-        data = self.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - to decode all takes 20 us
+        data = self.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - decoding all takes 20 us
         return data
 
     def _restore_variables(self) -> None:

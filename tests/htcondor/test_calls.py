@@ -155,7 +155,7 @@ class TestResults:
         result = pool.map_async(unlucky, [12, 13, 14], chunksize=3)
         result.wait()
         assert not result.successful()
-        assert [result._values[i] for i in (0, 2)] == [12, 14]
+        assert [result._calls.values[i] for i in (0, 2)] == [12, 14]
 
     @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration(1)])
     def test_exceptions_that_end_programs_are_results_too(self, pool, error):

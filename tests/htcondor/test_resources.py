@@ -157,7 +157,7 @@ class TestTaskTimeout:
         result = pool.map_async(time.sleep, [0, 0, 30, 0], chunksize=2)
         with pytest.raises(condorpool.TaskTimeoutError, match=r"call 2 took longer than 0\.5 s"):
             result.get(timeout=60)
-        assert list(result._errors) == [2]
+        assert list(result._calls.errors) == [2]
         assert pool.apply(os.getpid) == first
 
     def test_the_remote_traceback_says_where(self, pool):
@@ -174,8 +174,8 @@ class TestTaskTimeout:
         result = pool.map_async(call, [60, 0], chunksize=1)
         with pytest.raises(condorpool.TaskTimeoutError, match=r"than 0\.5 s, and could not"):
             result.get(timeout=60)
-        assert list(result._errors) == [0]
-        assert f"in {call.__name__}" in str(result._errors[0])
+        assert list(result._calls.errors) == [0]
+        assert f"in {call.__name__}" in str(result._calls.errors[0])
         pool._results.clear()
 
 

@@ -18,7 +18,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import condorpool
-from condorpool.interface.iterators import ResultIterator
+from condorpool.engine.streams import StreamedCalls
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -51,9 +51,9 @@ class TestIterators:
 
     def test_the_last_ones_may_be_late(self, pool, monkeypatch):
         """The end comes when they are here, not when their jobs have ended."""
-        deliver = ResultIterator._deliver
+        deliver = StreamedCalls.deliver
         late = lambda *args: (time.sleep(0.3), deliver(*args))  # noqa: E731
-        monkeypatch.setattr(ResultIterator, "_deliver", late)
+        monkeypatch.setattr(StreamedCalls, "deliver", late)
         assert list(pool.imap(double, range(4), 2)) == [0, 2, 4, 6]
 
     def test_as_they_end(self, make_pool, tmp_path):

@@ -83,7 +83,7 @@ def test_a_runner_with_a_chunk_is_stopped(make_pool, htcondor, tmp_path, way, ac
     if cure:
         wanted = {"condor_hold": 5, "condor_suspend": 7}[action]
         until(lambda: wanted in statuses(htcondor.access_point()))
-        until(lambda: result._missing == 1)  # the other runner has made the rest
+        until(lambda: result._calls.missing == 1)  # the other runner has made the rest
         run(htcondor, cure, job)
     assert result.get(timeout=90) == list(range(4))
     assert sum(made(tmp_path).values()) == (4 if action == "condor_suspend" else 5)
@@ -137,7 +137,7 @@ def test_a_call_that_ends_its_process_as_if_all_were_well(make_pool, monkeypatch
     )
     with pytest.raises(condorpool.JobFailedError, match="exited with code 0"):
         result.get(timeout=60)
-    assert result._values[1:] == [1, 2]
+    assert result._calls.values[1:] == [1, 2]
 
 
 # -- daemons ------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def errors_of(result):
         return errors_of(result)
     except condorpool.JobFailedError:
         pass
-    return {type(error) for error in result._errors.values()}
+    return {type(error) for error in result._calls.errors.values()}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
@@ -202,8 +202,8 @@ def test_the_disk_is_full_while_calls_run(make_pool, tmp_path, way):
         result.wait(4)
         filler.unlink()
         assert errors_of(result) <= {condorpool.JobFailedError}
-        values = [x for x in range(6) if x not in result._errors]
-        assert [result._values[x] for x in values] == values
+        values = [x for x in range(6) if x not in result._calls.errors]
+        assert [result._calls.values[x] for x in values] == values
         assert pool.map_async(abs, range(-4, 0), chunksize=1).get(timeout=60) == [4, 3, 2, 1]
         pool.close()
     finally:

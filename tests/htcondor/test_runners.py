@@ -94,8 +94,8 @@ def test_what_a_killed_runner_has_left_to_others_is_made(make_pool):
     result = pool.map_async(make, range(64))  # chunks of 8
     with pytest.raises(condorpool.JobFailedError, match="signal 9"):
         result.get(timeout=60)
-    assert 1 in result._errors
-    assert max(result._errors) < 7
+    assert 1 in result._calls.errors
+    assert max(result._calls.errors) < 7
 
 
 def test_a_lingering_runner_makes_the_next_call(make_pool):
@@ -150,8 +150,8 @@ def test_a_killed_runner_fails_its_chunk_alone(make_pool, tmp_path):
     result = pool.map_async(deadly, range(4), chunksize=1)
     with pytest.raises(condorpool.JobFailedError, match="signal 9"):
         result.get(timeout=60)
-    assert [result._values[x] for x in (0, 2, 3)] == [0, 2, 3]
-    assert list(result._errors) == [1]
+    assert [result._calls.values[x] for x in (0, 2, 3)] == [0, 2, 3]
+    assert list(result._calls.errors) == [1]
 
 
 def test_a_removed_runner(make_pool):

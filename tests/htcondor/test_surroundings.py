@@ -231,7 +231,7 @@ def test_a_call_does_not_harm_the_next(make_pool, spoil, fails):
     result = pool.map_async(make, [harm, look, harm], chunksize=3)
     result.wait(60)
     assert [type(error) for error in result.exceptions().values()] == [OSError] * 2 * fails
-    assert result._values[1] == (before, process)
+    assert result._calls.values[1] == (before, process)
     if spoil in (set_alarm, set_deadly_alarm, set_watchdog):
         time.sleep(0.3)
     after = pool.apply_async(make, (look,))
@@ -443,7 +443,7 @@ def test_exceptions_that_cannot_be_asked_anything(make_pool, call, error, says):
     assert isinstance(caught, error)
     assert says in str(caught) + str(caught.__cause__)
     assert f"in {call.__name__}" in str(caught) + str(caught.__cause__) or call is nameless_value
-    assert result._values[0] == result._values[2] == pool.apply(os.getpid)
+    assert result._calls.values[0] == result._calls.values[2] == pool.apply(os.getpid)
 
 
 def test_a_runner_that_fails_ends(make_pool, access_point):

@@ -10,8 +10,8 @@ import pytest
 
 from condorpool.display import progress, report, textbar
 from condorpool.display.progress import Meter, Progress
-from condorpool.display.timeline import Chunk
 from condorpool.engine.batches import Batch
+from condorpool.engine.chunks import Chunk
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew
 from condorpool.engine.records import BatchRecord
@@ -46,6 +46,7 @@ class Calls:
             changed=threading.Condition(), state=SimpleNamespace(unreachable=None), is_closed=False
         )
         self._errors = {}
+        self._calls = SimpleNamespace(batch=self._batch, errors=self._errors)
 
     @property
     def calls_ended(self):

@@ -10,7 +10,9 @@ import matplotlib as mpl
 import pytest
 
 from condorpool.display import timeline
-from condorpool.display.timeline import Chunk, Picture
+from condorpool.display.timeline import Picture
+from condorpool.engine import chunks
+from condorpool.engine.chunks import Chunk
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew, Job
 from condorpool.engine.payload import Outcome
@@ -38,25 +40,25 @@ def test_a_chunk_that_a_job_made():
     """It is known when it was made, and what HTCondor said of its job until then."""
     outcome = Outcome([1, None], {1: ValueError()}, "node7", "3.11", "4.2", 100.5, 3.0)
     made_by = job(attempts=2, memory=64)
-    assert timeline.chunk(6, 8, outcome, made_by) == Chunk(
+    assert chunks.record(6, 8, outcome, made_by) == Chunk(
         6, 2, 1, "4.2", "node7", 100.5, 3.0, "", 2, 64
     )
-    assert timeline.chunk(6, 8, outcome, None).attempts is None
+    assert chunks.record(6, 8, outcome, None).attempts is None
 
 
 def test_a_chunk_that_was_lost():
     """It began with its job, or after the job's chunk before."""
     error = JobFailedError("4.2", "it was killed by signal 9", host="slot1_3@node7")
     lost_with = job(began=100, ended=110, attempts=1, exit="it was killed by signal 9")
-    lost = timeline.chunk(6, 8, error, lost_with)
+    lost = chunks.record(6, 8, error, lost_with)
     assert lost == Chunk(6, 2, 2, "4.2", "node7", 100.0, 10.0, "was killed by signal 9", 1)
-    lost_with.last_chunk_end = 104.5
-    assert timeline.chunk(6, 8, error, lost_with)[5:7] == (104.5, 5.5)
+    job.free = 104.5
+    assert chunks.record(6, 8, error, lost_with)[5:7] == (104.5, 5.5)
 
 
 def test_a_chunk_that_no_job_made():
     """Nothing is known of it, and pictures leave it out."""
-    taken_back = timeline.chunk(0, 5, JobRemovedError("", "taken back"), None)
+    taken_back = chunks.record(0, 5, JobRemovedError("(none yet)", "taken back"), None)
     assert taken_back == Chunk(0, 5, 5, "", "")
     assert str(Picture([taken_back])) == ""
     assert "nothing has ended yet" in Picture([])._repr_html_()

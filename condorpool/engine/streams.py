@@ -1,0 +1,239 @@
+"""Calls whose outcomes are given away as they are asked for, of an iterable that may be endless."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from condorpool.engine.batches import Batch
+from condorpool.engine.calls import Calls
+from condorpool.engine.description import JobOptions
+from condorpool.engine.jobs import Job
+from condorpool.engine.payload import Call, Outcome, name_of
+from condorpool.engine.session import MOST_MADE, Session
+from condorpool.values.exceptions import JobError, PoolClosedError
+from condorpool.values.locks import uninterrupted
+
+#: Exceptions that are kept for displays; there may be any number.
+MOST_ERRORS = 100
+
+#: Seconds after which a feeder checks whether results are still wanted.
+LOOK = 1.0
+
+
+class Raised:
+    """Stands for the exception of a call among values."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class StreamedCalls(Calls):
+    """Calls with the items of an iterable, whose outcomes are given away in turn.
+
+    A thread takes items from the iterable as outcomes are taken from here.  It stops when
+    this is garbage: neither that thread nor the batch keeps it.
+
+    Parameters
+    ----------
+    ahead
+        The most calls that are under way, or have ended and wait to be taken.
+    ordered
+        Whether outcomes are given in the order of the items.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        call: Call,
+        iterable: Iterable[Any],
+        chunksize: int,
+        options: JobOptions,
+        ahead: float,
+        *,
+        ordered: bool,
+        echo: bool = False,
+    ) -> None:
+        super().__init__(name_of(call.func), echo=echo, most_records=MOST_MADE)
+        iterator = iter(iterable)
+        self._session = session
+        self._is_endless = _is_endless(iterator)
+        self._ordered = ordered
+        self._failed = 0
+        self._waiting: deque[Any] = deque()
+        self._early: dict[int, list[Any]] = {}  # ended before those that come first
+        self._next = 0  # the call that comes next in order
+        prepared = session.prepare(call, (), _weakly(self.deliver), options, None)
+        with uninterrupted:
+            self.batch = self._batch = session.open(prepared)
+            self._feed = _Feed(session, prepared, iterator, chunksize, ahead)
+            weakref.finalize(self, self._feed.stop).atexit = False
+            threading.Thread(target=self._feed.run, name="condorpool-feeder", daemon=True).start()
+
+    @property
+    def size(self) -> int:
+        """How many items were taken from the iterable so far."""
+        return self._batch.size
+
+    @property
+    def ended(self) -> int:
+        """How many of their calls have returned or failed."""
+        with self.session.changed:
+            return self.size - self._batch.calls_pending
+
+    @property
+    def failed(self) -> int:
+        """How many have failed; `errors` has only some of them."""
+        return self._failed
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the iterable and all calls have ended."""
+        return not self._batch.undelivered
+
+    @property
+    def has_next(self) -> bool:
+        """Whether an outcome waits to be taken."""
+        return bool(self._waiting)
+
+    @property
+    def taken(self) -> int:
+        """How many outcomes were taken."""
+        return self._feed.taken
+
+    def take(self) -> Any:
+        """Return the next outcome that waits: a value, or `Raised`."""
+        value = self._waiting.popleft()
+        self._feed.note_taken()
+        return value
+
+    def take_end(self) -> BaseException:
+        """Return how the iterable ended: StopIteration, or what it raised, once."""
+        end, self._feed.end = self._feed.end, StopIteration()
+        return end or StopIteration()
+
+    def stop(self) -> None:
+        """Take no more items, and do not wait for the one that the iterable is about to give."""
+        with self.session.changed:
+            self._feed.stop()
+            self._feed.end = self._feed.end or PoolClosedError()
+        self.session.end(self._batch)
+
+    def exhaust(self) -> None:
+        """Take all other items of the iterable, unless it has no end."""
+        self.stop() if self._is_endless else self._feed.hurry()
+
+    def take_back(self) -> int:
+        """Take no more items, and take back calls that no job makes yet; return how many chunks."""
+        self.stop()
+        return super().take_back()
+
+    def deliver(self, first: int, end: int, result: Outcome | JobError, job: Job | None) -> None:
+        """Have the outcomes of a chunk wait to be taken, in their order."""
+        self._record(first, end, result, job)
+        if isinstance(result, JobError):
+            errors: dict[int, BaseException] = dict.fromkeys(range(end - first), result)
+            values: list[Any] = [Raised(result)] * (end - first)
+        else:
+            errors, values = dict(result.errors), list(result.values)
+            for number, error in errors.items():
+                values[number] = Raised(error)
+            self._print(result)
+        self._failed += len(errors)
+        if len(self.errors) < MOST_ERRORS:
+            self.errors.update((first + number, error) for number, error in errors.items())
+        with self.session.changed:
+            if not self._ordered:
+                self._waiting.extend(values)
+            else:
+                self._early[first] = values
+                while self._next in self._early:
+                    values = self._early.pop(self._next)
+                    self._next += len(values)
+                    self._waiting.extend(values)
+            self.session.changed.notify_all()
+
+
+class _Feed:
+    """Takes items from an iterable, in a thread, as the outcomes of their calls are taken."""
+
+    def __init__(
+        self, session: Session, batch: Batch, iterator: Iterator[Any], chunksize: int, ahead: float
+    ) -> None:
+        self._session, self._batch = session, batch
+        self._iterator, self._chunksize = iterator, chunksize
+        self._ahead = ahead
+        self.taken = 0
+        self.end: BaseException | None = None  # how the iterable ended
+        self._is_stopped = False
+        self._waits = False  # for room: only then has `note_taken` to wake it
+
+    def run(self) -> None:
+        """Take items to the end, or until no more are wanted."""
+        end: BaseException = StopIteration()
+        try:
+            while self._wait_for_room():
+                items = list(itertools.islice(self._iterator, self._chunksize))
+                if not items or self._is_stopped:
+                    break
+                self._session.add(self._batch, [items])
+            else:
+                end = PoolClosedError()
+        except BaseException as error:  # noqa: BLE001 - the iterable's; raised by the iterator
+            end = error
+        with self._session.changed:
+            self.end = self.end or end
+        self._session.end(self._batch)
+
+    def _wait_for_room(self) -> bool:
+        """Wait until there is room for a chunk; return whether it is still wanted."""
+        with self._session.changed:
+            while not self._is_stopped and not self._has_room:
+                self._waits = True
+                self._session.changed.wait(LOOK)
+            self._waits = False
+            return not self._is_stopped
+
+    @property
+    def _has_room(self) -> bool:
+        return self._batch.size - self.taken < self._ahead
+
+    def note_taken(self) -> None:
+        """Note that an outcome was taken."""
+        self.taken += 1
+        if self._waits and self._has_room:
+            with self._session.changed:
+                self._session.changed.notify_all()
+
+    def stop(self) -> None:
+        """Take no more from the iterable.  The garbage collector may call it: it takes no lock."""
+        self._is_stopped = True
+
+    def hurry(self) -> None:
+        """Take all other items, whether outcomes are taken or not."""
+        with self._session.changed:
+            self._ahead = float("inf")
+            self._session.changed.notify_all()
+
+
+def _weakly(deliver: Any) -> Callable[..., None]:
+    """Deliver as long as the object exists whose method this is."""
+    method = weakref.WeakMethod(deliver)
+
+    def deliver_weakly(*told: Any) -> None:
+        if method_now := method():
+            method_now(*told)
+
+    return deliver_weakly
+
+
+def _is_endless(iterator: Iterator[Any]) -> bool:
+    """Return whether an iterator is known to have no end."""
+    if isinstance(iterator, itertools.repeat):
+        return operator.length_hint(iterator, -1) < 0
+    return isinstance(iterator, (itertools.count, itertools.cycle))

@@ -1,0 +1,110 @@
+"""Waiting for calls, with what is to be done meanwhile about held jobs and clicks."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import cast
+
+from condorpool.engine.calls import Calls
+from condorpool.engine.tracker import tracker
+from condorpool.interface import display
+from condorpool.interface.holding import Decisions
+from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import OnHold
+from condorpool.values.exceptions import ResultTimeoutError
+
+#: Seconds after which a wait checks that the tracker's thread is alive, which would wake it.
+LOOK = 1.0
+
+
+class Waiting:
+    """Waits for some calls, in any thread.
+
+    Attributes
+    ----------
+    display
+        What shows the calls, if anything does.
+    """
+
+    def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
+        self.calls = calls
+        self.on_hold = on_hold
+        self.display: display.Display | None = None
+
+    @functools.cached_property
+    def _decisions(self) -> Decisions:
+        return Decisions(self.calls.session)
+
+    def until(
+        self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None = None
+    ) -> None:
+        """Wait until ``over()``, which is asked under the lock.
+
+        Raises
+        ------
+        ResultTimeoutError
+            It was not after ``timeout`` seconds.
+        JobHeldError
+            Only held jobs remain (``on_hold="raise"``).
+        """
+        on_hold, timeout = checks.on_hold(on_hold or self.on_hold), checks.timeout(timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            with self.calls.session.changed:
+                if over():
+                    return
+                if not self.is_stuck(on_hold):
+                    if time.monotonic() >= end:
+                        raise ResultTimeoutError(cast("float", timeout))
+                    self.pause(end)
+                    continue
+            on_hold = self.resolve(on_hold)
+
+    def is_stuck(self, on_hold: OnHold | None) -> bool:
+        """Return, under the lock, whether to `resolve` that jobs are held; raise if told to."""
+        calls = self.calls
+        calls.session.state.check_reach()
+        if not calls.is_ready:
+            tracker().check(calls.session)
+        if on_hold is None:
+            is_attended = self.display is not None and self.display.is_attended()
+            on_hold = "wait" if is_attended else "raise"
+        if calls.batch is None:
+            return False
+        if callable(on_hold):
+            return bool(self._decisions.due(calls.batch))
+        if on_hold == "wait" or not calls.batch.is_stuck:
+            return False
+        if on_hold == "raise":
+            calls.mark_reported()
+            raise calls.batch.held_error()
+        return True
+
+    def resolve(self, on_hold: OnHold | None) -> OnHold:
+        """Do what is to be done about held jobs; return what is to be done from now on."""
+        if not callable(on_hold):
+            self.calls.act("remove")
+            return "wait"
+        batch = self.calls.batch
+        error = self._decisions.make(on_hold, batch) if batch else None
+        if error:
+            self.calls.mark_reported()
+            raise error
+        return on_hold
+
+    def pause(self, end: float) -> None:
+        """Wait for news under the lock, at most until ``end``."""
+        if self.display:
+            # It may have clicks that only this thread can read.
+            end = min(end, time.monotonic() + self.display.patience)
+        self.calls.session.changed.wait(max(0.0, min(LOOK, end - time.monotonic())))
+        if self.display:
+            self.display.attend()
+
+    def close_display(self) -> None:
+        """Show the end."""
+        if self.display:
+            self.display.close()

@@ -52,7 +52,7 @@ def test_a_chunk_that_was_lost():
     lost_with = job(began=100, ended=110, attempts=1, exit="it was killed by signal 9")
     lost = chunks.record(6, 8, error, lost_with)
     assert lost == Chunk(6, 2, 2, "4.2", "node7", 100.0, 10.0, "was killed by signal 9", 1)
-    job.free = 104.5
+    lost_with.last_chunk_end = 104.5
     assert chunks.record(6, 8, error, lost_with)[5:7] == (104.5, 5.5)
 
 

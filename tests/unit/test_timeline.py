@@ -58,7 +58,7 @@ def test_a_chunk_that_was_lost():
 
 def test_a_chunk_that_no_job_made():
     """Nothing is known of it, and pictures leave it out."""
-    taken_back = chunks.record(0, 5, JobRemovedError("(none yet)", "taken back"), None)
+    taken_back = chunks.record(0, 5, JobRemovedError("", "taken back"), None)
     assert taken_back == Chunk(0, 5, 5, "", "")
     assert str(Picture([taken_back])) == ""
     assert "nothing has ended yet" in Picture([])._repr_html_()

@@ -13,13 +13,14 @@ from typing import Any
 
 from condorpool.access.accesspoint import any_cluster
 from condorpool.access.eventlog import EventLog
-from condorpool.engine import description, submitdir
+from condorpool.engine import description, rules, submitdir
 from condorpool.engine.batches import Batch
 from condorpool.engine.jobs import Cluster, Crew, Job
+from condorpool.engine.rules import Then
 from condorpool.engine.staffing import Staffing
-from condorpool.engine.state import SURPLUS, SessionState
+from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
-from condorpool.runner.names import ANNOUNCES, EX_NO_CHIRP
+from condorpool.runner.names import ANNOUNCES
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import HTCondorError, SubmitError
 from condorpool.values.holds import MEMORY
@@ -30,10 +31,6 @@ HOLD_LAG = 2.0
 
 #: Seconds for which a job that the access point has lost contact with may come back.
 CONTACT_LAG = 60.0
-
-#: Seconds for which a runner that came too late may still get a slot: the next call may
-#: want it, and a job that is removed while HTCondor gives it a slot can leave that unused.
-SURPLUS_GRACE = 2.0
 
 # Users' calls may write events too, so nothing is taken on trust.
 _ANNOUNCEMENT = re.compile(rf"{ANNOUNCES} (\d+)-(\d+)")
@@ -68,7 +65,8 @@ class Follower:
         self._evicted: list[tuple[Job, float]] = []
         self._released: list[tuple[Job, float]] = []
         self._stopped: list[Job] = []  # by the user
-        self._renew_at = time.time() + state.lease / 4, time.monotonic() + state.lease / 4
+        interval = rules.renewal_interval(state.lease)
+        self._renew_at = time.time() + interval, time.monotonic() + interval
 
     @property
     def is_closed(self) -> bool:
@@ -231,27 +229,18 @@ class Follower:
             self._state.directory.take_back(crew.number, token)
         if not others or not crew.pending or crew.live > crew.count(JobState.HELD):
             return
-        if job.exit_code == EX_NO_CHIRP:
+        spares_others = job.is_acted_on and not all(job.is_meant(*chunk) for chunk in others)
+        then = rules.after_last_runner(job, had_chunk=bool(had), spares_others=spares_others)
+        if then is Then.FALL_BACK:
             self._staffing.fall_back(crew)
-        elif (
-            job.state is JobState.REMOVED
-            and not job.reason.startswith(SURPLUS)
-            and (not job.is_acted_on or all(job.is_meant(batch, first) for batch, first in others))
-        ):
-            self._state.give_up(crew, self._state.failure(job))
-        elif (
-            had
-            or job.exit_code == 0
-            or job.state is JobState.REMOVED
-            or self._staffing.replaces(job)
-        ):
+        elif then is Then.SUBMIT or (then is Then.REPLACE and self._staffing.may_replace(crew)):
             self._staffing.submit_or_give_up(crew, job.id)
         else:
             self._state.give_up(crew, self._state.failure(job))
 
     def _forget_finished(self) -> None:
         """Forget batches that are done; remove runners from the queue that came too late."""
-        surplus = []
+        surplus, now = [], time.monotonic()
         with self._state.changed:
             done = [batch for batch in self._state.batches.values() if batch.is_forgettable]
             for crew in self._state.active_crews:
@@ -259,12 +248,12 @@ class Follower:
                 if crew.is_resident:
                     crew.batches = [batch for batch in crew.batches if not batch.is_done]
                     waiting = crew.count(JobState.IDLE, JobState.UNMATERIALIZED)
-                    if not waiting or crew.batches:
-                        crew.surplus_since = math.inf
-                    elif time.monotonic() > crew.surplus_since + SURPLUS_GRACE:
+                    since = rules.surplus_since(
+                        crew.surplus_since, now, waiting=waiting, has_chunks=bool(crew.batches)
+                    )
+                    crew.surplus_since = since
+                    if now > since + rules.SURPLUS_GRACE:
                         surplus += [c.number for c in crew.clusters if c.live]
-                    else:
-                        crew.surplus_since = min(crew.surplus_since, time.monotonic())
             gone = [c.number for c in self._state.clusters.values() if c.is_gone and not c.live]
             for number in gone:
                 del self._state.clusters[number]
@@ -274,7 +263,7 @@ class Follower:
         if surplus:
             late = f"({any_cluster(surplus)}) && JobStatus == 1"
             with contextlib.suppress(HTCondorError):
-                self._state.access_point.act("remove", late, SURPLUS)
+                self._state.access_point.act("remove", late, rules.SURPLUS)
 
     def reconcile(self) -> None:
         """Compare with disk and queue: find outcomes, ends and holds that no event told."""
@@ -316,7 +305,8 @@ class Follower:
         # One clock stands still while a laptop sleeps, the other may be set back.
         now, lease = (time.time(), time.monotonic()), self._state.lease
         if lease and any(map(operator.ge, now, self._renew_at)):
-            self._renew_at = now[0] + lease / 4, now[1] + lease / 4
+            interval = rules.renewal_interval(lease)
+            self._renew_at = now[0] + interval, now[1] + interval
             with self._state.changed:
                 is_live = any(cluster.live for cluster in self._state.clusters.values())
             if is_live:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from condorpool.engine import rules
 from condorpool.engine.description import JobOptions
 from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.guards import guarded
@@ -21,9 +22,6 @@ from condorpool.values.locks import Monitor
 
 if TYPE_CHECKING:
     from condorpool.engine.batches import Batch
-
-#: Jobs of a crew that are replaced when they end without a reason, or are held idle.
-MAX_REPLACED = 3
 
 #: States of jobs that run, or will without anybody's help.
 MOVING = (JobState.IDLE, JobState.RUNNING, JobState.SUSPENDED)
@@ -270,7 +268,7 @@ class Crew:
         those that the user has held: another job would make the call all the same.
         """
         moving = self.count(*MOVING, JobState.UNMATERIALIZED)
-        if moving or not self.count(JobState.HELD) or self.replaced >= MAX_REPLACED:
+        if moving or not self.count(JobState.HELD) or self.replaced >= rules.MAX_REPLACED:
             return False
         having = {b.holders[i] for b in self.batches for i in b.pending.keys() & b.holders.keys()}
         return any(

@@ -12,23 +12,20 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint, any_cluster
-from condorpool.engine import payload, submitdir
+from condorpool.engine import payload, rules, submitdir
 from condorpool.engine.batches import Batch, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.staffing import Staffing
-from condorpool.engine.state import PATIENCE, SURPLUS, SessionState
+from condorpool.engine.state import PATIENCE, SessionState
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobRemovedError
 from condorpool.values.locks import uninterrupted
 
 T = TypeVar("T")
-
-#: Seconds that the last event of a cluster may take after its last job's.
-LAST_EVENT = 3.0
 
 #: Seconds that runners get to leave by themselves when the pool closes.
 LEAVE_TIME = 10.0
@@ -387,39 +384,42 @@ class Session:
                 if not self.access_point.query(constraint, ["ClusterId"]):
                     return True  # gone, and the event log was not told
                 act_on = constraint if is_overdue else f"({constraint}) && JobStatus != 2"
-                self.access_point.act("remove", act_on, SURPLUS)
+                self.access_point.act("remove", act_on, rules.SURPLUS)
         else:
             return False
         # HTCondor makes a folder anew to write the last event of a cluster there
         # (write_user_log.cpp): so it is not deleted before.
         ended = [c for crew in crews for c in crew.clusters]
         with self.changed:
-            self.changed.wait_for(lambda: all(c.is_gone for c in ended), min(LAST_EVENT, patience))
+            self.changed.wait_for(
+                lambda: all(c.is_gone for c in ended), min(rules.LAST_EVENT, patience)
+            )
         return True
 
     def clean(self) -> str:
         """Delete what is not needed any more; return what is kept, and why."""
         with self.changed:
-            batches = list(self.state.batches.values())
-        kept_jobs, named, failures = set(), set(), 0
-        for batch in batches:
-            options, failed = batch.options, batch.failed
-            for name in options.cleanupfiles if options.cleanup else ():
-                (self.directory.path.parent / name).unlink(missing_ok=True)
-            if batch.record.name:
-                named.add(batch.record.name)
-            elif options.cleanup and batch.is_done:
-                failed = set() if options.cleanfailed or batch.is_good else failed
-                self.directory.discard_batch(batch.number, failed)
-                kept_jobs |= {batch.holders[i].id for i in failed if i in batch.holders}
-                failures += len(failed)
-        if not all(batch.options.cleanup for batch in batches):
-            return "cleanup=False"
-        if not named and not failures:
+            batches = dict(self.state.batches)
+        mine = {n: b for n, b in batches.items() if b.options.cleanup}
+        self.directory.discard_beside(f for b in mine.values() for f in b.options.cleanupfiles)
+        named = {number for number, batch in batches.items() if batch.record.name}
+        ended = named | {number for number, batch in mine.items() if batch.is_done}
+        failed = {
+            (n, first) for n in ended if not batches[n].is_good for first in batches[n].failed
+        }
+        cleaning = rules.cleaning({n: batches[n].record for n in ended}, named, failed)
+        if len(mine) == len(batches) and not cleaning.why_kept:
             self.directory.remove()
             return ""
-        self.directory.discard_jobs(kept_jobs)
-        return f"results named {', '.join(sorted(named))}" if named else "files of jobs that failed"
+        for number, chunks in cleaning.discard.items():
+            self.directory.discard_batch(number, chunks)
+        if len(mine) < len(batches):
+            return "cleanup=False"
+        kept = [(batches[n].holders, chunks) for n, chunks in cleaning.discard.items()]
+        self.directory.discard_jobs(
+            {holders[i].id for holders, chunks in kept for i in chunks if i in holders}
+        )
+        return cleaning.why_kept
 
     @uninterrupted
     def forget(self, batch: Batch | None) -> None:

@@ -10,14 +10,13 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 
-from condorpool.engine import description, payload, submitdir
+from condorpool.engine import description, payload, rules, submitdir
 from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
-from condorpool.engine.jobs import MAX_REPLACED, Cluster, Crew, Job
+from condorpool.engine.jobs import Cluster, Crew
 from condorpool.engine.records import CrewRecord, Submission
 from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
-from condorpool.runner.names import EX_SOFTWARE
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
 from condorpool.values.guards import guarded
@@ -97,8 +96,8 @@ class Staffing:
         """Submit the runners that a resident crew lacks."""
         with uninterrupted, self._submitting:
             with self._state.changed:
-                missing = min(crew.limit, crew.pending) - crew.reliable
-            if missing <= 0:
+                missing = rules.runners_missing(crew.limit, crew.pending, crew.reliable)
+            if not missing:
                 return
             submit = self.describe(crew.number, None, missing, crew.name, crew.options)
             self._submit(crew, submit, [{"runner": str(n)} for n in range(missing)])
@@ -119,15 +118,13 @@ class Staffing:
             if is_needed:
                 self.submit_or_give_up(crew)
 
-    def replaces(self, job: Job) -> bool:
-        """Return whether to replace a job that ended without a reason: not for ever."""
-        failed_itself = job.exit_code == EX_SOFTWARE
-        path = self._state.directory / submitdir.crew_name(job.crew.number)
-        if (job.exit and not failed_itself) or not path.exists():
+    def may_replace(self, crew: Crew) -> bool:
+        """Return whether to replace a job that ended without a reason: only a few times."""
+        if not (self._state.directory / submitdir.crew_name(crew.number)).exists():
             return False
         with self._state.changed:
-            job.crew.replaced += 1
-            return job.crew.replaced <= MAX_REPLACED
+            crew.replaced += 1
+            return crew.replaced <= rules.MAX_REPLACED
 
     def starves(self) -> bool:
         """Return whether a crew has chunks that wait for slots: all its runners, or any plain job."""

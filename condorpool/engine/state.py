@@ -57,9 +57,6 @@ PATIENCE = 600.0
 #: How long an outcome may take to show up on a network file system, in seconds.
 OUTCOME_LAG = 20.0
 
-#: Why a runner is removed that no chunk remains for.
-SURPLUS = "condorpool has no chunk left for this job"
-
 # The words of CPython's faulthandler, which ends a call that cannot be interrupted.
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 

@@ -309,7 +309,7 @@ class TestWait:
             futures = [
                 executor.submit(after, 0),
                 executor.submit(raise_it, KeyError(1), 0.5),
-                executor.submit(after, 0.7),
+                executor.submit(after, 1.5),
             ]
             ended = wait(futures, return_when=condition)
             assert ended.done == {futures[n] for n in done}

@@ -27,7 +27,11 @@ from cloudpickle import cloudpickle as theirs
 
 from condorpool import runner
 from condorpool.runner.names import PROGRAM
-from condorpool.runner.pickling import parts_of_cached, reduce_cached_property
+from condorpool.runner.pickling import (
+    parts_of_cached,
+    reduce_cached_property,
+    reduce_partialmethod,
+)
 
 # Pickles that mention a function of the runner do so by its name in jobs.  In a call that
 # uses a pool, this is the runner that makes the call.
@@ -261,6 +265,7 @@ REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     ModuleType: _module,
     functools._lru_cache_wrapper: _lru_cache,  # noqa: SLF001 - it has no other name
     functools.cached_property: reduce_cached_property,
+    functools.partialmethod: reduce_partialmethod,
     random.SystemRandom: lambda _: (random.SystemRandom, ()),  # it has no state
     typing.NewType: _new_type,
     weakref.WeakKeyDictionary: _weak_dict,

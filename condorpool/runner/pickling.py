@@ -30,6 +30,7 @@ def by_value(value: Any) -> list[Any]:
     reducers = {
         type(by_value.__code__): reduce_code,
         functools.cached_property: reduce_cached_property,
+        functools.partialmethod: reduce_partialmethod,
         functools._lru_cache_wrapper: reduce_cached,  # noqa: SLF001 - it has no other name
     }
     table = ChainMap(reducers, cloudpickle.Pickler.dispatch_table)
@@ -63,6 +64,14 @@ def reduce_cached_property(value: Any) -> Any:
     """Pickle a cached property without the lock that it has before Python 3.12."""
     state = {name: held for name, held in vars(value).items() if name != "lock"}
     return type(value), (value.func,), state
+
+
+def reduce_partialmethod(value: Any) -> Any:
+    """Pickle a partial method with what its class is made with: since Python 3.14 it must be."""
+    import copyreg
+
+    made = (type(value), (value.func, *value.args), value.keywords)
+    return copyreg.__newobj_ex__, made, vars(value)  # type: ignore[attr-defined]
 
 
 def reduce_cached(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -10,10 +11,22 @@ from pathlib import Path
 
 import pytest
 
+# Before condorpool is imported: every write of shared state checks that its lock is held.
+os.environ["CONDORPOOL_DEBUG_LOCKS"] = "1"
+
 import condorpool
 from condorpool import personal
 from condorpool.cleaner import registry
 from condorpool.engine.tracker import tracker
+from condorpool.values import guards
+
+
+@pytest.fixture(autouse=True)
+def no_breach():
+    """Fail a test in which any thread has written without the lock: threads only log it."""
+    guards.breaches.clear()
+    yield
+    assert not guards.breaches
 
 
 def pytest_configure():

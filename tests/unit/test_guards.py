@@ -1,0 +1,56 @@
+"""A write of shared state without its lock is told about; on in the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+
+from condorpool.engine.jobs import Crew
+from condorpool.values import guards
+from condorpool.values.locks import Monitor
+
+
+@guards.guarded(by="lock")
+class Shelf:
+    """Has an attribute of each kind that is checked."""
+
+    def __init__(self, lock):
+        self.lock = lock
+        self.count = 0
+        self.books = {}
+        self.order = []
+        self.seen = set()
+
+
+WRITES = {
+    "attribute": lambda shelf: setattr(shelf, "count", 1),
+    "item": lambda shelf: shelf.books.__setitem__("a", 1),
+    "update": lambda shelf: shelf.books.update(a=1),
+    "append": lambda shelf: shelf.order.append(1),
+    "add": lambda shelf: shelf.seen.add(1),
+    "a container that came later": lambda shelf: setattr(shelf, "order", []),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_breach_raises(write):
+    """With the lock held it does not."""
+    shelf = Shelf(Monitor())
+    with pytest.raises(AssertionError, match="is written without the lock"):
+        write(shelf)
+    assert len(guards.breaches) == 1
+    guards.breaches.clear()
+    with shelf.lock:
+        write(shelf)
+    assert not guards.breaches
+
+
+def test_what_no_thread_shares_needs_no_lock():
+    """Its lock is None."""
+    Shelf(None).books["a"] = 1
+    assert not guards.breaches
+
+
+def test_the_engine_is_guarded():
+    """The switch is on in this suite."""
+    assert guards.DEBUG
+    assert Crew.__setattr__ is not object.__setattr__

@@ -132,7 +132,7 @@ class TestSubmit:
 
     def test_a_timeout(self, executor):
         """The call goes on."""
-        future = executor.submit(after, 0.7, 7)
+        future = executor.submit(after, 2.0, 7)
         for question in (future.result, future.exception):
             with pytest.raises(concurrent.futures.TimeoutError):
                 question(timeout=0.05)
@@ -456,9 +456,9 @@ def test_held_jobs(executor_class):
 def test_what_waits_behind_others_is_cancelled(executor_class, tasks):
     """Also what was posted just now, with a job for each call."""
     with executor_class(2, max_tasks_per_child=tasks) as executor:
-        futures = [executor.submit(after, 0.5, n) for n in range(6)]
+        futures = [executor.submit(after, 2.0, n) for n in range(6)]
         wait_for_begin(futures[0])
-        late = [executor.submit(after, 0.5, n) for n in range(6)]
+        late = [executor.submit(after, 2.0, n) for n in range(6)]
         assert all(future.cancel() for future in late)
         executor.shutdown(cancel_futures=True)
         assert [future.cancelled() for future in futures[2:]] == [True] * 4

@@ -6,15 +6,12 @@ import base64
 import importlib.util
 import math
 import operator
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from condorpool.engine.batches import JobRecord
-from condorpool.engine.payload import Outcome
-from condorpool.values.exceptions import JobError
+from condorpool.engine.chunks import Chunk
 
 #: Colours that are seen on light and on dark pages: a picture does not know where it is.
 DONE, FAILED, TEXT = "#43a047", "#e53935", "#808080"
@@ -37,71 +34,6 @@ LOOKS: dict[bool, dict[str, Any]] = {
     False: {"label": "done", "facecolor": "tab:green", "edgecolor": "white"},
     True: {"label": "with failed calls", "facecolor": "tab:red", "edgecolor": "black"},
 }
-
-
-class Chunk(NamedTuple):
-    """A chunk of calls that has come to something.
-
-    Parameters
-    ----------
-    first, calls
-        The number of its first call, and how many it has.
-    failed
-        How many of them raised, or were lost with their job.
-    job, host
-        The job that made it, and the machine; empty if none did.
-    started, seconds
-        When, in seconds since 1970 by that machine's clock, and for how long; None
-        where nobody knows.
-    exit
-        How the job ended; empty while it goes on with other chunks.
-    attempts
-        How often HTCondor had started the job.
-    memory
-        MiB that the job was last seen to use.
-    """
-
-    first: int
-    calls: int
-    failed: int
-    job: str
-    host: str
-    started: float | None = None
-    seconds: float | None = None
-    exit: str = ""
-    attempts: int | None = None
-    memory: int | None = None
-
-    @property
-    def end(self) -> float:
-        """When it had come to something."""
-        return (self.started or 0.0) + (self.seconds or 0.0)
-
-
-def chunk(first: int, end: int, result: Outcome | JobError, job: JobRecord | None) -> Chunk:
-    """Return what is to be kept of a chunk and of its job."""
-    known: dict[str, Any] = {}
-    if job:
-        known = {
-            "exit": job.exit.removeprefix("it "),
-            "attempts": job.attempts or None,
-            "memory": job.memory or None,
-        }
-    calls = end - first
-    if isinstance(result, Outcome):
-        failed = sum(number < calls for number in result.errors)
-        name, host = result.job, result.host
-        if result.started:
-            known.update(started=result.started, seconds=result.seconds)
-    else:
-        failed, name, host = calls, result.job_id, result.host.rpartition("@")[2]
-        name = name if name[:1].isdigit() else ""
-        if job and job.began:
-            # Before it was lost with this chunk, the job may have made others.
-            started = max(float(job.began), job.free)
-            known.update(started=started, seconds=max(0.0, job.ended - started))
-    # Interned: there may be a hundred thousand, of a few jobs.
-    return Chunk(first, calls, failed, sys.intern(name), sys.intern(host), **known)
 
 
 def dataframe(chunks: Iterable[Chunk]) -> Any:

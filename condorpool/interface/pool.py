@@ -14,17 +14,19 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, TypeVar, cast
 
+from condorpool import display
 from condorpool.cleaner import custody, ending
 from condorpool.display.notices import mind_hashes, tell
-from condorpool.display.timeline import Chunk, timeline
+from condorpool.display.timeline import timeline
 from condorpool.engine import actions, description, payload
+from condorpool.engine.chunks import Chunk
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
 from condorpool.engine.session import MOST_MADE, Session
 from condorpool.engine.state import PATIENCE
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
-from condorpool.interface import display
+from condorpool.interface import sources
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.leftovers import Left, leftovers
@@ -906,8 +908,8 @@ class Pool:
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
-    def _repr_html_(self) -> str | None:
-        return display.render(self.results[-display.MOST :], repr(self))
+    def _repr_html_(self) -> str:
+        return sources.html(self.results[-display.MOST :], repr(self))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

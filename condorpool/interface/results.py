@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from condorpool.display.timeline import Chunk, chunk, dataframe, timeline
+from condorpool.display import Display
+from condorpool.display.timeline import dataframe, timeline
 from condorpool.engine import actions
 from condorpool.engine.batches import Batch, Cluster, JobRecord
+from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import Session
 from condorpool.engine.tracker import tracker
-from condorpool.interface import display
+from condorpool.interface import sources
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.onhold import Decisions, OnHold, check_on_hold
 from condorpool.interface.options import checks
@@ -82,7 +84,7 @@ class Handle(Jobs):
 
     def __init__(self, session: Session, on_hold: OnHold | None, *, echo: bool) -> None:
         self._session = session
-        self._display: display.Display | None = None
+        self._display: Display | None = None
         self._progress: str | None = None
         self._on_hold = on_hold
         self._decisions = Decisions(session)
@@ -104,7 +106,7 @@ class Handle(Jobs):
         """Show how the calls go on, as the ``progress`` of `Pool` says."""
         self._progress = progress
         if not self.ready():
-            self._display = display.show(self, progress)
+            self._display = sources.show(self, progress)
 
     def chunks(self) -> list[Chunk]:
         """Return how the chunks of calls were made that have come to something, in that order.
@@ -145,7 +147,7 @@ class Handle(Jobs):
         self, first: int, end: int, result: Outcome | JobError, job: JobRecord | None
     ) -> None:
         """Keep when and where a chunk was made."""
-        noted = chunk(first, end, result, job)
+        noted = record(first, end, result, job)
         with self._session.changed:
             if job:
                 job.free = max(job.free, noted.end)
@@ -168,8 +170,8 @@ class Handle(Jobs):
         if not self.ready():
             tracker().check(self._session)
         if on_hold is None:
-            is_attended = self._display is not None and self._display.is_attended()
-            on_hold = "wait" if is_attended else "raise"
+            has_viewer = self._display is not None and self._display.has_viewer()
+            on_hold = "wait" if has_viewer else "raise"
         if self._batch is None:
             return False
         if callable(on_hold):
@@ -212,12 +214,11 @@ class Handle(Jobs):
     def _pause(self, end: float) -> None:
         """Wait for news under the lock, at most until ``end``."""
         if self._display:
-            # It may have clicks that only this thread can see, or have lost whoever
-            # would have made them.
-            end = min(end, time.monotonic() + self._display.patience)
+            # It may have clicks that only this thread can read, or have lost its viewer.
+            end = min(end, time.monotonic() + self._display.poll_interval)
         self._session.changed.wait(max(0.0, min(LOOK, end - time.monotonic())))
         if self._display:
-            self._display.attend()
+            self._display.poll_clicks()
 
     @property
     def jobs(self) -> list[QueuedJob]:
@@ -707,8 +708,8 @@ class Result(Handle, Generic[T]):
         """Return what the calls that have ended wrote to standard error, in order."""
         return "".join(self._printed[i][1] for i in sorted(self._printed))
 
-    def _repr_html_(self) -> str | None:
-        return display.render([self])
+    def _repr_html_(self) -> str:
+        return sources.html([self])
 
     def __repr__(self) -> str:
         calls, left = len(self._values), self._missing

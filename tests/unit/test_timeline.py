@@ -10,8 +10,9 @@ import matplotlib as mpl
 import pytest
 
 from condorpool.display import timeline
-from condorpool.display.timeline import Chunk, Picture
+from condorpool.display.timeline import Picture
 from condorpool.engine.batches import JobRecord
+from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.payload import Outcome
 from condorpool.values.exceptions import JobFailedError, JobRemovedError
 
@@ -31,25 +32,23 @@ def test_a_chunk_that_a_job_made():
     """It is known when it was made, and what HTCondor said of its job until then."""
     outcome = Outcome([1, None], {1: ValueError()}, "node7", "3.11", "4.2", 100.5, 3.0)
     job = JobRecord(attempts=2, memory=64)
-    assert timeline.chunk(6, 8, outcome, job) == Chunk(
-        6, 2, 1, "4.2", "node7", 100.5, 3.0, "", 2, 64
-    )
-    assert timeline.chunk(6, 8, outcome, None).attempts is None
+    assert record(6, 8, outcome, job) == Chunk(6, 2, 1, "4.2", "node7", 100.5, 3.0, "", 2, 64)
+    assert record(6, 8, outcome, None).attempts is None
 
 
 def test_a_chunk_that_was_lost():
     """It began with its job, or after the job's chunk before."""
     error = JobFailedError("4.2", "it was killed by signal 9", host="slot1_3@node7")
     job = JobRecord(began=100, ended=110, attempts=1, exit="it was killed by signal 9")
-    lost = timeline.chunk(6, 8, error, job)
+    lost = record(6, 8, error, job)
     assert lost == Chunk(6, 2, 2, "4.2", "node7", 100.0, 10.0, "was killed by signal 9", 1)
     job.free = 104.5
-    assert timeline.chunk(6, 8, error, job)[5:7] == (104.5, 5.5)
+    assert record(6, 8, error, job)[5:7] == (104.5, 5.5)
 
 
 def test_a_chunk_that_no_job_made():
     """Nothing is known of it, and pictures leave it out."""
-    taken_back = timeline.chunk(0, 5, JobRemovedError("(none yet)", "taken back"), None)
+    taken_back = record(0, 5, JobRemovedError("(none yet)", "taken back"), None)
     assert taken_back == Chunk(0, 5, 5, "", "")
     assert str(Picture([taken_back])) == ""
     assert "nothing has ended yet" in Picture([])._repr_html_()

@@ -1,0 +1,75 @@
+"""Chunks that have ended: when, where and how their calls were made."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from condorpool.engine.batches import JobRecord
+from condorpool.engine.payload import Outcome
+from condorpool.values.exceptions import JobError
+
+
+class Chunk(NamedTuple):
+    """A chunk of calls that has ended.
+
+    Parameters
+    ----------
+    first, calls
+        The number of its first call, and how many it has.
+    failed
+        How many of them raised, or were lost with their job.
+    job, host
+        The job that made the calls, and the machine; empty if none did.
+    started, seconds
+        When, in seconds since 1970 by that machine's clock, and for how long; None
+        if not known.
+    exit
+        How the job ended; empty while it makes other calls.
+    attempts
+        How often HTCondor had started the job.
+    memory
+        MiB that the job was last seen to use.
+    """
+
+    first: int
+    calls: int
+    failed: int
+    job: str
+    host: str
+    started: float | None = None
+    seconds: float | None = None
+    exit: str = ""
+    attempts: int | None = None
+    memory: int | None = None
+
+    @property
+    def end(self) -> float:
+        """When it ended."""
+        return (self.started or 0.0) + (self.seconds or 0.0)
+
+
+def record(first: int, end: int, result: Outcome | JobError, job: JobRecord | None) -> Chunk:
+    """Return what is kept of a chunk and of its job."""
+    known: dict[str, Any] = {}
+    if job:
+        known = {
+            "exit": job.exit.removeprefix("it "),
+            "attempts": job.attempts or None,
+            "memory": job.memory or None,
+        }
+    calls = end - first
+    if isinstance(result, Outcome):
+        failed = sum(number < calls for number in result.errors)
+        name, host = result.job, result.host
+        if result.started:
+            known.update(started=result.started, seconds=result.seconds)
+    else:
+        failed, name, host = calls, result.job_id, result.host.rpartition("@")[2]
+        name = name if name[:1].isdigit() else ""
+        if job and job.began:
+            # Before it was lost with this chunk, the job may have made others.
+            started = max(float(job.began), job.free)
+            known.update(started=started, seconds=max(0.0, job.ended - started))
+    # Interned: there may be a hundred thousand, of a few jobs.
+    return Chunk(first, calls, failed, sys.intern(name), sys.intern(host), **known)

@@ -5,7 +5,6 @@ from typing import Any as _Any
 from condorpool.access.accesspoint import add_kerberos_tokens
 from condorpool.engine.copies import RepeatedNumbersWarning
 from condorpool.engine.payload import RemoteTraceback, Shared
-from condorpool.interface import display as _display
 from condorpool.interface.attach import attach
 from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator
@@ -37,22 +36,6 @@ from condorpool.values.exceptions import (
 )
 
 TimeoutError = ResultTimeoutError  # noqa: A001 - multiprocessing's name for it
-
-
-def _show(result: _Any, kind: str) -> _display.Display | None:
-    """Load what shows results with the first one that is shown."""
-    from condorpool.display.show import show  # noqa: PLC0415
-
-    return show(result, kind)
-
-
-def _render(results: _Any, title: str) -> str:
-    from condorpool.display.show import html  # noqa: PLC0415
-
-    return html(results, title)
-
-
-_display.register(_show, _render)
 
 
 def register_joblib() -> None:

@@ -1,1 +1,100 @@
-"""Showing how calls proceed: the live widget, a line of text, and what stays in the notebook."""
+"""How calls proceed, shown to users: a live widget, a line of text, reports, timelines, notices.
+
+Results hand a `Source` to `show`.  What draws it is imported with the first that is shown:
+most scripts show nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from html import escape
+from typing import TYPE_CHECKING, Any, Protocol
+
+from condorpool.display import notices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from condorpool.display.source import Source
+
+#: How progress may be shown; ``"auto"`` is what suits the place.
+KINDS = ("auto", "widget", "text", None)
+
+#: Displays that are open at once, and results in a report, at most: more would bury the notebook.
+MOST = 10
+
+
+class Display(Protocol):
+    """An open display of one source."""
+
+    #: Seconds after which a waiting thread calls `poll_clicks` at the latest.
+    poll_interval: float
+
+    def poll_clicks(self) -> None:
+        """Process clicks that only the main thread can read."""
+
+    def has_viewer(self) -> bool:
+        """Return whether a user sees held jobs here and can act on them."""
+        ...
+
+    def close(self) -> None:
+        """Show the end.  May be called again."""
+
+
+def check_kind(kind: str | None) -> str | None:
+    """Return a kind of display, or raise an error that lists them."""
+    if kind not in KINDS:
+        raise ValueError(f"progress={kind!r} is none of {', '.join(map(repr, KINDS))}")
+    return kind
+
+
+def show(source: Source, kind: str | None) -> Display | None:
+    """Show a source from now on; None where there is nothing to show it with."""
+    if kind is None:
+        return None
+    from condorpool.display.refresher import refresher  # noqa: PLC0415 - see above
+    from condorpool.display.textbar import TextBar  # noqa: PLC0415
+
+    kernel = running_kernel()
+    is_live = bool(kernel) or sys.stderr.isatty()
+    if kind == "auto":
+        if refresher.count >= MOST or not is_live:
+            return None
+        wants_widget = kernel and os.environ.get("CONDORPOOL_WIDGET") != "0" and has_widgets()
+        kind = "widget" if wants_widget else "text"
+    if kind == "text":
+        return refresher.add(TextBar(source, notices.stream(), is_live=is_live))
+    if not kernel or not has_widgets():
+        raise ValueError(
+            "progress='widget' needs a Jupyter kernel with anywidget: "
+            "pip install anywidget, or use progress='text'"
+        )
+    from condorpool.display.widget import Panel  # noqa: PLC0415 - imports IPython
+
+    return refresher.add(Panel(source, kernel))
+
+
+def html(sources: Iterable[Source], title: str = "") -> str:
+    """Return HTML that shows how far the calls of sources are, under a title."""
+    from condorpool.display import report  # noqa: PLC0415 - see above
+    from condorpool.display.progress import Meter  # noqa: PLC0415
+
+    bodies = [
+        report.render(Meter(source).read(), chunks=source.chunks())["text/html"]
+        for source in sources
+    ]
+    return "\n".join([f"<div>{escape(title)}</div>"] * bool(title) + bodies)
+
+
+def running_kernel() -> Any:
+    """Return the IPython kernel that this process is, or None."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None)
+
+
+def has_widgets() -> bool:
+    """Return whether the widget can be made here."""
+    return importlib.util.find_spec("anywidget") is not None

@@ -1,17 +1,18 @@
 """Clicks that arrive while a cell blocks.
 
 A front end's message to a widget waits in the kernel's shell channel until the
-cell is done.  What lets ours through depends on the kernel:
+cell has ended.  How ours get through depends on the kernel:
 
-- ipykernel 7 reads the channel in a thread of its own: ours are taken out there.
-- Where that cannot be reached, a kernel since ipykernel 7.4 still lets a comm choose the
-  subshell that its messages go to: ours go to one that we have made.
+- ipykernel 7 reads the channel in a thread of its own: ours are taken out there
+  (`Kernel.shell_channel_thread_main`, in 7.0 to 7.4).
+- Where a later version has no such hook, it may still let a comm choose the subshell that
+  its messages go to, as 7.4 does: ours go to one that we have made.
 - ipykernel 6 reads it in the main thread: while that waits for results, it
-  looks into the channel itself.
-- Elsewhere clicks are seen when the cell is done; the widget then says so.
+  reads the channel itself.
+- Elsewhere clicks are processed when the cell has ended; the widget says so.
 
-All this is ipykernel's own business, so each step asks first whether what it
-needs is there, and hands on whatever is not for us as if nothing had happened.
+These are internals of ipykernel, so each step checks first that what it needs
+exists, and passes on every message that is not for us unchanged.
 """
 
 from __future__ import annotations
@@ -24,39 +25,39 @@ from typing import Any
 
 logger = logging.getLogger("condorpool")
 
-#: Seconds between two looks into the channel, where the main thread looks.
-LOOK_INTERVAL = 0.05
+#: Seconds between two reads of the channel, where the main thread reads it.
+POLL_INTERVAL = 0.05
 
 #: Seconds within which a kernel makes a subshell, if it makes any.
-PATIENCE = 5.0
+SUBSHELL_TIMEOUT = 5.0
 
 
 class Clicks:
-    """Hands messages for our comms to them at once, in one kernel."""
+    """Delivers messages for our comms at once, in one kernel."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
         self._comms: dict[str, tuple[Any, contextvars.Context]] = {}
         self._original: Any = None
         self._subshell = ""
-        self._looks = False
-        self._is_busy = True  # whoever makes this runs in a cell
+        self._polls = False
+        self._is_busy = True  # this is made in a cell
         kernel.shell.events.register("pre_run_cell", self._note_begin)
         kernel.shell.events.register("post_run_cell", self._note_end)
         if getattr(kernel, "shell_channel_thread", None) is None:
-            self._looks = hasattr(kernel, "schedule_dispatch")
+            self._polls = hasattr(kernel, "schedule_dispatch")
         elif hasattr(kernel, "shell_channel_thread_main") and hasattr(kernel, "shell_stream"):
             self._intercept()
         else:
             self._subshell = _make_subshell()
 
     @property
-    def patience(self) -> float:
-        """Seconds after which a wait in the main thread calls `look` at the latest."""
-        return LOOK_INTERVAL if self._looks else 1.0
+    def poll_interval(self) -> float:
+        """Seconds after which a wait in the main thread calls `poll` at the latest."""
+        return POLL_INTERVAL if self._polls else 1.0
 
     def take(self, comm: Any) -> None:
-        """Hand messages for a comm to it from now on, in this context."""
+        """Deliver messages for a comm from now on, in this context."""
         # Kernels find there to which cell an answer belongs.
         self._comms[comm.comm_id] = comm, contextvars.copy_context()
         if self._subshell and hasattr(comm, "_reply_subshell_for"):
@@ -74,7 +75,7 @@ class Clicks:
             if not self._handle(frames):
                 await original(frames)
 
-        # Whoever does the same after us then hands on to us.
+        # A hook that is installed after ours passes messages on to ours.
         kernel.shell_channel_thread_main = self._hook = hook
         self._listen(hook)
 
@@ -90,9 +91,9 @@ class Clicks:
         loop.add_callback(lambda: stream.on_recv(hook, copy=False))
 
     def uninstall(self) -> None:
-        """Give the channel back, unless somebody has put a hook over ours."""
+        """Restore the channel, unless another hook was installed over ours."""
         self._comms.clear()
-        self._looks = False
+        self._polls = False
         self._kernel.shell.events.unregister("pre_run_cell", self._note_begin)
         self._kernel.shell.events.unregister("post_run_cell", self._note_end)
         if self._original and self._kernel.shell_channel_thread_main is self._hook:
@@ -101,9 +102,9 @@ class Clicks:
         if _of.get(self._kernel) is self:
             del _of[self._kernel]
 
-    def look(self) -> None:
-        """Take in what has come, where only the main thread can."""
-        if not self._looks or threading.current_thread() is not threading.main_thread():
+    def poll(self) -> None:
+        """Process what has arrived, where only the main thread can read it."""
+        if not self._polls or threading.current_thread() is not threading.main_thread():
             return
         import zmq  # noqa: PLC0415 - the kernel has it
 
@@ -118,16 +119,16 @@ class Clicks:
                 kernel.schedule_dispatch(kernel.dispatch_shell, frames)
 
     def _handle(self, frames: Any) -> bool:
-        """Handle a message if it is for one of our comms; tell whether it was."""
+        """Handle a message if it is for one of our comms; return whether it was."""
         session = self._kernel.session
         try:
             _, body = session.feed_identities(frames, copy=False)
-            # The content is left packed: a look must not count as having read it.
+            # The content stays packed: the kernel must be able to read the message again.
             head = session.deserialize(body, content=False, copy=False)
             if head["header"]["msg_type"] != "comm_msg":
                 return False
             found = self._comms.get(session.unpack(head["content"])["comm_id"])
-        except Exception:  # noqa: BLE001 - the kernel will say what is wrong with it
+        except Exception:  # noqa: BLE001 - the kernel reports what is wrong with it
             return False
         if found is None:
             return False
@@ -138,8 +139,10 @@ class Clicks:
         except Exception:
             logger.exception("condorpool cannot handle a click")
         finally:
-            self._say("idle", head)  # a front end waits for that, to forget the message
-            if self._is_busy:  # and takes it for the kernel's own
+            # A front end waits for "idle" to forget the message, and takes it for the
+            # state of the kernel, which still runs a cell.
+            self._say("idle", head)
+            if self._is_busy:
                 self._say("busy", head)
         return True
 
@@ -155,7 +158,7 @@ class Clicks:
 
 
 def _make_subshell() -> str:
-    """Ask the kernel, as any client may, for a subshell; return its id, "" without one."""
+    """Ask the kernel, as any client may, for a subshell; return its id, or ""."""
     from ipykernel.connect import get_connection_file  # noqa: PLC0415 - the kernel has both
     from jupyter_client.blocking.client import BlockingKernelClient  # noqa: PLC0415
 
@@ -165,7 +168,7 @@ def _make_subshell() -> str:
     channel.start()
     try:
         channel.send(client.session.msg("create_subshell_request"))
-        return str(channel.get_msg(timeout=PATIENCE)["content"].get("subshell_id", ""))
+        return str(channel.get_msg(timeout=SUBSHELL_TIMEOUT)["content"].get("subshell_id", ""))
     except queue.Empty:
         return ""
     finally:
@@ -176,7 +179,7 @@ _of: dict[Any, Clicks] = {}
 
 
 def clicks(kernel: Any) -> Clicks:
-    """Return what handles clicks in a kernel."""
+    """Return what delivers clicks in a kernel."""
     if kernel not in _of:
         _of[kernel] = Clicks(kernel)
     return _of[kernel]

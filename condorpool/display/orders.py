@@ -1,4 +1,4 @@
-"""What the widget's buttons do: orders from the front end, and what is said to them."""
+"""Orders from the widget's buttons, and what is answered."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from condorpool.display import progress
+from condorpool.display.page import jobs_in, page
 from condorpool.engine import actions
 from condorpool.engine.jobs import Job
-from condorpool.interface.iterators import ResultIterator
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.display.progress import Result
+    from condorpool.display.source import Source
 
 logger = logging.getLogger("condorpool")
 
@@ -28,55 +27,56 @@ MOST_ROWS = 100
 #: Characters of a job's output, and of its events, that are shown.
 TAIL = 32_768
 
-_DONE = {"release": "released", "remove": "removed", "hold": "held"}
+_PAST = {"release": "released", "remove": "removed", "hold": "held"}
 
 
-def perform(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what a front end asks for, and return what to tell it."""
-    act = _ACTIONS.get(str(order.get("do")))
-    if act is None:
+def perform(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Perform an order from a front end, and return the answer."""
+    perform_one = _ORDERS.get(str(order.get("do")))
+    if perform_one is None:
         return {"said": f"there is no action {order.get('do')!r}"}
     try:
-        return act(result, order)
+        return perform_one(source, order)
     except CondorPoolError as error:
         return {"said": str(error)}
     except ReferenceError:
         return {"said": "this result is gone: no variable has it any more"}
     except Exception as error:
-        # Whoever clicked must hear of it, and the front end waits for an answer.
+        # The user who clicked must hear of it, and the front end waits for an answer.
         logger.exception("condorpool could not do what was clicked")
         return {"said": f"that did not work: {error!r}"}
 
 
-def _act(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
-    action, past = order["do"], _DONE[order["do"]]
+def _act(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Hold, release or remove all jobs, or those that the order names."""
+    action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
-        count = getattr(result, action)()
+        count = source.act(action)
         what = "calls taken back or jobs removed" if action == "remove" else f"jobs {past}"
         return {"said": f"{count:,} {what}"}
-    chosen = _chosen(result, order)
-    done = actions.act_on_jobs(result._session.state, action, chosen)  # noqa: SLF001
-    return {"said": _told(past, done, _asked(order, len(chosen)))}
+    chosen = _chosen(source, order)
+    done = actions.act_on_jobs(source.session.state, action, chosen)
+    return {"said": _answer(past, done, _asked(order, len(chosen)))}
 
 
-def _release_with_memory(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = _chosen(result, order)
-    done, memory = actions.release_with_memory(result._session.state, chosen)  # noqa: SLF001
-    told = _told("released", done, _asked(order, len(chosen)))
-    return {"said": f"{told}, with {memory:,} MiB each" if done else told}
+def _release_with_memory(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = _chosen(source, order)
+    done, memory = actions.release_with_memory(source.session.state, chosen)
+    said = _answer("released", done, _asked(order, len(chosen)))
+    return {"said": f"{said}, with {memory:,} MiB each" if done else said}
 
 
-def _chosen(result: Result, order: Mapping[str, Any]) -> list[Job]:
+def _chosen(source: Source, order: Mapping[str, Any]) -> list[Job]:
     state = "held" if order.get("held") else None
-    return list(progress.jobs_in(result, state, order.get("group"), order.get("ids") or ()))
+    return list(jobs_in(source, state, order.get("group"), order.get("ids") or ()))
 
 
 def _asked(order: Mapping[str, Any], found: int) -> int:
-    """Return how many jobs the user saw, when the button was pressed."""
+    """Return how many jobs the user saw when the button was pressed."""
     return max(found, int(order.get("count") or len(order.get("ids") or ())))
 
 
-def _told(past: str, done: int, asked: int) -> str:
+def _answer(past: str, done: int, asked: int) -> str:
     gone = asked - done
     if not gone:
         return f"{past} {done:,}"
@@ -85,30 +85,30 @@ def _told(past: str, done: int, asked: int) -> str:
     return f"{past} {done:,}, {gone:,} could not be: gone, or {past} already"
 
 
-def _rerun(result: Result, _: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(result, ResultIterator):
-        return {"said": "what an iterator has given cannot be made again"}
-    result.rerun_at_end()
+def _rerun(source: Source, _: Mapping[str, Any]) -> dict[str, Any]:
+    if not source.can_rerun:
+        return {"said": "the calls of an iterator cannot be made again"}
+    source.rerun_at_end()
     return {"said": "the failed calls are made again when the others have ended"}
 
 
-def _page(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
+def _page(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
     offset, count = max(0, int(order["offset"])), min(MOST_ROWS, int(order["count"]))
-    total, rows = progress.page(result, order.get("state"), offset, count, time.time())
+    total, rows = page(source, order.get("state"), offset, count, time.time())
     return {"page": {"total": total, "offset": offset, "rows": [*map(dataclasses.asdict, rows)]}}
 
 
-def _log(result: Result, order: Mapping[str, Any]) -> dict[str, Any]:
-    job = next((job for job in progress.jobs(result, [str(order["job"])])), None)
-    if job is None:
-        return {"log": {"job": order["job"], "text": "The job has left the queue."}}
-    parts = [("events", job.log()), ("standard error", job.stderr()), ("output", job.stdout())]
-    text = "\n".join(f"== {name} ==\n{said[-TAIL:]}" for name, said in parts if said)
-    return {"log": {"job": job.id, "text": text or "Nothing has been written yet."}}
+def _log(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+    job = str(order["job"])
+    found = next(jobs_in(source, ids=[job]), None)
+    if found is None:
+        return {"log": {"job": job, "text": "The job is no longer in the queue."}}
+    texts = [f"== {name} ==\n{text[-TAIL:]}" for name, text in source.logs(found) if text]
+    return {"log": {"job": job, "text": "\n".join(texts) or "Nothing has been written yet."}}
 
 
-_ACTIONS: dict[str, Callable[[Result, Mapping[str, Any]], dict[str, Any]]] = {
-    **dict.fromkeys(_DONE, _act),
+_ORDERS: dict[str, Callable[[Source, Mapping[str, Any]], dict[str, Any]]] = {
+    **dict.fromkeys(_PAST, _act),
     "release_with_memory": _release_with_memory,
     "rerun": _rerun,
     "page": _page,
@@ -119,7 +119,8 @@ _ACTIONS: dict[str, Callable[[Result, Mapping[str, Any]], dict[str, Any]]] = {
 class Worker:
     """Does one thing after the other in a thread of its own.
 
-    A click must neither wait for the access point nor for the cell that blocks.
+    The thread that reads clicks must not wait for the access point, nor a click for
+    the cell that blocks.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from condorpool.values.locks import uninterrupted
 
 logger = logging.getLogger("condorpool")
 
-#: Seconds between two looks.
+#: Seconds between two rounds.
 INTERVAL = 0.25
 
 #: A display may take this part of a thread's time.
@@ -24,7 +24,7 @@ class Refreshed(Protocol):
     """What the refresher calls."""
 
     def refresh(self) -> bool:
-        """Show what is new; tell whether there will be more."""
+        """Show what is new; return whether there will be more."""
         ...
 
 
@@ -32,7 +32,7 @@ D = TypeVar("D", bound=Refreshed)
 
 
 class Refresher:
-    """Calls displays until they have no more to show.
+    """Refreshes displays until they have no more to show.
 
     Each is called in a copy of the context that it was added in: Jupyter's
     kernels find there to which cell an output belongs.
@@ -62,7 +62,7 @@ class Refresher:
     def _run(self) -> None:
         due: dict[int, float] = {}
         while True:
-            # Nobody wakes this thread: a map of milliseconds must not pay for it.
+            # This thread is never notified: a map of milliseconds must not pay for that.
             time.sleep(INTERVAL)
             with uninterrupted, self._lock:
                 entries = list(self._entries)
@@ -76,14 +76,14 @@ class Refresher:
                 if begun < due.get(id(display), 0.0):
                     continue
                 try:
-                    goes_on = context.run(display.refresh)
+                    has_more = context.run(display.refresh)
                 except BaseException:
-                    # What shows work must never stop it, and words of errors run users' code.
-                    logger.exception("condorpool cannot show how calls go on")
-                    goes_on = False
+                    # A display must never stop the calls, and the texts of errors run users' code.
+                    logger.exception("condorpool cannot show the progress of calls")
+                    has_more = False
                 now = time.monotonic()
                 due[id(display)] = now + (now - begun) / SHARE
-                if not goes_on:
+                if not has_more:
                     over.append(entry)
                     del due[id(display)]
             with uninterrupted, self._lock:

@@ -1,4 +1,4 @@
-"""What stays in the notebook when a map is over: static HTML that needs no kernel."""
+"""What stays in the notebook when calls have ended: static HTML that needs no kernel."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ OTHER = "var(--jp-border-color2, #bdbdbd)"
 
 
 def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> dict[str, str]:
-    """Return a bundle for Jupyter: text, and HTML that is read without its styles too.
+    """Return a bundle for Jupyter: text, and HTML that can be read without its styles, too.
 
     Parameters
     ----------
     hint
         What may be done next.
     chunks
-        What their picture shows, if there are several.
+        When and where calls were made: a picture shows several.
     """
     summary = summarize(progress)
     html = [
@@ -62,7 +62,7 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
 
 
 def summarize(progress: Progress) -> str:
-    """Return one line on how far the calls have come."""
+    """Return one line on how far the calls are."""
     parts = [f"{progress.done:,} of {progress.calls:,} calls done"]
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")

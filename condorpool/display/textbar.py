@@ -1,4 +1,4 @@
-"""A line of text that shows how calls go on, for terminals and logs."""
+"""A line of text that shows how calls proceed, for terminals and logs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.display.progress import Result
+    from condorpool.display.source import Source
 
-#: Seconds for which a call is not shown: most are over by then.
+#: Seconds for which calls are not shown: most have ended by then.
 DELAY = 1.0
 
 #: Seconds between two lines where lines cannot be written over.
@@ -30,10 +30,10 @@ class TextBar:
         Whether a carriage return goes back to the start of the line there.
     """
 
-    patience = 1.0
+    poll_interval = 1.0
 
-    def __init__(self, result: Result, stream: TextIO, *, is_live: bool) -> None:
-        self._meter = Meter(result)
+    def __init__(self, source: Source, stream: TextIO, *, is_live: bool) -> None:
+        self._meter = Meter(source)
         self._stream = stream
         self._is_live = is_live
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class TextBar:
             now = time.monotonic()
             try:
                 progress = self._meter.read()
-            except ReferenceError:  # nobody has the iterator any more
+            except ReferenceError:  # the iterator was dropped
                 self._is_over = True
                 return False
             if progress.ended and not self._shown and progress.elapsed < DELAY:
@@ -59,18 +59,18 @@ class TextBar:
                 self._is_over = progress.ended
                 self._write(line(progress))
             if self._is_over:
-                del self._meter  # a result lives as long as its users want
+                del self._meter  # values live as long as their users want
             return not self._is_over
 
     def close(self) -> None:
         """Write the last line."""
         self.refresh()
 
-    def attend(self) -> None:
+    def poll_clicks(self) -> None:
         """Do nothing: there is nothing to click."""
 
-    def is_attended(self) -> bool:
-        """Tell that nobody can act here."""
+    def has_viewer(self) -> bool:
+        """Return that no user can act here."""
         return False
 
     def _write(self, text: str) -> None:
@@ -86,7 +86,7 @@ class TextBar:
 
 
 def line(progress: Progress) -> str:
-    """Return a line that says how far the calls have come."""
+    """Return a line that says how far the calls are."""
     done, calls = progress.done + progress.failed, max(1, progress.calls)
     full = WIDTH * done // calls
     parts = [f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {done:,} of {progress.calls:,}"]
@@ -95,8 +95,8 @@ def line(progress: Progress) -> str:
     if not progress.ended:
         parts += [f"{count:,} {word}" for word, count in progress.jobs.items()]
     parts.append(duration(progress.elapsed))
-    if progress.left is not None:
-        parts.append(f"{duration(progress.left)} left")
+    if progress.eta is not None:
+        parts.append(f"{duration(progress.eta)} left")
     return ", ".join(parts)
 
 

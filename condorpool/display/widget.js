@@ -256,7 +256,7 @@ function render({ model, el }) {
     const waited = s.ended ? 0 : (performance.now() - lastState) / 1000;
     const parts = [duration(s.elapsed + waited)];
     if (s.rate) parts.push(s.rate >= 1 ? `${count(s.rate)}/s` : `${(s.rate * 60).toPrecision(2)}/min`);
-    if (s.left != null) parts.push(`about ${duration(s.left)} left`);
+    if (s.eta != null) parts.push(`about ${duration(s.eta)} left`);
     if (s.hosts > 1) parts.push(`${count(s.hosts)} machines`);
     say(times, parts.join(" · "));
     const lost = !s.ended && performance.now() - lastWord > 3000 * model.get("heartbeat");

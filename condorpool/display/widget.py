@@ -1,4 +1,4 @@
-"""The live widget: shows a result while its calls go on, and acts on its jobs."""
+"""The live widget: shows calls while they are made, and acts on their jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import dataclasses
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,24 +21,23 @@ from condorpool.display import orders, report
 from condorpool.display.clicks import clicks
 from condorpool.display.progress import Meter, Progress
 from condorpool.engine.chunks import Chunk
-from condorpool.interface.iterators import ResultIterator
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.display.progress import Result
+    from condorpool.display.source import Source
 
 logger = logging.getLogger("condorpool")
 
-#: Seconds for which a call is not shown: most are over by then.
+#: Seconds for which calls are not shown: most have ended by then.
 DELAY = 1.0
 
-#: Seconds between two signs of life.
+#: Seconds between two heartbeats.
 HEARTBEAT = 5.0
 
-#: Seconds within which a front end says that it shows the widget.
+#: Seconds within which a front end reports that it shows the widget.
 APPEAR = 5.0
 
-#: Widgets of results that have ended, at most: pages that are loaded anew still find them.
+#: Widgets of calls that have ended, at most: pages that are reloaded still find them.
 MOST_ENDED = 20
 
 _ended: collections.deque[JobWidget] = collections.deque()
@@ -57,17 +55,16 @@ class JobWidget(anywidget.AnyWidget):
 
 
 class Panel:
-    """A widget for one result, which becomes static HTML when all is over.
+    """A widget for one source, which becomes static HTML when all calls have ended.
 
     The refresher's thread alone changes the widget, until `close`.
     """
 
-    def __init__(self, result: Result, kernel: Any) -> None:
-        self._result = result
-        self._reruns = not isinstance(result, ResultIterator)
+    def __init__(self, source: Source, kernel: Any) -> None:
+        self._source = source
         self._clicks = clicks(kernel)
-        self.patience = self._clicks.patience
-        self._meter = Meter(result)
+        self.poll_interval = self._clicks.poll_interval
+        self._meter = Meter(source)
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._begun = time.monotonic()
@@ -80,11 +77,11 @@ class Panel:
 
     # -- the refresher's side ------------------------------------------------------
     def refresh(self) -> bool:
-        """Show what is new; tell whether there will be more."""
+        """Show what is new; return whether there will be more."""
         with uninterrupted, self._lock:
             try:
                 return self._refresh()
-            except ReferenceError:  # nobody has the iterator any more
+            except ReferenceError:  # the iterator was dropped
                 self._end(self._shown)
                 return False
 
@@ -92,7 +89,7 @@ class Panel:
         now = time.monotonic()
         if self._is_closed:
             return False
-        if self._widget is None and self._result.ready():
+        if self._widget is None and self._source.ready():
             self._end(None)
             return False
         if now - self._begun < DELAY:
@@ -131,11 +128,10 @@ class Panel:
         self._is_closed = True
         chunks: Sequence[Chunk] = ()
         with contextlib.suppress(ReferenceError):
-            chunks = self._result.chunks()
+            chunks = self._source.chunks()
         # The widget stays for pages that are loaded anew; values live as their users want.
         del self._meter
-        if type(self._result) not in weakref.ProxyTypes:
-            self._result = weakref.proxy(self._result)
+        self._source.let_go()
         if self._widget is None or progress is None:
             return
         # A page that was loaded anew does not get the update, but sees this.
@@ -149,26 +145,26 @@ class Panel:
 
     def _state(self, progress: Progress) -> dict[str, Any]:
         state = dataclasses.asdict(progress)
-        return {**state, "shares": progress.shares, "reruns": self._reruns}
+        return {**state, "shares": progress.shares, "reruns": self._source.can_rerun}
 
     # -- the user's side -------------------------------------------------------------
-    def attend(self) -> None:
-        """Take in clicks that only the thread that waits can see."""
-        self._clicks.look()
+    def poll_clicks(self) -> None:
+        """Process clicks that only the main thread can read."""
+        self._clicks.poll()
 
-    def is_attended(self) -> bool:
-        """Tell whether a front end shows the buttons, or may be about to."""
+    def has_viewer(self) -> bool:
+        """Return whether a front end shows the buttons, or may be about to."""
         return self._is_seen or time.monotonic() < self._begun + DELAY + APPEAR
 
     def _order(self, widget: JobWidget, order: dict[str, Any], _: object) -> None:
-        """Take an order from the front end; any thread may bring it."""
+        """Take an order from the front end, in any thread."""
         if order.get("do") == "ready":
             self._is_seen = True
             return
         number = order.get("id")
         widget.send({"id": number, "taken": True})
         orders.worker.do(
-            lambda: self._send(widget, {"id": number, **orders.perform(self._result, order)})
+            lambda: self._send(widget, {"id": number, **orders.perform(self._source, order)})
         )
 
     def _send(self, widget: JobWidget, message: dict[str, Any]) -> None:

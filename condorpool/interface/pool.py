@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from condorpool import display
 from condorpool.access.outlook import total_cpus
 from condorpool.cleaner import custody
 from condorpool.cleaner.owner import kernel_id
@@ -30,7 +31,7 @@ from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
 from condorpool.engine.streams import StreamedCalls
 from condorpool.engine.tracker import tracker
-from condorpool.interface import display
+from condorpool.interface import sources
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.kept import KeptResults
@@ -787,8 +788,8 @@ class Pool:
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
-    def _repr_html_(self) -> str | None:
-        return display.render(self.results[-display.MOST :], repr(self))
+    def _repr_html_(self) -> str:
+        return sources.html(self.results[-display.MOST :], repr(self))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

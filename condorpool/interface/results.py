@@ -10,7 +10,7 @@ from condorpool.engine.calls import Calls, GatheredCalls
 from condorpool.engine.chunks import Chunk
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
-from condorpool.interface import display
+from condorpool.interface import sources
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.verbs import STATUS, OriginalVerbs
@@ -77,7 +77,7 @@ class Handle(Jobs):
         """Show how the calls proceed, as the ``progress`` of `Pool` says."""
         self._progress = progress
         if not self.ready():
-            self._waiting.display = display.show(self, progress)
+            self._waiting.display = sources.show(self, progress)
 
     def chunks(self) -> list[Chunk]:
         """Return how the chunks of calls were made that have come to something, in that order.
@@ -140,8 +140,8 @@ class Handle(Jobs):
     def _act(self, action: str) -> int:
         return self._calls.act(action)
 
-    def _repr_html_(self) -> str | None:
-        return display.render([self])
+    def _repr_html_(self) -> str:
+        return sources.html([self])
 
 
 class Result(OriginalVerbs, Handle, Generic[T]):

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+from condorpool.display import Display
 from condorpool.engine.calls import Calls
 from condorpool.engine.tracker import tracker
-from condorpool.interface import display
 from condorpool.interface.holding import Decisions
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import OnHold
@@ -32,7 +32,7 @@ class Waiting:
     def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
         self.calls = calls
         self.on_hold = on_hold
-        self.display: display.Display | None = None
+        self.display: Display | None = None
 
     @functools.cached_property
     def _decisions(self) -> Decisions:
@@ -70,8 +70,8 @@ class Waiting:
         if not calls.is_ready:
             tracker().check(calls.session)
         if on_hold is None:
-            is_attended = self.display is not None and self.display.is_attended()
-            on_hold = "wait" if is_attended else "raise"
+            has_viewer = self.display is not None and self.display.has_viewer()
+            on_hold = "wait" if has_viewer else "raise"
         if calls.batch is None:
             return False
         if callable(on_hold):
@@ -99,10 +99,10 @@ class Waiting:
         """Wait for news under the lock, at most until ``end``."""
         if self.display:
             # It may have clicks that only this thread can read.
-            end = min(end, time.monotonic() + self.display.patience)
+            end = min(end, time.monotonic() + self.display.poll_interval)
         self.calls.session.changed.wait(max(0.0, min(LOOK, end - time.monotonic())))
         if self.display:
-            self.display.attend()
+            self.display.poll_clicks()
 
     def close_display(self) -> None:
         """Show the end."""

@@ -24,6 +24,11 @@ class JobState(enum.Enum):
         """Whether the job has left the queue for good."""
         return self in _FINAL
 
+    @property
+    def word(self) -> str:
+        """The state in the middle of a sentence."""
+        return self.value.lower()
+
 
 _FINAL = frozenset({JobState.COMPLETED, JobState.REMOVED})
 

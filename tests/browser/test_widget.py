@@ -199,7 +199,7 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
                 held=[dict(key=str(k), reason="Transfer input files failure " * 5, code=13, subcode=2,
                            count=n + k, cure="Put it there", needs_memory=k == 0) for k in range(20)],
                 failures=[dict(kind="ValueError", message="m" * 300 + str(k), count=n) for k in range(20)],
-                rate=20. + n, left=500. - n, note="", ended=False, elapsed=100. + n)
+                rate=20. + n, eta=500. - n, note="", ended=False, elapsed=100. + n)
         w = JobWidget(state=state(0, 100))
         def go(calls):
             for n in range(1, 41):

@@ -21,7 +21,7 @@ BELOW = {
     "personal": ["access", "values"],
     "engine": ["access", "runner", "values"],
     "cleaner": ["engine", "personal", "access", "runner", "values"],
-    "display": ["interface", "engine", "access", "values"],
+    "display": ["engine", "access", "values"],
     "interface": ["display", "cleaner", "engine", "personal", "access", "values"],
     "cli": ["interface", "cleaner", "engine", "personal", "access", "values"],
     "notebook": ["interface", "display", "cleaner", "engine", "personal", "access", "values"],

@@ -40,10 +40,10 @@ def test_until_the_next(period, age, left):
 @pytest.mark.parametrize(
     ("free", "period", "told"),
     [
-        (0, 0, "2 jobs wait for slots: all 64 CPUs of the pool are taken."),
-        (0, 60, "are taken; the next negotiation is in about 60 s."),
+        (0, 0, "2 jobs are waiting for slots: all 64 CPUs of the pool are in use."),
+        (0, 60, "are in use; the next negotiation is in about 60 s."),
         (3, 60, "3 of the pool's 64 CPUs are free; the next negotiation is in about 60 s."),
-        (3, 0, "are free; a job's analyze() tells why it gets none of them."),
+        (3, 0, "are free; a job's analyze() says why it gets none of them."),
     ],
 )
 def test_what_is_told(free, period, told):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from condorpool.display import progress, report, textbar
+from condorpool.display import groups, page, report, textbar
 from condorpool.display.progress import Meter, Progress
 from condorpool.engine.batches import Batch
 from condorpool.engine.chunks import Chunk
@@ -37,30 +37,29 @@ class Calls:
 
     def __init__(self, calls):
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
-        self._batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
-        self._batch.size = self.calls = calls
-        self._batch.pending = {n: n + 1 for n in range(calls)}
+        self.batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
+        self.batch.size = self.calls = calls
+        self.batch.pending = {n: n + 1 for n in range(calls)}
         self.cluster = Cluster(crew, 1, calls, range(calls))
         crew.clusters.append(self.cluster)
-        self._session = SimpleNamespace(
+        self.session = SimpleNamespace(
             changed=threading.Condition(), state=SimpleNamespace(unreachable=None), is_closed=False
         )
-        self._errors = {}
-        self._calls = SimpleNamespace(batch=self._batch, errors=self._errors)
+        self.errors = {}
 
     @property
     def calls_ended(self):
         """How many calls have ended."""
-        return self.calls - len(self._batch.pending)
+        return self.calls - len(self.batch.pending)
 
     @property
     def calls_failed(self):
         """How many have failed."""
-        return len(self._errors)
+        return len(self.errors)
 
     def ready(self):
         """Tell whether all have."""
-        return not self._batch.pending
+        return not self.batch.pending
 
     def tell(self, kind, *procs, time=0, **facts):
         """Have the event log tell of jobs."""
@@ -70,9 +69,9 @@ class Calls:
     def end(self, *numbers, error=None):
         """End calls and their jobs."""
         for number in numbers:
-            del self._batch.pending[number]
+            del self.batch.pending[number]
             if error:
-                self._errors[number] = error
+                self.errors[number] = error
             self.tell("JOB_TERMINATED", number, TerminatedNormally=True, ReturnValue=0)
 
 
@@ -127,7 +126,7 @@ def test_holds_for_the_same_cause_are_one_group():
     assert not files.needs_memory
     assert memory.needs_memory
     assert "memory" in memory.cure
-    assert [job.proc for job in progress.jobs_in(calls, group=files.key)] == [0, 1, 2, 3]
+    assert [job.proc for job in page.jobs_in(calls, group=files.key)] == [0, 1, 2, 3]
 
 
 def test_failures_alike_are_one_group():
@@ -155,7 +154,7 @@ def test_an_exception_that_cannot_be_told_is_counted():
 
     calls = Calls(2)
     calls.end(0, error=Mute())
-    assert Meter(calls).read().failures == (progress.Failed("Mute", "", 1),)
+    assert Meter(calls).read().failures == (groups.Failed("Mute", "", 1),)
 
 
 def test_rate_and_time_left(clock):
@@ -167,9 +166,9 @@ def test_rate_and_time_left(clock):
     clock.now = 10.0
     calls.end(*range(20))
     seen = meter.read()
-    assert (seen.rate, seen.left) == (2.0, 40.0)
+    assert (seen.rate, seen.eta) == (2.0, 40.0)
     clock.now = 200.0
-    assert meter.read().left is None
+    assert meter.read().eta is None
 
 
 def test_what_is_the_same_compares_equal(clock):
@@ -189,10 +188,10 @@ def test_a_page_of_jobs():
     calls.tell("SUBMIT", *range(50))
     calls.tell("EXECUTE", *range(30), SlotName="slot1@a", time=100)
     calls.tell("IMAGE_SIZE", 20, MemoryUsage=64)
-    total, rows = progress.page(calls, "running", 20, 5, now=107)
+    total, rows = page.page(calls, "running", 20, 5, now=107)
     assert total == 30
     assert [row.id for row in rows] == [f"1.{n}" for n in range(20, 25)]
-    assert rows[0] == progress.Row("1.20", "running", "slot1@a", 7, 64, 1, "")
+    assert rows[0] == page.Row("1.20", "running", "slot1@a", 7, 64, 1, "")
 
 
 def test_many_jobs_are_told_in_few_words():
@@ -222,7 +221,7 @@ def seen(**changes):
         "hosts": 1,
         "limit": 8,
         "rate": 2.0,
-        "left": 15.0,
+        "eta": 15.0,
         "held": (),
         "failures": (),
         "note": "",
@@ -241,7 +240,7 @@ def test_a_line_of_text():
 
 def test_a_report_is_escaped():
     """What jobs and users say is text in the report, not HTML."""
-    failure = progress.Failed("Err", "<script>alert(1)</script>", 1)
+    failure = groups.Failed("Err", "<script>alert(1)</script>", 1)
     bundle = report.render(seen(name="<lambda>", failed=1, failures=(failure,), ended=True))
     assert "<script" not in bundle["text/html"]
     assert "<lambda>" not in bundle["text/html"]

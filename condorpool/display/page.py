@@ -1,0 +1,68 @@
+"""Single jobs, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from condorpool.display.groups import LONGEST, key_of
+from condorpool.display.progress import IN_QUEUE
+from condorpool.engine.jobs import Job
+from condorpool.values.events import JobState
+
+if TYPE_CHECKING:
+    from condorpool.display.source import Source
+
+_STATE_OF = {state.word: state for state in IN_QUEUE}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of a page; times in seconds, memory in MiB."""
+
+    id: str
+    state: str
+    host: str
+    seconds: float | None
+    memory: int | None
+    attempts: int
+    reason: str
+
+
+def jobs_in(
+    source: Source, state: str | None = None, group: str | None = None, ids: Sequence[str] = ()
+) -> Iterator[Job]:
+    """Yield the jobs in one state, those of a group of held ones, or those with these ids."""
+    batch = source.batch
+    wanted = JobState.HELD if group else _STATE_OF.get(state or "")
+    chosen = set(ids)
+    for cluster in list(batch.crew.clusters) if batch else ():
+        for job in cluster.jobs:
+            if (
+                (job.state is wanted if wanted else not job.state.is_final)
+                and (not group or key_of(job.reason, job.code, job.subcode) == group)
+                and (not chosen or job.id in chosen)
+            ):
+                yield job
+
+
+def page(
+    source: Source, state: str | None, offset: int, count: int, now: float
+) -> tuple[int, list[Row]]:
+    """Return how many jobs are in a state, and some of them; ``now`` in seconds since 1970."""
+    with source.session.changed:
+        chosen = list(jobs_in(source, state))
+        return len(chosen), [_row(job, now) for job in chosen[offset : offset + count]]
+
+
+def _row(job: Job, now: float) -> Row:
+    return Row(
+        id=job.id,
+        state="transferring" if job.is_transferring else job.state.word,
+        host=job.host,
+        seconds=(job.ended or now) - job.began if job.began else None,
+        memory=job.memory or None,
+        attempts=job.attempts,
+        reason=job.reason[:LONGEST] if job.state is JobState.HELD else "",
+    )

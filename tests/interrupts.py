@@ -112,4 +112,6 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
+    # What a script's shell starts in the background ignores them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(10**6))

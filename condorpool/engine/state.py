@@ -151,13 +151,15 @@ class SessionState:
     def recall(self, crew: Crew, batch: Batch | None = None) -> list[Token]:
         """Take the chunks back that no job has, of one batch or all; return what they were."""
         self.refresh_holders(crew)
-        return [
+        # The last first: what a runner takes meanwhile is then what comes first.
+        back = [
             token
-            for token in self.directory.tokens(crew.number)
+            for token in sorted(self.directory.tokens(crew.number), reverse=True)
             if not token.job
             and (batch is None or token.batch == batch.number)
             and self.directory.take_back(crew.number, token)
         ]
+        return back[::-1]
 
     # -- chunks that finish --------------------------------------------------------
     def settle(self, batch: Batch, first: int, job: Job | None = None) -> None:

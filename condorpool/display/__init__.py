@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from condorpool.display.source import Source
 
-#: How progress may be shown; ``"auto"`` is what suits the place.
-KINDS = ("auto", "widget", "text", None)
-
 #: Displays that are open at once, and results in a report, at most: more would bury the notebook.
 MOST = 10
 
@@ -41,13 +38,6 @@ class Display(Protocol):
 
     def close(self) -> None:
         """Show the end.  May be called again."""
-
-
-def check_kind(kind: str | None) -> str | None:
-    """Return a kind of display, or raise an error that lists them."""
-    if kind not in KINDS:
-        raise ValueError(f"progress={kind!r} is none of {', '.join(map(repr, KINDS))}")
-    return kind
 
 
 def show(source: Source, kind: str | None) -> Display | None:

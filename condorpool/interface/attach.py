@@ -6,7 +6,8 @@ from typing import Any
 
 from condorpool.cleaner.owner import notebook_path
 from condorpool.interface.leftovers import leftovers
-from condorpool.interface.pool import Pool, open_pools
+from condorpool.interface.openpools import open_pools
+from condorpool.interface.pool import Pool
 from condorpool.values.exceptions import CondorPoolError
 
 

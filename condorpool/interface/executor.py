@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +15,10 @@ from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import PoolKeywords, takes
-from condorpool.interface.pool import Pool
+from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import AsyncResult, not_stopping
 from condorpool.interface.waiting import Waiting
+from condorpool.interface.workload import Workload
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
 from condorpool.values.locks import Monitor
@@ -35,9 +36,27 @@ def _is_cancellation(error: BaseException) -> bool:
 class Future(concurrent.futures.Future[T]):
     """A call of an `Executor`: can be cancelled as long as no job makes it."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        func: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
         super().__init__()
         self._waiting: Waiting | None = None  # until the call has ended
+        # What is told of a future does not wait for what others are told.
+        result = workload.post(
+            AsyncResult,
+            Call(func, "apply"),
+            [(args, kwargs)],
+            1,
+            self._succeed,
+            self._fail,
+            in_order=False,
+            progress=None,
+        )
+        self._waiting = result._waiting  # noqa: SLF001 - it knows the result's display
 
     # -- the deliveries' side ----------------------------------------------------
     def _succeed(self, value: T) -> None:
@@ -140,6 +159,7 @@ class Executor(concurrent.futures.Executor):
         checks.optional_count("max_workers", max_workers)
         checks.optional_count("max_tasks_per_child", max_tasks_per_child)
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
+        self._workload = workload_of(self.pool)
         self._is_shut_down = False
         self._closer: threading.Thread | None = None
         self._closing = Monitor()
@@ -162,15 +182,7 @@ class Executor(concurrent.futures.Executor):
             The function or an argument cannot be pickled; nothing was submitted.
         """
         self._check()
-        future: Future[T] = Future()
-        # What is told of a future does not wait for what others are told.
-        done, failed = future._succeed, future._fail  # noqa: SLF001
-        call, items = Call(fn, "apply"), [(args, kwargs)]
-        result = self.pool._post(  # noqa: SLF001
-            AsyncResult, call, items, 1, done, failed, in_order=False, progress=None
-        )
-        future._waiting = result._waiting  # noqa: SLF001
-        return future
+        return Future(self._workload, fn, args, kwargs)
 
     def map(
         self,
@@ -212,9 +224,7 @@ class Executor(concurrent.futures.Executor):
             ahead = max(1, len(items))
         else:
             items, ahead = self._while_open(items), buffersize * chunksize
-        results: ResultIterator[T] = self.pool._imap(  # noqa: SLF001
-            fn, items, chunksize, ahead, style="starmap", ordered=True
-        )
+        results = self._workload.stream(fn, "starmap", items, chunksize, ahead, ordered=True)
         return _results(results, end)
 
     def _while_open(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -234,16 +244,15 @@ class Executor(concurrent.futures.Executor):
         """
         self._is_shut_down = True
         if cancel_futures:
-            self.pool._take_back()  # noqa: SLF001
+            self._workload.take_back()
         with self._closing:
             if self._closer is None:
                 # Not a daemon: as ever, a program ends when its calls have.
                 self._closer = threading.Thread(target=self._close, name="condorpool-closer")
                 self._closer.start()
             # What is told of a future must not wait for itself.
-            delivers = any(s.deliveries.depth for s in self.pool._sessions)  # noqa: SLF001
             # Thread.join takes a thread for ended after an interrupt (bpo-45274).
-            if wait and not delivers:
+            if wait and not self._workload.is_delivering:
                 self._closing.wait_for(lambda: self._is_closed)
 
     def _close(self) -> None:

@@ -202,5 +202,5 @@ def act(action: str, jobs: Iterable[QueuedJob]) -> int:
     """Do something to jobs, with one request to each access point; return to how many."""
     chosen: dict[Session, list[Job]] = {}
     for job in jobs:
-        chosen.setdefault(job._session, []).append(job._job)  # noqa: SLF001
+        chosen.setdefault(job._session, []).append(job._job)  # noqa: SLF001 - of the class above
     return sum(act_on_jobs(session.state, action, some) for session, some in chosen.items())

@@ -9,6 +9,7 @@ from typing import Any
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, register_parallel_backend
 
 from condorpool.interface.executor import Executor
+from condorpool.interface.pool import workload_of
 
 
 class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -46,7 +47,7 @@ class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
             raise ValueError("n_jobs=0: it must be at least 1, or -1 for all CPUs")
         if n_jobs is not None and n_jobs > 0:
             return n_jobs
-        return self._start(n_jobs).pool._count_cpus()  # noqa: SLF001
+        return workload_of(self._start(n_jobs).pool).count_cpus()
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
         """Make the executor, for a `Parallel` that begins."""

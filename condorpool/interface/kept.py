@@ -53,9 +53,11 @@ class KeptResults:
             earliest = self._raised.popleft()
             self.drop(lambda calls: self._listed.get(calls) is earliest)
 
-    def select(self, wanted: Callable[[GatheredCalls], object]) -> list[Result[Any]]:
-        """Return those whose calls are like this."""
-        return [result for calls, result in list(self._listed.items()) if wanted(calls)]
+    @property
+    def unsettled(self) -> dict[GatheredCalls, Result[Any]]:
+        """Those that have not ended, or have errors, by their calls."""
+        listed = list(self._listed.items())
+        return {calls: result for calls, result in listed if not calls.is_ready or calls.errors}
 
     def unreported(self) -> list[tuple[Result[Any], BaseException]]:
         """Return those with failed calls of which the user does not know, and their first errors."""

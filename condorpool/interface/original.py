@@ -12,7 +12,7 @@ from condorpool.engine.payload import Call
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import JobKeywords
-from condorpool.interface.pool import Pool
+from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Result
 from condorpool.values.exceptions import (
     JobError,
@@ -123,13 +123,13 @@ class Job(Result[T]):
         """
         if self.submitted():
             raise ValueError(f"{self!r} was submitted already: make another Job")
-        pool = self._pool or _own_pool(self._remote)
-        pool._check_call(self._calls.func)  # noqa: SLF001
+        work = workload_of(self._pool or _own_pool(self._remote))
+        work.check_call(self._calls.func)
         given = {"submitkwargs": self._submitkwargs, "jobkwargs": self._jobkwargs}
-        options = pool._options(JobKeywords, given)  # noqa: SLF001
+        options = work.options(JobKeywords, given)
         job = dataclasses.replace(options.job, maxtasksperchild=1)
-        session = pool._session(options.base)  # noqa: SLF001
-        pool._start(self._calls, self, session, job, maxtries, wait)  # noqa: SLF001
+        session = work.session(options.base)
+        work.start(self._calls, self, session, job, maxtries, wait)
         return cast("int", self.clusterid)
 
     @property

@@ -275,7 +275,7 @@ other = "import condorpool; condorpool.attach('scan')"
 done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
 assert done.returncode == 1, done
 assert f"in use by process {os.getpid()}" in done.stderr, done.stderr
-pool._results.named("scan").forget()
+pool._workload.results.named("scan").forget()
 pool.close()
 """
     assert client(code) == 0

@@ -363,7 +363,7 @@ def test_a_script(htcondor, tmp_path):
 def test_an_access_point_that_does_not_answer(make_job, pool, access_point, capsys):
     """It is tried again, with a line that says so."""
     job = make_job(nap, (0,))
-    here = job._pool._access_point
+    here = job._pool._workload.access_point
     address, relocate = here.schedd_address, here.relocate
     here.schedd_address, here.relocate = "<127.0.0.1:1>", None
     try:

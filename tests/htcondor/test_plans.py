@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import condorpool
 from condorpool.cleaner import registry
+from condorpool.interface.openpools import open_pools
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_submit_description(make_pool, tmp_path, written):
     assert planned["request_memory"] == "2048MB"
     assert planned["initialdir"].startswith(f"{tmp_path}/new/condorpool-")
     assert written() == before
-    assert pool not in condorpool.interface.pool.open_pools()
+    assert pool not in open_pools()
 
 
 def test_a_submit_description_is_that_of_the_jobs(make_pool, tmp_path):

@@ -129,7 +129,7 @@ class TestMemory:
         """An older HTCondor would ignore it: that is said before anything is written."""
         pool = make_pool(memory=64)
         monkeypatch.setattr(
-            pool._access_point, "version", "$CondorVersion: 24.0.17 2026-01-05 BuildID: 1 $"
+            pool._workload.access_point, "version", "$CondorVersion: 24.0.17 2026-01-05 BuildID: 1 $"
         )
         with pytest.raises(
             condorpool.HTCondorError, match=r"memory_max needs HTCondor 25\.2.*24\.0\.17"
@@ -176,7 +176,7 @@ class TestTaskTimeout:
             result.get(timeout=60)
         assert list(result._calls.errors) == [0]
         assert f"in {call.__name__}" in str(result._calls.errors[0])
-        pool._results.clear()
+        pool._workload.results.clear()
 
 
 class TestOnHold:

@@ -197,7 +197,7 @@ def test_a_dead_thread_is_told(pool, monkeypatch, caplog):
         with pytest.raises(condorpool.CondorPoolError, match=r"has ended .*Bad file descriptor"):
             result.get(timeout=60)
     assert "condorpool follows no jobs any more" in caplog.text
-    for session in pool._sessions:
+    for session in pool._workload.sessions:
         tracker().follow(session)  # for the end of the test
 
 

@@ -13,9 +13,10 @@ import logging
 import math
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from condorpool.engine import actions
 from condorpool.engine.batches import Batch
@@ -101,9 +102,25 @@ class Calls:
         """Whether jobs make the calls, or have made them."""
         return self.batch is not None or self.is_ready
 
+    #: Whether failed calls can be made again.
+    can_rerun: ClassVar[bool] = False
+
+    def rerun_at_end(self) -> None:
+        """Make the calls again that have failed when all have ended, before they count as ready."""
+        raise NotImplementedError
+
     def mark_reported(self) -> None:
         """Note that the user knows how the calls ended."""
         self.is_reported = True
+
+    def chunks(self) -> list[Chunk]:
+        """Return when and where chunks of calls were made, in the order in which they ended."""
+        with self.session.changed:
+            return list(self.records)
+
+    def weakly(self) -> Calls:
+        """Return a proxy that does not keep these calls: it raises ReferenceError when they are gone."""
+        return weakref.proxy(self)
 
     # -- their jobs ----------------------------------------------------------------
     def holders(self) -> list[Job]:
@@ -215,6 +232,8 @@ class GatheredCalls(Calls):
     values
         What the calls returned; None for those that have not, or have failed.
     """
+
+    can_rerun = True
 
     def __init__(
         self,

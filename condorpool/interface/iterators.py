@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from condorpool.engine.calls import Calls
 from condorpool.engine.streams import Raised, StreamedCalls
 from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.results import Handle, not_stopping
@@ -31,6 +32,10 @@ class ResultIterator(Handle, Generic[T]):
 
     def __init__(self, calls: StreamedCalls, on_hold: OnHold | None) -> None:
         super().__init__(calls, on_hold)
+
+    def _to_show(self) -> Calls:
+        # An iterator that was dropped takes no more items: a display must not keep its calls.
+        return self._calls.weakly()
 
     def next(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
         """Return the next result; waits for it at most ``timeout`` seconds.

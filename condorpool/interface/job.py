@@ -133,10 +133,7 @@ class Jobs:
 
     def log(self) -> str | None:
         """Return the jobs' events from the event log; None if there are none (yet)."""
-        text = self._session.directory.text(names.EVENT_LOG) or ""
-        marks = tuple(f"({job.cluster.number:03d}.{job.proc:03d}." for job in self._jobs())
-        events = [e for e in text.split("...\n") if e.partition(" ")[2].startswith(marks)]
-        return "...\n".join([*events, ""]) or None
+        return self._session.directory.events(job.id for job in self._jobs())
 
     def get_text_output(self, which: str) -> str | None:
         """Return the text of ``"output"``, ``"error"`` or ``"log"``."""

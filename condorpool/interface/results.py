@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar, cast
 
+from condorpool import display
 from condorpool.display.timeline import dataframe, timeline
 from condorpool.engine.calls import Calls, GatheredCalls
 from condorpool.engine.chunks import Chunk
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
-from condorpool.interface import sources
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.verbs import STATUS, OriginalVerbs
@@ -77,7 +77,11 @@ class Handle(Jobs):
         """Show how the calls proceed, as the ``progress`` of `Pool` says."""
         self._progress = progress
         if not self.ready():
-            self._waiting.display = sources.show(self, progress)
+            self._waiting.display = display.show(self._to_show(), progress)
+
+    def _to_show(self) -> Calls:
+        """Return the calls as a display gets them."""
+        return self._calls
 
     def chunks(self) -> list[Chunk]:
         """Return how the chunks of calls were made that have come to something, in that order.
@@ -85,8 +89,7 @@ class Handle(Jobs):
         When, where, how long, and with what memory; those that were made again are
         there twice.  An iterator has the latest 10,000.
         """
-        with self._session.changed:
-            return list(self._calls.records)
+        return self._calls.chunks()
 
     def to_dataframe(self) -> Any:
         """Return the `chunks` as a pandas DataFrame.
@@ -141,7 +144,7 @@ class Handle(Jobs):
         return self._calls.act(action)
 
     def _repr_html_(self) -> str:
-        return sources.html([self])
+        return display.html([self._calls])
 
 
 class Result(OriginalVerbs, Handle, Generic[T]):

@@ -334,12 +334,19 @@ class GatheredCalls(Calls):
 
     @uninterrupted
     def rerun(self) -> int:
-        """Make the calls again that failed; return how many."""
+        """Make the calls again that failed; return how many.  If none can be posted, all is as before."""
         numbers = sorted(self.errors)
         if numbers:
             assert self.batch is not None  # noqa: S101 - what has failed was posted
+            failed, was_ready = dict(self.errors), self._is_ready
             self._expect(numbers, len(numbers))
-            self.batch = self.session.repost(self.batch, numbers, self.deliver)
+            try:
+                self.batch = self.session.repost(self.batch, numbers, self.deliver)
+            except BaseException:
+                with self.session.changed:
+                    self.errors, self.missing, self._is_ready = failed, 0, was_ready
+                    self.session.changed.notify_all()
+                raise
         return len(numbers)
 
     def rerun_at_end(self) -> None:
@@ -384,12 +391,10 @@ class GatheredCalls(Calls):
         wanted, self._reruns = self._reruns, False
         if not wanted or not self.errors:
             return False
-        errors = dict(self.errors)
         try:
             self.rerun()
         except CondorPoolError:
             logger.exception("condorpool could not make the failed calls again")
-            self.errors = errors
             return False
         return True
 

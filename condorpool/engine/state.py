@@ -61,8 +61,8 @@ OUTCOME_LAG = 20.0
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
 
-def _ignore(*_: object) -> None:
-    """Take the place of a batch's ``deliver`` when all has been delivered."""
+def ignore(*_: object) -> None:
+    """Take the place of a batch's ``deliver`` when no more is delivered."""
 
 
 @guarded(by="changed")
@@ -246,7 +246,7 @@ class SessionState:
             with self.changed:
                 batch.delivering -= 1
                 if not batch.undelivered:
-                    batch.deliver = _ignore  # the batch may stay in use longer than the result
+                    batch.deliver = ignore  # the batch may stay in use longer than the result
                     self.changed.notify_all()
         if after:
             after()

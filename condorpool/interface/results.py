@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar, cast
 
@@ -13,16 +15,29 @@ from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options.keywords import OnHold
-from condorpool.interface.verbs import STATUS, OriginalVerbs
+from condorpool.interface.options import checks
 from condorpool.interface.waiting import Waiting
+from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobFailedError, ResultTimeoutError
 
 T = TypeVar("T")
 
 Callback = Callable[[Any], object]
 
-#: Seconds after which an ``await`` checks for held jobs: the stop button of a notebook cancels
-#: the task, and does not wake its event loop.
+#: The original CondorPool's words for states; of several the first counts.
+STATUS = {
+    JobState.RUNNING: "Running",
+    JobState.IDLE: "Idle",
+    JobState.UNMATERIALIZED: "Idle",
+    JobState.SUSPENDED: "Suspended",
+    JobState.HELD: "Held",
+    JobState.REMOVED: "Removing",
+    JobState.COMPLETED: "Completed",
+}
+
+#: Seconds after which a wait looks again that is not woken: an ``await``, because the stop button
+#: of a notebook cancels the task and does not wake its event loop; and one for jobs to start,
+#: because no event says which job takes a call.
 TICK = 0.1
 
 
@@ -147,7 +162,7 @@ class Handle(Jobs):
         return display.html([self._calls])
 
 
-class Result(OriginalVerbs, Handle, Generic[T]):
+class Result(Handle, Generic[T]):
     """The outcome of calls that were posted together."""
 
     _calls: GatheredCalls
@@ -325,6 +340,9 @@ class Result(OriginalVerbs, Handle, Generic[T]):
         ------
         ValueError
             Not all calls have ended, or the pool is closed.
+        SubmitError, HTCondorError
+            The submit directory cannot be written, or the access point did not answer.  The
+            result is then as it was.
         """
         if not self.ready():
             raise ValueError(f"{self!r} not ready: wait() for it before you rerun what failed")
@@ -348,6 +366,42 @@ class Result(OriginalVerbs, Handle, Generic[T]):
     def stderr(self) -> str:
         """Return what the calls that have ended wrote to standard error, in order."""
         return self._calls.printed(1)
+
+    # -- the original CondorPool's names ---------------------------------------------
+    def submitted(self) -> bool:
+        """Return whether the calls were submitted: those of a pool's results were."""
+        return self._calls.is_posted
+
+    def completed(self) -> bool:
+        """Return the same as `ready`."""
+        return self._calls.is_ready
+
+    def output_exists(self) -> bool:
+        """Return whether all calls have returned, at any time."""
+        return self._calls.is_ready and not self._calls.errors
+
+    def status(self) -> str | None:
+        """Return the state of the calls: ``Idle``, ``Running``, ``Suspended``, ``Held``, ...
+
+        ``Completed`` is for calls that have ended in any way; of several calls the most
+        advanced one counts.
+        """
+        self._calls.holders()
+        with self._calls.session.changed:
+            statuses = self._statuses()
+        return next(status for status in STATUS.values() if status in statuses)
+
+    def _statuses(self) -> set[str]:
+        """Return, under the lock, the statuses of calls that have not ended."""
+        return {STATUS[state] for state in self._calls.states()}
+
+    def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
+        """Wait until no call is idle any more, at most ``timeout`` seconds."""
+        timeout = checks.timeout(timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while self.status() == STATUS[JobState.IDLE] and time.monotonic() < end:
+            with self._calls.session.changed:
+                self._waiting.pause(min(end, time.monotonic() + TICK))
 
     def __repr__(self) -> str:
         calls, batch = self._calls, self._calls.batch

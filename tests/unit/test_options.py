@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
 
+import condorpool
 from condorpool import Executor, Pool
 from condorpool.interface.options import keywords, resources
 from condorpool.interface.options.keywords import (
@@ -34,12 +36,34 @@ TAKES = [
 
 @pytest.mark.parametrize(("function", "kind"), TAKES, ids=lambda x: getattr(x, "__qualname__", ""))
 def test_a_function_says_what_it_takes(function, kind):
-    """To a type checker by Unpack, and to `inspect.signature` by name."""
-    unpacked = [hint for hint in function.__annotations__.values() if hint.startswith("Unpack")]
-    assert unpacked == [f"Unpack[{kind.__name__}]"]
+    """To a type checker by Unpack; to `inspect.signature` and `typing.get_type_hints` by name."""
+    assert f": Unpack[{kind.__name__}]\n" in inspect.getsource(function).replace(",", "")
     parameters = inspect.signature(function).parameters
     assert set(kind.__annotations__) <= set(parameters)
     assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def public_functions():
+    """Yield the functions of all public classes, and those behind their properties."""
+    for name in condorpool.__all__:
+        owner = getattr(condorpool, name)
+        if inspect.isfunction(owner):
+            yield owner
+        for key in dir(owner) if inspect.isclass(owner) else ():
+            found = inspect.getattr_static(owner, key)
+            function = getattr(found, "fget", None) or getattr(found, "__func__", found)
+            is_public = not key.startswith("_") or key == "__init__"
+            if is_public and inspect.isfunction(function):
+                yield function
+
+
+@pytest.mark.parametrize(
+    "function", dict.fromkeys(public_functions()), ids=lambda f: f"{f.__module__}.{f.__qualname__}"
+)
+def test_types_can_be_asked_for(function):
+    """Of all parameters of all public functions, as tools for documentation and checks do."""
+    hints = typing.get_type_hints(function)
+    assert set(inspect.signature(function).parameters) - {"self", "cls"} <= set(hints)
 
 
 @pytest.mark.parametrize("use_jedi", [False, True])

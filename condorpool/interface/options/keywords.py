@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import os
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
-if TYPE_CHECKING:
-    from condorpool.interface.job import QueuedJob
-    from condorpool.personal import PersonalHTCondor
+from condorpool.interface.job import QueuedJob
+from condorpool.personal import PersonalHTCondor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +23,7 @@ Policy = Literal["raise", "wait", "remove"]
 #: What a function may answer that is asked about one held job.
 Decision = Literal["raise", "wait", "remove", "release"]
 
-OnHold = Policy | Callable[["QueuedJob"], Decision]
+OnHold = Policy | Callable[[QueuedJob], Decision]
 
 #: How progress may be shown; ``"auto"`` is what suits the place, or what the pool has.
 Progress = Literal["auto", "widget", "text"]
@@ -90,15 +91,21 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def takes(keywords: type) -> Callable[[F], F]:
     """Give a function the signature that its ``**kwargs: Unpack[keywords]`` stands for.
 
-    Type checkers know it from there.  The Tab key and ``?`` ask `inspect.signature`, which does not.
+    Type checkers know it from there.  `inspect.signature`, which the Tab key and ``?`` ask, and
+    `typing.get_type_hints` do not: Python 3.10 has no Unpack, and condorpool needs none to run.
     """
 
     def add(function: F) -> F:
         signature = inspect.signature(function)
-        *parameters, _ = signature.parameters.values()
+        *parameters, rest = signature.parameters.values()
+        del function.__annotations__[rest.name]
+        function.__annotations__.update(_hints(keywords))
         for name, hint in keywords.__annotations__.items():
             parameters.append(
                 inspect.Parameter(

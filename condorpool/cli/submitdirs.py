@@ -105,7 +105,7 @@ def _show(arguments: argparse.Namespace) -> int:
     for left in _calls(arguments.name):
         values = left.values()
         failed = [value for value in values if isinstance(value, BaseException)]
-        print(f"{left.name}: {left.calls} calls, {left.done} ended, {len(failed)} of them failed")
+        print(f"{left.name}: {left.calls} calls, {left.ended} ended, {len(failed)} of them failed")
         print(f"    {_state(left.entry)}\n    {left.entry.path}")
         for error, count in Counter(
             f"{type(e).__name__}: {words_of(e)}" for e in failed

@@ -1,7 +1,7 @@
 """The pool: multiprocessing's verbs, whose calls run as HTCondor jobs.
 
-What users read with ``pool.map?`` is here; what is done is in `workload`, and what users may
-give is checked in `options`.
+Most of this module is what users read with ``pool.map?``.  `workload` does the work, and `options`
+checks arguments.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ T = TypeVar("T")
 class Pool:
     """Run calls as HTCondor jobs, through the interface of `multiprocessing.Pool`.
 
-    Leaving a ``with`` block waits for the jobs that run, removes those that are
-    held or suspended (``killstats``), and deletes the submit directory.
+    Leaving a ``with`` block waits for the running jobs, removes those that are held or
+    suspended (``killstats``), and deletes the submit directory.
 
     Parameters
     ----------
@@ -53,50 +53,50 @@ class Pool:
     initializer, initargs
         ``initializer(*initargs)`` is called once in each job, before its calls.
     maxtasksperchild
-        How many times a job takes new calls (``chunksize`` of them) before it ends.  With 1
-        it never does: each has a job of its own.
+        How many times a job takes calls, ``chunksize`` at a time, before it ends.  With 1,
+        each ``chunksize`` calls are an HTCondor job of their own.
     context
-        Accepted for code written for `multiprocessing`; HTCondor has none.
+        Accepted for code written for `multiprocessing`, and ignored.
     schedd, collector
         Name of the access point, and address of its HTCondor pool's collector.
     personal
-        True for the user's personal HTCondor, a folder, or a running
-        `PersonalHTCondor`; False never starts one.  By default the configured
-        HTCondor is used, else the personal one, started when it is needed.
+        True for the user's personal HTCondor, the folder of one, or a running
+        `PersonalHTCondor`; False never starts one.  By default the HTCondor that is
+        configured here, else the personal one, which is started if needed.
     remote
         A machine that ``ssh`` reaches without a password: jobs are submitted there, at
-        its access point.  ``submitdir`` and this Python must be on a file system that it
-        shares.
+        its access point.  ``submitdir`` and this Python must be on a file system that both
+        machines share.
     memory, disk
         What each job may use: ``"2GB"``, ``"500 MiB"``, or a number of MiB.  KB, MB,
         GB and TB are powers of 1024, as HTCondor reads them.
     memory_max
-        A job that needs more than ``memory`` is run again with twice as much, and
-        so on up to this; its calls are made again.
+        A job that exceeds ``memory`` runs again with twice as much, up to this limit; its
+        calls are made again.
     cpus, gpus
         How many each job may use.
     task_timeout
-        Seconds that one call may take: then it is interrupted and raises
-        `TaskTimeoutError`, and the other calls go on.
+        Seconds that one call may take.  A longer call is interrupted and raises
+        `TaskTimeoutError`; the other calls continue.
     container_image
-        The image that jobs run in, as ``"docker://python:3.11"``.
+        The image that jobs run in, such as ``"docker://python:3.11"``.
     requirements
-        A ClassAd expression that machines must satisfy, as ``"OpSysMajorVer == 9"``.
+        A ClassAd expression that machines must satisfy, such as ``"OpSysMajorVer == 9"``.
     submitkwargs
-        Other commands of the submit description, as ``{"accounting_group": "higgs"}``.
+        Other commands of the submit description, such as ``{"accounting_group": "higgs"}``.
     jobkwargs
         Defaults for what happens to jobs and their files: ``submitdir``, ``killstats``,
         ``cleanup``, ``cleanfailed``, ``cleanupfiles``.
     killstats
-        States whose jobs are removed when the pool closes.
+        Jobs in these states are removed when the pool closes.
     submitdir
         Where the pool makes its private submit directory; by default the
         working directory.
     on_hold
         What a wait does when only held jobs remain: ``"raise"`` `JobHeldError`,
         ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while the widget with its
-        buttons is visible, else ``"raise"``.  Or a function, which the wait calls with the
-        `QueuedJob` each time that one is held, and which returns what to do with it:
+        buttons is visible, else ``"raise"``.  Or a function: the wait calls it with each
+        `QueuedJob` that is put on hold, and it returns what to do with that job:
         ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
     python
         The interpreter on the execution point.  By default this one's path, or
@@ -107,16 +107,16 @@ class Pool:
     retire_after
         Seconds after which a job takes no new calls, for sites that want short jobs.
     echo
-        Print here what calls have printed, when they end.
+        Print the output of calls here when they end.
     progress
-        How calls are shown that take longer than a moment: ``"widget"`` in a
+        How to show calls that take longer than about a second: ``"widget"`` in a
         notebook, ``"text"``, or None for not at all.  By default the widget in a notebook,
         text on a terminal, and nothing elsewhere.
     on_exit
-        What happens to unfinished work when this process ends, in whatever way, without
-        closing the pool: ``"wait"``, another process waits for it and then cleans up as
-        leaving ``with`` does; ``"remove"`` all jobs; or ``"keep"`` everything as it is, to
-        be resumed with `condorpool.attach`.
+        What happens to unfinished work when this process ends, for any reason, without
+        closing the pool.  ``"wait"``: another process waits for it and then cleans up as
+        leaving ``with`` does; ``"remove"``: all jobs are removed; ``"keep"``: everything
+        stays as it is, for `condorpool.attach` to resume.
 
     Examples
     --------
@@ -186,9 +186,10 @@ class Pool:
             ``submitkwargs``, ``jobkwargs``, ``memory``, ``memory_max``, ``disk``, ``cpus``,
             ``gpus``, ``task_timeout``, ``container_image``, ``requirements`` and ``python``
             update the pool's own for this call; ``on_hold``, ``echo`` and ``progress``
-            replace them, but a single call is only shown if it is waited for, or if
-            ``progress`` says so here; with ``return_exceptions=True`` an exception is
-            returned like a value.  An access point that does not answer is tried
+            replace them.  A single call is shown only by `apply`, or if ``progress`` is given
+            here.  With ``return_exceptions=True`` an exception is returned like a value.
+            With a ``name`` results are kept on disk: the same calls with the same name
+            are not made again.  If the access point does not answer, the client tries
             ``maxtries`` times (5), every 20 s.
 
         Raises
@@ -227,9 +228,8 @@ class Pool:
         Parameters
         ----------
         chunksize
-            Calls that a job makes in one go.  By default so many that each CPU of the
-            HTCondor pool gets four such portions, which are split when calls turn out to
-            be long.
+            Calls that a job takes at a time.  By default a quarter of each process's share;
+            these portions are split when calls turn out to be long.
         **kwargs
             As for `apply_async`.
 
@@ -258,7 +258,18 @@ class Pool:
         error_callback: Callback | None = None,
         **kwargs: Unpack[ResultKeywords],
     ) -> MapResult:
-        """Submit the calls of `map` and return their `MapResult` at once."""
+        """Submit the calls of `map` and return their `MapResult` at once.
+
+        Takes the parameters of `map` and `apply_async`.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async(abs, [-1, -2, -3])
+        ...     result.get(timeout=60)
+        [1, 2, 3]
+        """
         return self._workload.post_map(
             func, "map", iterable, chunksize, callback, error_callback, **kwargs
         )
@@ -292,7 +303,18 @@ class Pool:
         error_callback: Callback | None = None,
         **kwargs: Unpack[ResultKeywords],
     ) -> MapResult:
-        """Submit the calls of `starmap` and return their `MapResult` at once."""
+        """Submit the calls of `starmap` and return their `MapResult` at once.
+
+        Takes the parameters of `map` and `apply_async`.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.starmap_async(pow, [(2, 3), (3, 2)])
+        ...     result.get(timeout=60)
+        [8, 9]
+        """
         items = map(checks.unpacked, checks.iterable("iterable", iterable))
         return self._workload.post_map(
             func, "starmap", items, chunksize, callback, error_callback, **kwargs
@@ -315,12 +337,12 @@ class Pool:
         Parameters
         ----------
         chunksize
-            Calls that a job makes in one go; more than 1 is much faster for short calls.
+            Calls that a job takes at a time; more than 1 is much faster for short calls.
         buffersize
             The most calls that are under way or whose results wait to be taken.  By
             default 16 times ``chunksize`` for each process.
         **kwargs
-            As for `apply_async`, but for ``return_exceptions``.
+            As for `apply_async`, except ``return_exceptions``, ``name`` and ``maxtries``.
 
         Examples
         --------
@@ -344,7 +366,7 @@ class Pool:
         buffersize: int | None = None,
         **kwargs: Unpack[CallKeywords],
     ) -> ResultIterator[T]:
-        """Like `imap`, but each result comes when its call has ended.
+        """Like `imap`, but results come in the order in which the calls end.
 
         Examples
         --------
@@ -358,13 +380,13 @@ class Pool:
         )
 
     def share(self, value: T) -> payload.Shared[T]:
-        """Send an object that many calls use once to each job, and not with every call.
+        """Send an object that many calls use to each job once, not with every call.
 
         Returns
         -------
         Shared
-            What to give to calls instead: there it is the object itself.  It is
-            good for calls of this pool (and this ``submitdir``) as long as it is open.
+            Pass this to calls in place of the object: they get the object itself.  It is
+            valid for calls of this pool (with this ``submitdir``) while the pool is open.
 
         Examples
         --------
@@ -386,9 +408,10 @@ class Pool:
         chunksize: int | None = None,
         **kwargs: Unpack[JobKeywords],
     ) -> dict[str, str]:
-        """Return exactly what HTCondor would get for a map of so many calls.
+        """Return the submit description that HTCondor would get for a map of ``calls`` calls.
 
-        Nothing is submitted or written.  Takes what describes jobs, as `apply_async` does.
+        Nothing is submitted or written.  Takes the keywords of `apply_async` that describe
+        jobs.
 
         Examples
         --------
@@ -409,7 +432,10 @@ class Pool:
         ]
 
     def timeline(self, ax: Any = None) -> Any:
-        """Plot when and where the latest calls were made, at most 10,000 bars; as for a result."""
+        """Plot when and where the latest calls were made, as `MapResult.timeline` does.
+
+        Each bar is the calls that a job took at a time, at most the latest 10,000.
+        """
         return timeline(list(self._workload.sessions.made), ax)
 
     def take_up(self, leftover: Leftover) -> Result[Any]:
@@ -425,7 +451,7 @@ class Pool:
         Raises
         ------
         CondorPoolError
-            Another process was quicker, or still works on it; or the jobs are in the
+            Another process took them up first, or still runs; or the jobs are in the
             queue of another access point than this pool's.
         """
         return self._workload.take_up(leftover)
@@ -438,7 +464,7 @@ class Pool:
             if not result.ready():  # else the call has raised it
                 tell(
                     "interrupted; the jobs continue. Their result is pool.results[-1]: "
-                    ".get() waits again, .remove() ends them"
+                    ".get() waits again, .remove() removes them"
                 )
             raise
         finally:
@@ -454,12 +480,12 @@ class Pool:
         Raises
         ------
         JobFailedError
-            Calls failed and their errors were not raised before; it lists all of them.
+            Calls failed and their errors were not raised before; the message lists them all.
         """
         self._workload.close()
 
     def terminate(self) -> None:
-        """Remove every job that has not ended and accept no more calls."""
+        """Accept no more calls and remove every job that has not ended."""
         self._workload.terminate()
 
     def join(self) -> None:
@@ -478,16 +504,16 @@ class Pool:
     def jobs(self) -> list[Result[Any]]:
         """The results that were not fetched yet, or that failed, the latest last.
 
-        The name is the original CondorPool's; a result has the jobs that make its calls.
+        The name is the original CondorPool's.  `MapResult.jobs` are HTCondor jobs.
         """
         return self._workload.results.listed
 
     def clear_completed(self) -> None:
-        """Take out of `jobs` what has ended."""
+        """Drop the results from `jobs` that have ended."""
         self._workload.results.drop(lambda calls: calls.is_ready)
 
     def clear_successful(self) -> None:
-        """Take out of `jobs` what has ended without errors."""
+        """Drop the results from `jobs` that have ended without errors."""
         self._workload.results.drop(lambda calls: calls.is_ready and not calls.errors)
 
     def closed(self) -> bool:

@@ -1,6 +1,6 @@
-"""The work of one pool: its calls are posted, their results kept, and its jobs ended here.
+"""The work of one pool: posts calls, keeps their results, and ends their jobs.
 
-`Pool` is what users see of it; executors and the original's jobs post here, too.
+`Pool` is its face to users; executors and the original's jobs post calls here, too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Workload:
     Attributes
     ----------
     pool
-        The pool, as users have it.
+        The pool that users hold.
     sessions
         Its submit directories.
     results
@@ -98,7 +98,7 @@ class Workload:
         mind_hashes(checks.called(func))
 
     def options(self, kind: type, keywords: Mapping[str, Any]) -> CallOptions:
-        """Return what is true of a call with these keywords of a kind, as `ResultKeywords`."""
+        """Return the options of a call; ``kind`` says which keywords it takes, as `ResultKeywords`."""
         # Only a pool without a size of its own needs to ask the collector.
         cpus = 1 if self.settings.processes else self.count_cpus()
         return self.settings.of_call(kind, keywords, self.access_point, cpus)
@@ -280,7 +280,7 @@ class Workload:
             raise ValueError(
                 f"name={call.name!r} has the results of other calls (another function, other "
                 "functions, classes or globals that it uses, or other items): choose another "
-                f"name, or delete them with {remedy}"
+                f"name, or delete those results with {remedy}"
             )
         if not mine and found[-1].in_use:
             raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
@@ -328,7 +328,7 @@ class Workload:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is work for HTCondor, or for a cleaner."""
+        """Whether calls have not ended."""
         return any(session.state.is_busy for session in self.sessions)
 
     @property

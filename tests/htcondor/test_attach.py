@@ -113,7 +113,7 @@ def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone, min
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     (left,) = mine("note")
     assert (left.calls, left.in_use) == (12, "")
-    assert left.done >= 3
+    assert left.ended >= 3
     with make_pool() as pool:
         result = pool.take_up(left)
         assert result.get(timeout=60) == list(range(12))
@@ -354,7 +354,7 @@ def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone, 
         assert client(BEGIN, processes=2, **arguments) == -signal.SIGKILL
     before = made(tmp_path)
     (left,) = mine("note")
-    assert 3 <= left.done < 12
+    assert 3 <= left.ended < 12
     with contextlib.ExitStack() as stack:
         if anew == "elsewhere":
             pool = make_pool()
@@ -368,7 +368,7 @@ def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone, 
         assert other.get(timeout=60) == [1]
         times = made(tmp_path)
         assert set(times) == set(range(12))
-        assert sum(times.values()) <= 12 + len(before) - left.done
+        assert sum(times.values()) <= 12 + len(before) - left.ended
     assert gone()
 
 

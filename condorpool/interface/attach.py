@@ -46,8 +46,9 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
         for known in (result for owner in open_pools() for result in owner.jobs[::-1]):
             if known.name == name:
                 return known
-        names = ", ".join(dict.fromkeys(left.name for left in found)) or "none"
-        raise CondorPoolError(f"no calls named {name!r} were left behind. Names are: {names}.")
+        names = ", ".join(dict.fromkeys(left.name for left in found))
+        hint = f" attach() can resume: {names}." if names else ""
+        raise CondorPoolError(f"no calls named {name!r} were left behind.{hint}")
     if matching[-1].in_use:
         raise CondorPoolError(f"{name!r} is {matching[-1].in_use}: {matching[-1].entry.cure}.")
     left = matching[-1]

@@ -89,5 +89,5 @@ def test_a_line_break_cannot_smuggle_commands():
             commands.check({key: "x"})
     with pytest.raises(ValueError, match="line break"):
         commands.check({"accounting_group": "a\nexecutable = /bin/evil"})
-    with pytest.raises(ValueError, match="ends with a backslash"):
+    with pytest.raises(ValueError, match="must not end with a backslash"):
         commands.check({"accounting_group": "a\\ "})

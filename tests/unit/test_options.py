@@ -111,7 +111,7 @@ def test_what_jobs_need_is_among_the_keywords():
     [
         (ResultKeywords, "memroy", "'memroy': did you mean memory?"),
         (ResultKeywords, "return_exception", "did you mean return_exceptions?"),
-        (CallKeywords, "return_exceptions", "'return_exceptions': there are memory, "),
+        (CallKeywords, "return_exceptions", "'return_exceptions': the keywords are memory, "),
         (PoolKeywords, "on_ext", "did you mean on_exit?"),
     ],
 )

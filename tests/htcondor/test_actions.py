@@ -12,7 +12,7 @@ from condorpool.display.progress import Meter
 
 @pytest.fixture
 def held(make_pool):
-    """Give a result whose two jobs are held."""
+    """Return a result whose two jobs are held."""
     pool = make_pool(maxtasksperchild=1, submitkwargs={"request_memory": "100"})
     result = pool.map_async(time.sleep, [60, 60], 1)
     while len(result.jobs) < 2 or "queued" in Meter(result._calls).read().jobs:
@@ -24,7 +24,7 @@ def held(make_pool):
 
 
 def test_what_was_gone_already_is_told(held, access_point):
-    """Removing tells of jobs that somebody else has removed meanwhile."""
+    """The answer counts jobs that another program has removed meanwhile."""
     access_point.act("remove", [held.jobs[0].id])
     while Meter(held._calls).read().jobs["held"] > 1:
         time.sleep(0.01)
@@ -35,7 +35,7 @@ def test_what_was_gone_already_is_told(held, access_point):
 
 
 def test_a_group_is_released_with_more_memory(held, access_point):
-    """Jobs of a group are released with twice the memory that they asked for."""
+    """Jobs of a group are released with twice the memory that they requested."""
     [group] = Meter(held._calls).read().held
     order = {"do": "release_with_memory", "group": group.key, "count": 2}
     assert orders.perform(held._calls, order) == {"said": "released 2, with 200 MiB each"}
@@ -54,7 +54,7 @@ def test_selected_jobs_are_acted_on_alone(held):
 
 
 def test_everything_is_removed(held):
-    """Remove all ends all calls."""
+    """Removing all jobs ends all calls."""
     assert orders.perform(held._calls, {"do": "remove", "all": True})["said"].startswith("2 ")
     held.wait(20)
     assert held.ready()
@@ -74,13 +74,13 @@ def test_page_and_log(held):
 
 
 def test_an_unknown_order_does_nothing(held):
-    """A front end of another version cannot do harm."""
+    """An action of a front end of another version is answered, and does nothing."""
     assert "no action 'format'" in orders.perform(held._calls, {"do": "format"})["said"]
 
 
 @pytest.mark.parametrize("action", ["remove", "hold", "vacate"])
 def test_what_is_posted_after_an_action_is_not_harmed_by_it(make_pool, action):
-    """A job takes new calls before HTCondor has told it: others make them then."""
+    """Calls that a job takes before the action reaches it are made by other jobs."""
     pool = make_pool(processes=2)
     pool.map(abs, range(4))
     for number in range(6):
@@ -93,7 +93,7 @@ def test_what_is_posted_after_an_action_is_not_harmed_by_it(make_pool, action):
 
 
 def test_an_imap_is_not_held_before_it_has_jobs(make_pool):
-    """Its calls are posted while other calls' jobs are held."""
+    """Its calls are posted while the jobs of other calls are held."""
     pool = make_pool(processes=2)
     for _ in range(5):
         held = pool.map_async(time.sleep, [30, 30], chunksize=1)

@@ -1,4 +1,4 @@
-"""Checks of what users give name the argument."""
+"""Checks of arguments name the argument."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from condorpool.interface.options import checks
     ["scan", "my scan, 2nd try", "größe 😀", "$(ClusterId)", 'it\'s "x"', "+x", "12.3", "a/b", "*"],
 )
 def test_names_of_calls(name):
-    """Whatever is one line that can be read."""
+    """Any readable line is a name."""
     assert checks.calls_name(name) == name
 
 
@@ -43,7 +43,7 @@ def test_names_of_calls(name):
     ],
 )
 def test_wrong_names_of_calls(name, error, words):
-    """It is told what is wrong, in one line that is not long."""
+    """The error says what is wrong, in one short line."""
     with pytest.raises(error, match=f"^name.*{words}") as caught:
         checks.calls_name(name)
     assert str(caught.value).isprintable()

@@ -36,7 +36,7 @@ TAKES = [
 
 @pytest.mark.parametrize(("function", "kind"), TAKES, ids=lambda x: getattr(x, "__qualname__", ""))
 def test_a_function_says_what_it_takes(function, kind):
-    """To a type checker by Unpack; to `inspect.signature` and `typing.get_type_hints` by name."""
+    """Type checkers know it by Unpack; `inspect.signature` and `get_type_hints` name each keyword."""
     assert f": Unpack[{kind.__name__}]\n" in inspect.getsource(function).replace(",", "")
     parameters = inspect.signature(function).parameters
     assert set(kind.__annotations__) <= set(parameters)
@@ -61,7 +61,7 @@ def public_functions():
     "function", dict.fromkeys(public_functions()), ids=lambda f: f"{f.__module__}.{f.__qualname__}"
 )
 def test_types_can_be_asked_for(function):
-    """Of all parameters of all public functions, as tools for documentation and checks do."""
+    """`get_type_hints` returns those of all parameters of all public functions."""
     hints = typing.get_type_hints(function)
     assert set(inspect.signature(function).parameters) - {"self", "cls"} <= set(hints)
 
@@ -90,7 +90,7 @@ def test_the_tab_key(line, expected, use_jedi):
 
 
 def test_the_signature_says_the_defaults():
-    """As ``Pool?`` shows them."""
+    """``Pool?`` shows them."""
     parameters = inspect.signature(Pool).parameters
     assert parameters["linger"].default == 10.0
     assert parameters["memory"].default is None
@@ -98,7 +98,7 @@ def test_the_signature_says_the_defaults():
 
 
 def test_what_jobs_need_is_among_the_keywords():
-    """With what reads it."""
+    """Each resource keyword has a check, and each default a keyword."""
     assert set(resources.KEYWORDS) | {"submitkwargs", "jobkwargs"} == set(
         JobKeywords.__annotations__
     )
@@ -116,6 +116,6 @@ def test_what_jobs_need_is_among_the_keywords():
     ],
 )
 def test_a_keyword_that_there_is_not(kind, name, words):
-    """The error says which one is meant, or which there are."""
+    """The error names the keyword that is probably meant, else all."""
     with pytest.raises(TypeError, match=re.escape(words)):
         keywords.complete(kind, {name: 1})

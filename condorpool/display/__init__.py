@@ -73,8 +73,7 @@ def html(shown: Iterable[Calls], title: str = "") -> str:
     from condorpool.display.progress import Meter  # noqa: PLC0415
 
     bodies = [
-        report.render(Meter(calls).read(), chunks=calls.chunks())["text/html"]
-        for calls in shown
+        report.render(Meter(calls).read(), chunks=calls.chunks())["text/html"] for calls in shown
     ]
     return "\n".join([f"<div>{escape(title)}</div>"] * bool(title) + bodies)
 

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from condorpool.engine import actions
 from condorpool.engine.batches import Batch
@@ -120,7 +120,7 @@ class Calls:
 
     def weakly(self) -> Calls:
         """Return a proxy that does not keep these calls: it raises ReferenceError when they are gone."""
-        return weakref.proxy(self)
+        return cast("Calls", weakref.proxy(self))
 
     # -- their jobs ----------------------------------------------------------------
     def holders(self) -> list[Job]:

@@ -14,8 +14,8 @@ from condorpool.engine.chunks import Chunk
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.interface.job import Jobs, QueuedJob
-from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.waiting import Waiting
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobFailedError, ResultTimeoutError

@@ -315,10 +315,9 @@ class Workload:
     # -- what is under way -----------------------------------------------------------
     def handles(self) -> dict[Calls, Handle]:
         """Return, by their calls, the results that have not ended or have errors, and iterators."""
-        return {
-            **self.results.unsettled,
-            **{calls: iterator for iterator, calls in list(self.iterators.items())},
-        }
+        handles: dict[Calls, Handle] = dict(self.results.unsettled.items())
+        handles.update((calls, iterator) for iterator, calls in list(self.iterators.items()))
+        return handles
 
     @property
     def calls_pending(self) -> int:

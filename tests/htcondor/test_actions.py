@@ -62,9 +62,7 @@ def test_everything_is_removed(held):
 
 def test_page_and_log(held):
     """Pages of jobs and their logs come on demand, within bounds."""
-    page = orders.perform(
-        held._calls, {"do": "page", "state": "all", "offset": 1, "count": 10**9}
-    )
+    page = orders.perform(held._calls, {"do": "page", "state": "all", "offset": 1, "count": 10**9})
     [row] = page["page"]["rows"]
     assert (page["page"]["total"], row["state"]) == (2, "held")
     log = orders.perform(held._calls, {"do": "log", "job": row["id"]})["log"]

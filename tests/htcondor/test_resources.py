@@ -129,7 +129,9 @@ class TestMemory:
         """An older HTCondor would ignore memory_max: it raises before anything is written."""
         pool = make_pool(memory=64)
         monkeypatch.setattr(
-            pool._workload.access_point, "version", "$CondorVersion: 24.0.17 2026-01-05 BuildID: 1 $"
+            pool._workload.access_point,
+            "version",
+            "$CondorVersion: 24.0.17 2026-01-05 BuildID: 1 $",
         )
         with pytest.raises(
             condorpool.HTCondorError, match=r"memory_max needs HTCondor 25\.2.*24\.0\.17"

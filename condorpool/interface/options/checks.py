@@ -165,11 +165,11 @@ def calls_name(value: Any) -> str:
     kind("name", value, str, "a string")
     shown = one_line(value)
     if not shown:
-        raise ValueError(
-            f"name={value!r}: it must not be empty; omit it for calls without a name"
-        )
+        raise ValueError(f"name={value!r}: it must not be empty; omit it for calls without a name")
     if len(value) > MAX_NAME:
-        raise ValueError(f"name={shown!r}: it has {len(value):,} characters; the limit is {MAX_NAME}")
+        raise ValueError(
+            f"name={shown!r}: it has {len(value):,} characters; the limit is {MAX_NAME}"
+        )
     if value.startswith("-"):
         raise ValueError(
             f"name={value!r}: it must not begin with -, which commands read as an option"

@@ -109,7 +109,9 @@ def commands(resources: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> d
     if "memory_max" in resources:
         most, first = resources["memory_max"], resources.get("memory")
         if first is None and "request_memory" not in submitkwargs:
-            raise ValueError("memory_max needs memory, too: the amount that a job requests at first")
+            raise ValueError(
+                "memory_max needs memory, too: the amount that a job requests at first"
+            )
         if first is not None and first > most:
             raise ValueError(f"memory={first} is more than memory_max={most} (MiB)")
     return {

@@ -287,7 +287,7 @@ class TestEnd:
             time.sleep(0.05)
         with pytest.raises(condorpool.JobFailedError, match=r"Pool.close - failed jobs"):
             pool.close()
-        with pytest.raises(condorpool.JobRemovedError, match="condorpool's user"):
+        with pytest.raises(condorpool.JobRemovedError, match="the user of condorpool"):
             result.get()
         assert gone()
 
@@ -470,7 +470,7 @@ def test_random_numbers_of_no_two_calls_are_the_same(make_pool):
 def test_a_generator_goes_along_as_a_copy(pool):
     """And the user is told."""
     rng = np.random.default_rng(1)
-    with pytest.warns(condorpool.RepeatedNumbersWarning, match="`rng` goes along"):
+    with pytest.warns(condorpool.RepeatedNumbersWarning, match="`rng` is sent with"):
         pool.map(lambda _: rng.normal(), range(2))
     seeds = np.random.SeedSequence(1).spawn(8)
     values = pool.map(lambda seed: np.random.default_rng(seed).normal(), seeds, 1)

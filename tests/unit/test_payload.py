@@ -331,7 +331,7 @@ class TestRandomNumbers:
         write.call(draw)
         (warning,) = told
         assert warning.category is condorpool.RepeatedNumbersWarning
-        assert "`rng` goes along with the function 'draw'" in str(warning.message)
+        assert "`rng` is sent with the function 'draw'" in str(warning.message)
         assert "SeedSequence" in str(warning.message)
         assert warning.filename == __file__
 
@@ -347,7 +347,7 @@ class TestRandomNumbers:
     def test_wherever_it_is(self, write, told, kind, make, name):
         """Each job gets a copy of each of these."""
         getattr(write, kind)(make(numpy.random.RandomState(1)))
-        assert f"`{name}` goes along with" in str(told[0].message)
+        assert f"`{name}` is sent with" in str(told[0].message)
 
     def test_the_same_for_several_calls(self, write, told):
         """The second chunk that has it repeats the first."""
@@ -356,7 +356,7 @@ class TestRandomNumbers:
         assert not told
         write.chunk((2, None), (3, rng), first=1)
         (warning,) = told
-        assert "`item[1]` goes along with several calls" in str(warning.message)
+        assert "`item[1]` is sent with several calls" in str(warning.message)
 
     def test_one_that_went_on_repeats_nothing(self, write, told):
         """It was seeded anew."""

@@ -20,6 +20,7 @@ SHOWN = {
         "energies.txt",
         "8013.6 GeV",
         "no slot has more than",
+        "none of ",
         'meets its requirement Arch == "ABACUS"',
         "was removed",
     ],

@@ -195,7 +195,7 @@ class Cleaning:
     discard
         The batches to delete → the chunks whose files, and whose jobs' files, are kept.
     why_kept
-        Why the directory is kept; empty if all of it is to be deleted.
+        Why the directory is kept; empty if all of it is deleted.
     """
 
     discard: Mapping[int, frozenset[int]]

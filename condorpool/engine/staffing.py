@@ -105,7 +105,7 @@ class Staffing:
             self._submit(crew, submit, [{"runner": str(n)} for n in range(missing)])
 
     def submit_or_give_up(self, crew: Crew, job_id: str = "") -> None:
-        """Submit the runners that a crew lacks; if that fails, give its chunks up.
+        """Submit the runners that a crew lacks; if that fails, give up its chunks.
 
         ``job_id`` is the job, if any, whose end is the reason.
         """

@@ -53,7 +53,7 @@ class Job:
     last_chunk_end: float = 0.0
     memory: int = 0  # MiB that it used when HTCondor last reported it
     exit: str = ""  # how it ended, in words
-    exit_code: int | None = None  # None if it runs, or was killed by a signal
+    exit_code: int | None = None  # None unless it has exited by itself
     was_released: bool = False  # since its last run began
     held_by_user: bool = False  # while there were calls for it to make
     times_missing: int = 0  # comparisons in a row that did not find it in the queue

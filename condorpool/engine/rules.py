@@ -162,7 +162,7 @@ def failed_chunks(
     crashed: Collection[str],
     unfinished: Collection[Chunk],
 ) -> set[Chunk]:
-    """Return the unfinished chunks whose jobs failed, not were removed or never started.
+    """Return the unfinished chunks whose jobs failed: none that were removed or never started.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ class SessionState:
         self.unreachable: tuple[CondorPoolError, float] | None = None
         #: Chunks whose jobs exited with 0 but whose outcomes are not visible, and since when.
         self._late: dict[tuple[int, int], tuple[Job, float]] = {}
-        self._times_put_back = 0
+        self._times_put_back = 0  # a listing of tokens from before the last time is stale
 
     @property
     def waits_for_outcomes(self) -> bool:

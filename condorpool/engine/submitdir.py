@@ -59,7 +59,7 @@ chunk_name = "{}-{}.chunk".format
 outcome_name = "{}-{}.outcome".format
 #: The `ErrorRecord` of a chunk that has no outcome.
 error_name = "{}-{}.error".format
-#: An object that calls share.
+#: An object that many calls use.
 shared_name = "{}.shared".format
 #: The standard output of a job, by its id.
 stdout_name = "job-{}.out".format
@@ -220,7 +220,7 @@ class SubmitDir:
         for file in self._files():
             number, _, rest = file.name.partition(".")
             if rest == suffix:
-                with contextlib.suppress(OSError):  # gone meanwhile
+                with contextlib.suppress(OSError):  # it was deleted meanwhile
                     found[int(number)] = kind.parse(Path(file.path).read_text(encoding="utf-8"))
         return found
 
@@ -230,13 +230,13 @@ class SubmitDir:
         for file in self._files():
             stem, _, kind = file.name.partition(".")
             batch, _, first = stem.partition("-")
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # it was deleted meanwhile
                 if kind in found and (kind == "chunk" or file.stat().st_size):
                     found[kind].add((int(batch), int(first)))
         return found["chunk"], found["outcome"]
 
     def numbers_shared(self) -> list[int]:
-        """Return the numbers of the objects that calls share."""
+        """Return the numbers of shared objects."""
         return [int(f.name.partition(".")[0]) for f in self._files() if f.name.endswith(".shared")]
 
     def ends(self, batch: int) -> dict[int, int]:
@@ -245,7 +245,7 @@ class SubmitDir:
         firsts = sorted(first for number, first in arguments if number == batch)
         found = {}
         for first in firsts:
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # it was deleted meanwhile
                 found[first] = end_of(self.path / chunk_name(batch, first))
         return found
 

@@ -38,9 +38,9 @@ def double(x):
     return 2 * x
 
 
-def set_colour(colour):
+def set_color(color):
     """Set a variable of the environment."""
-    os.environ["CP_COLOUR"] = colour
+    os.environ["CP_COLOR"] = color
 
 
 def has_job(result):
@@ -53,15 +53,15 @@ def has_job(result):
 class Unlucky(Exception):
     """An exception whose ``__init__`` takes a keyword."""
 
-    def __init__(self, number, colour):
-        super().__init__(number, colour)
-        self.number, self.colour = number, colour
+    def __init__(self, number, color):
+        super().__init__(number, color)
+        self.number, self.color = number, color
 
 
 def unlucky(number):
     """Raise for 13."""
     if number == 13:
-        raise Unlucky(number, colour="black")
+        raise Unlucky(number, color="black")
     return number
 
 
@@ -92,8 +92,8 @@ class TestVerbs:
 
     def test_initializer_runs_before_the_calls(self, make_pool):
         """Calls find what the initializer has set."""
-        pool = make_pool(initializer=set_colour, initargs=("green",))
-        assert pool.map(os.getenv, ["CP_COLOUR"]) == ["green"]
+        pool = make_pool(initializer=set_color, initargs=("green",))
+        assert pool.map(os.getenv, ["CP_COLOR"]) == ["green"]
 
     def test_jobs_are_worker_processes(self, make_pool):
         """There are no more than ``processes``, and each makes many chunks."""
@@ -147,7 +147,7 @@ class TestResults:
         """Its class, its attributes and its remote traceback come back."""
         with pytest.raises(Unlucky) as caught:
             pool.map(unlucky, [12, 13, 14])
-        assert (caught.value.number, caught.value.colour) == (13, "black")
+        assert (caught.value.number, caught.value.color) == (13, "black")
         assert "in unlucky" in str(caught.value.__cause__)
 
     def test_one_bad_call_does_not_hide_the_rest(self, pool):
@@ -398,12 +398,12 @@ def test_two_pools_do_not_disturb_each_other(make_pool):
 
 def test_submitkwargs_reach_the_job_and_are_not_changed(make_pool, queued):
     """A call's own commands update the pool's."""
-    ours, own = {"request_memory": "64MB", "My.Colour": '"red"'}, {"My.Colour": '"blue"'}
+    ours, own = {"request_memory": "64MB", "My.Color": '"red"'}, {"My.Color": '"blue"'}
     pool = make_pool(submitkwargs=ours)
     result = pool.apply_async(time.sleep, (0.5,), submitkwargs=own)
-    ad = queued(["RequestMemory", "Colour"])
-    assert (ad["RequestMemory"], ad["Colour"]) == (64, "blue")
-    assert (ours["My.Colour"], own) == ('"red"', {"My.Colour": '"blue"'})
+    ad = queued(["RequestMemory", "Color"])
+    assert (ad["RequestMemory"], ad["Color"]) == (64, "blue")
+    assert (ours["My.Color"], own) == ('"red"', {"My.Color": '"blue"'})
     result.get()
 
 

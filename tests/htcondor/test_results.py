@@ -283,7 +283,7 @@ class TestAwait:
         assert (values, other) == ([0, 2, 4], "other")
         assert isinstance(error, ValueError)
 
-    def test_it_can_be_cancelled(self, pool):
+    def test_it_can_be_canceled(self, pool):
         """The jobs continue, and the result can be read later."""
         result = pool.apply_async(lambda: (time.sleep(0.6), 7)[1])
 

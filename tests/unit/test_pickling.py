@@ -105,7 +105,7 @@ CELLS = {
     "enums": (
         """
         import enum
-        class Colour(enum.Enum):
+        class Color(enum.Enum):
             RED = 1
         class Named(enum.Enum):
             RED = 1
@@ -113,7 +113,7 @@ CELLS = {
         Named_RED = RED = Named.RED
         Made = enum.Enum("Made", "X Y")
         """,
-        "Colour.RED is Colour(1), RED is Named.RED, Made.Y.value",
+        "Color.RED is Color(1), RED is Named.RED, Made.Y.value",
         "(True, True, 2)",
     ),
     "dataclass": (

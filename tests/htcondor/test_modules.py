@@ -152,8 +152,8 @@ def test_tracebacks_show_the_lines_that_were_sent(pool, write):
             pool.apply(helpers.broken, (0,))
         (line,) = (line for line in source.splitlines() if "1 / x" in line)
         number = source.splitlines().index(line) + 1
-        told = f'{helpers.__file__}", line {number}, in broken\n    {line.strip()}'
-        assert told in str(raised.value.__cause__)
+        shown = f'{helpers.__file__}", line {number}, in broken\n    {line.strip()}'
+        assert shown in str(raised.value.__cause__)
 
 
 def test_a_module_that_cannot_be_imported_there(pool, write):

@@ -73,7 +73,7 @@ class Raises:
 
 
 class Hostile:
-    """Raises when any of its methods is called."""
+    """Raises in every method but the one for pickling."""
 
     def __reduce_ex__(self, protocol):
         return object.__new__, (Hostile,), vars(self)

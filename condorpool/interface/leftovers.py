@@ -138,7 +138,7 @@ def _found_in(entry: Entry) -> Iterator[Leftover]:
             cell=record.cell,
             time=record.time,
             calls=record.calls or 0,
-            ended=directory.calls_done(number, record.crew, record.calls or 0),
+            ended=directory.calls_ended(number, record.crew, record.calls or 0),
             in_use=entry.in_use,
             entry=entry,
             chain=chain,

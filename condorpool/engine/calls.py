@@ -14,7 +14,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from condorpool.engine import actions
@@ -300,10 +300,15 @@ class GatheredCalls(Calls):
     def take_up(self, session: Session, chain: Chain) -> None:
         """Follow what another process posted, and post what it had no time to."""
         self._session = session
-        for number, known in chain:
-            rerun = [n for begin, end, _ in known.parts for n in range(begin, end)]
-            self._reset_missing(rerun, len(rerun) or known.calls or 0)
-            before, self.batch = self.batch, session.take_up(number, known, self.deliver)
+        self._reset_missing((), chain[0][1].calls or 0)
+        made_again = [
+            {n for begin, end, _ in known.parts for n in range(begin, end)} for _, known in chain
+        ]
+        for i, (number, known) in enumerate(chain):
+            # Batches deliver in threads of their own: outcomes may come in any order.
+            outdated = set().union(*made_again[i + 1 :])
+            deliver = functools.partial(self.deliver, outdated=outdated)
+            before, self.batch = self.batch, session.take_up(number, known, deliver)
             if before is None:
                 self._first = self.batch
             else:
@@ -372,23 +377,32 @@ class GatheredCalls(Calls):
 
     # -- deliveries --------------------------------------------------------------
     def deliver(
-        self, first: int, end: int, result: Outcome | JobError, job: Job | None
+        self,
+        first: int,
+        end: int,
+        result: Outcome | JobError,
+        job: Job | None,
+        outdated: Collection[int] = (),
     ) -> Callable[[], object] | None:
-        """Keep the values and errors of a chunk; return the callback if it was the last one."""
+        """Keep the values and errors of a chunk; return the callback if it was the last one.
+
+        Outdated are calls that were made again before this process took them up.
+        """
         self._record(first, end, result, job)
+        numbers = [n for n in range(first, end) if n not in outdated]
         if isinstance(result, JobError):
-            self.errors.update(dict.fromkeys(range(first, end), result))
+            self.errors.update(dict.fromkeys(numbers, result))
         else:
-            self.values[first:end] = result.values[: end - first]
-            self.errors.update(
-                (first + n, error) for n, error in result.errors.items() if first + n < end
-            )
-            if result.stdout or result.stderr:
+            for number in numbers:
+                self.values[number] = result.values[number - first]
+                if number - first in result.errors:
+                    self.errors[number] = result.errors[number - first]
+            if numbers and (result.stdout or result.stderr):
                 self._printed[first] = result.stdout, result.stderr
                 self._print(result)
         with self.session.changed:  # other threads deliver too, when calls are taken back
-            self.missing -= end - first
-            is_last = not self.missing
+            self.missing -= len(numbers)
+            is_last = bool(numbers) and not self.missing
         return self._finish() if is_last and not self._rerun_failed() else None
 
     def _rerun_failed(self) -> bool:

@@ -231,6 +231,23 @@ class TestNames:
             result.forget()
         assert gone()
 
+    def test_what_another_process_has_made_again(self, make_pool, tmp_path):
+        """Calls have the outcome of the last time that they were made."""
+        calls = [(tmp_path, x) for x in range(112, 12, -1)]
+        with make_pool() as pool:
+            result = pool.starmap_async(note, calls, 1, name="scan")
+            with pytest.raises(ValueError, match="13"):
+                result.get(timeout=60)
+            (tmp_path / "lucky").touch()
+            result.rerun()
+            result.get(timeout=60)
+        with make_pool() as pool:
+            result = pool.starmap_async(note, calls, 1, name="scan")
+            assert result.get(timeout=60) == [x for _, x in calls]
+            assert result.calls_ended == 100
+            result.forget()
+        assert made(tmp_path) == {x: 1 + (x == 13) for _, x in calls}
+
     def test_other_calls_need_another_name(self, make_pool, tmp_path):
         """Results of one call are never returned for another."""
         pool = make_pool()

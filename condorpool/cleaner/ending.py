@@ -313,7 +313,7 @@ def _state(job: Job) -> JobState:
 
 def in_words(jobs: Iterable[Job]) -> str:
     """Return how many jobs are in which state."""
-    counts = Counter(_state(job).value.lower() for job in jobs)
+    counts = Counter(_state(job).word for job in jobs)
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 

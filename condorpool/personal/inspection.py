@@ -205,4 +205,4 @@ def _jobs(access_point: AccessPoint | None) -> dict[str, int]:
     except HTCondorError:
         return {}
     states = (STATE_OF_STATUS[int(job["JobStatus"])] for job in jobs)
-    return dict(Counter(state.value.lower() for state in states))
+    return dict(Counter(state.word for state in states))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.access.outlook import total_cpus
+from condorpool.access.capacity import total_cpus
 from condorpool.personal import configuration, folders, guardian
 from condorpool.personal.install import Installation
 from condorpool.values.events import STATE_OF_STATUS

@@ -201,7 +201,7 @@ class Follower:
         idle = [job.id for job in due if job.state is JobState.IDLE]
         if idle:
             with contextlib.suppress(HTCondorError):  # it makes its list anew when it is back
-                self._state.access_point.rouse(idle[:50])  # a sample is enough
+                self._state.access_point.nudge_idle(idle[:50])  # a sample is enough
 
     def _job_ended(self, job: Job) -> None:
         """Finish, or hand to others, the chunks of a job that has ended."""

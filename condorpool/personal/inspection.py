@@ -160,7 +160,7 @@ def access_point_in(folder: Path) -> AccessPoint | None:
         collector_address=collector[0],
         version=schedd[1],
         started=started,
-        claims=configuration.CLAIMS,
+        max_keep_claim=configuration.CLAIMS,
         memory=configuration.fair_memory(),
         relocate=lambda: access_point_in(folder),
         origin={"personal": str(folder)},

@@ -63,7 +63,7 @@ _IS_OF_PYTHON = 1 << 9
 
 E = TypeVar("E", bound="CondorPoolError")
 
-#: Methods that an error has from its own class, also when it stands in for another one.
+#: Methods that an error keeps from its own class, also when it stands in for another one.
 _OWN = (
     "__init__ __str__ __repr__ __eq__ __hash__ __getattribute__ __setattr__ __delattr__ "
     "__setstate__".split()

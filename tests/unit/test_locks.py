@@ -1,4 +1,4 @@
-"""Locks and waits that Control-C leaves whole."""
+"""Locks and waits that Control-C cannot break."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def interrupt():
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block():
-    """What was begun is done; then KeyboardInterrupt is raised."""
+    """The block runs to its end; then KeyboardInterrupt is raised."""
     done = []
 
     @uninterrupted
@@ -35,8 +35,8 @@ def test_an_interrupt_waits_for_the_end_of_the_block():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_error_of_the_block_gives_way_to_the_interrupt():
-    """It is the interrupt's context."""
+def test_an_interrupt_is_raised_even_if_the_block_fails():
+    """The block's error is its context."""
 
     @uninterrupted
     def work():
@@ -49,7 +49,7 @@ def test_an_error_of_the_block_gives_way_to_the_interrupt():
 
 
 def test_the_handler_of_the_program_is_called():
-    """Whatever it is that SIGINT does there."""
+    """It need not raise KeyboardInterrupt."""
     calls = []
     before = signal.signal(signal.SIGINT, lambda *_: calls.append(1))
     try:
@@ -62,8 +62,8 @@ def test_the_handler_of_the_program_is_called():
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_where_python_raises_nothing_nothing_is_changed(handler):
-    """An ignored signal stays ignored, and other threads are not concerned."""
+def test_a_handler_that_is_not_python_code_stays(handler):
+    """A signal that is ignored, or ends the process, still does."""
     before = signal.signal(signal.SIGINT, handler)
     try:
         with uninterrupted:
@@ -72,8 +72,8 @@ def test_where_python_raises_nothing_nothing_is_changed(handler):
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_wait_is_interrupted_at_once_and_has_the_lock_again():
-    """Also by what came just before it."""
+def test_an_interrupted_wait_ends_at_once_and_retakes_the_lock():
+    """Also if the interrupt came just before the wait."""
     monitor = Monitor()
 
     def work():
@@ -87,12 +87,12 @@ def test_a_wait_is_interrupted_at_once_and_has_the_lock_again():
     with pytest.raises(KeyboardInterrupt):
         work()
     assert not monitor.is_held
-    with monitor:  # nobody else has it
+    with monitor:  # it was released
         pass
 
 
-def test_news_wake_all_who_wait():
-    """A wait without news ends with its time."""
+def test_notify_all_wakes_all_waiting_threads():
+    """A wait without it ends after its timeout."""
     monitor, woken = Monitor(), []
 
     def wait():
@@ -116,8 +116,8 @@ def test_news_wake_all_who_wait():
         assert monitor.wait_for(lambda: 3) == 3
 
 
-def test_wherever_interrupts_fall_the_lock_is_whole():
-    """Thousands of them, at every step: what it guards is never seen half-way."""
+def test_the_lock_survives_interrupts_at_any_point():
+    """Thousands of them: no thread sees a change that is half made."""
     monitor, stop = Monitor(), threading.Event()
     pair, interrupts, chance = [0, 0], 0, random.Random(1)
 
@@ -160,8 +160,8 @@ def test_wherever_interrupts_fall_the_lock_is_whole():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_forked_child_is_interrupted_as_ever():
-    """It begins with nothing kept waiting."""
+def test_a_child_forked_in_a_block_is_interrupted_as_usual():
+    """Its SIGINT is not deferred."""
     with uninterrupted:
         child = os.fork()
         if not child:

@@ -8,7 +8,7 @@ no job will make.  So SIGINT is deferred there, to the end of the block.
 
 from __future__ import annotations
 
-import _signal  # signal.py makes enumerations: 8 us a call
+import _signal  # signal.py converts to enums, which takes 8 us a call
 import _thread
 import collections
 import contextlib

@@ -70,13 +70,13 @@ class Agent:
     def _start(self) -> subprocess.Popen[bytes]:
         path = shlex.quote(str(Path(__file__).parents[2]))
         command = f"PYTHONPATH={path} exec {shlex.quote(sys.executable)} -m {__name__}"
-        with tempfile.TemporaryFile() as complaints:
+        with tempfile.TemporaryFile() as stderr:
             try:
                 ssh = subprocess.Popen(
                     ["ssh", "-T", "-o", "BatchMode=yes", "--", self.host, command],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=complaints,
+                    stderr=stderr,
                     start_new_session=True,  # an interrupt goes to the whole process group
                 )
             except OSError as error:
@@ -85,10 +85,10 @@ class Agent:
             weakref.finalize(self, _end, ssh).atexit = False
             if _READY not in iter(ssh.stdout.readline, b""):  # type: ignore[union-attr]
                 _end(ssh)
-                complaints.seek(0)
-                said = complaints.read().decode(errors="replace").strip()
+                stderr.seek(0)
+                message = stderr.read().decode(errors="replace").strip()
                 raise HTCondorNotFoundError(
-                    f"cannot submit through {self.host}: {said or 'ssh ended'}. `ssh {self.host}` "
+                    f"cannot submit through {self.host}: {message or 'ssh ended'}. `ssh {self.host}` "
                     f"must work without a password and find {sys.executable} with condorpool."
                 )
         return ssh

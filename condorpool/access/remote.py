@@ -105,11 +105,13 @@ def _end(ssh: subprocess.Popen[bytes]) -> None:
     ssh.wait()
 
 
-def _relayed(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+def _relayed(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[RemoteAccessPoint, P], T]:
     """Return the method of the same name that runs on the other machine."""
 
     @functools.wraps(method)
-    def relay(self: RemoteAccessPoint, *args: P.args, **kwargs: P.kwargs) -> T:
+    def relay(self: RemoteAccessPoint, /, *args: P.args, **kwargs: P.kwargs) -> T:
         value: T = self.agent.ask(method.__name__, *args, **kwargs)
         return value
 

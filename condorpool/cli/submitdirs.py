@@ -74,7 +74,7 @@ def _in_words(directory: SubmitDir, number: int, batch: BatchRecord) -> str:
     text = f"{batch.name or batch.title}{cell}, {when}"
     if batch.calls is None:  # what an imap has delivered is deleted
         return text
-    done = directory.calls_done(number, batch.crew, batch.calls)
+    done = directory.calls_ended(number, batch.crew, batch.calls)
     return f"{text}: {done:,} of {batch.calls:,} calls done"
 
 

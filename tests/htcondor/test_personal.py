@@ -364,7 +364,7 @@ def test_a_planted_folder_is_refused(folder, tmp_path):
     folder.unlink()
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(PersonalError, match="may be written to by others"):
+    with pytest.raises(PersonalError, match="can be written to by other users"):
         personal.start(folder)
     if os.geteuid() == 0:
         folder.chmod(0o700)
@@ -503,5 +503,5 @@ def test_a_pool_in_a_call(folder, uid):
         cwd=folder.parent, env={**os.environ, **cache, "HOME": str(folder.parent)},
         check=True, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
-    said = "(3, 'personal HTCondor in" if uid else "user 0 has started and which takes no jobs from"
+    said = "(3, 'personal HTCondor in" if uid else "User 0 started it, and it takes no jobs from"
     assert said in done.stdout

@@ -159,7 +159,9 @@ class Ending:
             raise FileNotFoundError(submitdir.MANIFEST)
         else:
             ownership.release(self.entry.path)
-            self._keep("it has no manifest, or belongs to another user; delete it by hand if it is yours")
+            self._keep(
+                "it has no manifest, or belongs to another user; delete it by hand if it is yours"
+            )
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""What is said where the tests cannot be set up."""
+"""The message where the tests cannot be set up."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from condorpool.values.exceptions import InstallError
     ],
 )  # fmt: skip
 def test_the_reason_is_one_line(said, reason):
-    """The last that apt complained of, if it was apt."""
+    """It is apt's last complaint, if apt failed."""
     assert provision._in_one_line(InstallError(said)) == reason
 
 
 def test_one_line_says_what_to_install(tmp_path):
-    """Before anything runs."""
+    """It is printed before anything runs."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib, shutil\n"
         "importlib.import_module('condorpool.personal.install').find = lambda: None\n"
@@ -55,7 +55,7 @@ def test_one_line_says_what_to_install(tmp_path):
 
 
 def test_programs_are_found_in_the_cache_too(tmp_path, monkeypatch):
-    """Where they are laid for who is not root; a missing one fails with what brings it."""
+    """They are there for ordinary users; the error for a missing one says what installs it."""
     monkeypatch.setenv("CONDORPOOL_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(provision.PACKAGES, "sample", "sample-package")

@@ -14,7 +14,7 @@ from condorpool.values.exceptions import InstallError
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        pytest.param("here is no apt-get", "here is no apt-get", id="not Debian"),
+        pytest.param("this machine has no apt-get", "this machine has no apt-get", id="not Debian"),
         pytest.param(
             "apt-get says:\nReading\nW: Failed to fetch http://mirror.test: no name\nW: Some index files",
             "W: Failed to fetch http://mirror.test: no name",
@@ -51,7 +51,7 @@ def test_one_line_says_what_to_install(tmp_path):
     [line] = done.stderr.splitlines()
     for package in provision.PACKAGES.values():
         assert package in line
-    assert "here is no apt-get" in line
+    assert "this machine has no apt-get" in line
 
 
 def test_programs_are_found_in_the_cache_too(tmp_path, monkeypatch):

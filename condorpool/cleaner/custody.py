@@ -146,6 +146,7 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
             break
     else:
         raise CondorPoolError(f"{entry.path} was taken up or cleaned up meanwhile.")
+    # The entry is ours now, but a cleaner may hold the lock until its current step ends.
     end = time.monotonic() + RELEASE_TIMEOUT
     with contextlib.suppress(FileNotFoundError):
         while not ownership.acquire(entry.path):

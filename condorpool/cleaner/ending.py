@@ -167,6 +167,7 @@ class Ending:
 
     def _jobs(self) -> list[dict[str, Any]]:
         """Return the jobs of this directory that are in the queue."""
+        # A personal HTCondor may have ended since the last step.
         if self.access_point is None or "personal" in self.entry.origin:
             self.access_point = self.entry.access_point()
         if self.access_point is None:

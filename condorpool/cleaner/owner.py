@@ -20,8 +20,8 @@ class Owner:
     start
         When it started, in clock ticks.
     boot, space
-        The boot of the machine, and the process name space: each container of a
-        machine counts its own processes.
+        The boot of the machine, and the PID namespace: each container numbers its
+        own processes.
     """
 
     pid: int

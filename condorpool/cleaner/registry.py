@@ -123,7 +123,7 @@ class Entry:
                 self._note.write_text(text, encoding="utf-8")
 
     def write(self, **changes: Any) -> Entry:
-        """Write the entry, beside its name and moved into place."""
+        """Write the entry under a temporary name and move it into place."""
         entry = replace(self, **changes)
         facts = {name: getattr(entry, name) for name in _WRITTEN}
         facts |= {"path": str(entry.path), "origin": dict(entry.origin)}
@@ -197,6 +197,7 @@ def everything() -> list[Entry]:
 def claim(folder: Path) -> bool:
     """Become the cleaner of an owner until this process ends; return False if there is one."""
     try:
+        # Never closed: that would drop the lock.
         lock = os.open(folder / CLEANER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -46,7 +46,7 @@ MASTER_ADDRESS_FILE = $(RUN)/master_address
 COLLECTOR_ADDRESS_FILE = $(RUN)/collector_address
 SCHEDD_ADDRESS_FILE = $(RUN)/schedd_address
 
-# This user only: the schedd runs jobs under one account, whoever submits them.
+# This user only: the schedd would run the jobs of all users under one account.
 SEC_DEFAULT_AUTHENTICATION = REQUIRED
 SEC_DEFAULT_AUTHENTICATION_METHODS = FS
 # Otherwise root gets the name of the daemons' account (condor_auth_fs.cpp).

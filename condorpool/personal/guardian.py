@@ -140,6 +140,7 @@ class Guardian:
     # Waiting
 
     def _wait(self, wait: Callable[[], None]) -> None:
+        # Signals are blocked everywhere else, so that handlers raise _Ended only in here.
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             wait()

@@ -88,7 +88,7 @@ class Chirp:
         return unpacked(self.get("getfile", name), name)
 
     def write(self, name: str, job: str, about: dict[str, Any], frames: list[Any]) -> None:
-        """Write a container beside its name and move it into place."""
+        """Write a container under a temporary name and move it into place."""
         scratch = f"{name}.{job}.tmp"
         parts = packed(about, frames)
         size = str(sum(len(part) for part in parts))

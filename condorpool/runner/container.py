@@ -72,7 +72,7 @@ def unpacked(data: Any, path: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
-    """Write a container beside its name and move it into place."""
+    """Write a container under a temporary name and move it into place."""
     # An evicted job starts again, maybe before its first run has ended: each run
     # writes a file of its own, and the last move wins.
     scratch = f"{path}.{os.getpid()}.tmp"

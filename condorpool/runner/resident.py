@@ -96,7 +96,7 @@ class Runner:
         return [name.partition("@")[0] for name in taken if name.endswith("@" + self.job)]
 
     def look(self) -> None:
-        """List what is posted."""
+        """List the posted chunks."""
         posted = self.chirp.names(self.posted)
         self.closed = names.CLOSED in posted
         tokens = [name for name in posted if name[0].isdigit()]

@@ -178,6 +178,7 @@ class Surroundings:
 
         A call's alarm or trace function may raise here, until it is restored.
         """
+        # Timers first: a call's alarm could interrupt everything that follows.
         for timer, remaining, interval in self.timers:
             now = _signal.getitimer(timer)
             if now[1] != interval or (now[0] and not remaining):

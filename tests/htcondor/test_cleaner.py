@@ -334,7 +334,7 @@ class TestKilled:
             run = killed.directory.name
             time.sleep(6)
             (disk / "full").unlink()
-            until(lambda: not killed.jobs(run), "jobs are left", 60)
+            until(lambda: not killed.jobs(run), "jobs remain", 60)
             until(lambda: not cleaners(), "the cleaner has not ended", 60)
             if killed.directory:
                 assert killed.entry.note.startswith("kept: the files of")

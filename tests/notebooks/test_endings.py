@@ -105,7 +105,7 @@ async def leave(manager, client):
         await asyncio.sleep(0.05)
 
 
-#: What is done to the kernel, and its pool's on_exit.
+#: How each kernel is ended, and its pool's on_exit.
 ROWS = {
     "shut down": (shut_down, "wait"),
     "shut down, cell busy": (run(BUSY), "wait"),

@@ -1,4 +1,4 @@
-"""A personal HTCondor that runs, and how it is started."""
+"""A running personal HTCondor, and how it starts."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ def start(
     """
     if sys.platform != "linux":
         raise PersonalError(
-            "a personal HTCondor needs Linux. On this machine, configure HTCondor for a pool that "
-            "exists (CONDOR_CONFIG)."
+            "a personal HTCondor needs Linux. On this machine, configure HTCondor for an existing "
+            "pool (CONDOR_CONFIG)."
         )
     path = folders.resolve(folder)
     deadline = time.monotonic() + timeout

@@ -185,7 +185,7 @@ def test_a_callback_of_a_future_may_wait_for_another(htcondor, tmp_path):
 
 
 def test_a_dead_tracker_is_reported(pool, monkeypatch, caplog):
-    """Waiting calls get an error when the thread that follows jobs dies; the next pool works."""
+    """Waiting calls get an error when the thread that follows jobs dies; the next pool starts another."""
     result = pool.apply_async(time.sleep, (30,))
 
     def fail(_self, _timeout):
@@ -355,12 +355,12 @@ class Holder:
 
     @functools.cached_property
     def kept(self):
-        """Be computed once."""
+        """Compute a value once."""
         return 7
 
     @functools.lru_cache  # noqa: B019
     def cached(self):
-        """Be computed once, too."""
+        """Compute another value once."""
         return 8
 
 

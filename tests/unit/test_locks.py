@@ -62,8 +62,8 @@ def test_the_handler_of_the_program_is_called():
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_where_python_raises_nothing_nothing_is_changed(handler):
-    """SIG_IGN and SIG_DFL stay in place."""
+def test_sig_ign_and_sig_dfl_are_not_changed(handler):
+    """Python raises no KeyboardInterrupt then, so there is nothing to delay."""
     before = signal.signal(signal.SIGINT, handler)
     try:
         with uninterrupted:
@@ -72,7 +72,7 @@ def test_where_python_raises_nothing_nothing_is_changed(handler):
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_wait_is_interrupted_at_once_and_has_the_lock_again():
+def test_a_wait_is_interrupted_at_once_and_holds_the_lock_again():
     """Also by an interrupt that came just before the wait."""
     monitor = Monitor()
 

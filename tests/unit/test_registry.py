@@ -134,8 +134,8 @@ class TestOwnership:
         directory.remove()
         assert not directory.path.exists()
 
-    def test_exactly_one(self, directory):
-        """Until it releases the directory."""
+    def test_there_is_one_owner(self, directory):
+        """It owns the directory until it releases it."""
         assert ownership.acquire(directory.path)
         assert run(self.ACQUIRE, directory.path) == "False"
         ownership.release(directory.path)

@@ -76,7 +76,7 @@ def _in_words(directory: SubmitDir, number: int, batch: BatchRecord) -> str:
     text = f"{batch.name or batch.title}{cell}, {when}"
     if batch.calls is None:  # an imap's results are deleted when they are delivered
         return text
-    ended = directory.calls_done(number, batch.crew, batch.calls)
+    ended = directory.calls_ended(number, batch.crew, batch.calls)
     return f"{text}: {ended:,} of {batch.calls:,} calls have ended"
 
 

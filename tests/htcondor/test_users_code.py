@@ -185,7 +185,7 @@ def test_a_callback_of_a_future_may_wait_for_another(htcondor, tmp_path):
 
 
 def test_a_dead_tracker_is_reported(pool, monkeypatch, caplog):
-    """Waiting calls get an error when the thread that follows jobs dies; the next pool starts another."""
+    """No wait hangs when the thread that follows jobs has ended; the next pool starts another."""
     result = pool.apply_async(time.sleep, (30,))
 
     def fail(_self, _timeout):
@@ -196,7 +196,7 @@ def test_a_dead_tracker_is_reported(pool, monkeypatch, caplog):
         tracker().look()
         with pytest.raises(condorpool.CondorPoolError, match=r"has ended .*Bad file descriptor"):
             result.get(timeout=60)
-    assert "condorpool follows no jobs any more" in caplog.text
+    assert "condorpool no longer follows any jobs" in caplog.text
     for session in pool._sessions:
         tracker().follow(session)  # the pool needs it to close
 

@@ -1,4 +1,4 @@
-"""Locks and waits that Control-C cannot break."""
+"""Locks and waits that Control-C cannot corrupt."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_an_interrupt_waits_for_the_end_of_the_block():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_is_raised_even_if_the_block_fails():
-    """The block's error is its context."""
+def test_the_interrupt_is_raised_instead_of_an_error_of_the_block():
+    """The error is the interrupt's context."""
 
     @uninterrupted
     def work():
@@ -49,7 +49,7 @@ def test_an_interrupt_is_raised_even_if_the_block_fails():
 
 
 def test_the_handler_of_the_program_is_called():
-    """It need not raise KeyboardInterrupt."""
+    """A SIGINT handler of the program's own keeps working."""
     calls = []
     before = signal.signal(signal.SIGINT, lambda *_: calls.append(1))
     try:
@@ -62,8 +62,8 @@ def test_the_handler_of_the_program_is_called():
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_a_handler_that_is_not_python_code_stays(handler):
-    """A signal that is ignored, or ends the process, still does."""
+def test_sig_ign_and_sig_dfl_are_not_changed(handler):
+    """Python raises no KeyboardInterrupt then, so there is nothing to delay."""
     before = signal.signal(signal.SIGINT, handler)
     try:
         with uninterrupted:
@@ -72,8 +72,8 @@ def test_a_handler_that_is_not_python_code_stays(handler):
         signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupted_wait_ends_at_once_and_retakes_the_lock():
-    """Also if the interrupt came just before the wait."""
+def test_a_wait_is_interrupted_at_once_and_holds_the_lock_again():
+    """Also by an interrupt that came just before the wait."""
     monitor = Monitor()
 
     def work():
@@ -87,12 +87,12 @@ def test_an_interrupted_wait_ends_at_once_and_retakes_the_lock():
     with pytest.raises(KeyboardInterrupt):
         work()
     assert not monitor.is_held
-    with monitor:  # it was released
+    with monitor:  # no other thread holds it
         pass
 
 
 def test_notify_all_wakes_all_waiting_threads():
-    """A wait without it ends after its timeout."""
+    """A wait without a notification ends at its timeout."""
     monitor, woken = Monitor(), []
 
     def wait():
@@ -116,8 +116,8 @@ def test_notify_all_wakes_all_waiting_threads():
         assert monitor.wait_for(lambda: 3) == 3
 
 
-def test_the_lock_survives_interrupts_at_any_point():
-    """Thousands of them: no thread sees a change that is half made."""
+def test_interrupts_at_any_moment_leave_the_lock_intact():
+    """Thousands of interrupts: the data that it guards is never seen half changed."""
     monitor, stop = Monitor(), threading.Event()
     pair, interrupts, chance = [0, 0], 0, random.Random(1)
 
@@ -160,8 +160,8 @@ def test_the_lock_survives_interrupts_at_any_point():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_child_forked_in_a_block_is_interrupted_as_usual():
-    """Its SIGINT is not deferred."""
+def test_a_forked_child_is_interrupted_as_usual():
+    """It starts with no interrupt pending."""
     with uninterrupted:
         child = os.fork()
         if not child:

@@ -218,7 +218,7 @@ class Staffing:
             crew.clusters.append(cluster)
         with contextlib.suppress(SubmitError):
             self._record(crew, submit)
-        self._state.access_point.hurry(number)
+        self._state.access_point.nudge_cluster(number)
         return cluster
 
     def _record(self, crew: Crew, submit: Mapping[str, str]) -> None:

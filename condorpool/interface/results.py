@@ -24,16 +24,16 @@ T = TypeVar("T")
 
 Callback = Callable[[Any], object]
 
-#: The original CondorPool's words for states; of several the first counts.
-STATUS = {
-    JobState.RUNNING: "Running",
-    JobState.IDLE: "Idle",
-    JobState.UNMATERIALIZED: "Idle",
-    JobState.SUSPENDED: "Suspended",
-    JobState.HELD: "Held",
-    JobState.REMOVED: "Removing",
-    JobState.COMPLETED: "Completed",
-}
+#: The states of calls; of several the first counts.
+_ADVANCED_FIRST = (
+    JobState.RUNNING,
+    JobState.IDLE,
+    JobState.UNMATERIALIZED,
+    JobState.SUSPENDED,
+    JobState.HELD,
+    JobState.REMOVED,
+    JobState.COMPLETED,
+)
 
 #: Seconds after which these look again, because nothing wakes them: an ``await`` (the stop button of
 #: a notebook cancels the task, but does not wake its event loop), and a wait for jobs to start (no
@@ -247,11 +247,11 @@ class Result(Handle, Generic[T]):
 
     def _kill(self, states: set[str]) -> JobFailedError:
         """Remove the jobs that are in these states; return the error that says so."""
-        jobs = [job for job in self.jobs if STATUS[job.state] in states]
+        jobs = [job for job in self.jobs if job.state.original_word in states]
         first = jobs[0] if jobs else None
         error = JobFailedError(
             first.id if first else "",
-            f"Status {STATUS[first.state] if first else self.status()!r} caused it to be killed",
+            f"Status {first.state.original_word if first else self.status()!r} caused it to be killed",
             host=first.host if first else "",
             hint=f"*** Analysis:\n{self.analyze()}",
         )
@@ -410,18 +410,18 @@ class Result(Handle, Generic[T]):
         """
         self._calls.holders()
         with self._calls.session.changed:
-            statuses = self._statuses()
-        return next(status for status in STATUS.values() if status in statuses)
+            states = self._calls.states()
+        return next(state.original_word for state in _ADVANCED_FIRST if state in states)
 
     def _statuses(self) -> set[str]:
         """Return, under the lock, the statuses of calls that have not ended."""
-        return {STATUS[state] for state in self._calls.states()}
+        return {state.original_word for state in self._calls.states()}
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
         """Wait until a job runs, or until no call is idle any more, at most ``timeout`` seconds."""
         timeout = checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
-        while self.status() == STATUS[JobState.IDLE] and time.monotonic() < end:
+        while self.status() == JobState.IDLE.original_word and time.monotonic() < end:
             with self._calls.session.changed:
                 self._waiting.pause(min(end, time.monotonic() + TICK))
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from condorpool.access.outlook import total_cpus
+from condorpool.access.capacity import total_cpus
 from condorpool.display.notices import mind_hashes, tell
 from condorpool.engine import actions, payload
 from condorpool.engine.calls import Calls, GatheredCalls

@@ -58,7 +58,7 @@ def test_held(make_pool):
     )
     text = analysis(job, f"Job {job.id} is held: ")
     assert "/no/such/file" in text
-    assert text.endswith("release() or remove().")
+    assert text.endswith("correct the list of files and remove() the job.")
     job.remove()
     analysis(job, f"Job {job.id} is removed: ")
 
@@ -67,7 +67,7 @@ def test_held_by_its_user(make_pool):
     """Nothing is to be cured."""
     job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
     job.hold()
-    assert "Somebody held it" in analysis(job, "is held")
+    assert "A user put the job on hold" in analysis(job, "is held")
 
 
 def test_what_the_pool_has_is_shown(make_pool):

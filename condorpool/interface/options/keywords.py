@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from condorpool.interface.job import QueuedJob
 from condorpool.personal import PersonalHTCondor
+from condorpool.values.events import KILLSTATS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,7 +84,7 @@ DEFAULTS: Mapping[str, Any] = {
     "progress": "auto",
     "return_exceptions": False,
     "maxtries": 5,
-    "killstats": ("Held", "Suspended"),
+    "killstats": KILLSTATS,
     "submitdir": ".",
     "linger": 10.0,
     "retire_after": math.inf,

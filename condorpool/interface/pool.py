@@ -380,7 +380,7 @@ class Pool:
         )
 
     def share(self, value: T) -> payload.Shared[T]:
-        """Send an object that many calls use to each job once, not with every call.
+        """Send an object to each job once, for all calls that use it.
 
         Returns
         -------

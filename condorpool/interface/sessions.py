@@ -75,7 +75,7 @@ class Sessions:
         self.follow(session, base)
         return session
 
-    def take_over(self, left: Leftover) -> Session:
+    def take_over(self, leftover: Leftover) -> Session:
         """Become the owner of the submit directory of a process that has ended; then `follow` it.
 
         Raises
@@ -84,14 +84,14 @@ class Sessions:
             Another process took it over first, or still works on it; or the jobs are in
             the queue of another access point.
         """
-        here, origin = self._access_point, left.entry.origin
-        there = here if origin == here.origin else left.entry.access_point()
+        here, origin = self._access_point, leftover.entry.origin
+        there = here if origin == here.origin else leftover.entry.access_point()
         if there and there.queue != here.queue:
             raise CondorPoolError(
-                f"the jobs of {left.name!r} are at access point {there.name}, and this pool's "
-                f"are at {here.name}: condorpool.attach({left.name!r}) makes a pool there."
+                f"the jobs of {leftover.name!r} are at access point {there.name}, and this pool's "
+                f"are at {here.name}: condorpool.attach({leftover.name!r}) makes a pool there."
             )
-        directory = custody.take_up(left.entry, self._on_exit, here.origin)
+        directory = custody.take_up(leftover.entry, self._on_exit, here.origin)
         return Session.taken_up(directory, here)
 
     def follow(self, session: Session, base: Path | None = None) -> None:

@@ -1,8 +1,12 @@
-"""Errors of the bindings become errors of ours."""
+"""Errors of the bindings as users see them, kept claims, and what is relayed over ssh."""
 
 from __future__ import annotations
 
+import inspect
+import time
+
 from condorpool.access.accesspoint import AccessPoint
+from condorpool.access.remote import RemoteAccessPoint
 from condorpool.values.exceptions import HTCondorError, VersionSkewError
 
 
@@ -29,11 +33,18 @@ def test_other_faults_name_the_access_point():
 
 def test_a_young_schedd_does_not_keep_claims():
     """In its first seconds it does not look at kept claims."""
-    import time
-
     young, old = place(), place()
     young.started = time.time() - 1
     assert young.keep_claim(10.0) == 0.0
     assert old.keep_claim(10.0) == 10.0
-    old.claims = 2.0
+    old.max_keep_claim = 2.0
     assert old.keep_claim(10.0) == 2.0
+
+
+def test_what_uses_the_bindings_is_relayed():
+    """A remote access point uses those of the other machine, and computes the rest here."""
+    ways = {"_ask", "_try", "_schedd", "htcondor2"}
+    for name, method in vars(AccessPoint).items():
+        if inspect.isfunction(method) and not name.startswith("_"):
+            uses = ways & {*inspect.unwrap(method).__code__.co_names}
+            assert (name in vars(RemoteAccessPoint)) == bool(uses), name

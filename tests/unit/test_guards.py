@@ -11,7 +11,7 @@ from condorpool.values.locks import Monitor
 
 @guards.guarded(by="lock")
 class Shelf:
-    """Has an attribute of each kind that is checked."""
+    """An object with an attribute of each kind that is checked."""
 
     def __init__(self, lock):
         self.lock = lock

@@ -16,7 +16,7 @@ import pytest
 import condorpool
 from condorpool import JobState
 from condorpool.values import exceptions
-from condorpool.values.events import state_after
+from condorpool.values.events import STATUS_CODES, state_after
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,17 @@ from condorpool.values.events import state_after
 def test_state_follows_the_event_log(events, expected):
     """A job's state is decided by its events alone."""
     assert functools.reduce(state_after, events, JobState.UNMATERIALIZED) is expected
+
+
+def test_the_original_words_for_states():
+    """Code written for the original CondorPool compares them, and HTCondor's numbers for them."""
+    assert STATUS_CODES == {
+        1: "Idle", 2: "Running", 3: "Removing", 4: "Completed", 5: "Held",
+        6: "Transferring Output", 7: "Suspended",
+    }  # fmt: skip
+    assert [state.original_word for state in JobState] == [
+        "Idle", "Idle", "Running", "Suspended", "Held", "Completed", "Removing"
+    ]  # fmt: skip
 
 
 ERRORS = [e for _, e in inspect.getmembers(exceptions, inspect.isclass) if e.__module__ == exceptions.__name__]  # fmt: skip

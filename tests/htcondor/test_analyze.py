@@ -9,7 +9,6 @@ import cloudpickle
 
 from condorpool import personal
 from condorpool.display.progress import Meter
-from condorpool.interface.sources import source_of
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -74,7 +73,7 @@ def test_held_by_its_user(make_pool):
 def test_cpus_are_shown(make_pool):
     """While jobs wait, the note has the pool's CPUs and how many are free."""
     pool = make_pool(processes=3, maxtasksperchild=1)
-    meter = Meter(source_of(pool.map_async(time.sleep, [60] * 3, chunksize=1)))
+    meter = Meter(pool.map_async(time.sleep, [60] * 3, chunksize=1)._calls)
     wait_for_note(meter, "1 job is waiting for slots: all 2 CPUs of the pool are in use.")
 
 
@@ -84,7 +83,7 @@ def test_the_next_negotiation_is_shown(make_pool, tmp_path):
     settings |= {"NEGOTIATOR_CYCLE_DELAY": "8", "NEGOTIATOR_UPDATE_AFTER_CYCLE": "True"}
     with personal.start(tmp_path / "slow", cpus=1, settings=settings) as htcondor:
         pool = make_pool(personal=htcondor, requirements="false")
-        meter = Meter(source_of(pool.apply_async(abs, (1,))))
+        meter = Meter(pool.apply_async(abs, (1,))._calls)
         text = "1 job is waiting for slots: 1 of the pool's 1 CPUs are free; "
         wait_for_note(meter, f"{text}the next negotiation is in about 10 s.")
         pool.terminate()

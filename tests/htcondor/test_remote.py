@@ -102,7 +102,7 @@ def test_a_lost_connection(make_pool, other):
     """The next call opens a new one."""
     pool = make_pool(personal=None, remote=other, maxtasksperchild=1)
     assert pool.apply(abs, (-1,)) == 1
-    agent = pool._access_point.agent
+    agent = pool._workload.access_point.agent
     agent._ssh.kill()
     agent._ssh.wait()
     assert pool.apply(abs, (-2,)) == 2

@@ -225,7 +225,10 @@ class Session:
 
     @uninterrupted
     def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
-        """Post some calls of a finished batch again, as a new batch, or none; they keep their numbers."""
+        """Post some calls of a finished batch again, all or none, as a new batch.
+
+        They keep their numbers.
+        """
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():

@@ -187,7 +187,7 @@ class Calls:
             if job:
                 job.last_chunk_end = max(job.last_chunk_end, chunk.end)
             self.records.append(chunk)
-            self.session.made.append(chunk)
+            self.session.chunk_records.append(chunk)
 
     def _print(self, outcome: Outcome) -> None:
         """Print what the calls of a chunk printed, if the user wants that."""

@@ -436,7 +436,7 @@ class Pool:
 
         Each bar is the calls that a job took at a time, at most the latest 10,000.
         """
-        return timeline(list(self._workload.sessions.made), ax)
+        return timeline(list(self._workload.sessions.chunk_records), ax)
 
     def take_up(self, leftover: Leftover) -> Result[Any]:
         """Resume calls of a process that has ended; return their result.

@@ -13,7 +13,7 @@ from condorpool.cleaner.owner import kernel_id, notebook_path
 from condorpool.display.notices import tell
 from condorpool.engine import description
 from condorpool.engine.chunks import Chunk
-from condorpool.engine.session import MOST_MADE, Session
+from condorpool.engine.session import MOST_RECORDS, Session
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import SubmitDir
@@ -41,7 +41,7 @@ class Sessions:
         self._lease = 0.0 if on_exit == "keep" else description.LEASE
         self._by_folder: dict[Path, Session] = {}
         #: When and where the latest chunks were made, in all sessions.
-        self.made: deque[Chunk] = deque(maxlen=MOST_MADE)
+        self.chunk_records: deque[Chunk] = deque(maxlen=MOST_RECORDS)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_folder.values()))
@@ -96,7 +96,7 @@ class Sessions:
 
     def follow(self, session: Session, base: Path | None = None) -> None:
         """Have the tracker follow a session; later calls in ``base`` are posted there, too."""
-        session.made = self.made
+        session.chunk_records = self.chunk_records
         self._by_folder[base or session.directory.path] = session
         tracker().follow(session)
 

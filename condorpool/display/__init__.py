@@ -1,6 +1,6 @@
-"""How calls proceed, shown to users: a live widget, a line of text, reports, timelines, notices.
+"""Progress shown to users: a live widget, a line of text, reports, timelines, notices.
 
-Results hand a `Source` to `show`.  What draws it is imported with the first that is shown:
+Results pass a `Source` to `show`.  The modules that draw are imported when the first is shown:
 most scripts show nothing.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from condorpool.display.source import Source
 
-#: Displays that are open at once, and results in a report, at most: more would bury the notebook.
+#: Displays open at once, and results in a report, at most: more would clutter the notebook.
 MOST = 10
 
 
@@ -33,15 +33,15 @@ class Display(Protocol):
         """Process clicks that only the main thread can read."""
 
     def has_viewer(self) -> bool:
-        """Return whether a user sees held jobs here and can act on them."""
+        """Return whether a user can see held jobs here and act on them."""
         ...
 
     def close(self) -> None:
-        """Show the end.  May be called again."""
+        """Show the final state.  May be called again."""
 
 
 def show(source: Source, kind: str | None) -> Display | None:
-    """Show a source from now on; None where there is nothing to show it with."""
+    """Show a source from now on, and return its display; None if it is not shown."""
     if kind is None:
         return None
     from condorpool.display.refresher import refresher  # noqa: PLC0415 - see above
@@ -67,7 +67,7 @@ def show(source: Source, kind: str | None) -> Display | None:
 
 
 def html(sources: Iterable[Source], title: str = "") -> str:
-    """Return HTML that shows how far the calls of sources are, under a title."""
+    """Return HTML with the progress of several sources, under a title."""
     from condorpool.display import report  # noqa: PLC0415 - see above
     from condorpool.display.progress import Meter  # noqa: PLC0415
 
@@ -79,12 +79,12 @@ def html(sources: Iterable[Source], title: str = "") -> str:
 
 
 def running_kernel() -> Any:
-    """Return the IPython kernel that this process is, or None."""
+    """Return the IPython kernel of this process, or None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None)
 
 
 def has_widgets() -> bool:
-    """Return whether the widget can be made here."""
+    """Return whether anywidget is installed."""
     return importlib.util.find_spec("anywidget") is not None

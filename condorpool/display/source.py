@@ -1,4 +1,4 @@
-"""What a display needs of the calls that it shows."""
+"""The interface between a display and the calls that it shows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from condorpool.engine.session import Session
 
 
 class Source(Protocol):
-    """Some calls that a display shows, and whose jobs its buttons act on.
+    """Calls that a display shows, and on whose jobs its buttons act.
 
-    Any of these may raise `ReferenceError`: the calls are of an iterator that no
-    variable has any more.
+    Any member may raise `ReferenceError`: the calls belong to an iterator that no
+    variable refers to any more.
     """
 
     @property
     def name(self) -> str:
-        """What is called."""
+        """The name of the calls."""
         ...
 
     @property
     def session(self) -> Session:
-        """Where the calls are posted."""
+        """The session that the calls were posted to."""
         ...
 
     @property
@@ -35,27 +35,27 @@ class Source(Protocol):
 
     @property
     def calls(self) -> int:
-        """How many calls there are."""
+        """The number of calls."""
         ...
 
     @property
     def calls_ended(self) -> int:
-        """How many calls have returned or failed."""
+        """The number of calls that have returned or failed."""
         ...
 
     @property
     def calls_failed(self) -> int:
-        """How many calls have failed."""
+        """The number of calls that have failed."""
         ...
 
     @property
     def errors(self) -> Mapping[int, BaseException]:
-        """The exceptions of calls that have failed, at least of some; another thread adds to it."""
+        """The exceptions of some or all failed calls; another thread adds to this mapping."""
         ...
 
     @property
     def can_rerun(self) -> bool:
-        """Whether failed calls can be made again."""
+        """Whether failed calls can be rerun."""
         ...
 
     def ready(self) -> bool:
@@ -71,13 +71,13 @@ class Source(Protocol):
         ...
 
     def rerun_at_end(self) -> None:
-        """Make the calls again that have failed, when all have ended."""
+        """Rerun the failed calls when all have ended."""
         ...
 
     def logs(self, job: Job) -> Iterable[tuple[str, str | None]]:
-        """Return what there is to read of a job: titles and texts."""
+        """Return the event log and output of a job, as titles and texts."""
         ...
 
-    def let_go(self) -> None:
-        """Keep the calls' values no longer: they live as long as their users want."""
+    def hold_weakly(self) -> None:
+        """Refer to the result weakly: the display must not keep the calls' values alive."""
         ...

@@ -21,7 +21,7 @@ from condorpool import display
 from condorpool.access.outlook import total_cpus
 from condorpool.cleaner import custody
 from condorpool.cleaner.owner import kernel_id
-from condorpool.display.notices import mind_hashes, tell
+from condorpool.display.notices import tell, warn_of_hash
 from condorpool.display.timeline import timeline
 from condorpool.engine import actions, payload
 from condorpool.engine.calls import GatheredCalls
@@ -455,7 +455,7 @@ class Pool:
     def _check_call(self, func: Callable[..., Any]) -> None:
         if self._closed:
             raise PoolClosedError
-        mind_hashes(checks.called(func))
+        warn_of_hash(checks.called(func))
 
     def _options(self, kind: type, keywords: Mapping[str, Any]) -> CallOptions:
         # Only a pool without a size of its own needs to ask the collector.

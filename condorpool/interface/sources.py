@@ -40,9 +40,9 @@ class _ResultSource:
         self._handle = handle
         if not self.can_rerun:
             # An iterator that its user has dropped takes no more items: a display must not keep it.
-            self.let_go()
+            self.hold_weakly()
 
-    def let_go(self) -> None:
+    def hold_weakly(self) -> None:
         if type(self._handle) not in weakref.ProxyTypes:
             self._handle = weakref.proxy(self._handle)
 

@@ -1,4 +1,4 @@
-"""Notices to users."""
+"""Notices to users, and words that other texts share."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def stream() -> TextIO:
 def tell(line: str) -> None:
     """Print a notice to the user."""
     print(f"condorpool: {line}", file=stream())
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun, as ``1 call`` or ``2 calls``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def warn_of_hash(func: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from condorpool.display.notices import plural
 from condorpool.display.page import jobs_in, page
 from condorpool.engine import actions
 from condorpool.engine.jobs import Job
@@ -78,7 +79,7 @@ def _asked(order: Mapping[str, Any], found: int) -> int:
 
 def _answer(past: str, done: int, asked: int) -> str:
     missed = asked - done
-    answer = f"{past} {done:,} {'job' if done == 1 else 'jobs'}"
+    answer = f"{past} {plural(done, 'job')}"
     if not missed:
         return answer
     why = "ended" if past == "removed" else f"ended or been {past}"

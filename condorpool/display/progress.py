@@ -217,7 +217,8 @@ def _note(
     if stuck:
         return "Only held jobs remain: release or remove them."
     if away:
-        return f"{away:,} jobs are disconnected; HTCondor is trying to reconnect to their machines."
+        are = "1 job is" if away == 1 else f"{away:,} jobs are"
+        return f"{are} disconnected; HTCondor is trying to reconnect."
     if outlook and "transferring" not in jobs:
         return _wait_for_slots(jobs["idle"], outlook)
     if ended and "running" in jobs:

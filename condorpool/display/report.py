@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from condorpool.display.notices import plural
 from condorpool.display.textbar import duration
 from condorpool.display.timeline import Picture
 
@@ -63,11 +64,11 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
 
 def summarize(progress: Progress) -> str:
     """Return the progress in one line."""
-    parts = [f"{progress.done:,} of {progress.calls:,} calls done"]
+    parts = [f"{progress.done:,} of {plural(progress.calls, 'call')} done"]
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if not progress.ended:
-        parts += [f"{count:,} jobs {word}" for word, count in progress.jobs.items()]
+        parts += [f"{plural(count, 'job')} {word}" for word, count in progress.jobs.items()]
     return ", ".join(parts) + f", {duration(progress.elapsed)}"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from condorpool.display.notices import plural
 from condorpool.engine.chunks import Chunk
 
 #: Colors that are visible on light and on dark pages: an image cannot adapt to its page.
@@ -111,8 +112,8 @@ class Picture:
         if not self.chunks:
             return "<timeline: no call has ended yet>"
         failed = f", {self.failed:,} with failed calls (half as high)" if self.failed else ""
-        words = _count(self.chunks, "group"), _count(len(self.hosts), "host")
-        return f"<timeline: {words[0]} of calls on {words[1]}{failed}>"
+        groups, hosts = plural(self.chunks, "group"), plural(len(self.hosts), "host")
+        return f"<timeline: {groups} of calls on {hosts}{failed}>"
 
     def _repr_html_(self) -> str:
         return self.html() or escape(repr(self))
@@ -232,10 +233,6 @@ def _merged(rows: Sequence[Sequence[Bar]], most: int, width: float) -> list[list
         if sum(map(len, merged)) <= most:
             return merged
         rows, width = merged, 2 * width
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def _short(host: str) -> str:

@@ -107,7 +107,7 @@ class CondorMagics(Magics):
         with _usage(TypeError):
             iter(data)
             if not callable(func):
-                raise TypeError(f"{type(func).__name__} is not callable: write a function first")
+                raise TypeError(f"the function is of type {type(func).__name__}, not callable")
         # Outside _usage: what the iterable itself raises is no usage error.
         items = list(data)
         with _usage(TypeError, ValueError):

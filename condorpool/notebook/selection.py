@@ -10,6 +10,7 @@ from typing import Any
 from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
+from condorpool.display.notices import plural
 from condorpool.engine.description import title
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.pool import Pool, open_pools
@@ -178,8 +179,8 @@ def apply(action: str, found: Iterable[Any]) -> str:
     # Removing a result counts its waiting calls too.
     has_results = any(not isinstance(each, QueuedJob) for each in found)
     is_mixed = action == "remove" and has_results
-    noun = ("job or call", "jobs or calls") if is_mixed else ("job", "jobs")
-    return f"{past} {done:,} {noun[done != 1]}" + (f"; {others:,} {why_not}" if others else "")
+    answer = f"{past} {plural(done, 'job')}" + (" or waiting calls" if is_mixed else "")
+    return answer + (f"; {others:,} {why_not}" if others else "")
 
 
 def _takes(action: str, state: JobState) -> bool:

@@ -89,7 +89,9 @@ def line(progress: Progress) -> str:
     """Return the line for this progress."""
     ended = progress.done + progress.failed
     full = WIDTH * ended // max(1, progress.calls)
-    parts = [f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {ended:,} of {progress.calls:,}"]
+    parts = [
+        f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {ended:,} of {progress.calls:,}"
+    ]
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if not progress.ended:

@@ -23,8 +23,7 @@ class LineError(ValueError):
 
 
 class Options(argparse.ArgumentParser):
-    """The options of a magic, which come before anything else on its line.
-    """
+    """The options of a magic, which come before anything else on its line."""
 
     def __init__(self, magic: str) -> None:
         super().__init__(

@@ -127,7 +127,9 @@ def test_failed_calls_are_rerun(open_notebook, tmp_path):
     )
     notebook.run(1)
     notebook.button("Rerun failed").click()
-    expect(notebook.output(1)).to_contain_text("The failed calls will be rerun when the others have ended")
+    expect(notebook.output(1)).to_contain_text(
+        "The failed calls will be rerun when the others have ended"
+    )
     notebook.end_wait()
     expect(notebook.output(1)).to_contain_text("[0, 1]")
     expect(notebook.output(1)).to_contain_text("fit: 2 of 2 calls done, 0:0")
@@ -144,7 +146,9 @@ def test_the_widget_says_that_clicks_wait(open_notebook):
     )
     notebook.run(1)
     notebook.button("Hold all").click()
-    expect(notebook.output(1)).to_contain_text("The kernel is busy: it will process this click when the cell ends.")
+    expect(notebook.output(1)).to_contain_text(
+        "The kernel is busy: it will process this click when the cell ends."
+    )
     notebook.end_wait()
     expect(notebook.output(1)).to_contain_text("wait: 1 of 1 call done")
 
@@ -168,7 +172,9 @@ def test_a_reloaded_page_and_a_dead_kernel(open_notebook, front_end):
     expect(notebook.output(1)).to_contain_text("1 running")
     notebook.page.evaluate(f"() => {notebook.panel}.sessionContext.restartKernel()")
     expect(notebook.button("Hold all")).to_be_disabled()
-    expect(notebook.output(1)).to_contain_text("No contact with the kernel: this display may be out of date.")
+    expect(notebook.output(1)).to_contain_text(
+        "No contact with the kernel: this display may be out of date."
+    )
 
 
 def test_a_reloaded_page_shows_the_end(open_notebook, front_end):

@@ -95,7 +95,8 @@ class TestMap:
         threading.Timer(1.5, _thread.interrupt_main).start()
         done = shell.run_cell("%condor_map --name slow time.sleep [3]")
         assert isinstance(done.error_in_exec, KeyboardInterrupt)
-        assert "condorpool: interrupted; the jobs continue. Wait again with `_condor.get()`" in capsys.readouterr().err
+        notice = "condorpool: interrupted; the jobs continue. Wait again with `_condor.get()`"
+        assert notice in capsys.readouterr().err
         assert shell.user_ns["_condor"].get(timeout=30) == [None]
         shell.user_ns["_condor"].forget()
 
@@ -261,7 +262,7 @@ class TestJobs:
         return result
 
     def test_held_jobs(self, shell, held, capsys):
-        """Held jobs are explained, logged and removed by id or word; each magic reports its effect."""
+        """Held jobs are explained, logged and removed, and each magic reports what it did."""
         first = held.jobs[0].id
         run(shell, f"%condor_why {first}")
         assert f"Job {first} is held: " in capsys.readouterr().out

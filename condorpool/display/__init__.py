@@ -26,7 +26,7 @@ MOST = 10
 class Display(Protocol):
     """An open display of one source."""
 
-    #: Seconds after which a waiting thread calls `poll_clicks` at the latest.
+    #: A waiting thread calls `poll_clicks` at least once in this many seconds.
     poll_interval: float
 
     def poll_clicks(self) -> None:

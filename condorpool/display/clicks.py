@@ -53,7 +53,7 @@ class Clicks:
 
     @property
     def poll_interval(self) -> float:
-        """Seconds after which a wait in the main thread calls `poll` at the latest."""
+        """A wait in the main thread calls `poll` at least once in this many seconds."""
         return POLL_INTERVAL if self._polls else 1.0
 
     def take(self, comm: Any) -> None:

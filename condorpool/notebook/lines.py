@@ -205,9 +205,9 @@ def split_call(text: str) -> tuple[str, str]:
         if is_data and _parsed(left) and not left.endswith(","):
             return left, right
     raise LineError(
-        f"{text!r} is not a function and its data. Write both, as in `%condor_map f data`."
+        f"{text!r} is not a function and its data: write both, as in `%condor_map f data`"
         if text
-        else "The line is empty. Write a function and its data, as in `%condor_map f data`."
+        else "the line is empty: write a function and its data, as in `%condor_map f data`"
     )
 
 
@@ -255,5 +255,5 @@ def pool_arguments(text: str) -> str:
     text = without_comment(text)
     call = f"(lambda *a, **k: (a, k))({text})"
     if _parsed(call) is None:
-        raise LineError(f"{text!r} are not arguments of a Pool. Write `processes=4, linger=30`.")
+        raise LineError(f"{text!r} are not arguments of a Pool, such as `processes=4, linger=30`")
     return call

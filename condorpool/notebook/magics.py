@@ -57,7 +57,7 @@ def _documented(options: Options) -> Callable[[F], F]:
 
 @contextlib.contextmanager
 def _usage(*errors: type[Exception]) -> Iterator[None]:
-    """Show errors in the line without a traceback."""
+    """Report errors in the line without a traceback."""
     try:
         yield
     except Exception as error:
@@ -226,10 +226,9 @@ class CondorMagics(Magics):
     @no_var_expand
     @line_magic
     def condor_pool(self, line: str) -> Pool:
-        """Return the notebook's pool, or set it to a pool or to the arguments of a new one.
+        """Return the notebook's pool, or set it: arguments of condorpool.Pool, or a pool.
 
-        All magics use this pool.  It is created when it is first needed, with the
-        arguments of condorpool.Pool.
+        All magics use this pool.  If none is set, it is created when first needed.
 
         Examples: %condor_pool
                   %condor_pool processes=4, memory="2GB"
@@ -241,7 +240,7 @@ class CondorMagics(Magics):
 
     @line_magic
     def condor_status(self, line: str) -> None:  # noqa: ARG002 - it takes no arguments
-        """Show this notebook's pools and their unfinished calls live, and other processes' work."""
+        """Show the notebook's pools, their calls live, and unfinished work of other processes."""
         for pool in open_pools():
             print(pool)
         for result in selection.known_results():
@@ -250,29 +249,29 @@ class CondorMagics(Magics):
                 result.show("auto")
         for job in selection.held_jobs()[:MOST]:
             print(f"  {job.analyze()}")
-        left = selection.left_behind()
-        width = max((len(entry.run) for entry in left), default=0)
-        for entry in left[:MOST]:
+        entries = selection.left_behind()
+        width = max((len(entry.run) for entry in entries), default=0)
+        for entry in entries[:MOST]:
             print(f"{entry.run:{width}}  {entry.note}")
-        if len(left) > MOST:
-            print(f"and {len(left) - MOST} more: `condorpool ls` lists all")
+        if len(entries) > MOST:
+            print(f"and {len(entries) - MOST} more: `condorpool ls` lists all")
 
     @no_var_expand
     @line_magic
     def condor_hold(self, line: str) -> None:
-        """Hold jobs: by id (12.3, or 12 for its cluster), by a result's or job's name, or all."""
+        """Hold jobs: by id (12.3, or 12 for a cluster), by the name of a result or job, or all."""
         self._apply("hold", line)
 
     @no_var_expand
     @line_magic
     def condor_release(self, line: str) -> None:
-        """Release held jobs: by id (12.3, or 12), by a result's or job's name, `held`, or all."""
+        """Release jobs: by id (12.3, or 12), by the name of a result or job, `held`, or all."""
         self._apply("release", line)
 
     @no_var_expand
     @line_magic
     def condor_rm(self, line: str) -> None:
-        """Remove jobs: by id (12.3, or 12), by a result's or job's name, `held`, or all.
+        """Remove jobs: by id (12.3, or 12), by the name of a result or job, `held`, or all.
 
         Given a result, also take back its calls that no job has started.
         """

@@ -156,7 +156,7 @@ class TestMap:
     @pytest.mark.parametrize(
         ("line", "expected"),
         [
-            ("%condor_map", "Write a function and its data"),
+            ("%condor_map", "write a function and its data"),
             ("%condor_map abs", "is not a function and its data"),
             ("%condor_map abs nodata", "name 'nodata' is not defined"),
             ("%condor_map abs 1", "'int' object is not iterable"),

@@ -128,9 +128,9 @@ class TestMap:
 
     def test_options_for_jobs(self, shell, queued):
         """The options reach HTCondor."""
-        line = "%condor_map -a --name big --memory 64MB --cpus 2 --submit My.Colour='\"red\"'"
+        line = "%condor_map -a --name big --memory 64MB --cpus 2 --submit My.Color='\"red\"'"
         run(shell, f"{line} time.sleep [20]")
-        wanted = ["RequestMemory", "RequestCpus", "JobBatchName", "Colour"]
+        wanted = ["RequestMemory", "RequestCpus", "JobBatchName", "Color"]
         ad = queued(wanted)
         assert [ad[name] for name in wanted] == [64, 2, "big", "red"]
         run(shell, "%condor_rm big")
@@ -167,7 +167,7 @@ class TestMap:
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
             ("%%condor_map [1]\ny = = 1", "line 1 of the cell"),
             ("%condor_pool processes 4", "are not arguments of a Pool"),
-            ("%condor_pool colour=4", "colour"),
+            ("%condor_pool color=4", "color"),
             ("%%condor abs\n1", "takes only options"),
             ("%%condor -i nothing\n1", "name 'nothing' is not defined"),
             ("%condor_rm", "name jobs by their ids"),

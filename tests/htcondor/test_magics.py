@@ -170,7 +170,7 @@ class TestMap:
             ("%condor_pool color=4", "color"),
             ("%%condor abs\n1", "takes only options"),
             ("%%condor -i nothing\n1", "name 'nothing' is not defined"),
-            ("%condor_rm", "name jobs by their ids"),
+            ("%condor_rm", "the line is empty: name jobs by id"),
             ("%condor_rm 999999.0", "this notebook has no job 999999.0"),
             ("%condor_rm time", "time is of type module, neither a job nor a result"),
         ],

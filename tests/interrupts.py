@@ -2,9 +2,9 @@
 
     python tests/interrupts.py COUNT [SEED]
 
-Every verb is interrupted 0 to 50 ms after it began.  Then calls must still be made, the
-pool must close, and no job and no file be left.  A run of the suite has a few hundred of
-these; this is for thousands.
+Every verb is interrupted 0 to 50 ms after its start.  Then calls must still be made, the
+pool must close, and no job and no file may remain.  The test suite does a few hundred of
+these; this program is for thousands.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from pathlib import Path
 
 import condorpool
 
-#: Seconds after which something that should be quick is said to hang.
+#: Seconds after which something that should be quick counts as hanging.
 PATIENCE = 60
 
 
 class Interrupter:
-    """Sends this process SIGINT a little later, from a thread of its own."""
+    """Sends this process SIGINT after a delay, from a thread of its own."""
 
     def __init__(self) -> None:
-        self.orders = (
-            queue.SimpleQueue()
-        )  # in C, unlike most of threading: interrupts leave it whole
+        # In C, unlike most of threading, so that interrupts cannot corrupt it.
+        self.orders = queue.SimpleQueue()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -43,7 +42,7 @@ class Interrupter:
             sent.append(True)
 
     def interrupt(self, verb, delay: float) -> None:
-        """Call ``verb``, interrupted after ``delay`` seconds, or just after it."""
+        """Call ``verb`` and interrupt it after ``delay`` seconds; the interrupt may come after it."""
         sent = []
         try:
             self.orders.put((delay, sent))
@@ -57,7 +56,7 @@ class Interrupter:
 
 
 def verbs(pool, executor):
-    """Give the verbs that are interrupted."""
+    """Return the verbs to interrupt."""
     return [
         lambda: pool.map(abs, range(8)),
         lambda: pool.map(abs, range(50), chunksize=1),
@@ -79,7 +78,7 @@ def verbs(pool, executor):
 
 
 def main(count: int, seed: int) -> None:
-    """Interrupt so many verbs, then look whether all is well."""
+    """Interrupt ``count`` verbs, then check that the pool still works and nothing remains."""
     chance = random.Random(seed)
     interrupter = Interrupter()
     folder = Path(tempfile.mkdtemp(prefix="interrupts-"))
@@ -106,12 +105,12 @@ def main(count: int, seed: int) -> None:
         executor.shutdown()
         faulthandler.cancel_dump_traceback_later()
         print(f"{done} interrupts", flush=True)
-    left = list(folder.glob("condorpool-*"))
-    assert not left, f"left behind: {left}"
+    remaining = list(folder.glob("condorpool-*"))
+    assert not remaining, f"left behind: {remaining}"
     folder.rmdir()
 
 
 if __name__ == "__main__":
-    # What a script's shell starts in the background ignores them.
+    # A process that a shell script starts in the background ignores SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(10**6))

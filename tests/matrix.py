@@ -1,8 +1,8 @@
-"""The tests that may come out differently by version: `make matrix` runs them in each.
+"""The tests that may depend on versions: `make matrix` runs them in each combination.
 
 A cell is a Python from 3.10 to 3.14 with the newest packages, or with the lowest ones that
-pyproject.toml admits.  Pythons are found on the PATH and where pyenv has them; none is
-downloaded.  `make matrix CELLS="3.13-lowest /opt/python3.14/bin/python"` runs only these.
+pyproject.toml allows.  Pythons are found on the PATH and among pyenv's; none is downloaded.
+`make matrix CELLS="3.13-lowest /opt/python3.14/bin/python"` runs only these cells.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 RESOLUTIONS = ("newest", "lowest")
 
-#: Packages whose versions the table has.
+#: Packages whose versions the table shows.
 SHOWN = ("htcondor", "cloudpickle", "ipython")
 
-#: What tests need beside the package and its demo; always the newest.
+#: What the tests need besides the package and its demo; always the newest versions.
 TOOLS = ("pytest", "pytest-xdist", "pytest-timeout", "psutil", "pandas", "joblib")
 
-#: What meets the interpreter, the bindings, cloudpickle or IPython; not what daemons,
-#: browsers and other processes do when something goes wrong with them.
+#: Tests that depend on the interpreter, the bindings, cloudpickle or IPython; not those of
+#: daemons, browsers and other processes that fail.
 TESTS = (
     "unit", "contract", "htcondor/test_calls.py", "htcondor/test_magics.py", "htcondor/test_modules.py",
     "htcondor/test_original.py", "htcondor/test_resources.py", "htcondor/test_results.py",
@@ -44,12 +44,12 @@ print(json.dumps([platform.python_version(), *map(importlib.metadata.version, {S
 
 
 def find(name: str) -> str | None:
-    """Return the interpreter of a version, None if there is none; a path is its own."""
+    """Return the interpreter of a version, or at a path; None if there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     places = [shutil.which(name if "/" in name else f"python{name}")]
     places += sorted(map(str, pyenv.glob(f"versions/{name}.*/bin/python")), reverse=True)
     for place in filter(None, places):
-        # pyenv's shims are on the PATH for versions that are switched off, too.
+        # pyenv also has shims on the PATH for versions that are not active; those fail.
         if (
             subprocess.run([place, "-c", "import ssl"], capture_output=True, check=False).returncode
             == 0
@@ -68,7 +68,7 @@ def run(cell: str, python: str, resolution: str, folder: Path) -> tuple[list[str
     steps = [[*uv, "venv", "--quiet", "--no-python-downloads", "--python", python, str(venv)]]
     if resolution == "lowest":
         lowest = folder / "lowest.txt"
-        # Versions without a wheel for this Python are not to be had: they came before it.
+        # Versions without a wheel for this Python are older than it and do not count.
         choice = ["--resolution", "lowest-direct", "--only-binary", ":all:", "--python", str(venv)]
         steps += [[*uv, "pip", "compile", "--quiet", *choice, "--extra", "demo",
                    str(PROJECT / "pyproject.toml"), "--output-file", str(lowest)]]  # fmt: skip
@@ -84,7 +84,7 @@ def run(cell: str, python: str, resolution: str, folder: Path) -> tuple[list[str
         subprocess.run([inside, "-c", ASK], capture_output=True, check=True).stdout
     )
     command = [inside, "-m", "pytest", "-n", "2", "--dist", "loadscope", "-p", "no:cacheprovider"]
-    if resolution == "lowest":  # with packages that are newer than they know
+    if resolution == "lowest":  # old packages warn about newer ones
         for warning in ("DeprecationWarning", "PendingDeprecationWarning", "SyntaxWarning"):
             command += ["-W", f"default::{warning}"]
     command += [f"--basetemp={folder / 'tmp'}", *(str(PROJECT / "tests" / name) for name in TESTS)]
@@ -108,7 +108,7 @@ def run(cell: str, python: str, resolution: str, folder: Path) -> tuple[list[str
 
 
 def cells(chosen: list[str]) -> list[tuple[str, str]]:
-    """Give the Pythons and resolutions that are asked for: all, if none are."""
+    """Return the Pythons and resolutions that the user chose, or all."""
     found = []
     for name in chosen or PYTHONS:
         python, dash, resolution = name.rpartition("-")
@@ -127,7 +127,7 @@ def main(chosen: list[str]) -> int:
         python, cell = find(name), f"{name}-{resolution}"
         if python is None:
             rows.append([cell, *["-"] * (1 + len(SHOWN)), "no such Python here", "-"])
-            failed = failed or bool(chosen)  # what was asked for by name is to be run
+            failed = failed or bool(chosen)  # a cell that the user named must run
             continue
         print(f"{cell}: {python}", flush=True)
         with tempfile.TemporaryDirectory(prefix="condorpool-matrix-") as folder:

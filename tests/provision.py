@@ -1,7 +1,7 @@
-"""What the tests need of the machine beside Python; `make test` brings it before it runs anything.
+"""The programs that the tests need besides Python; `make test` installs them first.
 
-As root, apt installs it.  For anybody else Debian's packages are laid into the cache
-folder, where the personal HTCondor is, too.
+For root, apt installs them.  For other users Debian's packages are unpacked into the
+cache folder, where the personal HTCondor is, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from condorpool.personal import debian
 from condorpool.values.exceptions import InstallError
 
-# The package gives the function of this name.
+# As an attribute of the package this name is the function.
 installing = importlib.import_module("condorpool.personal.install")
 
 #: The programs that tests start, and the Debian package that has each.
@@ -29,11 +29,11 @@ PACKAGES = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
-    # Playwright brings a node, but not this library for it.
+    # Playwright includes node, but not this library that it needs.
     "node": "libatomic1",
 }
 
-#: Where a package has a program, if not in a folder of the PATH.
+#: Where a package installs a program, if not in a folder of the PATH.
 _PLACES = {"chromium": "usr/lib/chromium/chromium"}
 
 
@@ -66,12 +66,12 @@ def program(name: str) -> Path:
 
 
 def provide() -> None:
-    """Bring what is missing.
+    """Install the missing programs.
 
     Raises
     ------
     InstallError
-        It cannot be brought.
+        They cannot be installed.
     """
     installing.install()
     missing = [name for name in PACKAGES if not find(name)]
@@ -79,19 +79,19 @@ def provide() -> None:
         return
     print("Installing", ", ".join(missing), "for the tests", flush=True)
     if absent := [name for name in ("apt-get", "dpkg-deb") if not shutil.which(name)]:
-        raise InstallError(f"here is no {' and no '.join(absent)}")
+        raise InstallError(f"this machine has no {' and no '.join(absent)}")
     if os.geteuid() == 0:
         _install(sorted({PACKAGES[name] for name in missing}))
     else:
         cache = installing._cache()
         with installing._understandable(cache), installing._exclusive(cache, print) as lock:
-            _lay(sorted({*PACKAGES.values()}), lock)
+            _unpack(sorted({*PACKAGES.values()}), lock)
     if missing := [name for name in PACKAGES if not find(name)]:
-        raise InstallError(f"Debian's packages did not bring {', '.join(missing)}")
+        raise InstallError(f"Debian's packages do not contain {', '.join(missing)}")
 
 
 def _install(packages: list[str]) -> None:
-    # In a container the packages' scripts would start sshd, but not at this runlevel.
+    # At runlevel 1 the packages' scripts do not start sshd, which they would in a container.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         done = subprocess.run(
@@ -109,7 +109,7 @@ def _install(packages: list[str]) -> None:
 
 
 def _folder() -> Path:
-    """Return where programs for this release of the operating system are laid."""
+    """Return the folder with the programs for this release of the operating system."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
@@ -118,8 +118,8 @@ def _folder() -> Path:
     return installing._cache() / "tests" / system
 
 
-def _lay(packages: list[str], lock: int) -> None:
-    """Unpack packages and what they need beyond what is installed here."""
+def _unpack(packages: list[str], lock: int) -> None:
+    """Unpack packages and their dependencies that are not installed here."""
     final = _folder()
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="staging-", dir=final.parent) as staging:
@@ -137,7 +137,7 @@ def _lay(packages: list[str], lock: int) -> None:
 
 
 def variables() -> dict[str, str]:
-    """Return what programs need in their environment to use what was laid into the cache."""
+    """Return the environment variables with which programs use the libraries in the cache."""
     prefix = _folder()
     libraries = [
         file.parent
@@ -167,7 +167,7 @@ def _wrap(prefix: Path, name: str) -> None:
     places = (_PLACES.get(name, ""), f"usr/bin/{name}", f"usr/sbin/{name}")
     found = next((prefix / place for place in places if place and (prefix / place).exists()), None)
     if found is None:
-        return  # the machine has it
+        return  # the machine's own is used
     settings = variables()
     environment = {**os.environ, **settings}
     needs = subprocess.run(
@@ -189,7 +189,7 @@ def _wrap(prefix: Path, name: str) -> None:
 
 
 def _in_one_line(error: InstallError) -> str:
-    """Return what went wrong: apt's last complaint, if it is apt's."""
+    """Return the reason in one line: apt's last complaint, if apt failed."""
     lines = [line.strip() for line in str(error).splitlines()]
     complaints = [line for line in lines if line.startswith("E: ") or "Failed to fetch" in line]
     return complaints[-1] if complaints else lines[0]
@@ -201,6 +201,6 @@ if __name__ == "__main__":
     except InstallError as error:
         needed = ", ".join(sorted({*PACKAGES.values()}))
         sys.exit(
-            f"The tests need HTCondor and Debian's {needed}, and these cannot be set up here: "
-            f"{_in_one_line(error)}. Install them, and run the tests again."
+            f"The tests need HTCondor and Debian's {needed}, which cannot be installed here: "
+            f"{_in_one_line(error)}. Install them, then run the tests again."
         )

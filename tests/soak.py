@@ -2,10 +2,10 @@
 
     python tests/soak.py [NUMBER [SEED]]
 
-Whatever was killed when: in the end no job, no directory, no process and no entry of
-the registry is left, and where ``on_exit="wait"`` every call that was posted was made.
-Maps that have a name can then be read as a whole, until `condorpool rm` is told, also
-where somebody who took them up was killed.
+Whatever was killed and when: in the end no job, no directory, no process and no entry of
+the registry remains, and with ``on_exit="wait"`` every posted call was made.  All results
+of maps with a name can then be read until `condorpool rm`, even if a process that took
+them up was killed.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ def kill_cleaner(owner: Path | None) -> None:
 
 
 def lost_results(maps: list[list[str]], scan: str) -> list[str]:
-    """Return what cannot be read of maps with a name, which are then removed."""
-    kept = [left for left in leftovers() if left.name.startswith(f"{scan}-")]
-    values = {left.name: left.values() for left in kept}
+    """Return the results that cannot be read of maps with a name; remove these maps."""
+    kept = [each for each in leftovers() if each.name.startswith(f"{scan}-")]
+    values = {each.name: each.values() for each in kept}
     lost = [
         name
         for number, names in enumerate(maps)
         for name, value in zip(names, values.get(f"{scan}-{number}", [None] * 4), strict=True)
         if name != value
     ]
-    for run in {left.run for left in kept}:
+    for run in {each.run for each in kept}:
         subprocess.run(
             [sys.executable, "-m", "condorpool", "rm", run], check=True, stdout=subprocess.DEVNULL
         )
@@ -83,7 +83,7 @@ def lost_results(maps: list[list[str]], scan: str) -> list[str]:
 
 
 def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> str:
-    """Let one owner work, kill it, and maybe its cleaner; say what was lost."""
+    """Start an owner, kill it and maybe its cleaner; return what was lost, in words."""
     folder = base / f"owner-{number}"
     folder.mkdir()
     on_exit = chance.choice(["wait", "wait", "remove"])
@@ -95,7 +95,7 @@ def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> 
     assert owner.stdout
     owner.stdout.readline()
     mine = f"{owner.pid}-"
-    time.sleep(chance.uniform(0, 2.5) ** 2 / 2)  # rather early than late
+    time.sleep(chance.uniform(0, 2.5) ** 2 / 2)  # more often early than late
     home = next((f for f in registry.folders() if f.name.startswith(mine)), None)
     also = chance.random()
     if also < 0.3:
@@ -132,7 +132,7 @@ def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> 
 
 
 def main(count: int = 200, seed: int | None = None) -> int:
-    """Kill so many owners, four at a time, and return how many left something."""
+    """Kill ``count`` owners, four at a time, and return the number of faults."""
     seed = random.randrange(10**6) if seed is None else seed
     chance = random.Random(seed)
     settings = {"MEMORY": "100000"}
@@ -150,15 +150,15 @@ def main(count: int = 200, seed: int | None = None) -> int:
             )
             faults = [fault for fault in faults if fault]
             end = time.monotonic() + 30
-            while registry.folders() and time.monotonic() < end:  # of `condorpool rm`
+            while registry.folders() and time.monotonic() < end:  # those of `condorpool rm`
                 time.sleep(0.5)
             jobs = htcondor.access_point().query(
                 "true", ["ClusterId", "CondorpoolRun", "JobStatus"]
             )
-            faults += [f"job left: {job}" for job in jobs]
-            faults += [f"entry left: {entry}" for entry in registry.everything()]
-            faults += [f"folder left: {folder}" for folder in registry.folders()]
-            faults += [f"directory left: {path}" for path in base.glob("*/condorpool-*")]
+            faults += [f"a job remains: {job}" for job in jobs]
+            faults += [f"an entry remains: {entry}" for entry in registry.everything()]
+            faults += [f"a folder remains: {folder}" for folder in registry.folders()]
+            faults += [f"a directory remains: {path}" for path in base.glob("*/condorpool-*")]
             if faults:
                 print((registry.state() / registry.LOG).read_text()[-20_000:])
     print(f"{count} owners killed (seed {seed})", *faults, sep="\n")

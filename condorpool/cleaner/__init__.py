@@ -1,1 +1,1 @@
-"""After the end of a process another one cleans up, or keeps, its submit directories."""
+"""The cleaner: when a process has ended, another one cleans up or keeps its submit directories."""

@@ -1,4 +1,4 @@
-"""The submit directories that this process owns: how it gets them, and hands them over."""
+"""The submit directories that this process owns: how it acquires them and hands them over."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.values.exceptions import CondorPoolError, SubmitError
 
-#: Seconds that a cleaner has to release a directory that is taken up.
-LETTING_GO = 30.0
+#: Seconds that a cleaner has to release a directory that this process takes up.
+RELEASE_TIMEOUT = 30.0
 
-#: How often to look for an entry that a cleaner has moved.
+#: Attempts to move an entry that a cleaner may move at the same time.
 TRIES = 3
 
 
@@ -35,13 +35,13 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
         launch.ensure_cleaner(folder, access_point.origin)
     except OSError as error:
         raise SubmitError(
-            f"cannot register {path}, so that it is cleaned up whatever happens: {error}. "
-            "Nothing was submitted. Give a folder that can be written with XDG_STATE_HOME."
+            f"cannot register {path} for clean-up: {error}. Nothing was submitted. "
+            "Set XDG_STATE_HOME to a folder that you can write to."
         ) from error
 
 
 def unregister(path: Path, why: str = "") -> None:
-    """Take a directory of this process out of the registry, or keep it there if it still exists."""
+    """Remove a directory of this process from the registry, or list it as kept if it exists."""
     entry = _folder() / f"{path.name}.json"
     for known in registry.entries(entry.parent):
         if known.file == entry and path.exists():
@@ -53,10 +53,10 @@ def unregister(path: Path, why: str = "") -> None:
 
 
 def hand_over(path: Path) -> None:
-    """Have a cleaner end a directory of this process now."""
+    """Start a cleaner that ends a directory of this process now."""
     ownership.release(path)
     folder = _folder()
-    # No process has started at 0: the folder is that of an owner that has ended.
+    # No process starts at tick 0, so this folder belongs to an owner that has ended.
     gone = registry.state() / str(replace(Owner.this(), start=0))
     for entry in registry.entries(folder):
         if entry.path == path:
@@ -65,10 +65,10 @@ def hand_over(path: Path) -> None:
 
 
 def sweep() -> list[Entry]:
-    """Start a cleaner for owners that have none and have ended; return their entries."""
+    """Start a cleaner for owners that have ended and have none; return their entries."""
     for entry in registry.entries(registry.state() / registry.KEPT):
         if entry.path.parent.exists() and not entry.path.exists():
-            entry.discard()  # by hand
+            entry.discard()  # the user has deleted the directory
     dead = [folder for folder, owner in registry.folders().items() if not owner.is_alive]
     dead = [folder for folder in dead if not registry.is_claimed(folder)]
     for folder in dead:
@@ -82,10 +82,10 @@ def sweep() -> list[Entry]:
 def disown(host: str) -> list[Entry]:
     """Keep the directories of processes on a machine that is gone; return their entries.
 
-    Not those that a process has locked, where the file system has locks.
+    Where the file system has locks, directories that a process has locked are left alone.
     """
     if host == socket.gethostname():
-        raise CondorPoolError(f"{host} is this machine: `condorpool clean` cleans up here.")
+        raise CondorPoolError(f"{host} is this machine: run `condorpool clean` without --gone.")
     kept = []
     gone = [folder for folder, owner in registry.folders().items() if owner.host == host]
     for folder in gone:
@@ -108,9 +108,9 @@ def sweep_once() -> None:
 
 
 def adopt(entry: Entry, on_exit: str, origin: Mapping[str, str] | None = None) -> Entry:
-    """Make an entry this process's, at whose end ``on_exit`` is done.
+    """Make this process the owner of an entry; ``on_exit`` says what is done when it ends.
 
-    Raises FileNotFoundError if another process was quicker.
+    Raises FileNotFoundError if another process moved the entry first.
     """
     folder = _folder()
     origin = origin or entry.origin
@@ -130,27 +130,31 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
     Raises
     ------
     CondorPoolError
-        Another process was quicker, or does not release it.
+        Another process took it up first, or does not release it.
     """
     for _ in range(TRIES):
-        # A cleaner may have moved it meanwhile.
+        # A cleaner may have moved the entry meanwhile.
         entry = next((known for known in registry.everything() if known.path == entry.path), entry)
         if entry.owner and entry.owner.is_alive:
             pid = entry.owner.pid
             raise CondorPoolError(f"{entry.path} was taken up by process {pid} meanwhile.")
         if entry.owner:
-            entry.say(f"is taken up by process {os.getpid()}")  # its cleaner reads that
+            # The note is in the folder that the cleaner watches: it wakes up and lets go.
+            entry.say(f"is taken up by process {os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
             adopted = adopt(entry, on_exit, origin)
             break
     else:
         raise CondorPoolError(f"{entry.path} was taken up or cleaned up meanwhile.")
-    end = time.monotonic() + LETTING_GO
+    # The entry is ours now, but a cleaner may hold the lock until its current step ends.
+    end = time.monotonic() + RELEASE_TIMEOUT
     with contextlib.suppress(FileNotFoundError):
         while not ownership.acquire(entry.path):
             if time.monotonic() > end:
                 adopted.move(entry.file.parent).write(on_exit=entry.on_exit, origin=entry.origin)
-                raise CondorPoolError(f"another process works on {entry.path}: try again later.")
+                raise CondorPoolError(
+                    f"another process is working on {entry.path}: try again later."
+                )
             time.sleep(0.1)
     directory = SubmitDir.found(entry.path)
     if directory is None:
@@ -162,5 +166,5 @@ def _folder() -> Path:
     return registry.state() / str(Owner.this())
 
 
-# A forked child sweeps at its own first need.
+# A forked child sweeps when it first needs HTCondor itself.
 os.register_at_fork(after_in_child=sweep_once.cache_clear)

@@ -1,4 +1,4 @@
-"""The end of submit directories whose owner has ended, each by its own policy."""
+"""Ends submit directories whose owner has ended, each by its own policy (``on_exit``)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitE
 #: Seconds between two looks at the queue, at least (when the event log grows) and at most.
 SHORTEST, LONGEST = 0.5, 15.0
 
-#: Seconds after which an empty queue is taken to stay empty: a submission may be on its way.
+#: Seconds after which an empty queue is assumed to stay empty: a submission may be on its way.
 SETTLED = 1.0
 
-#: Seconds after which the cleaner gives up where it can do nothing.
+#: Seconds after which the cleaner gives up if it can do nothing.
 PATIENCE = 86_400.0
 
 #: Attributes of a job in the queue.
 Job = Mapping[str, Any]
 
-# Files that a deleted directory may still have, or have again.
+# Files that may remain in a deleted directory, or be made there again.
 _REMAINS = {ownership.OWNER_LOCK, submitdir.EVENT_LOG}
 
 WHY = "condorpool cleaned up: its owner has ended"
 
 
 class History:
-    """What the event log tells about jobs that have left the queue."""
+    """What the event log says about jobs that have left the queue."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._log: EventLog | None = None
+        # Sets, because after a restart HTCondor may write an event twice.
         self._clusters: set[int] = set()
         self._ended: set[int] = set()
         #: Clusters with jobs that the user, or the end of their lease, has removed.
@@ -59,7 +60,7 @@ class History:
     def update(self) -> None:
         """Read the events since the last time."""
         if not self._path.exists():
-            return  # the owner was killed before it had made it
+            return  # the owner was killed before it made the log
         self._log = self._log or EventLog(self._path)
         for event in self._log.new_events():
             self._clusters.add(event.cluster)
@@ -78,10 +79,10 @@ class History:
 
 
 class Ending:
-    """The end of one submit directory, in steps that take no time.
+    """The end of one submit directory, in short steps.
 
-    It relies on disk and queue alone, and each step looks at both again: the owner was
-    killed in the middle of anything, and this process may be killed as well.
+    It relies only on the disk and the queue, and each step reads both again: the owner may
+    have been killed at any moment, and this process may be, too.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -92,14 +93,14 @@ class Ending:
         self.waiting_since = 0.0  # when it became impossible to do anything; 0 if it is possible
         self.empty_since = 0.0  # when the queue had no more jobs
         self.renew_at = 0.0
-        #: The chunks that were posted when jobs were last submitted, by crew.
+        #: Number of chunks that were posted when jobs were last submitted, by crew.
         self.posted: dict[int, int] = {}
-        #: Crews with jobs that were removed for their state.
+        #: Crews with jobs that were removed because of their state (``killstats``).
         self.stopped: set[int] = set()
 
     @property
     def is_stuck(self) -> bool:
-        """Whether nothing could be done for so long that waiting is no use."""
+        """Whether nothing could be done for so long that waiting is useless."""
         return bool(self.waiting_since) and time.monotonic() - self.waiting_since > PATIENCE
 
     def step(self, entry: Entry) -> None:
@@ -129,7 +130,7 @@ class Ending:
         batches = self.directory.batches()
         waits = self.entry.on_exit == "wait"
         if waits and not all(batch.cleanup for batch in batches.values()):
-            self._keep("its jobs were not to be cleaned up (cleanup=False)")
+            self._keep("its calls were made with cleanup=False")
         elif waits and self._is_working(jobs, list(batches.values())):
             self.empty_since = 0.0
         elif jobs:
@@ -140,12 +141,13 @@ class Ending:
 
     # -- looking ------------------------------------------------------------------------
     def _is_ours(self) -> bool:
-        """Own the directory; raise FileNotFoundError if the user has deleted it.
+        """Lock the directory and return whether it is ours.
 
-        HTCondor then creates it again, for the event log and the output of jobs.
+        Raises FileNotFoundError if the user has deleted it.  HTCondor then makes it again,
+        for the event log (``write_user_log.cpp``) and the output of jobs.
         """
         if not ownership.acquire(self.entry.path):
-            self._wait("waits: another process works on it")
+            self._wait("waits: another process is working on it")
             return False
         found = SubmitDir.found(self.entry.path)
         if found:
@@ -157,12 +159,15 @@ class Ending:
             raise FileNotFoundError(submitdir.MANIFEST)
         else:
             ownership.release(self.entry.path)
-            self._keep("nothing proves that it is ours: no manifest, or another user")
+            self._keep(
+                "it has no manifest, or belongs to another user; delete it by hand if it is yours"
+            )
             return False
         return True
 
     def _jobs(self) -> list[dict[str, Any]]:
         """Return the jobs of this directory that are in the queue."""
+        # A personal HTCondor may have ended since the last step.
         if self.access_point is None or "personal" in self.entry.origin:
             self.access_point = self.entry.access_point()
         if self.access_point is None:
@@ -199,7 +204,7 @@ class Ending:
             if end.submit:
                 self.posted[number] = len(posted)
                 calls = sum(token.end - token.first for token in posted)
-                self.entry.say(f"submits {end.submit} jobs for {calls:,} calls that have none")
+                self.entry.say(f"submits {end.submit} jobs for {calls:,} calls without a job")
                 is_working |= self._submit(crew, end.submit)
             is_working |= end.has_jobs
         if remove:
@@ -210,9 +215,9 @@ class Ending:
         return is_working
 
     def _may_submit(self, number: int, crew: CrewRecord, posted: int) -> bool:
-        """Return whether a crew may get more jobs: as long as its chunks become fewer.
+        """Return whether a crew may get more jobs: as long as fewer chunks are posted each time.
 
-        Not where the user has removed jobs, or the lease has.
+        Not if the user, or the end of the lease, has removed some of its jobs.
         """
         removed = self.history.removed & {cluster.number for cluster in crew.clusters}
         fewer = posted < self.posted.get(number, posted + 1)
@@ -239,12 +244,12 @@ class Ending:
                 description.renew(self.access_point, self.entry.run, lease)
 
     def _remove(self, jobs: str | list[str]) -> None:
-        with contextlib.suppress(HTCondorError):  # the next step looks again
-            if self.access_point and (done := self.access_point.act("remove", jobs, WHY)):
-                self.entry.say(f"removed {done} jobs")
+        with contextlib.suppress(HTCondorError):  # the next step tries again
+            if self.access_point and (count := self.access_point.act("remove", jobs, WHY)):
+                self.entry.say(f"removed {count} jobs")
 
     def _clean(self, batches: Mapping[int, BatchRecord]) -> None:
-        """Delete the directory, but for what is kept of it."""
+        """Delete the directory, except for what must be kept."""
         self.history.close()
         self.directory.discard_beside(
             name for batch in batches.values() for name in batch.cleanupfiles
@@ -264,7 +269,7 @@ class Ending:
             self.entry.discard()
 
     def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:
-        """Return the chunks whose jobs failed, unless those are to be deleted too."""
+        """Return the chunks whose jobs failed; none if ``on_exit="delete"``."""
         crashed = self.history.crashed
         if not crashed or self.entry.on_exit == "delete":
             return set()
@@ -282,8 +287,8 @@ class Ending:
     def _deleted(self) -> None:
         """Remove the jobs of a directory that the user has deleted."""
         owner = self.entry.owner
-        if not self.entry.path.parent.exists() or not (owner and owner.is_of_here):
-            self._wait("waits: its file system is not here")
+        if not self.entry.path.parent.exists() or not (owner and owner.is_local):
+            self._wait("waits: its file system is not mounted here")
             return
         try:
             jobs = self._jobs()
@@ -312,8 +317,8 @@ def _state(job: Job) -> JobState:
 
 
 def in_words(jobs: Iterable[Job]) -> str:
-    """Return how many jobs are in which state."""
-    counts = Counter(_state(job).value.lower() for job in jobs)
+    """Return the number of jobs in each state, as text."""
+    counts = Counter(_state(job).word for job in jobs)
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 

@@ -1,4 +1,4 @@
-"""Start the cleaner: the process that outlives this one, and ends its submit directories."""
+"""Starts the cleaner: the process that outlives this one and ends its submit directories."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ GRACE = 30.0
 #: The program that the waiter becomes.
 _ENDING = "condorpool.cleaner.ending"
 
-#: The pipe to the waiter, for the files that it locks; -1 before it runs.
+#: The pipe that names to the waiter the files to lock; -1 before it runs.
 _pipe = -1
 
-#: When the cleaner should have its lock: until then it may still be starting.
+#: When the cleaner's lock may be checked: until then it may still be starting.
 _check_at = 0.0
 
 
 def ensure_cleaner(folder: Path, origin: Mapping[str, str]) -> None:
-    """Start a cleaner unless one runs, and have a personal HTCondor stay for it."""
+    """Start a cleaner unless one runs; a personal HTCondor stays as long as the cleaner."""
     if _pipe < 0 or (time.monotonic() > _check_at and not registry.is_claimed(folder)):
         _start_cleaner(folder)
     if "personal" in origin:
         lock = Path(origin["personal"], guardian.USERS_LOCK)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the waiter was killed, or is too slow to read
             os.write(_pipe, os.fsencode(lock) + b"\n")
 
 
@@ -46,8 +46,8 @@ def _start_cleaner(folder: Path) -> None:
     reader, _pipe = os.pipe()
     os.set_blocking(_pipe, False)
     _check_at = time.monotonic() + 5
-    # The descriptor of the process itself: an id may be used again, and a pipe's
-    # end may be held open by children that the owner forked.
+    # The waiter watches a pidfd: an id may be reused, and children that the owner
+    # forked may hold the pipe's end open.
     owner = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
     grace = os.environ.get("CONDORPOOL_GRACE", GRACE) if kernel_id() else 0
     program = [sys.executable, "-IS", waiter.__file__, folder, grace, owner, reader]
@@ -69,7 +69,7 @@ def end_now(folders: Iterable[Path]) -> None:
 def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
     """Start a program that outlives this process and gets none of its signals."""
     with (registry.state() / registry.LOG).open("a", encoding="utf-8") as log:
-        # The shell ends at once, and Python starts on its own time.
+        # The shell ends at once, so we do not wait for Python to start.
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],
             stdin=subprocess.DEVNULL,

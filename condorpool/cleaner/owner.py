@@ -13,15 +13,15 @@ from condorpool.personal import guardian
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, named so that no other ever has the name.
+    """A process, with a name that no other process ever has.
 
     Parameters
     ----------
     start
         When it started, in clock ticks.
     boot, space
-        The boot of the machine, and the process name space: each container of a
-        machine counts its own processes.
+        The boot of the machine, and the PID namespace: each container numbers its
+        own processes.
     """
 
     pid: int
@@ -52,24 +52,24 @@ class Owner:
         return f"{self.pid}-{self.start}-{self.boot}-{self.space}@{self.host}"
 
     @property
-    def is_of_here(self) -> bool:
-        """Whether it ran in this machine or container, maybe before a reboot."""
+    def is_local(self) -> bool:
+        """Whether it ran on this machine and in this container, maybe before a reboot."""
         here = Owner.this()
         return (self.host, self.space) == (here.host, here.space)
 
     @property
     def is_alive(self) -> bool:
-        """Whether it lives, as far as can be known here."""
+        """Whether it runs; also true if that cannot be known from here."""
         here = Owner.this()
         if self.host != here.host:
             return True
         if (self.boot, self.space) != (here.boot, here.space):
-            return False  # the directory's lock is checked as well
+            return False  # if it still runs in another container, it holds the directory's lock
         return guardian.start_time(self.pid) == self.start
 
 
 def kernel_id() -> str:
-    """Return the id of the notebook's kernel that this process is; a restart keeps it."""
+    """Return this process's id as a Jupyter kernel, which a restart keeps; empty if it is none."""
     application = sys.modules.get("ipykernel.kernelapp")
     if not application or not application.IPKernelApp.initialized():
         return ""
@@ -78,5 +78,5 @@ def kernel_id() -> str:
 
 
 def notebook_path() -> str:
-    """Return the path of the notebook that this kernel runs, if Jupyter says so."""
+    """Return the path of the notebook that this kernel runs; empty if Jupyter does not say."""
     return os.environ.get("JPY_SESSION_NAME", "")

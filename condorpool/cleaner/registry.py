@@ -1,15 +1,15 @@
-"""The registry: which submit directories this user has, and whose they are.
+"""The registry: this user's submit directories and their owners.
 
     STATE/
         cleaner.log
-        kept/RUN.json                       a submit directory that stays until it is wanted
+        kept/RUN.json                       a submit directory that stays until the user acts
         PID-START-BOOT-SPACE@HOST/          the owner: a process of this user
             RUN.json                        one of its submit directories
             RUN.note                        what its cleaner waits for or has done
             cleaner.lock                    held by the owner's cleaner as long as it lives
 
 An entry belongs to the owner in whose folder it is: a process takes it over by a rename.
-It is written before its directory is made, and deleted after that is deleted.
+It is written before its directory is made, and deleted after its directory.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ KEPT = "kept"
 LOG = "cleaner.log"
 CLEANER_LOCK = "cleaner.lock"
 
-#: Bytes after which a new log is started; the last one is kept beside it.
+#: Bytes after which a new log is started; the previous one is kept beside it.
 LOG_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry knows of a submit directory.
+    """What the registry knows about a submit directory.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Entry:
         Where its jobs are: see `AccessPoint.origin`.
     on_exit
         What is done when its owner ends: ``"wait"``, ``"remove"``, ``"keep"``;
-        ``"delete"`` removes also what is otherwise kept of failed jobs.
+        ``"delete"`` also removes what is otherwise kept of failed jobs.
     since
         When it was made.
     """
@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def owner(self) -> Owner | None:
-        """Whose it is; None if it is kept."""
+        """Its owner; None if it is kept."""
         return Owner.named(self.file.parent.name)
 
     @property
@@ -87,7 +87,7 @@ class Entry:
 
     @property
     def cure(self) -> str:
-        """What to do about that."""
+        """What the user can do if it is in use."""
         host = self.owner.host if self.owner else ""
         gone = f", or `condorpool clean --gone {host}` if that machine will not come back"
         return f"close its pool, or end the process{gone * (host != socket.gethostname())}"
@@ -116,14 +116,14 @@ class Entry:
         return self.file.with_suffix(".note")
 
     def say(self, text: str) -> None:
-        """Write what is done, and why, into the note, and once into the log."""
+        """Write what is done and why into the note, and, if that is new, into the log."""
         if text != self.note:
             log(f"{self.path}: {text}")
             with contextlib.suppress(OSError):
                 self._note.write_text(text, encoding="utf-8")
 
     def write(self, **changes: Any) -> Entry:
-        """Write the entry, beside its name and moved into place."""
+        """Write the entry under a temporary name and move it into place."""
         entry = replace(self, **changes)
         facts = {name: getattr(entry, name) for name in _WRITTEN}
         facts |= {"path": str(entry.path), "origin": dict(entry.origin)}
@@ -134,17 +134,18 @@ class Entry:
         return entry
 
     def move(self, folder: Path) -> Entry:
-        """Give the entry to another owner.
+        """Move the entry to another owner's folder.
 
-        Raises FileNotFoundError if another process was quicker.
+        Raises FileNotFoundError if another process moved it first.
         """
         folder.mkdir(mode=0o700, exist_ok=True)
+        # The rename of the entry itself decides between two processes.
         with contextlib.suppress(FileNotFoundError):
             self._note.rename(folder / self._note.name)
         return replace(self, file=self.file.rename(folder / self.file.name))
 
     def discard(self) -> None:
-        """Forget the directory."""
+        """Delete the entry."""
         self._note.unlink(missing_ok=True)
         self.file.unlink(missing_ok=True)
 
@@ -180,13 +181,14 @@ def entries(folder: Path) -> list[Entry]:
             known = {name: facts[name] for name in _WRITTEN if name in facts}
             found.append(Entry(file, **{**known, "path": Path(known["path"])}))
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # gone meanwhile, or no entry
+            continue  # gone meanwhile, or not an entry
     return sorted(found, key=lambda entry: entry.since)
 
 
 def everything() -> list[Entry]:
     """Return all entries of this user, each once, though cleaners move them meanwhile."""
     found: dict[Path, Entry] = {}
+    # The kept ones last: cleaners move entries there, and one must not be missed.
     for folder in [*folders(), state() / KEPT]:
         found.update((entry.path, entry) for entry in entries(folder))
     return list(found.values())
@@ -195,6 +197,7 @@ def everything() -> list[Entry]:
 def claim(folder: Path) -> bool:
     """Become the cleaner of an owner until this process ends; return False if there is one."""
     try:
+        # Never closed: that would drop the lock.
         lock = os.open(folder / CLEANER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -205,7 +208,7 @@ def claim(folder: Path) -> bool:
 def is_claimed(folder: Path) -> bool:
     """Return whether an owner has a cleaner.
 
-    A cleaner must not ask: closing the file drops its own lock.
+    A cleaner must not call this for its own folder: closing the file drops its lock.
     """
     try:
         lock = os.open(folder / CLEANER_LOCK, os.O_RDWR)

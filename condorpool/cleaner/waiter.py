@@ -1,13 +1,13 @@
 """Wait for the end of a process, then clean up after it.
 
 This is a program: ``python -IS waiter.py FOLDER GRACE OWNER PIPE COMMAND...``.
-FOLDER is the owner's in the registry, OWNER a descriptor that can be read from
-when the process has ended (-1: there is none, the end of PIPE is waited for), and
-this process becomes COMMAND when there is something to do.  It may wait for weeks
-beside every notebook: it imports little, and nothing of condorpool.
+FOLDER is the owner's folder in the registry, and OWNER a pidfd, which can be read
+when the owner has ended (-1: there is none, and the end of PIPE counts).  If the owner
+leaves entries, this process becomes COMMAND.  It may wait for weeks beside every
+notebook: it imports little, and nothing of condorpool.
 
 It reads the names of files from PIPE, one on a line, and keeps a shared lock on each until
-it ends: so a personal HTCondor stays for jobs whose owner has just ended.
+it ends, so that a personal HTCondor stays for jobs whose owner has just ended.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ def has_entries(folder: str) -> bool:
 
 
 def lock(path: str, kind: int) -> None:
-    """Lock a file until this process ends, also as the command."""
+    """Lock a file until this process ends, also after it has become the command."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(descriptor, True)
     fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
@@ -44,15 +44,15 @@ def wait(owner: int, pipe: int) -> None:
             if source == owner:
                 return
             data = os.read(pipe, 4096)
-            if not data:  # a forked child of the owner may keep the pipe open longer
+            if not data:  # closed by the owner and by all children that it forked
                 if owner < 0:
                     return
                 poll.unregister(pipe)
             *paths, text = (text + data).split(b"\n")
             for path in paths:
-                with suppress(OSError):  # it has just ended
+                with suppress(OSError):  # the personal HTCondor has just ended
                     number = os.stat(path).st_ino  # noqa: PTH116
-                    # Opening it twice is no harm, but one more descriptor each time.
+                    # Locking it again is harmless, but takes a descriptor each time.
                     if number not in used:
                         lock(os.fsdecode(path), fcntl.LOCK_SH)
                         used.add(number)
@@ -61,7 +61,7 @@ def wait(owner: int, pipe: int) -> None:
 def main(arguments: list[str]) -> None:
     """Wait, give a restarted kernel time to take up the work, and clean up."""
     folder, grace, owner, pipe, *command = arguments
-    with suppress(OSError):  # another cleaner has the folder, or it is gone
+    with suppress(OSError):  # another cleaner has locked the folder, or it is gone
         lock(f"{folder}/{CLEANER_LOCK}", fcntl.LOCK_EX)
         wait(int(owner), int(pipe))
         deadline = time.monotonic() + float(grace)

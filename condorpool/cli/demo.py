@@ -22,19 +22,19 @@ def add(commands: Any) -> None:
     text = "run the quickstart notebook on a personal HTCondor"
     parser = commands.add_parser("demo", help=text, description=text)
     parser.add_argument(
-        "--output", metavar="DIR", default="demo-output", help="where the executed notebook goes"
+        "--output", metavar="DIR", default="demo-output", help="folder for the executed notebook"
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Install HTCondor if need be, execute the notebook, and show what came out."""
+    """Install HTCondor if needed, execute the notebook, and print its output."""
     try:
         import nbclient  # noqa: F401, PLC0415 - only the demo needs them
         import nbconvert  # noqa: F401, PLC0415
     except ImportError as error:
         raise CondorPoolError(
-            f"the demo needs {error.name}: pip install 'condorpool[demo]'"
+            f"the demo needs {error.name}: run pip install 'condorpool[demo]'"
         ) from error
     output = Path(arguments.output).absolute()
     output.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         with personal.start(Path(folder, "personal")) as htcondor:
             _say(f"HTCondor {htcondor.installation.version} is up")
             page = _execute(_notebook(), output, htcondor.folder)
-    _say(f"Done in {time.monotonic() - started:.0f} s; nothing is left running.")
+    _say(f"Finished in {time.monotonic() - started:.0f} s; HTCondor has been stopped.")
     _say(f"The executed notebook: {page.as_uri()}")
     return 0
 
@@ -55,7 +55,7 @@ def _say(line: str) -> None:
 
 
 def _notebook() -> Path:
-    """Find the quickstart: in an installed package, or in the clone that it is made from."""
+    """Return the quickstart, from the installed package or from a clone of the repository."""
     installed = Path(str(resources.files("condorpool").joinpath("cli", NOTEBOOK)))
     if installed.exists():
         return installed
@@ -86,13 +86,13 @@ def _execute(source: Path, output: Path, htcondor: Path) -> Path:
     client = NotebookClient(
         notebook,
         timeout=300,
-        extra_arguments=["--log-level=ERROR"],  # else its warnings mix with the notebook's output
+        extra_arguments=["--log-level=ERROR"],  # warnings would mix with the notebook's output
         resources={"metadata": {"path": str(output)}},
         on_cell_execute=before,
         on_cell_executed=after,
     )
-    # The notebook's Pool() takes the personal HTCondor that was started for it,
-    # also where another is configured.
+    # The notebook's Pool() uses the personal HTCondor that was started for it, even
+    # if another HTCondor is configured.
     client.execute(
         env={**os.environ, "CONDOR_CONFIG": os.devnull, "CONDORPOOL_PERSONAL": str(htcondor)}
     )
@@ -108,7 +108,7 @@ def _title(cell: Any) -> str:
 
 
 def _shown(cell: Any) -> list[str]:
-    """Return what a cell shows, as text."""
+    """Return the lines of text that a cell shows."""
     texts = []
     for shown in cell.outputs:
         data = shown.get("data", {})

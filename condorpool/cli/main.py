@@ -22,7 +22,7 @@ Commands = Any
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = _parser().parse_args(argv)
-    # As for Ctrl-C: what is half-done is cleared up on the way out.
+    # As Ctrl-C does: raise, so that unfinished work is cleaned up on the way out.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return int(arguments.run(arguments))
@@ -60,19 +60,23 @@ def _add_personal(commands: Commands) -> None:
     install = _add(
         actions, "install", _install, "find or install HTCondor's programs, without root"
     )
-    install.add_argument("--force", action="store_true", help="install anew, whatever is there")
-    install.add_argument("--mirror", metavar="URL", help="a mirror of Debian to take it from")
+    install.add_argument(
+        "--force", action="store_true", help="install even if HTCondor is installed"
+    )
+    install.add_argument("--mirror", metavar="URL", help="the Debian mirror to download from")
 
     start = _add(actions, "start", _start, "start it; it runs until you stop it")
     start.add_argument("--cpus", type=int, metavar="N", help="offer N CPUs (default: all)")
 
-    stop = _add(actions, "stop", _stop, "end it, its jobs too, and delete its folder")
-    stop.add_argument("--keep-folder", action="store_true", help="leave its files, for their logs")
+    stop = _add(actions, "stop", _stop, "stop it and its jobs, and delete its folder")
+    stop.add_argument("--keep-folder", action="store_true", help="keep its files, to read the logs")
 
-    status = _add(actions, "status", _status, "tell whether it runs, for whom, and its jobs")
-    env = _add(actions, "env", _env, 'for eval "$(condorpool personal env)": use its condor_q etc.')
+    status = _add(actions, "status", _status, "show whether it runs, who uses it, and its jobs")
+    env = _add(
+        actions, "env", _env, 'for eval "$(condorpool personal env)": then condor_q etc. talk to it'
+    )
     for action in (start, stop, status, env):
-        action.add_argument("--folder", metavar="DIR", help="where it keeps its files")
+        action.add_argument("--folder", metavar="DIR", help="the folder with its files")
 
 
 def _add(
@@ -84,7 +88,7 @@ def _add(
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    # Progress is for the person who waits; flushed, because pipes are buffered.
+    # Flushed, because pipes are buffered and the user waits.
     found = personal.install(
         force=arguments.force,
         mirror=arguments.mirror,
@@ -118,7 +122,10 @@ def _status(arguments: argparse.Namespace) -> int:
     known = personal.status(arguments.folder)
     if not known.running:
         why = f" (condor_master {known.ended})" if known.ended else ""
-        print(f"No personal HTCondor runs in {known.folder}{why}.")
+        print(
+            f"No personal HTCondor runs in {known.folder}{why}. "
+            "Start one with `condorpool personal start`."
+        )
         return 1
     jobs = ", ".join(f"{count} {state}" for state, count in known.jobs.items())
     users = ", ".join(map(str, known.users))

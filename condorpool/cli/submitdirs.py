@@ -1,4 +1,4 @@
-"""The commands about what processes have, or have left."""
+"""The commands for the submit directories of processes that run or have ended."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Commands = Any
 def add(commands: Commands) -> None:
     """Add the commands."""
     for name, run, text in (
-        ("ls", _ls, "list your submit directories: what is in use, waited for, or kept"),
-        ("ps", _ps, "show the jobs of those that are in use or waited for"),
-        ("clean", _clean, "clean up what processes that were killed have left behind"),
-        ("show", _show, "show what there is of some calls: how many have ended, and how"),
-        ("results", _results, "print what calls came to, or write it to a file"),
+        ("ls", _ls, "list your submit directories: in use, being cleaned up, or kept"),
+        ("ps", _ps, "show the jobs of those that are in use or being cleaned up"),
+        ("clean", _clean, "clean up after processes that were killed"),
+        ("show", _show, "show how many calls have ended, and how many failed with which error"),
+        ("results", _results, "print the results of calls, or write them to a file"),
         ("rm", _rm, "remove submit directories and their jobs"),
-        ("logs", _logs, "show what was cleaned up, when and why, and what jobs complained of"),
+        ("logs", _logs, "show what was cleaned up, when and why, and the error output of jobs"),
     ):
         parser = commands.add_parser(name, help=text, description=text)
         parser.set_defaults(run=run)
@@ -41,12 +41,14 @@ def add(commands: Commands) -> None:
             several = "+" if name == "rm" else "*"
             parser.add_argument("names", nargs=several, metavar="NAME", help="as `ls` shows it")
         if name in {"show", "results"}:
-            parser.add_argument("name", metavar="NAME", help="of calls or of a submit directory")
+            parser.add_argument(
+                "name", metavar="NAME", help="the name of calls or of a submit directory"
+            )
         if name == "clean":
             parser.add_argument(
                 "--gone",
                 metavar="HOST",
-                help="keep what was left on a machine that will not come back",
+                help="keep the submit directories of a machine that will not come back",
             )
         if name == "results":
             parser.add_argument(
@@ -72,10 +74,10 @@ def _in_words(directory: SubmitDir, number: int, batch: BatchRecord) -> str:
     cell = f" in cell {batch.cell}" if batch.cell else ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.time))
     text = f"{batch.name or batch.title}{cell}, {when}"
-    if batch.calls is None:  # what an imap has delivered is deleted
+    if batch.calls is None:  # an imap's results are deleted when they are delivered
         return text
-    done = directory.calls_done(number, batch.crew, batch.calls)
-    return f"{text}: {done:,} of {batch.calls:,} calls done"
+    ended = directory.calls_ended(number, batch.crew, batch.calls)
+    return f"{text}: {ended:,} of {batch.calls:,} calls have ended"
 
 
 def _ps(_: argparse.Namespace) -> int:
@@ -89,24 +91,32 @@ def _clean(arguments: argparse.Namespace) -> int:
     if arguments.gone:
         kept = custody.disown(arguments.gone)
         for entry in kept:
-            print(f"{entry.path}: is kept, for condorpool.attach() or `condorpool rm {entry.run}`")
+            print(
+                f"{entry.path}: kept. Take it up with condorpool.attach(), or remove it with "
+                f"`condorpool rm {entry.run}`."
+            )
         if not kept:
-            print(f"Nothing is left of {arguments.gone}.")
+            print(f"Nothing to keep: {arguments.gone} has no submit directory that is not in use.")
         return 0
-    left = custody.sweep()
-    for entry in left:
-        print(f"{entry.path}: is cleaned up (on_exit={entry.on_exit!r}); see `condorpool ps`")
-    if not left:
+    leftover = custody.sweep()
+    for entry in leftover:
+        print(
+            f"{entry.path}: clean-up has started (on_exit={entry.on_exit!r}). "
+            "See its jobs with `condorpool ps`."
+        )
+    if not leftover:
         print("Nothing was left behind.")
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    for left in _calls(arguments.name):
-        values = left.values()
-        failed = [value for value in values if isinstance(value, BaseException)]
-        print(f"{left.name}: {left.calls} calls, {left.done} ended, {len(failed)} of them failed")
-        print(f"    {_state(left.entry)}\n    {left.entry.path}")
+    for leftover in _calls(arguments.name):
+        failed = [value for value in leftover.values() if isinstance(value, BaseException)]
+        print(
+            f"{leftover.name}: {leftover.calls} calls, {leftover.done} ended, "
+            f"{len(failed)} of them failed"
+        )
+        print(f"    {_state(leftover.entry)}\n    {leftover.entry.path}")
         for error, count in Counter(
             f"{type(e).__name__}: {words_of(e)}" for e in failed
         ).most_common(10):
@@ -118,17 +128,16 @@ def _results(arguments: argparse.Namespace) -> int:
     values = [None if value is Missing else value for value in _calls(arguments.name)[-1].values()]
     if arguments.output:
         arguments.output.write_bytes(cloudpickle.dumps(values))
-        print(f"{arguments.output}: {len(values)} values")
+        print(f"{arguments.output}: {len(values)} results")
     else:
         print("\n".join(map(repr, values)))
     return 0
 
 
 def _calls(name: str) -> list[Leftover]:
-    found = leftovers()
-    named = [left for left in found if name == left.name or _ends(left.run, name)]
+    named = [each for each in leftovers() if name == each.name or _is_end(name, each.run)]
     if not named:
-        raise CondorPoolError(f"no calls are called {name}: see `condorpool ls`.")
+        raise CondorPoolError(f"there are no calls named {name}: see `condorpool ls`.")
     return named
 
 
@@ -139,10 +148,10 @@ def _rm(arguments: argparse.Namespace) -> int:
             raise CondorPoolError(f"{entry.run} is {entry.in_use}: {entry.cure}.")
     for entry in entries:
         if entry.owner:
-            entry.write(on_exit="delete")  # its cleaner sees that, or a new one
+            entry.write(on_exit="delete")  # its cleaner reads this, or a new one
         else:
             custody.adopt(entry, "delete")
-        print(f"{entry.path}: is removed, with its jobs")
+        print(f"{entry.path}: is being removed, with its jobs")
     custody.sweep()
     return 0
 
@@ -168,15 +177,15 @@ def _find(name: str) -> Entry:
     found = [entry for entry in _entries() if _is_named(entry, [name])]
     if len(found) != 1:
         many = "more than one" if found else "no"
-        raise CondorPoolError(f"{many} submit directory is called {name}: see `condorpool ls`.")
+        raise CondorPoolError(f"{many} submit directory is named {name}: see `condorpool ls`.")
     return found[0]
 
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:
-    return any(_ends(entry.run, name) for name in names)
+    return any(_is_end(name, entry.run) for name in names)
 
 
-def _ends(run: str, name: str) -> bool:
+def _is_end(name: str, run: str) -> bool:
     last = Path(name).name
     return bool(last) and run.endswith(last)
 
@@ -189,8 +198,8 @@ def _state(entry: Entry) -> str:
         notebook = (SubmitDir.found(entry.path) or SubmitDir(entry.path)).manifest.notebook
         return entry.in_use + f" ({notebook})" * bool(notebook)
     if registry.is_claimed(entry.file.parent):
-        return entry.note or f"process {owner.pid} has ended: to be cleaned up in a moment"
-    return f"left by process {owner.pid}, which has ended: `condorpool clean` cleans up"
+        return entry.note or f"process {owner.pid} has ended; clean-up starts in a moment"
+    return f"process {owner.pid} has ended: clean up after it with `condorpool clean`"
 
 
 def _jobs(entry: Entry) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from condorpool.access.outlook import Outlook, lookout
+from condorpool.access.capacity import Capacity, probe
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
 from condorpool.engine.jobs import Cluster
 from condorpool.values.events import JobState
@@ -117,9 +117,9 @@ class Meter:
             hosts, reasons = _survey(clusters)
         rate, eta = self._speed(ended, source.calls, is_moving="running" in jobs)
         now, failed = self._clock(), source.calls_failed
-        outlook = None
+        capacity = None
         if "idle" in jobs and now - self._begun > LOOKUP_DELAY and not is_over:
-            outlook = lookout(session.access_point.collector_address).read()
+            capacity = probe(session.access_point.collector_address).read()
         return Progress(
             name=source.name,
             calls=source.calls,
@@ -141,7 +141,7 @@ class Meter:
                 stuck=stuck,
                 ended=ended,
                 unreachable=unreachable_since and now - unreachable_since,
-                outlook=outlook,
+                capacity=capacity,
             ),
             ended=is_over,
             elapsed=now - self._begun,
@@ -210,7 +210,7 @@ def _note(
     stuck: bool,
     ended: int,
     unreachable: float | None,
-    outlook: Outlook | None,
+    capacity: Capacity | None,
 ) -> str:
     if unreachable is not None:
         return f"The access point has not answered for {unreachable:.0f} s; its jobs continue."
@@ -219,21 +219,21 @@ def _note(
     if away:
         are = "1 job is" if away == 1 else f"{away:,} jobs are"
         return f"{are} disconnected; HTCondor is trying to reconnect."
-    if outlook and "transferring" not in jobs:
-        return _wait_for_slots(jobs["idle"], outlook)
+    if capacity and "transferring" not in jobs:
+        return _wait_for_slots(jobs["idle"], capacity)
     if ended and "running" in jobs:
         return ""
     waits = (text for word, text in _WAITS.items() if word in jobs)
     return next(waits, "Jobs are being submitted.")
 
 
-def _wait_for_slots(idle: int, outlook: Outlook) -> str:
+def _wait_for_slots(idle: int, capacity: Capacity) -> str:
     jobs = "1 job is waiting" if idle == 1 else f"{idle:,} jobs are waiting"
-    is_full = outlook.cpus > 0 and not outlook.free
-    free = f"{outlook.free:,} of the pool's {outlook.cpus:,} CPUs are free"
+    is_full = capacity.cpus > 0 and not capacity.free
+    free = f"{capacity.free:,} of the pool's {capacity.cpus:,} CPUs are free"
     if is_full:
-        free = f"all {outlook.cpus:,} CPUs of the pool are in use"
-    seconds = outlook.until_negotiation(time.time())
+        free = f"all {capacity.cpus:,} CPUs of the pool are in use"
+    seconds = capacity.until_negotiation(time.time())
     then = "" if is_full else "; a job's analyze() says why it gets none of them"
     if seconds is not None:
         then = f"; the next negotiation is in about {seconds:.0f} s"

@@ -1,10 +1,10 @@
-"""What makes the calls happen.
+"""The engine: posts calls, submits the jobs that make them, and delivers their outcomes.
 
-A `session` posts calls: as files (`submitdir`, `payload`, `modules`) in chunks of a batch,
-for the jobs of a crew (`batches`) that `staffing` submits (`description`).  How objects are
-pickled is in `pickling`, what is said when they cannot be in `blame`, or repeat themselves in
-`copies`.  What is known of jobs and chunks is
-the `state`, what users get of it is kept in `calls` and `streams`; the `tracker`'s thread has a `follower` for
-each session, `deliveries` runs the code of users' values and callbacks in threads of its own,
-and `actions` does what users ask for.
+A `session` posts calls as files (`submitdir`, `payload`, `modules`), in chunks of a batch
+(`batches`), for the jobs of a crew (`jobs`), which `staffing` submits (`description`).
+`pickling` decides how objects are pickled; `blame` finds the part that cannot be, and `copies`
+warns of random generators that repeat themselves.  `state` holds the jobs and chunks of a
+session, `calls` and `streams` the outcomes for the user.  The `tracker`'s thread runs a
+`follower` for each session, `deliveries` runs the code of users' values and callbacks in
+threads of its own, and `actions` holds, releases and removes jobs for the user.
 """

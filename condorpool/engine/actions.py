@@ -12,24 +12,24 @@ from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError
 from condorpool.values.locks import uninterrupted
 
-#: Why a call is not made that was taken back in time.
+#: The reason for the error of a call that was taken back in time.
 TAKEN_BACK = "it was taken back before a job made it"
 
-#: The reason that HTCondor is given for an action.
-ASKED_FOR = "asked for by condorpool's user"
+#: The reason for an action that HTCondor records.
+ASKED_FOR = "requested by the user of condorpool"
 
 #: Actions that end or stop the calls that a job makes.
 _STOPPING = ("hold", "remove", "removex", "suspend")
 
-#: Actions that a factory, which makes jobs, understands.
+#: Actions that also work on a job factory.
 _FACTORY_ACTIONS = ("hold", "release", "remove")
 
 
 @uninterrupted
 def act_on_batch(state: SessionState, action: str, batch: Batch) -> int:
-    """Do something to the jobs that make the chunks of a batch; return to how many.
+    """Act on the jobs that make the chunks of a batch; return on how many.
 
-    "remove" counts chunks, and takes those back that no job has yet; the
+    "remove" counts chunks, and also takes back those that no job has taken; the
     others count jobs.
     """
     crew = batch.crew
@@ -48,7 +48,7 @@ def _act_on_cluster(state: SessionState, action: str, cluster: Cluster) -> int:
     constraint = f"ClusterId == {cluster.number}"
     done = state.access_point.act(action, f"{constraint} && ProcId >= 0", ASKED_FOR)
     if action in _FACTORY_ACTIONS:
-        # The factory that makes the jobs counts as one too: it is acted on by itself.
+        # A separate action for the factory, which would be counted as a job.
         state.access_point.act(action, constraint, ASKED_FOR)
     if done:
         _count_as_idle(state, action, cluster.jobs)
@@ -57,7 +57,7 @@ def _act_on_cluster(state: SessionState, action: str, cluster: Cluster) -> int:
 
 @uninterrupted
 def take_back(state: SessionState, batch: Batch | None = None) -> int:
-    """Take back the chunks that no job makes yet, of a batch or of all; return how many."""
+    """Take back the chunks that no job has taken, of a batch or of all; return how many."""
     with state.changed:
         batches = [batch] if batch else list(state.batches.values())
         crews = dict.fromkeys(batch.crew for batch in batches if batch.pending)
@@ -83,7 +83,7 @@ def _remove_waiting_jobs(state: SessionState, crew: Crew) -> int:
         for cluster in crew.clusters:
             cluster.why_not_made = TAKEN_BACK
         waiting = {first for batch in crew.batches for first in batch.pending}
-    # What is true of a factory, too: then it makes no more jobs.
+    # This matches the factory too, which then makes no more jobs.
     state.access_point.act("remove", f"({clusters}) && JobStatus =!= 2", TAKEN_BACK)
     running = state.access_point.query(f"({clusters}) && JobStatus == 2", ["ClusterId", "ProcId"])
     by_number = {cluster.number: cluster.chunks or () for cluster in crew.clusters}
@@ -94,7 +94,7 @@ def _remove_waiting_jobs(state: SessionState, crew: Crew) -> int:
 
 
 def _remove_chunks(state: SessionState, batch: Batch) -> int:
-    """Remove the jobs that have chunks of a batch, and take back the other chunks."""
+    """Remove the jobs that hold chunks of a batch, and take back its other chunks."""
     crew = batch.crew
     error = JobRemovedError("", TAKEN_BACK)
     back = state.recall(crew, batch)
@@ -119,10 +119,10 @@ def _remove_chunks(state: SessionState, batch: Batch) -> int:
 def act_on_jobs(
     state: SessionState, action: str, jobs: Sequence[Job], batch: Batch | None = None
 ) -> int:
-    """Do something to these jobs, those that have not ended; return to how many.
+    """Act on those of the jobs that have not ended; return on how many.
 
-    It is meant for the calls of a batch, if that is given, else for all that the jobs could
-    make; what is posted later is made by others.
+    It is meant for the pending chunks of ``batch``, or else of all batches of the jobs'
+    crews; other jobs make what is posted later.
     """
     with state.changed:
         live = [job for job in jobs if not job.state.is_final]
@@ -130,6 +130,7 @@ def act_on_jobs(
             crew: {b.number: dict(b.pending) for b in ([batch] if batch else crew.batches)}
             for crew in {job.crew for job in live}
         }
+        # Before HTCondor acts: the tracker may see the event before act() returns.
         for job in live:
             if action == "hold":  # calls that are posted later are not held
                 job.held_by_user = job.crew.pending > 0
@@ -147,7 +148,7 @@ def act_on_jobs(
 def release_with_memory(state: SessionState, jobs: Sequence[Job]) -> tuple[int, int]:
     """Release held jobs with twice the memory; return how many, and the MiB of each."""
     ids = [job.id for job in jobs if job.state is JobState.HELD]
-    # Jobs of one call ask for the same: a sample is enough.
+    # Jobs of one call of map ask for the same: a sample is enough.
     memory = 2 * state.access_point.most_memory(ids[:50]) if ids else 0
     if not memory:
         return 0, 0
@@ -161,7 +162,7 @@ def release_with_memory(state: SessionState, jobs: Sequence[Job]) -> tuple[int, 
 
 
 def _count_as_idle(state: SessionState, action: str, jobs: Iterable[Job]) -> None:
-    """Count held jobs as idle that were released or removed: their events are on the way.
+    """Count released or removed jobs as idle, not held, until their events arrive.
 
     A wait that begins now must not take them for held.  A removed job becomes REMOVED by
     its event, which also ends its chunk.

@@ -1,4 +1,4 @@
-"""Batches: the chunks of one call of map, and how far they are."""
+"""Batches: the chunks of one call of map, and their progress."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from condorpool.values.exceptions import JobError, JobHeldError
 from condorpool.values.guards import guarded
 from condorpool.values.holds import cure
 
-#: Takes a chunk's first call, its end, its outcome and its job; returns what is to be done
-#: when that counts as delivered.
+#: Takes a chunk's first call, its end, its outcome and its job; returns what to run once
+#: the chunk counts as delivered.
 Deliver = Callable[[int, int, "Outcome | JobError", "Job | None"], "Callable[[], object] | None"]
 
 
@@ -23,12 +23,12 @@ Deliver = Callable[[int, int, "Outcome | JobError", "Job | None"], "Callable[[],
 class Batch:
     """The chunks of one call of map; a chunk is known by its first call.
 
-    It is guarded by the session's lock; `state` says who writes what.
+    The session's lock guards it; `state` says which thread writes what.
 
     Parameters
     ----------
     record
-        What is written down of it.
+        Its facts, as they are in the submit directory.
     """
 
     def __init__(
@@ -48,29 +48,30 @@ class Batch:
         self.origins: dict[int, int] = {}
         self.size = 0  # calls, so far
         self.is_open = True  # more chunks may come
-        self.is_posting = False  # the jobs for its latest chunks are still to be submitted
+        self.is_posting = False  # the jobs for its latest chunks are not submitted yet
         #: The first call of each chunk that has not finished → its end.
         self.pending: dict[int, int] = {}
         self.delivering = 0  # chunks that have finished and are not delivered yet
         self.lane: Lane | None = None  # in which they are delivered
         #: The first calls of chunks that have files.
         self.files: set[int] = set()
-        self.failed: set[int] = set()
-        self.errors: set[int] = set()  # all that have no outcome
-        self.has_failures = False  # calls that may be made again
-        self.successor: Batch | None = None  # makes them again
-        #: The job that makes, or made, a chunk.
+        self.failed: set[int] = set()  # chunks whose jobs failed
+        self.errors: set[int] = set()  # all chunks that ended without an outcome
+        self.has_failures = False  # failed calls that may be made again
+        self.successor: Batch | None = None  # the batch that makes them again
+        #: The first call of each chunk that a job has taken → that job.
         self.holders: dict[int, Job] = {}
 
     @property
     def streams(self) -> bool:
-        """Whether chunks come and go."""
+        """Whether chunks are added over time, and deleted once delivered."""
         return self.record.calls is None
 
     def split(self, middle: int) -> bool:
-        """Take in that a job has left the calls from ``middle`` on to others.
+        """Split the chunk of a job that has left the calls from ``middle`` on to others.
 
-        Return whether a chunk that begins there is pending now.
+        Return whether a chunk that begins there is pending.  A split that is known
+        already changes nothing: it may be found more than once.
         """
         if middle not in self.pending:
             for first, end in self.pending.items():
@@ -87,7 +88,7 @@ class Batch:
 
     @property
     def undelivered(self) -> int:
-        """How many chunks are still to be delivered; one more as long as more may come."""
+        """How many chunks have not been delivered; one more as long as more may come."""
         return len(self.pending) + self.delivering + self.is_open
 
     @property
@@ -97,7 +98,7 @@ class Batch:
 
     @property
     def is_good(self) -> bool:
-        """Whether every call has returned, maybe when it was made again."""
+        """Whether every call has returned, maybe in a rerun."""
         cured = self.successor is not None and self.successor.is_good
         return self.is_done and (cured or not self.has_failures)
 
@@ -110,7 +111,7 @@ class Batch:
 
     @property
     def held(self) -> list[Job]:
-        """The held jobs that keep chunks of this batch, or could take them."""
+        """The held jobs that have chunks of this batch; if no job does, those that could."""
         jobs = [self.holders[i] for i in sorted(self.pending.keys() & self.holders.keys())]
         if not jobs and self.crew.is_resident and not self.crew.needs_replacement:
             jobs = [job for cluster in self.crew.clusters for job in cluster.jobs]
@@ -118,23 +119,23 @@ class Batch:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it waits for held jobs alone: they must be released or removed."""
+        """Whether only held jobs can make its chunks: they must be released or removed."""
         held = self.held
         if not held or not self.pending or self.is_posting:
             return False
         if self.crew.is_resident:
-            # Chunks that no job has are taken by any that moves.
+            # Any job that is not held will take the chunks that no job has.
             untaken = len(self.pending.keys() - self.holders.keys())
             return len(held) >= len(self.pending) - untaken and not (
                 untaken and self.crew.count(*MOVING, JobState.UNMATERIALIZED)
             )
-        # Held jobs take room in the queue: with enough of them the factory
-        # that makes the others stands still.
+        # Held jobs count toward the factory's limit: when they fill it, it makes no
+        # more jobs.
         waiting = self.crew.count(JobState.UNMATERIALIZED)
         return not self.crew.count(*MOVING) and (not waiting or len(held) >= self.crew.limit)
 
     def held_error(self, job: Job | None = None) -> JobHeldError:
-        """Return the error that says why this held job, or the first, is held."""
+        """Return the error that says why this job, or else the first held one, is held."""
         held = self.held
         job = job or held[0]
         return JobHeldError(

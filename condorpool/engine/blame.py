@@ -1,8 +1,8 @@
-"""Where in a value something is that cannot be sent, or had better not be, in the user's words.
+"""Finds the part of a value that cannot, or should not, be sent, and names it for the user.
 
-The value is pickled once more, to nowhere, by the pickler that is written in Python
-and can tell what it is inside of.  Nothing is asked of an object that pickling does
-not ask anyway.
+The value is pickled once more by the pickler that is written in Python, which can say
+what it is inside of; the bytes are thrown away.  No code of an object is run that pickling
+does not run anyway.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import cloudpickle
 
 from condorpool.engine.pickling import Reducers
 
-#: Seconds that looking may take.
+#: Seconds that the search may take.
 PATIENCE = 1.0
 
-#: What has nothing in it that could be to blame.
+#: Types with nothing inside that could be to blame.
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray))
 
 _CONTAINERS = frozenset((tuple, list, dict, set, frozenset))
@@ -34,15 +34,15 @@ _NONE = object()
 
 
 class _FoundError(Exception):
-    """What was looked for is being pickled now."""
+    """The object that was searched for is being pickled now."""
 
 
 class _LateError(Exception):
-    """It takes too long."""
+    """The search takes too long."""
 
 
 class _Tracer(Reducers, pickle._Pickler):  # noqa: SLF001 - the one in Python
-    """Knows where it is when pickling ends, or comes to ``target``."""
+    """Knows what it is inside of when pickling fails, or reaches ``target``."""
 
     dispatch_table = cloudpickle.Pickler.dispatch_table
     _function_reduce = cloudpickle.Pickler._function_reduce  # noqa: SLF001
@@ -58,7 +58,7 @@ class _Tracer(Reducers, pickle._Pickler):  # noqa: SLF001 - the one in Python
         self._until = time.monotonic() + PATIENCE
 
     def reducer_override(self, value: Any) -> Any:
-        """Return how an object goes; the pickler in C does not ask for these."""
+        """Return how to pickle an object; the pickler in C does not ask for containers."""
         return NotImplemented if type(value) in _CONTAINERS else super().reducer_override(value)
 
     def save(self, value: Any, save_persistent_id: bool = True) -> None:
@@ -88,17 +88,17 @@ def blamed(value: Any, error: BaseException) -> tuple[str, str] | None:
     inside = _inside(value, _NONE, type(error))
     for depth, part in enumerate(inside):
         if str(type(part).__module__).startswith("condorpool."):
-            del inside[depth + 1 :]  # what a pool is made of is not the user's business
+            del inside[depth + 1 :]  # the parts of a pool say nothing to the user
     return (_path(inside), _name(type(inside[-1]))) if inside else None
 
 
 def _inside(value: Any, target: object, ends_with: type[BaseException]) -> list[Any]:
-    """Return what pickling is inside of when it ends with this; nothing if it ends otherwise."""
+    """Return what pickling is inside of when it raises this; nothing if it ends otherwise."""
     tracer = _Tracer(target)
     try:
         tracer.dump(value)
     except Exception as error:  # noqa: BLE001 - pickling runs any code
-        # Time may be over, or this pickler be of another mind than that in C.
+        # Time may be over, or this pickler may fail elsewhere than the one in C.
         return tracer.inside if type(error) is ends_with else []
     return []
 
@@ -110,16 +110,15 @@ def _name(kind: type) -> str:
 
 
 def _path(inside: list[Any]) -> str:
-    """Write down a way into a value as one would write it in Python behind the value's name.
+    """Return a path into a value, as it is written in Python after the value's name.
 
-    The globals of a function have names of their own: those of the value itself come
-    first, those of others behind an arrow.
+    The globals of a function have names of their own, which come first, or after an arrow.
     """
     path, position = "", 0
     while position < len(inside) - 1:
         try:
             word, taken = _step(inside[position], inside[position + 1 :])
-        except Exception:  # noqa: BLE001 - no object is too odd, or too quick to change
+        except Exception:  # noqa: BLE001 - an object may be odd, or changed by another thread
             return ""
         if word and not word.startswith((".", "[")):
             path = f"{path} -> {word}" if path else word
@@ -130,9 +129,9 @@ def _path(inside: list[Any]) -> str:
 
 
 def _step(owner: Any, parts: list[Any]) -> tuple[str, int]:  # noqa: PLR0911 - a list of kinds
-    """Return what the next object on the way is to its owner, and how many parts that is.
+    """Return how the next object on the path is found in its owner, and how many parts that takes.
 
-    Between the two are tuples and dicts, into which pickling takes the owner apart.
+    The parts between the two are tuples and dicts, into which pickling takes the owner apart.
     """
     kind: Any = type(owner)
     if kind is FunctionType:
@@ -161,7 +160,7 @@ def _step(owner: Any, parts: list[Any]) -> tuple[str, int]:  # noqa: PLR0911 - a
     return "", 1
 
 
-def _in_function(func: FunctionType, parts: list[Any]) -> tuple[str, int]:  # noqa: PLR0911 - too
+def _in_function(func: FunctionType, parts: list[Any]) -> tuple[str, int]:  # noqa: PLR0911 - same
     if len(parts) < 3 or type(parts[1]) is not dict:
         return "", min(2, len(parts))
     what, inner = _key(parts[1].items(), parts[2]), parts[2]
@@ -188,11 +187,11 @@ def _in_partial(owner: Any, parts: list[Any]) -> tuple[str, int]:
         return f".args[{_key(enumerate(owner.args), parts[2])}]", 3
     if len(parts) > 2 and parts[1] is owner.keywords:
         return f".keywords[{_written(_key(owner.keywords.items(), parts[2]))}]", 3
-    return "", 2  # it is known by what it wraps
+    return "", 2  # it has the name of what it wraps
 
 
 def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
-    """Give what an object has, without a word to it."""
+    """Yield the attributes of an object without running its code."""
     with contextlib.suppress(AttributeError):
         yield from object.__getattribute__(owner, "__dict__").items()
     for cls in type(owner).__mro__:
@@ -201,7 +200,7 @@ def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
                 try:
                     yield name, slot.__get__(owner)
                 except AttributeError:
-                    continue  # nothing is in it
+                    continue  # the slot is empty
 
 
 def _attribute(named: Iterable[tuple[Any, Any]], value: Any) -> str:
@@ -210,7 +209,7 @@ def _attribute(named: Iterable[tuple[Any, Any]], value: Any) -> str:
 
 
 def _key(named: Iterable[tuple[Any, Any]], value: Any) -> Any:
-    """Return under which key a value is there."""
+    """Return the key of a value, which is compared by identity; `_NONE` if there is none."""
     return next((key for key, other in named if other is value), _NONE)
 
 

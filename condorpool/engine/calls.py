@@ -1,8 +1,7 @@
-"""Calls: what is known of some calls of a function, from before they are posted to their values.
+"""Calls: some calls of a function and their outcomes, from before posting to the last value.
 
-Results, iterators and futures hold them, and add what users say and see.  A batch delivers
-outcomes to them, in a thread of its own (`deliveries`); a rerun is a new batch of the
-same calls.
+Results, iterators and futures hold them, and add the user's view.  A batch delivers
+outcomes to them in the threads of `deliveries`; a rerun is a new batch of the same calls.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("condorpool")
 
-#: Seconds for which a wait accepts that callbacks of other calls delay those of its own.
+#: Seconds for which a wait lets the callbacks of other calls delay its own.
 CALLBACK_LAG = 1.0
 
 
@@ -46,7 +45,7 @@ class Calls:
     batch
         The batch that was posted last; None if none was.
     errors
-        The exceptions of calls that failed, by the calls' numbers; the first call is 0.
+        The exceptions of the failed calls by call number; the first call is 0.
     records
         When and where chunks of calls were made, in the order in which they ended.
     is_reported
@@ -65,15 +64,15 @@ class Calls:
 
     @property
     def session(self) -> Session:
-        """Where the calls are posted.
+        """The session in which the calls are posted.
 
         Raises
         ------
         UnsubmittedError
-            They are not.
+            They have not been posted.
         """
         if self._session is None:
-            raise UnsubmittedError("the job was not submitted: submit() it first")
+            raise UnsubmittedError("the job has not been submitted: call its submit() first")
         return self._session
 
     @property
@@ -93,12 +92,12 @@ class Calls:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all calls have ended, and their outcomes are here."""
+        """Whether all calls have ended, and their outcomes have arrived."""
         raise NotImplementedError
 
     @property
     def is_posted(self) -> bool:
-        """Whether jobs make the calls, or have made them."""
+        """Whether the calls were posted, or ended without need for a job."""
         return self.batch is not None or self.is_ready
 
     def mark_reported(self) -> None:
@@ -107,7 +106,7 @@ class Calls:
 
     # -- their jobs ----------------------------------------------------------------
     def holders(self) -> list[Job]:
-        """Return the jobs that make, or made, the calls, or are held for them."""
+        """Return the jobs that make or made the calls; if none, the held jobs that block them."""
         if self.batch is None:
             return []
         self.session.state.refresh_holders(self.batch.crew)
@@ -116,14 +115,17 @@ class Calls:
             return list(dict.fromkeys(holders or self.batch.held))
 
     def places(self) -> list[Job]:
-        """Return the `holders`; for calls that wait for a job, the jobs that may take them."""
+        """Return the `holders`; if no job has taken a call yet, the jobs that may."""
         holders = self.holders()
         if holders or self.batch is None or self.batch.is_done:
             return holders
         return self.batch.crew.jobs
 
     def states(self) -> set[JobState]:
-        """Return, under the lock, the states of calls: COMPLETED if all have ended."""
+        """Return the states of the calls' jobs, COMPLETED if all calls have ended.
+
+        The caller holds the lock.
+        """
         batch = self.batch
         if batch is None or not batch.pending:
             return {JobState.COMPLETED}
@@ -134,31 +136,31 @@ class Calls:
         return states
 
     def act(self, action: str) -> int:
-        """Do something to the jobs of calls that have not ended; return to how many.
+        """Hold, release or otherwise act on the jobs of unfinished calls; return on how many.
 
-        "remove" takes back calls that wait for a job, too.
+        "remove" also takes back the calls that wait for a job.
         """
         count = 0
         if action == "remove":
-            self.mark_reported()  # the end of these calls is no news for the user
+            self.mark_reported()  # the user asked for it: no notice when the calls end
         if self.batch and not self.batch.is_done:
             count = actions.act_on_batch(self.session.state, action, self.batch)
         if self.batch and action == "remove":
-            self.session.deliveries.wait(CALLBACK_LAG)  # calls that no job had have ended
+            self.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
         return count
 
     def take_back(self) -> int:
-        """Take back calls that no job makes yet; return in how many chunks."""
+        """Take back the calls that no job has taken yet; return how many chunks."""
         if not self.batch or self.batch.is_done:
             return 0
         self.mark_reported()
         return actions.take_back(self.session.state, self.batch)
 
-    # -- what the deliveries bring -----------------------------------------------
+    # -- deliveries --------------------------------------------------------------
     def deliver(
         self, first: int, end: int, result: Outcome | JobError, job: Job | None
     ) -> Callable[[], object] | None:
-        """Take the outcome of a chunk; return what is to be done once that counts as delivered."""
+        """Take the outcome of a chunk; return what to run once it counts as delivered."""
         raise NotImplementedError
 
     def _record(self, first: int, end: int, result: Outcome | JobError, job: Job | None) -> None:
@@ -171,49 +173,49 @@ class Calls:
             self.session.made.append(chunk)
 
     def _print(self, outcome: Outcome) -> None:
-        """Print what the calls of a chunk printed, if that is wanted."""
+        """Print what the calls of a chunk printed, if the user wants that."""
         if not self._echo:
             return
         for stream, text in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
             if text:
                 try:
                     self._echo.run(stream.write, text)
-                except Exception:  # a stream of the user's; the values are there all the same
-                    logger.exception("condorpool could not print what calls have printed")
+                except Exception:  # the user may have replaced the stream; the values are safe
+                    logger.exception("condorpool could not print the output of some calls")
 
 
 class Keeper(Protocol):
-    """Keeps calls as long as users may ask for them."""
+    """Keeps calls as long as the user may ask for them."""
 
     def release(self, calls: GatheredCalls) -> None:
-        """Keep these no longer: all have returned, and their user has the values."""
+        """Drop these calls: all have returned, and the user has the values."""
 
     def forget(self, calls: GatheredCalls) -> None:
-        """Do not find these by their name any more."""
+        """Stop finding these calls by their name."""
 
 
 class GatheredCalls(Calls):
-    """A number of calls whose values are all kept.
+    """Calls whose values are all kept.
 
     Parameters
     ----------
     unposted
-        The call, its arguments and how many make a chunk, until they are posted.
+        The call, its items and the chunk size, until they are posted.
     is_single
-        Whether this is one call, whose value is no list.
+        Whether this is one call, with a value instead of a list.
     digest
-        Equal for equal calls, if the user gave them a name; else empty.
+        The calls' `fingerprint` if the user gave them a name; else empty.
     callback, error_callback
         Called once with the value, or with the exception.
     return_exceptions
-        Whether exceptions are values.
+        Whether exceptions are returned as values.
     in_order
-        Whether the callback waits for those of other calls of the pool.
+        Whether the callback waits for those of the pool's earlier calls.
 
     Attributes
     ----------
     values
-        What the calls returned; None for those that have not, or have failed.
+        What the calls returned; None for calls that failed or have not ended.
     """
 
     def __init__(
@@ -235,7 +237,7 @@ class GatheredCalls(Calls):
         self.digest = digest
         self.values: list[Any] = [None] * size
         self.missing = size
-        #: What keeps them for the user, until the values were returned.
+        #: Keeps them for the user until the user has the values.
         self.keeper: Keeper | None = None
         self._is_ready = False
         self._printed: dict[int, tuple[str, str]] = {}  # by the first call of a chunk
@@ -244,17 +246,17 @@ class GatheredCalls(Calls):
         self._return_exceptions = return_exceptions
         self._in_order = in_order
         self._unposted = unposted
-        self._first: Batch | None = None  # the one of all calls
-        self._reruns = False
+        self._first: Batch | None = None  # the batch of all calls; later ones are reruns
+        self._reruns = False  # failed calls are made again when all have ended
         self._events: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._call_back_by = math.inf  # by when the callback is to have begun
+        self._call_back_by = math.inf  # when a wait stops waiting for the callback to begin
         self._is_calling_back = False
 
     @classmethod
     def of(
         cls, call: Call, items: Sequence[Any], chunksize: int = 1, **options: Any
     ) -> GatheredCalls:
-        """Return the calls of a function with these arguments, to be posted."""
+        """Return calls of a function with these items, not posted yet."""
         name, is_single = call.name or name_of(call.func), call.style == "apply"
         unposted = call, items, chunksize
         return cls(name, len(items), unposted, is_single=is_single, digest=call.digest, **options)
@@ -262,7 +264,7 @@ class GatheredCalls(Calls):
     @classmethod
     @uninterrupted
     def taken_up(cls, session: Session, chain: Chain) -> GatheredCalls:
-        """Return the calls that another process has posted, in a batch and its reruns."""
+        """Return the calls that another process posted, in a batch and its reruns."""
         known, is_single = chain[0][1], chain[0][1].style == "apply"
         name, size = known.name or known.title, known.calls or 0
         calls = cls(name, size, is_single=is_single, digest=known.digest)
@@ -272,16 +274,16 @@ class GatheredCalls(Calls):
     # -- posting -------------------------------------------------------------------
     @property
     def func(self) -> Callable[..., Any]:
-        """What is called, until it is posted."""
+        """The function, as long as the calls are not posted."""
         assert self._unposted is not None  # noqa: S101 - it is kept until then
         return self._unposted[0].func
 
     def take_up(self, session: Session, chain: Chain) -> None:
-        """Follow what another process has posted, and repost what it could not."""
+        """Follow what another process posted, and post what it had no time to."""
         self._session = session
         for number, known in chain:
             rerun = [n for begin, end, _ in known.parts for n in range(begin, end)]
-            self._expect(rerun, len(rerun) or known.calls or 0)
+            self._reset_missing(rerun, len(rerun) or known.calls or 0)
             before, self.batch = self.batch, session.take_up(number, known, self.deliver)
             if before is None:
                 self._first = self.batch
@@ -289,10 +291,13 @@ class GatheredCalls(Calls):
                 before.successor = self.batch
 
     def prepare(self, session: Session, options: JobOptions) -> Batch | None:
-        """Write the calls to disk, which may run any code of the user's; None if there are none."""
-        assert self._unposted is not None  # noqa: S101 - nobody posts calls twice
+        """Write the calls to disk and return their batch; None if there are no calls.
+
+        Pickling the arguments may run any code of the user's.
+        """
+        assert self._unposted is not None  # noqa: S101 - calls are posted once
         call, items, size = self._unposted
-        self._expect((), len(items))
+        self._reset_missing((), len(items))
         if not items:
             return None
         chunks = (items[i : i + size] for i in range(0, len(items), size))
@@ -300,7 +305,7 @@ class GatheredCalls(Calls):
 
     @uninterrupted
     def commit(self, session: Session, batch: Batch | None) -> None:
-        """Post calls that are prepared."""
+        """Post prepared calls."""
         self._session = session
         if batch:
             self._first = self.batch = batch
@@ -315,31 +320,31 @@ class GatheredCalls(Calls):
 
     @uninterrupted
     def rerun(self) -> int:
-        """Make the calls again that failed; return how many."""
+        """Make the failed calls again; return how many."""
         numbers = sorted(self.errors)
         if numbers:
-            assert self.batch is not None  # noqa: S101 - what has failed was posted
-            self._expect(numbers, len(numbers))
+            assert self.batch is not None  # noqa: S101 - failed calls were posted
+            self._reset_missing(numbers, len(numbers))
             self.batch = self.session.repost(self.batch, numbers, self.deliver)
         return len(numbers)
 
     def rerun_at_end(self) -> None:
-        """Make the calls again that have failed when all have ended, before they count as ready."""
+        """When all calls have ended, make the failed ones again before the calls count as ready."""
         self._reruns = True
 
     def forget(self) -> None:
-        """Keep no results on disk for which the user gave a name."""
+        """Stop keeping the results on disk under the user's name for them."""
         self.session.forget(self._first)
         if self.keeper:
             self.keeper.forget(self)
 
-    def _expect(self, numbers: Sequence[int], missing: int) -> None:
-        """Expect these outcomes again, and so many in all."""
-        for number in numbers:
+    def _reset_missing(self, rerun: Sequence[int], missing: int) -> None:
+        """Drop the errors of calls that are made again; count ``missing`` as not ended."""
+        for number in rerun:
             self.errors.pop(number, None)
         self.missing, self._is_ready = missing, False
 
-    # -- what the deliveries bring -----------------------------------------------
+    # -- deliveries --------------------------------------------------------------
     def deliver(
         self, first: int, end: int, result: Outcome | JobError, job: Job | None
     ) -> Callable[[], object] | None:
@@ -355,13 +360,13 @@ class GatheredCalls(Calls):
             if result.stdout or result.stderr:
                 self._printed[first] = result.stdout, result.stderr
                 self._print(result)
-        with self.session.changed:  # other threads deliver, too: calls that are taken back
+        with self.session.changed:  # other threads deliver too, when calls are taken back
             self.missing -= end - first
             is_last = not self.missing
         return self._finish() if is_last and not self._rerun_failed() else None
 
     def _rerun_failed(self) -> bool:
-        """Make failed calls again, if that was asked for; return whether any are made."""
+        """Make failed calls again if the user asked for that; return whether there are any."""
         wanted, self._reruns = self._reruns, False
         if not wanted or not self.errors:
             return False
@@ -375,7 +380,7 @@ class GatheredCalls(Calls):
         return True
 
     def _finish(self) -> Callable[[], object] | None:
-        """Wake all who wait; return the callback that is to be called."""
+        """Wake all waiting threads and event loops; return what to run next, if anything."""
         error = self.error()
         callback = self._callback if error is None else self._error_callback
         with self.session.changed:
@@ -390,25 +395,25 @@ class GatheredCalls(Calls):
             self._release()
             return None
         self.mark_reported()
-        told = self.value() if error is None else error
-        call_back = functools.partial(self._call_back, callback, told)
+        argument = self.value() if error is None else error
+        call_back = functools.partial(self._call_back, callback, argument)
         if not self._in_order:
             return call_back
         return functools.partial(self.session.callbacks.put, call_back)
 
-    def _call_back(self, callback: Callable[[Any], object], told: Any) -> None:
+    def _call_back(self, callback: Callable[[Any], object], argument: Any) -> None:
         self._call_back_by = math.inf
         try:
-            callback(told)
+            callback(argument)
         except BaseException:
-            logger.exception("a callback of condorpool raised; the result is not affected")
+            logger.exception("a callback given to condorpool raised; the result is not affected")
         finally:
             with self.session.changed:
                 self._is_calling_back = False
                 self.session.changed.notify_all()
 
     def mark_reported(self) -> None:
-        """Note that the user knows how the calls ended: they need not be kept for that."""
+        """Note that the user knows how the calls ended; drop them if all have returned."""
         super().mark_reported()
         self._release()
 
@@ -416,7 +421,7 @@ class GatheredCalls(Calls):
         if self.keeper and self.is_ready and self.is_reported and not self.errors:
             self.keeper.release(self)
 
-    # -- what is asked of them -------------------------------------------------------
+    # -- progress and values ---------------------------------------------------------
     @property
     def size(self) -> int:
         """How many calls there are."""
@@ -429,15 +434,15 @@ class GatheredCalls(Calls):
 
     @property
     def is_ready(self) -> bool:
-        """Whether all calls have ended, and no failed ones are made again."""
+        """Whether all calls have ended, and no failed ones are being made again."""
         return self._is_ready
 
     @property
     def is_over(self) -> bool:
         """Whether a wait is over: as in multiprocessing, the callback has returned.
 
-        But a wait in a callback waits for no other, and no wait waits long for a callback
-        that those of other calls delay.
+        But a wait inside a callback waits for no callback, which could be its own, and a
+        callback that is delayed by those of other calls is waited for `CALLBACK_LAG` only.
         """
         return self.is_ready and (
             not self._is_calling_back
@@ -446,8 +451,8 @@ class GatheredCalls(Calls):
         )
 
     def event(self) -> asyncio.Event:
-        """Return an event for the running loop, which is set when all calls have ended."""
-        import asyncio  # noqa: PLC0415 - 40 ms and 8 MiB that most never need
+        """Return an event for the running loop; it is set when all calls have ended."""
+        import asyncio  # noqa: PLC0415 - 40 ms and 8 MiB that most users never need
 
         event = asyncio.Event()
         with self.session.changed:
@@ -455,7 +460,7 @@ class GatheredCalls(Calls):
         return event
 
     def error(self) -> BaseException | None:
-        """Return what is raised instead of returning the `value`: the first error in order."""
+        """Return the error to raise instead of returning `value`: the first in call order."""
         if self._return_exceptions or not self.errors:
             return None
         return self.errors[min(self.errors)]
@@ -469,5 +474,5 @@ class GatheredCalls(Calls):
         return self.values
 
     def printed(self, stream: int) -> str:
-        """Return what calls printed that have ended, in order; 0 for stdout and 1 for stderr."""
+        """Return what the ended calls printed, in call order; 0 for stdout, 1 for stderr."""
         return "".join(self._printed[first][stream] for first in sorted(self._printed))

@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
     failed
         How many of them raised, or were lost with their job.
     job, host
-        The job that made the calls, and the machine; empty if none did.
+        The job that made the calls, and its machine; empty if no job did.
     started, seconds
         When, in seconds since 1970 by that machine's clock, and for how long; None
         if not known.
@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
     attempts
         How often HTCondor had started the job.
     memory
-        MiB that the job was last seen to use.
+        MiB that the job used when HTCondor last reported it.
     """
 
     first: int
@@ -50,7 +50,7 @@ class Chunk(NamedTuple):
 
 
 def record(first: int, end: int, result: Outcome | JobError, job: Job | None) -> Chunk:
-    """Return what is kept of a chunk and of its job."""
+    """Return the record of a chunk that has ended."""
     known: dict[str, Any] = {}
     if job:
         known = {
@@ -67,8 +67,8 @@ def record(first: int, end: int, result: Outcome | JobError, job: Job | None) ->
     else:
         failed, name, host = calls, result.job_id, result.host.rpartition("@")[2]
         if job and job.began:
-            # Before it was lost with this chunk, the job may have made others.
+            # The job may have made other chunks before it was lost with this one.
             started = max(float(job.began), job.last_chunk_end)
             known.update(started=started, seconds=max(0.0, job.ended - started))
-    # Interned: there may be a hundred thousand, of a few jobs.
+    # Interned: there may be 100,000 chunks, of a few jobs.
     return Chunk(first, calls, failed, sys.intern(name), sys.intern(host), **known)

@@ -1,4 +1,4 @@
-"""Random generators that go to jobs: each job has a copy, which gives the numbers of all others."""
+"""Random generators that are sent to jobs: all jobs get copies, which return the same numbers."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from condorpool.engine.pickling import pickled
 #: How many generators are remembered.
 REMEMBERED = 1_000
 
-#: How many are named.
+#: How many generators a warning names.
 _NAMED = 3
 
 _PACKAGE = f"{Path(__file__).parents[1]}/"
 
 
 class RepeatedNumbersWarning(UserWarning):
-    """A random generator goes to jobs as a copy, and calls repeat each other's numbers."""
+    """A random generator is sent to jobs as a copy, so calls repeat each other's numbers."""
 
 
 class _Known(dict[int, tuple[Any, Any]]):
-    """What is known of objects that cannot be hashed, by their ids."""
+    """A fact about each of some objects, which may not be hashable, by their ids."""
 
     def of(self, value: object) -> Any:
-        """Return it, None if there is nothing."""
+        """Return the fact about an object; None if there is none."""
         return self.get(id(value), (None, None))[1]
 
     def add(self, value: object, fact: object) -> None:
-        """Remember it; no other object gets the id meanwhile."""
+        """Remember a fact until the object is gone, when another may get its id."""
         number = id(value)
         try:
             kept: Any = weakref.ref(value, lambda _: self.pop(number, None))
         except TypeError:
-            kept = value  # numpy's have no weak references, and are small
+            kept = value  # numpy's allow no weak references, and are small
         self[number] = kept, fact
-        if len(self) > REMEMBERED:  # the list, since others may add and lose some meanwhile
+        if len(self) > REMEMBERED:  # a list, since other threads may change it meanwhile
             self.pop(list(self)[0], None)  # noqa: RUF015
 
 
 _states = _Known()
-_told = _Known()
+_warned = _Known()
 
 
 def that_repeat(generators: Sequence[Any]) -> list[Any]:
-    """Return those that went along with other calls before, just as they are now.
+    """Return the generators that were sent with earlier calls in the state that they are in.
 
-    One that goes along once repeats nothing, nor does one that has gone on since.
+    One that is sent once repeats nothing, nor does one that was used since.
     """
     found = []
     for generator in generators:
@@ -63,21 +63,21 @@ def that_repeat(generators: Sequence[Any]) -> list[Any]:
     return found
 
 
-def tell(generators: Sequence[Any], name: Callable[[Any], str | None], what: str) -> None:
-    """Tell the user once what copies of these do, at the line of theirs that makes the calls.
+def warn(generators: Sequence[Any], name: Callable[[Any], str | None], what: str) -> None:
+    """Warn the user once about copies of these, at the user's line that makes the calls.
 
     Parameters
     ----------
     name
-        Says where a generator is.
+        Returns where a generator is.
     what
-        What they go along with.
+        What they are sent with.
     """
-    new = [generator for generator in generators if not _told.of(generator)]
+    new = [generator for generator in generators if not _warned.of(generator)]
     names = dict.fromkeys(f"`{path}`" for path in map(name, new[:_NAMED]) if path)
     if new:
         warnings.warn(
-            f"{', '.join(names) or 'a random generator'} goes along with {what}: every job gets "
+            f"{', '.join(names) or 'a random generator'} is sent with {what}: every job gets "
             "a copy in the same state, so calls repeat each other's random numbers. Give each "
             "call a seed or a generator of its own; numpy.random.SeedSequence().spawn(n) makes "
             "n seeds.",
@@ -85,19 +85,19 @@ def tell(generators: Sequence[Any], name: Callable[[Any], str | None], what: str
             stacklevel=_users_level(),
         )
     for generator in new:
-        _told.add(generator, True)
+        _warned.add(generator, True)
 
 
 def _state(generator: Any) -> list[bytes]:
     try:
         return [pickle.dumps(generator, protocol=5)]
-    except Exception:  # noqa: BLE001 - of a class of the notebook; this costs ten times as much
+    except Exception:  # noqa: BLE001 - its class may be the notebook's; this is ten times slower
         return [bytes(frame) for frame in pickled(generator)[0]]
 
 
 def _users_level() -> int:
-    """Return how far up the line is that is not ours, as warnings count."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - of who calls warn()
+    """Return the ``stacklevel`` of the first frame that is not condorpool's."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the caller of `warn`
     level = 2
     while frame and frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

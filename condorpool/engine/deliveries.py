@@ -1,8 +1,8 @@
-"""Threads that run users' code: what unpickles the values of calls, and callbacks.
+"""Threads that run users' code: the unpickling of values, and callbacks.
 
-Such code may do anything: raise SystemExit, never return, or call a pool's own verbs
+Such code may do anything: raise SystemExit, never return, or call a pool's own methods
 and wait.  The tracker's thread, on which all pools depend, therefore never runs it,
-and no delivery waits for another that does not return.
+and no lane waits for another that does not return.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ logger = logging.getLogger("condorpool")
 
 Task = Callable[[], object]
 
-#: Seconds after which another thread helps out where one is busy and others wait.
+#: Seconds for which lanes wait for busy threads before another thread is started.
 PATIENCE = 0.02
 
-#: Seconds for which a thread waits for more.
+#: Seconds after which a thread without work ends.
 LINGER = 10.0
 
 
@@ -37,13 +37,16 @@ class Lane:
 
     def __init__(self, deliveries: Deliveries) -> None:
         self._deliveries = deliveries
-        self._tasks: collections.deque[Task] = collections.deque()
+        # Guards the two below together: else a task could be put just when the thread that
+        # runs the lane has found none and leaves, and no thread would run it.
         self._lock = threading.Lock()
+        self._tasks: collections.deque[Task] = collections.deque()
         self._is_running = False
 
     def put(self, task: Task) -> None:
-        """Run a task when those before it have ended."""
+        """Have a task run after those before it."""
         with uninterrupted:
+            # Counted first: `Deliveries.wait` must not find none before the task can run.
             self._deliveries.note(1)
             with self._lock:
                 self._tasks.append(task)
@@ -52,7 +55,7 @@ class Lane:
                 _threads.run(self)
 
     def run(self) -> None:
-        """Run all tasks that there are."""
+        """Run tasks until there are none."""
         while True:
             with self._lock:
                 if not self._tasks:
@@ -62,31 +65,31 @@ class Lane:
             try:
                 with self._deliveries.entered():
                     task()
-            except BaseException:  # also SystemExit: it is not this thread that is to end
+            except BaseException:  # also SystemExit, which must not end this thread
                 logger.exception("condorpool could not deliver the result of a call")
-            del task  # with all that it holds
+            del task  # else what it refers to would live until the next one
 
 
 class Deliveries:
-    """What one pool has to deliver.
+    """Counts what one pool has yet to deliver.
 
     Parameters
     ----------
     changed
-        Is notified when there is nothing left.
+        The session's lock, which is notified when nothing remains.
     """
 
     def __init__(self, changed: Monitor) -> None:
         self._changed = changed
         self._count = 0
-        self._inside = threading.local()
+        self._inside = threading.local()  # each thread has a depth of its own
 
     def lane(self) -> Lane:
         """Return a new lane."""
         return Lane(self)
 
     def note(self, more: int) -> None:
-        """Note that there are more deliveries, or fewer."""
+        """Add to the number of deliveries that remain."""
         with self._changed:
             self._count += more
             if not self._count:
@@ -94,7 +97,7 @@ class Deliveries:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Note for as long as it lasts, and until its end, that this thread delivers."""
+        """Note that this thread delivers; at the end, that one delivery less remains."""
         self._inside.depth = self.depth + 1
         try:
             yield
@@ -109,27 +112,30 @@ class Deliveries:
 
     @property
     def are_over(self) -> bool:
-        """Whether there are none, but for those that ask."""
+        """Whether none remain, except those that this thread is in the middle of."""
         return self._count <= self.depth
 
     def wait(self, patience: float) -> None:
-        """Wait until there are none, at most ``patience`` seconds; in a delivery not at all."""
+        """Wait until none remain, at most ``patience`` seconds.
+
+        Inside a delivery return at once: the wait could be for that delivery itself.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self.depth or self.are_over, patience)
 
 
 class _Threads:
-    """Runs lanes: in one thread, as long as that is not kept by what it runs."""
+    """Runs lanes: in one thread, or in more while users' code keeps that busy."""
 
     def __init__(self) -> None:
         self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._count = 0
-        self._idle = 0
-        self._taken = 0.0  # when a lane was taken last
+        self._lock = threading.Lock()  # guards the three below
+        self._count = 0  # threads
+        self._idle = 0  # threads that wait for a lane
+        self._taken = 0.0  # when a lane was last taken
 
     def run(self, lane: Lane) -> None:
-        """Have a lane run."""
+        """Have a thread run a lane."""
         self._lanes.put(lane)
         with self._lock:
             if not self._count:
@@ -141,7 +147,7 @@ class _Threads:
         return not self._lanes.empty() and not self._idle
 
     def help_out(self) -> None:
-        """Add a thread if all are kept: called now and then as long as they `are_behind`."""
+        """Add a thread if all are busy; the tracker calls this while they `are_behind`."""
         with self._lock:
             if self.are_behind and time.monotonic() > self._taken + PATIENCE:
                 self._add()
@@ -161,12 +167,14 @@ class _Threads:
             with self._lock:
                 self._idle -= 1
                 self._taken = time.monotonic()
+                # Look again, with the lock: `run` may have put a lane when the wait was
+                # over, and starts no thread as long as this one counts.
                 if lane is None and self._lanes.empty():
                     self._count -= 1
                     return
             if lane:
                 lane.run()
-            del lane  # with all that it holds
+            del lane  # else what it refers to would live until the next one
 
 
 _threads = _Threads()
@@ -178,12 +186,12 @@ def are_behind() -> bool:
 
 
 def help_out() -> None:
-    """Add a thread if users' code keeps all that there are."""
+    """Add a thread if users' code keeps all of them busy."""
     _threads.help_out()
 
 
 def _forget() -> None:
-    # Threads do not survive a fork.
+    # Threads do not survive a fork, and one may have had the lock.
     global _threads  # noqa: PLW0603
     _threads = _Threads()
 

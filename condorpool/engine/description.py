@@ -18,13 +18,14 @@ from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import submitdir as names
 from condorpool.runner.container import PYTHON
 from condorpool.runner.names import PROGRAM
+from condorpool.values.events import KILLSTATS
 
 #: The most jobs that are in the queue at once when the user sets no limit.  With ten times as
 #: many, each query of the access point takes a second.
 QUEUE_LIMIT = 1_000
 
-#: What the program loader, the C library and the interpreter read when they start; nothing
-#: secret is in these.  PYTHON_CPU_COUNT is HTCondor's to set.
+#: Environment variables that the program loader, the C library and the interpreter read when
+#: they start; none is secret.  HTCondor itself sets PYTHON_CPU_COUNT.
 BEFORE_PYTHON = tuple(
     """PATH LD_LIBRARY_PATH LD_PRELOAD PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
     TZ LANG LANGUAGE LC_ALL LC_COLLATE LC_CTYPE LC_MESSAGES LC_MONETARY LC_NUMERIC LC_TIME
@@ -45,10 +46,10 @@ _X_OPTIONS = (
     "context_aware_warnings", "thread_inherit_context",
 )  # fmt: skip
 
-#: Started like this the program comes compiled, out of the archive beside it.
+#: Started like this, the program is imported from the archive beside it, already compiled.
 START = (
     "import os, sys; "
-    # No folder of the user's is first where the interpreter was told so (-P).
+    # With -P no folder of the user's may come first.
     "sys.path[: sys.path[:1] == ['']] = ['', os.path.abspath(sys.argv.pop(1))]; "
     f"import {PROGRAM} as program; program.main(sys.argv[1:])"
 )
@@ -74,7 +75,7 @@ class JobOptions:
     cpus
         How many CPUs the HTCondor pool has.
     linger
-        Seconds that a runner waits for the next call, or a slot is kept for it.
+        Seconds that a runner, or its slot, waits for the next call.
     retire_after
         Seconds after which a runner takes no new chunk.
     maxtasksperchild
@@ -91,20 +92,20 @@ class JobOptions:
     maxtasksperchild: int | None = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
-    killstats: tuple[str, ...] = ("Held", "Suspended")
+    killstats: tuple[str, ...] = KILLSTATS
     cleanup: bool = True
     cleanfailed: bool = False
     cleanupfiles: tuple[str, ...] = ()
 
     def recorded(self) -> dict[str, Any]:
-        """Return all that can be written down; the initializer is in the crew's file."""
+        """Return the options for a `CrewRecord`; the initializer is in the crew's own file."""
         facts = dict(vars(self))
         del facts["initializer"], facts["initargs"]
         return {**facts, "submitkwargs": dict(self.submitkwargs)}
 
     @classmethod
     def restored(cls, facts: Mapping[str, Any], *initializer: Any) -> JobOptions:
-        """Return what was recorded, maybe by another version of condorpool."""
+        """Return recorded options, maybe of another version of condorpool."""
         names = {known.name for known in dataclasses.fields(cls)}
         kept: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -114,17 +115,18 @@ class JobOptions:
         return cls(**kept, initializer=initializer[0], initargs=initializer[1])
 
     def limit(self, *, is_resident: bool) -> int:
-        """Return the most jobs at once: no more runners than they can have CPUs."""
+        """Return the most jobs at once; no more runners than the HTCondor pool has CPUs."""
         return self.processes or (min(self.cpus, QUEUE_LIMIT) if is_resident else QUEUE_LIMIT)
 
 
-# The second term is for jobs that a factory makes later: it cannot be edited itself.
+# The last term keeps jobs that a factory makes later: a renewal does not reach the factory,
+# which gives them the lease that it was submitted with.
 _OUT_OF_LEASE = (
     "(JobStatus == 1 || JobStatus == 5) && time() > CondorpoolLease"
     " && time() > EnteredCurrentStatus + {}"
 )
 
-#: Seconds for which idle and held jobs stay in the queue after their owner, and its cleaner, have died.
+#: Seconds for which idle and held jobs stay in the queue after their owner and its cleaner died.
 LEASE = 86_400.0
 
 #: Commands that take a list of files; the user's are added to ours.
@@ -144,23 +146,23 @@ def _literal(text: str) -> str:
 
 def title(name: str) -> str:
     """Return a name as HTCondor shows it: none of it is read as a macro."""
-    # $$ cannot be quoted, and a backslash at the end would take the next command in.
+    # $$ cannot be quoted, and a backslash at the end would continue on the next line.
     return _literal(re.sub(r"\$+", "$", name).rstrip("\\")) or "calls"
 
 
-# What differs between the jobs of a cluster; no path has a NUL that could be taken for one.
+# Placeholders for what differs between the jobs of a cluster; no path contains a NUL.
 _JOB, _CHUNK, _FIRST, _END = "\0job", "\0chunk", "\0first", "\0end"
 
 
 def _filled(text: str) -> str:
-    """Put HTCondor's macros where jobs differ."""
+    """Replace the placeholders with HTCondor's macros."""
     text = text.replace(_JOB, "$(ClusterId).$(ProcId)")
     return re.sub("\0([a-z]+)", r"$(\1)", text)
 
 
 def _environment(run: str) -> str:
-    # If the user set no seed, all jobs of a run get the same: they agree with each other on the
-    # hashes of strings, and so on the order of sets.
+    # If the user set no seed, all jobs of a run get the same one, so that they agree on the
+    # hashes of strings and the order of sets.
     seed = zlib.crc32(run.encode())
     known = {"PYTHONHASHSEED": str(seed), **os.environ}
     if known["PYTHONHASHSEED"] == "random":
@@ -174,7 +176,7 @@ def _environment(run: str) -> str:
 
 
 def interpreter_options() -> list[str]:
-    """Return the options with which this interpreter was started, for the one of a job."""
+    """Return the options that this interpreter was started with, for the jobs' interpreters."""
     options = ["-O"] * sys.flags.optimize + ["-b"] * sys.flags.bytes_warning
     options += ["-s"] * sys.flags.no_user_site
     options += [f"-W{option}" for option in sys.warnoptions]
@@ -199,22 +201,22 @@ def build(
     options: JobOptions,
     defaults: Mapping[str, str],
 ) -> dict[str, str]:
-    """Describe the jobs of a crew.
+    """Return the submit description of a crew's jobs.
 
     Parameters
     ----------
     batch
-        Its number, for jobs that make one chunk each: the calls ``$(first)`` to
-        ``$(end)``, from ``$(chunk)``.  None for resident runners.
+        The batch's number, for jobs that make one chunk each: the calls ``$(first)`` to
+        ``$(end)``, from ``$(chunk)``.  None for runners.
     limit
         The most jobs that are in the queue at once.
     keep_claim
         Seconds for which HTCondor keeps the slot for the next jobs.
     lease
-        Seconds after which jobs that wait leave the queue unless the owner renews
+        Seconds after which waiting jobs leave the queue unless the owner renews
         it; 0 for never.
     shared
-        Files with shared objects that go along.
+        Files with shared objects to send.
     defaults
         Commands for this access point.
     """
@@ -245,7 +247,7 @@ def build(
         "batch_name": title(batch_name),
         "My.CondorpoolRun": f'"{run}"',
         "My.CondorpoolCrew": str(crew),
-        # A shell is everywhere, also where the submit directory is mounted noexec.
+        # Every machine has a shell, and it works if the submit directory is mounted noexec.
         "executable": "/bin/sh",
         "transfer_executable": "False",
         "arguments": _filled(_quoted(arguments)),
@@ -257,8 +259,8 @@ def build(
         "transfer_input_files": _filled(", ".join(shipped)),
         "transfer_output_files": _filled(outcome) or '""',
         "request_cpus": "1",
-        # The factory makes jobs as others end, so that the queue stays short,
-        # and submitting takes no time: 10,000 jobs in 30 ms.
+        # The factory makes jobs as others end, so that the queue stays short
+        # and submitting is quick: 10,000 jobs in 30 ms.
         "max_materialize": str(limit),
         **defaults,
     }
@@ -293,5 +295,5 @@ def renew(access_point: AccessPoint, run: str, lease: float) -> None:
 
 
 def sends_environment(submitkwargs: Mapping[str, str]) -> bool:
-    """Return whether our environment is sent: not when the user's commands set one."""
+    """Return whether our environment is sent: not if the user's commands set one."""
     return not {key.lower() for key in submitkwargs} & {"environment", "env", "getenv", "get_env"}

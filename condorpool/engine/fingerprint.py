@@ -1,9 +1,9 @@
-"""What makes calls the same calls, also in another kernel.
+"""Fingerprints: equal for equal calls, also in another kernel.
 
-What is pickled of values tells also in which cell and process they were made: in what
-order a set has its items, which equal values are one object, in which line a class
-starts.  Here values count as what they are; functions and classes of the user's as their
-code, and whatever they use of their notebook and of the user's own modules.
+A pickle also depends on the cell and the process in which a value was made: on the order
+of a set, on which equal values are one object, on the line where a class starts.  A
+fingerprint depends on the values only; for functions and classes of the user's, on their
+code and on what they use of the notebook and of the user's own modules.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ _OF_EVERY_CLASS = frozenset(
     "__static_attributes__ __annotate_func__ __annotate__ __annotations_cache__".split()
 )
 
-#: What a class's body stores and its meaning does not depend on: where it stands, and in
-#: Python 3.13 a tuple whose order is another in each process.
+#: What a class's body stores without effect on its meaning: its line, and in Python 3.13 a
+#: tuple whose order differs between processes.
 _STORED_FOR_TOOLS = ("__firstlineno__", "__static_attributes__")
 
-#: How a method is called is compiled in another way if the same cell or file imports what
-#: it is a method of.
+#: A call of ``module.function`` is compiled differently if the same cell or file imports
+#: the module.
 _CALLS_METHOD = {"LOAD_METHOD": "LOAD_ATTR", "CALL_METHOD": "CALL_FUNCTION"}
 _FILLING = frozenset({"PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG", "CACHE"})
 
 _JUMPS = frozenset([*dis.hasjrel, *dis.hasjabs])
 
-#: Values that are pickled in the same way each time.
+#: Types of values that are always pickled in the same way.
 _PLAIN = frozenset({int, float, bool, complex, str, bytes, type(None), pickle.PickleBuffer})
 
-#: What is in them depends on what was used before; they cannot be sent.
+#: Their contents depend on what was used before; they cannot be sent.
 _WEAK = (weakref.ref, WeakKeyDictionary, WeakValueDictionary, WeakSet)
 
-#: Longer ones are digested on their own, once if many share them.
+#: Longer containers are digested on their own, only once if many values share them.
 _SHORT = 64
 
-#: The flags of code that say how it is called; others tell what its cell has imported.
+#: The flags of code that say how it is called; others depend on what its cell imported.
 _CALLED_HOW = (
     inspect.CO_VARARGS
     | inspect.CO_VARKEYWORDS
@@ -64,12 +64,12 @@ _CALLED_HOW = (
 
 
 def fingerprint(func: Any, style: str, items: Sequence[Any]) -> str:
-    """Return what is the same for the same calls of a function.
+    """Return a text that is equal for equal calls of a function.
 
     Parameters
     ----------
     style
-        How the items are given to it.
+        How the items are passed to it.
     """
     try:
         walk = _Walk()
@@ -90,14 +90,14 @@ class _Walk:
     ----------
     by_value
         Digest every object on its own, so that it does not matter which equal values are
-        one object.  Values that are very deep need the other way.
+        one object.  Very deep values need the other way.
     """
 
     def __init__(self, by_value: bool = True) -> None:
         self.by_value = by_value
         self._digests: dict[int, str] = {}
-        self._idle: list[_Pickler] = []  # one is quick, and costly to make
-        self._kept: list[object] = []  # no other object may get the id of one
+        self._idle: list[_Pickler] = []  # to be used again: making one takes time
+        self._kept: list[object] = []  # so that no other object gets the id of one
 
     def digest(self, value: object) -> str:
         """Return the digest of a value."""
@@ -111,7 +111,7 @@ class _Walk:
         return self._digests[id(value)]
 
     def is_apart(self, value: Any) -> bool:
-        """Tell whether a value inside of another is digested on its own."""
+        """Return whether a value inside another is digested on its own."""
         kind = type(value)
         if kind in _PLAIN:
             return False
@@ -135,7 +135,7 @@ class _Walk:
         return pickler.end()
 
     def _parts(self, value: Any) -> Iterator[str] | None:
-        """Give what a value is that pickles otherwise in each process, None for the rest."""
+        """Return the parts of a value whose pickle differs between processes; else None."""
         if isinstance(value, set | frozenset):
             return self._set(value)
         if isinstance(value, ModuleType | TypeVar):
@@ -153,7 +153,7 @@ class _Walk:
 
     def _set(self, value: set[Any] | frozenset[Any]) -> Iterator[str]:
         yield self.digest(type(value))
-        yield from sorted(map(self.digest, value))  # their order is another in each process
+        yield from sorted(map(self.digest, value))  # their order differs between processes
         yield self.digest(getattr(value, "__dict__", None))
 
     def _function(self, func: FunctionType) -> Iterator[str]:
@@ -172,7 +172,7 @@ class _Walk:
             yield from self._used(func.__globals__[name], attributes)
 
     def _code(self, code: CodeType) -> Iterator[str]:
-        """Give what code does, without where it stands."""
+        """Yield what code does, without its file and lines."""
         yield repr(
             (
                 (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount),
@@ -213,12 +213,12 @@ class _Walk:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles into a hash whatever can be sent."""
+    """Pickles into a hash."""
 
     def __init__(self, walk: _Walk) -> None:
         super().__init__(self, protocol=5, buffer_callback=self._take)
         self._walk = walk
-        # Nothing is remembered: an object that comes twice is as two that are equal.
+        # Without a memo an object that comes twice counts as two equal ones.
         self.fast = walk.by_value
 
     def begin(self, value: object) -> None:
@@ -226,7 +226,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.clear_memo()
         self._hashed = hashlib.sha256()
         self._buffers: list[pickle.PickleBuffer] = []
-        self._value = [value]  # the first time that it is met
+        self._value = [value]  # until it is met for the first time
 
     def end(self) -> str:
         """Return the digest of the value."""
@@ -252,7 +252,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _is_installed(thing: Any) -> bool:
-    """Tell whether a function or class is a package's, and found by its name."""
+    """Return whether a function or class is a package's, and is found there by its name."""
     if modules.is_own(thing.__module__):
         return False
     with contextlib.suppress(AttributeError):
@@ -263,7 +263,7 @@ def _is_installed(thing: Any) -> bool:
 
 
 def _inside(value: Any) -> Any:
-    """Return the functions of what a class has in their place."""
+    """Return the functions inside a value of a class's dict, or the value itself."""
     if isinstance(value, property):
         return value.fget, value.fset, value.fdel
     if isinstance(value, cached_property):

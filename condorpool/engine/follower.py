@@ -1,4 +1,4 @@
-"""Follows the work in a submit directory: by its event log, and by a look at the queue."""
+"""Follows the work in a submit directory, by its event log and by comparison with the queue."""
 
 from __future__ import annotations
 
@@ -26,43 +26,46 @@ from condorpool.values.exceptions import HTCondorError, SubmitError
 from condorpool.values.holds import MEMORY
 from condorpool.values.locks import uninterrupted
 
-#: Seconds between the events that a job was evicted and that it is held, at most.
+#: Seconds, at most, from the event that a job was evicted to the event that it is held.
 HOLD_LAG = 2.0
 
-#: Seconds for which a job that the access point has lost contact with may come back.
+#: Seconds that a job may be disconnected before other jobs may take its chunk.
 CONTACT_LAG = 60.0
 
-# Users' calls may write events too, so nothing is taken on trust.
+# Users' calls can write such events too, so the text is checked.
 _ANNOUNCEMENT = re.compile(rf"{ANNOUNCES} (\d+)-(\d+)")
 
 #: Events after which HTCondor runs the job again, maybe much later.
 _PUT_BACK = {"JOB_EVICTED", "SHADOW_EXCEPTION", "JOB_RECONNECT_FAILED"}
 
-#: Events after which a job keeps its chunk, and does not run.
+#: Events after which a job keeps its chunk but does not run.
 _STOPS = {"JOB_HELD", "JOB_SUSPENDED"}
 
 #: Events after which a job that was released can run again.
 _RUNS_AGAIN = {*_PUT_BACK, "JOB_RELEASED"}
 
-#: What the queue is asked for, to compare it with the events.
+#: The attributes of jobs in the queue that are compared with the events.
 _COMPARED = ("ProcId", "JobStatus", "HoldReason", "HoldReasonCode", "HoldReasonSubCode")
 
 
 class Follower:
-    """Takes in what happens to the jobs and chunks of a session.
+    """Updates the jobs and chunks of a session.
 
-    Only the tracker's thread calls `pump` and `reconcile`; another may call `close`.
+    Only the tracker's thread calls `pump` and `reconcile`; any thread may call `close`.
     """
 
     def __init__(self, state: SessionState, staffing: Staffing) -> None:
         self._state = state
         self._staffing = staffing
-        self._reading = threading.Lock()  # guards the event log and whether it is closed
+        # Guards the two below: `close` must not close the log while `pump` reads it.
+        self._reading = threading.Lock()
         self._log = EventLog(state.directory.log)
         self._is_closed = False
+        #: Events of clusters that are not known yet: their submit() has not returned.
         self._early: list[JobEvent] = []
-        #: Jobs that keep chunks which others may have from a time on.
+        #: Jobs that keep chunks, and when other jobs may take those.
         self._evicted: list[tuple[Job, float]] = []
+        #: Released jobs, and when to nudge them if they are still idle.
         self._released: list[tuple[Job, float]] = []
         self._stopped: list[Job] = []  # by the user
         interval = rules.renewal_interval(state.lease)
@@ -70,7 +73,7 @@ class Follower:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the event log is not followed any more."""
+        """Whether the event log is no longer followed."""
         return self._is_closed
 
     def close(self) -> None:
@@ -80,7 +83,7 @@ class Follower:
             self._log.close()
 
     def _new_events(self) -> list[JobEvent] | None:
-        """Return the events since the last time; None once it is closed."""
+        """Return the events since the last call; None after `close`."""
         with self._reading:
             if self._is_closed:
                 return None
@@ -88,7 +91,7 @@ class Follower:
             return [*early, *self._log.new_events()]
 
     def pump(self) -> None:
-        """Take in what the event log says since the last time."""
+        """Process the new events, and what is due by now."""
         events = self._new_events()
         if events is None:
             return
@@ -102,7 +105,7 @@ class Follower:
         for job in ended:
             self._job_ended(job)
         for job in self._stopped:
-            if self._put_back_innocent(job):
+            if self._put_back_unmeant(job):
                 self._staffing.submit_or_give_up(job.crew, job.id)
         self._stopped = []
         self._put_back_evicted()
@@ -133,21 +136,21 @@ class Follower:
                     if event.kind in _STOPS:
                         crews.add(cluster.crew)
                 else:
-                    # The access point may be quicker than submit() returns.
+                    # The event may come before submit() returns.
                     self._early.append(event)
         return announced, ended, crews
 
     def _announced(self, event: JobEvent) -> Iterator[tuple[Batch, int]]:
-        """Give the chunk whose outcome an event announces."""
-        told = _ANNOUNCEMENT.fullmatch(str(event.facts.get("Info", "")).strip())
-        batch = self._state.batches.get(int(told[1])) if told else None
-        if told and batch and batch.split(int(told[2])):
+        """Yield the pending chunk, if any, whose outcome an event announces."""
+        found = _ANNOUNCEMENT.fullmatch(str(event.facts.get("Info", "")).strip())
+        batch = self._state.batches.get(int(found[1])) if found else None
+        if found and batch and batch.split(int(found[2])):
             if job := self._state.job(f"{event.cluster}.{event.proc}"):
-                batch.holders[int(told[2])] = job
-            yield batch, int(told[2])
+                batch.holders[int(found[2])] = job
+            yield batch, int(found[2])
 
     def _note_run(self, job: Job, event: JobEvent) -> None:
-        """Note that a job does not run any more, and has maybe kept a chunk."""
+        """Note that a job no longer runs, and may have kept a chunk."""
         if event.kind in _RUNS_AGAIN and job.was_released:
             self._released.append((job, time.monotonic() + HOLD_LAG))
         if not job.crew.is_resident:
@@ -156,27 +159,27 @@ class Follower:
             if job.is_acted_on:
                 self._stopped.append(job)
         elif event.kind in _PUT_BACK and _codes(event) not in MEMORY:
-            # A job that runs out of memory comes back with more, for this chunk:
-            # in another's hands it would drive that one out too.
+            # A job that runs out of memory runs again with more, for this chunk: another
+            # job would run out of memory on it too.
             self._evicted.append((job, time.monotonic() + HOLD_LAG))
         elif event.kind == "JOB_DISCONNECTED":
             self._evicted.append((job, time.monotonic() + CONTACT_LAG))
 
-    def _put_back_innocent(self, job: Job) -> list[Token]:
-        """Let others take what a job took when the user had already acted on it."""
+    def _put_back_unmeant(self, job: Job) -> list[Token]:
+        """Put back the chunks that a job took after the user had acted on it; return them."""
         if not job.is_acted_on:
             return []
         had = self._state.directory.taken_by(job.crew.number, job.id)
-        innocent = [token for token in had if not job.is_meant(token.batch, token.first)]
-        for token in innocent:
+        unmeant = [token for token in had if not job.is_meant(token.batch, token.first)]
+        for token in unmeant:
             self._state.put_back(job, token)
-        return innocent
+        return unmeant
 
     def _put_back_evicted(self) -> None:
-        """Let others take the chunks of jobs that wait to run again, or that are lost.
+        """Put back the chunks of jobs that wait to run again, or are disconnected.
 
-        A job that is held is evicted first: its chunk is what it is held for,
-        and must not hold the next job too.
+        A job is evicted before it is held, so wait for `HOLD_LAG`: the chunk may be the
+        reason for the hold, and must not get the next job held too.
         """
         now, waiting = time.monotonic(), []
         for job, due in self._evicted:
@@ -189,34 +192,34 @@ class Follower:
         self._evicted = waiting
 
     def _nudge_released(self) -> None:
-        """Have jobs started that were released before their last run had ended.
+        """Have HTCondor start jobs that were released before their last run had ended.
 
-        HTCondor lists jobs that can start when one becomes idle, without those whose
-        shadow has not left yet, and looks again after up to 20 minutes if nothing else
-        happens in the queue (qmgmt.cpp, PrioRecRebuildMaxInterval).
+        HTCondor lists the jobs that can start when one becomes idle, without those whose
+        shadow has not exited yet, and lists them again up to 20 minutes later if nothing
+        else happens in the queue (qmgmt.cpp, PrioRecRebuildMaxInterval).
         """
         now = time.monotonic()
         due = [job for job, at in self._released if at <= now]
         self._released = [waiting for waiting in self._released if waiting[1] > now]
         idle = [job.id for job in due if job.state is JobState.IDLE]
         if idle:
-            with contextlib.suppress(HTCondorError):  # it makes its list anew when it is back
-                self._state.access_point.rouse(idle[:50])  # a sample is enough
+            with contextlib.suppress(HTCondorError):  # it lists them again when it restarts
+                self._state.access_point.nudge_idle(idle[:50])  # a sample is enough
 
     def _job_ended(self, job: Job) -> None:
-        """Finish, or hand to others, the chunks of a job that has ended."""
+        """Finish the chunks of a job that has ended, or put them back."""
         crew = job.crew
         if job.chunk is not None:
             for batch in list(crew.batches):
                 if job.chunk in batch.pending:
                     self._state.settle(batch, job.chunk, job)
             return
-        self._put_back_innocent(job)
+        self._put_back_unmeant(job)
         had = self._state.directory.taken_by(crew.number, job.id)
         if had:
-            # What it has left to others is not its own any more.
+            # The parts that it has left to other jobs do not end with it.
             self._state.refresh_holders(crew)
-        # A thread that posts a chunk from now on, maybe told of this end, sees to its jobs.
+        # Not what is posted from now on: the thread that posts it submits its jobs.
         with self._state.changed:
             others = {(batch.number, first) for batch in crew.batches for first in batch.pending}
         others -= {(token.batch, token.first) for token in had}
@@ -239,7 +242,7 @@ class Follower:
             self._state.give_up(crew, self._state.failure(job))
 
     def _forget_finished(self) -> None:
-        """Forget batches that are done; remove runners from the queue that came too late."""
+        """Forget finished batches and clusters; remove runners that wait for slots in vain."""
         surplus, now = [], time.monotonic()
         with self._state.changed:
             done = [batch for batch in self._state.batches.values() if batch.is_forgettable]
@@ -266,7 +269,7 @@ class Follower:
                 self._state.access_point.act("remove", late, rules.SURPLUS)
 
     def reconcile(self) -> None:
-        """Compare with disk and queue: find outcomes, ends and holds that no event told."""
+        """Compare with the disk and the queue: find outcomes, ends and holds without an event."""
         self._renew()
         crews = [crew for crew in self._state.active_crews if crew.pending]
         for crew in crews:
@@ -279,15 +282,15 @@ class Follower:
                 if not cluster.live:
                     continue
                 try:
-                    # HTCondor tries again and again, without a word, to start jobs
-                    # that cannot write their log.
+                    # If the disk is full, HTCondor keeps trying to start jobs that cannot
+                    # write their log, and reports nothing.
                     with self._state.directory.explained():
                         self._state.directory.write(submitdir.PROBE, bytes(4096))
                     queue = self._state.access_point.query(
                         f"ClusterId == {cluster.number}", _COMPARED
                     )
                 except (HTCondorError, SubmitError) as error:
-                    # The access point may be restarting; its queue is on its disk.
+                    # The access point may be restarting; it keeps its queue.
                     self._state.note_unreachable(error)
                     return
                 with self._state.changed:
@@ -301,8 +304,8 @@ class Follower:
                 self._state.changed.notify_all()
 
     def _renew(self) -> None:
-        """Tell the access point in time that jobs that wait are still wanted."""
-        # One clock stands still while a laptop sleeps, the other may be set back.
+        """Renew the lease of waiting jobs when it is time."""
+        # The monotonic clock stops while a laptop sleeps; the other may be set back.
         now, lease = (time.time(), time.monotonic()), self._state.lease
         if lease and any(map(operator.ge, now, self._renew_at)):
             interval = rules.renewal_interval(lease)
@@ -310,7 +313,7 @@ class Follower:
             with self._state.changed:
                 is_live = any(cluster.live for cluster in self._state.clusters.values())
             if is_live:
-                with contextlib.suppress(HTCondorError):  # next time
+                with contextlib.suppress(HTCondorError):  # the next renewal is early enough
                     description.renew(self._state.access_point, self._state.directory.run, lease)
 
 
@@ -319,7 +322,7 @@ def _codes(event: JobEvent) -> tuple[object, object]:
 
 
 def _compare(cluster: Cluster, queue: Mapping[int, Mapping[str, Any]]) -> list[Job]:
-    """Correct what the events did not tell; return the jobs that are gone."""
+    """Correct the states of jobs by the queue; return those that left it without an event."""
     lost = []
     for job in cluster.jobs:
         ad = queue.get(job.proc)
@@ -333,7 +336,7 @@ def _compare(cluster: Cluster, queue: Mapping[int, Mapping[str, Any]]) -> list[J
             if not state.is_final:
                 job.set_state(state)
         elif job.state is not JobState.UNMATERIALIZED or not queue:
-            # An event may be on its way: gone twice is gone.
+            # Its event may be on the way: it is gone when it is missing twice in a row.
             job.times_missing += 1
             if job.times_missing > 1:
                 job.set_state(JobState.COMPLETED)

@@ -1,9 +1,10 @@
-"""Jobs: single ones, those of one submission, and those that make the chunks of some batches.
+"""Jobs, clusters and crews.
 
-A crew is the jobs for some batches: a resident crew's jobs take chunks of all its
-batches, a plain crew has one batch and a job for each of its chunks.
+A cluster is the jobs of one submission; a crew is the jobs for some batches.  The jobs of a
+resident crew, called runners, take chunks of all its batches one after the other; a plain
+crew has one batch and a job for each of its chunks.
 
-All of it is guarded by the session's lock; `state` says who writes what.
+The session's lock guards them all; `state` says which thread writes what.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from condorpool.values.locks import Monitor
 if TYPE_CHECKING:
     from condorpool.engine.batches import Batch
 
-#: States of jobs that run, or will without anybody's help.
+#: States of jobs that run, or will run without the user's help.
 MOVING = (JobState.IDLE, JobState.RUNNING, JobState.SUSPENDED)
 
-#: Types of FILE_TRANSFER events: the transfer of input has started, that of output has.
+#: Types of FILE_TRANSFER events: input transfer started, output transfer started.
 _TRANSFERRING = (2, 5)
 
 
@@ -35,7 +36,7 @@ _TRANSFERRING = (2, 5)
 class Job:
     """One HTCondor job, as the event log last described it.
 
-    There may be 100,000.  Facts that are true of few of them are in sets of the cluster.
+    There may be 100,000 jobs: facts that are true of few of them are in sets of the cluster.
     """
 
     cluster: Cluster = field(repr=False)
@@ -43,18 +44,18 @@ class Job:
     state: JobState = JobState.UNMATERIALIZED
     host: str = ""
     reason: str = ""
-    code: int = 0  # of the hold that it is in; 0 for none
+    code: int = 0  # of the hold, while it is held; else 0
     subcode: int = 0
     attempts: int = 0
     holds: int = 0  # how often it was held
     began: int = 0  # when its last run began and ended, in seconds since 1970
     ended: int = 0
     last_chunk_end: float = 0.0
-    memory: int = 0  # MiB that it was last seen to use
+    memory: int = 0  # MiB that it used when HTCondor last reported it
     exit: str = ""  # how it ended, in words
-    exit_code: int | None = None  # None as long as it has not exited with one
+    exit_code: int | None = None  # None unless it has exited by itself
     was_released: bool = False  # since its last run began
-    held_by_user: bool = False  # with calls that it could make
+    held_by_user: bool = False  # while there were calls for it to make
     times_missing: int = 0  # comparisons in a row that did not find it in the queue
 
     @property
@@ -79,28 +80,28 @@ class Job:
 
     @property
     def is_transferring(self) -> bool:
-        """Whether its files are on their way, to or from where it runs."""
+        """Whether its input or output files are being transferred."""
         return self in self.cluster.transferring
 
     @property
     def is_acted_on(self) -> bool:
-        """Whether the user has stopped or removed it."""
+        """Whether the user has held, suspended or removed it."""
         return self in self.cluster.acted_on
 
     def is_meant(self, batch: int, first: int) -> bool:
-        """Return whether the user acted on it for this chunk, or for one that it was split from."""
+        """Return whether the user meant this chunk, or one that it was split from."""
         chunks = self.cluster.acted_on.get(self, {}).get(batch, {})
         return first in chunks or any(begin < first < end for begin, end in chunks.items())
 
     def set_state(self, state: JobState) -> None:
-        """Move it to a state and keep the cluster's counts."""
+        """Change its state, and the cluster's counts with it."""
         if state is not self.state:
             self.cluster.counts[self.state] -= 1
             self.cluster.counts[state] += 1
             self.state = state
 
     def apply(self, event: JobEvent) -> None:
-        """Take in one event."""
+        """Update the job from one event."""
         cluster, facts = self.cluster, event.facts
         (cluster.away.add if event.kind == "JOB_DISCONNECTED" else cluster.away.discard)(self)
         moves = facts.get("Type") in _TRANSFERRING
@@ -120,9 +121,9 @@ class Job:
         elif event.kind == "JOB_UNSUSPENDED":
             cluster.acted_on.pop(self, None)
         elif event.kind in ("JOB_ABORTED", "SHADOW_EXCEPTION"):
-            told = str(facts.get("Reason") or facts.get("Message") or "")
-            # Why a job was held says more than that it was then removed.
-            self.reason = self.reason if self.code else told
+            reason = str(facts.get("Reason") or facts.get("Message") or "")
+            # Why a job was held says more than why it was then removed.
+            self.reason = self.reason if self.code else reason
         elif event.kind == "JOB_TERMINATED":
             self.note_exit(facts)
         state = state_after(self.state, event.kind)
@@ -166,14 +167,14 @@ class Cluster:
         self.counts = collections.Counter({JobState.UNMATERIALIZED: size})
         #: Jobs that the access point has lost contact with; they may come back.
         self.away: set[Job] = set()
-        #: Jobs whose files are on their way, to or from where they run.
+        #: Jobs whose input or output files are being transferred.
         self.transferring: set[Job] = set()
-        #: Jobs that the user has stopped or removed → the chunks for which that is meant, by
-        #: batch: not for others that they take before it reaches them.
+        #: Jobs that the user has held, suspended or removed → the chunks that this is meant
+        #: for, by batch.  A job may take others before the action reaches it.
         self.acted_on: dict[Job, dict[int, dict[int, int]]] = {}
-        #: Why jobs are not made any more that the factory has not made yet.
+        #: Why the factory will never make the jobs that it has not made yet.
         self.why_not_made = "it was removed before it was in the queue"
-        #: The queue has nothing of it any more, and no event will come.
+        #: Whether all of it has left the queue, so that no event will come.
         self.is_gone = False
 
     @property
@@ -182,15 +183,16 @@ class Cluster:
         return sum(n for state, n in self.counts.items() if not state.is_final)
 
     def apply(self, event: JobEvent) -> list[Job]:
-        """Take in one event; return the jobs that it ended."""
+        """Update the jobs from one event; return those that it ended."""
         if event.kind == "CLUSTER_REMOVE":
-            # The jobs that the factory had not made yet leave no event of their own.
+            # Jobs that the factory has not made have no events of their own.
             self.is_gone = True
             rest = [job for job in self.jobs if job.state is JobState.UNMATERIALIZED]
             for job in rest:
                 job.reason = self.why_not_made
                 job.set_state(JobState.REMOVED)
             return rest
+        # A restarted access point may write an event twice: a job must not end twice.
         if not 0 <= event.proc < len(self.jobs) or self.jobs[event.proc].state.is_final:
             return []
         job = self.jobs[event.proc]
@@ -209,9 +211,9 @@ class Crew:
     limit
         The most jobs at once.
     is_resident
-        Whether jobs take chunks one after the other, or each makes just its own.
+        Whether jobs take chunks one after the other, or each makes only its own.
     lock
-        The session's, which guards this; None where there is just one thread.
+        The session's lock, which guards this; None where there is only one thread.
     """
 
     def __init__(
@@ -230,8 +232,8 @@ class Crew:
         self.limit = limit
         self.options = options
         self.is_resident = is_resident
-        self.replaced = 0  # jobs, since an outcome came last
-        self.surplus_since = math.inf  # when jobs began to wait for a slot and no chunk
+        self.replaced = 0  # how many jobs, since the last outcome
+        self.surplus_since = math.inf  # since when jobs wait for a slot without need
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
 
@@ -251,7 +253,7 @@ class Crew:
 
     @property
     def reliable(self) -> int:
-        """How many jobs take what is posted, as far as is known."""
+        """How many jobs can be expected to take posted chunks."""
         return sum(
             cluster.live
             - cluster.counts[JobState.HELD]
@@ -262,20 +264,20 @@ class Crew:
 
     @property
     def needs_replacement(self) -> bool:
-        """Whether another job would make chunks where none does: held ones have none of them.
+        """Whether a new job would make chunks that no job makes: one is held without a chunk.
 
-        Jobs that are held before they begin, or for their chunk, are not replaced, nor
-        those that the user has held: another job would make the call all the same.
+        Jobs that are held before they begin, or for their chunk, are not replaced; nor are
+        those that the user has held: a new job would make the call that the user stopped.
         """
         moving = self.count(*MOVING, JobState.UNMATERIALIZED)
         if moving or not self.count(JobState.HELD) or self.replaced >= rules.MAX_REPLACED:
             return False
-        having = {b.holders[i] for b in self.batches for i in b.pending.keys() & b.holders.keys()}
+        holders = {b.holders[i] for b in self.batches for i in b.pending.keys() & b.holders.keys()}
         return any(
             job.state is JobState.HELD
             and job.attempts
             and not job.held_by_user
-            and job not in having
+            and job not in holders
             for cluster in self.clusters
             for job in cluster.jobs
         )
@@ -287,5 +289,5 @@ class Crew:
 
     @property
     def is_idle(self) -> bool:
-        """Whether its jobs only wait for more."""
+        """Whether its jobs have nothing to do but wait for more chunks."""
         return all(batch.is_done for batch in self.batches)

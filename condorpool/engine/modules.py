@@ -1,4 +1,4 @@
-"""The user's own modules: files of theirs that go along with calls."""
+"""The user's own modules: files of the user's that are sent with calls."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 from condorpool.values.exceptions import PayloadError
 
 #: The file of a module, whether it is a package, and its source: None when it is
-#: compiled, or a folder alone.
+#: compiled, or only a folder.
 Module = tuple[str, bool, "bytes | None"]
 
-#: Bytes of source that go along, at most.
+#: Bytes of source that are sent, at most.
 MAX_BYTES = 20 << 20
 
-#: Whatever lies below these is installed; the job's Python has its own, or lacks it.
+#: All modules below these are installed; the job's Python has its own, or lacks them.
 _INSTALLED = tuple(
     f"{folder}/"
     for folder in {
@@ -41,9 +41,9 @@ _NAME = re.compile(rb"\x8c.([^\W\d][\w.]*)\x94", re.DOTALL)
 class LocalModules:
     """Finds the modules that are the user's own, and reads them when they change.
 
-    They are all that have been imported from folders that the user may write to, or
-    that lie beside the script or notebook, and are not installed; and what these
-    or the function name in import statements inside of functions.
+    These are the modules that were imported from folders that the user may write to, or
+    from beside the script or notebook, and are not installed; and the modules that these
+    or the function import inside of functions.
     """
 
     def __init__(self) -> None:
@@ -54,15 +54,15 @@ class LocalModules:
     def used_by(self, pickled: bytes) -> Mapping[str, Module]:
         """Return the modules that a function may need, as their files are now.
 
-        The same object as the last time, if nothing has changed.
+        It is the same object as last time if nothing has changed.
 
         Raises
         ------
         PayloadError
-            They are too many.
+            They are too large.
         """
-        # What a function imports in its body is in its code's names, and these are
-        # strings in its pickle, however deep in it the function is.
+        # The names that a function imports in its body are among its code's names, which
+        # are strings in its pickle, however deep in it the function is.
         words = {word.decode() for word in _NAME.findall(pickled)}
         here = _here()
         folders = [path or os.getcwd() for path in sys.path]
@@ -86,7 +86,7 @@ class LocalModules:
                     found[name], imports = _read(name, *place)
                     todo.extend(imports)
             except OSError:
-                continue  # gone since it was imported; the job will tell
+                continue  # deleted since it was imported; the job will report that
             file, is_package, source = found.get(name, ("", False, None))
             if name in words and is_package and source is not None:
                 inside = words & _names_in(os.path.dirname(file))  # "from package import part"
@@ -99,7 +99,7 @@ class LocalModules:
 
 
 def is_own(name: str | None) -> bool:
-    """Tell whether a module is the user's: the script or notebook, or one that goes along."""
+    """Return whether a module is the user's: the script or notebook, or one that is sent."""
     module = sys.modules.get(name or "")
     return name == "__main__" or (module is not None and _imported(module, _here()) is not None)
 
@@ -110,9 +110,9 @@ def _check_size(found: Mapping[str, Module]) -> None:
         biggest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
         named = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in biggest)
         raise PayloadError(
-            f"your own modules are {sum(sizes.values()) / 1e6:.0f} MB, too much to go along with "
-            f"calls; the biggest are {named}. Install what changes seldom, here and where the "
-            "jobs run, and read data from files that are no modules."
+            f"your own modules are {sum(sizes.values()) / 1e6:.0f} MB, too much to send with "
+            f"calls; the largest are {named}. Install modules that seldom change, here and where "
+            "the jobs run, and read data from files that are not modules."
         )
 
 
@@ -146,7 +146,7 @@ def _listed(folder: str, _changed: int) -> frozenset[str]:
 def _imported(module: Any, here: tuple[str, str]) -> tuple[str, bool] | None:
     """Return the file of an imported module, and whether it is a package; None if not own."""
     try:
-        # Of a module that is imported when first used, looking must not be a use.
+        # Without its own getattr: a lazily imported module must not be imported by this look.
         attributes = object.__getattribute__(module, "__dict__")
     except AttributeError:
         return None
@@ -160,7 +160,7 @@ def _imported(module: Any, here: tuple[str, str]) -> tuple[str, bool] | None:
 def _importable(
     name: str, found: Mapping[str, Module], folders: Iterable[str]
 ) -> tuple[str, bool] | None:
-    """Return the same for a module that has not been imported, but could be."""
+    """Return the same for a module that could be imported, but has not been."""
     parent, _, last = name.rpartition(".")
     if parent:
         file, is_package, _ = found.get(parent, ("", False, None))
@@ -191,10 +191,10 @@ def _parsed(file: str, base: str, _changed: int, _size: int) -> tuple[bytes, lis
     source = Path(file).read_bytes()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they have been told when it was imported
+            warnings.simplefilter("ignore")  # they were shown when it was imported
             nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):
-        return source, []  # the job will tell
+        return source, []  # the job will report it
     names: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):

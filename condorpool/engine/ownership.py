@@ -1,11 +1,11 @@
-"""Who owns a submit directory: the process that has the lock of a file in it.
+"""The owner of a submit directory: the process that has locked a file in it.
 
 The lock is `fcntl`'s: it ends with the process, however that ends, is not inherited
 by a forked child, and is kept through `exec`.  It also works between machines, on
 network file systems that offer locks (NFS 4, NFS 3 with its lock manager; not
 those mounted ``nolock`` or ``local_lock``).  Where each machine keeps locks to itself,
-nothing prevents two machines from taking up one directory at the same time; the cleaner
-therefore only works on the owner's own machine, unless the user asks for more.
+nothing prevents two machines from resuming one directory at the same time; therefore the
+cleaner only works on the owner's own machine, unless the user asks for more.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def acquire(directory: Path) -> bool:
 
 
 def release(directory: Path) -> None:
-    """Be the owner no longer."""
+    """Stop being the owner of a directory."""
     if directory in _held:
         os.close(_held.pop(directory))
 

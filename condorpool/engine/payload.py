@@ -43,13 +43,13 @@ Style = Literal["map", "starmap", "apply"]
 
 T = TypeVar("T")
 
-#: Bytes of notebook cells that go along, the latest first.
+#: Bytes of notebook cells that are sent, at most; the latest come first.
 MAX_SOURCES = 200_000
 
-# Of what an error says.
+# Characters of an error's text that are quoted.
 _MAX_WHY = 500
 
-# The kernel's own business, wrong in a job.
+# Variables with these prefixes are for the kernel only.
 _KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
 
 
@@ -62,7 +62,7 @@ class Call:
     splits
         Whether jobs may leave a part of a chunk to others.
     name, digest
-        What the user calls the results, which are kept then; and the calls'
+        The user's name for the results, which are kept then; and the calls'
         `fingerprint`.
     """
 
@@ -74,7 +74,7 @@ class Call:
 
 
 class RemoteTraceback(multiprocessing.pool.RemoteTraceback):  # type: ignore[name-defined, misc]
-    """The traceback where a call was made: the cause of the exception that it raised.
+    """The traceback of a call in its job: the cause of the exception that the call raised.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class RemoteTraceback(multiprocessing.pool.RemoteTraceback):  # type: ignore[nam
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the calls of one chunk came to, in order, and where they were made."""
+    """The values and errors of one chunk's calls, in order, and where they were made."""
 
     values: Sequence[Any]
     errors: Mapping[int, BaseException]
@@ -106,9 +106,9 @@ class Outcome:
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """Return the name by which people know a function: one line that can be shown anywhere."""
+    """Return a function's name for people: one line that can be shown anywhere."""
     try:
-        func = getattr(func, "func", func)  # a partial is known by what it wraps
+        func = getattr(func, "func", func)  # a partial has the name of what it wraps
         name = getattr(func, "__name__", None)
     except Exception:  # noqa: BLE001 - it may run any code
         name = None
@@ -117,22 +117,22 @@ def name_of(func: Callable[..., Any]) -> str:
 
 
 def _pickled(value: Any, what: str, name: Callable[[str], str] = str) -> Pickled:
-    """Pickle a value; tell which part of it cannot be, or repeats random numbers.
+    """Return a pickled value; say which part cannot be pickled, or repeats random numbers.
 
     Parameters
     ----------
     name
-        Gives the user's name for a way into the value.
+        Returns the user's name for a path into the value.
     """
     try:
         done = pickled(value)
     except Exception as error:
         # Pickling runs code of the object's class, which may raise anything.
         if isinstance(error, pickle.PicklingError) and type(error.__cause__) is RecursionError:
-            error = error.__cause__  # cloudpickle's word for it says less
+            error = error.__cause__  # cloudpickle's own error says less
         raise _refusal(value, what, name, error) from error
     if done.generators:
-        copies.tell(done.generators, lambda one: _named(value, one, name), what)
+        copies.warn(done.generators, lambda one: _named(value, one, name), what)
     return done
 
 
@@ -142,7 +142,7 @@ def _named(value: Any, part: Any, name: Callable[[str], str]) -> str | None:
 
 
 def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception) -> PayloadError:
-    """Say what cannot be pickled, and which part of it is to blame."""
+    """Return the error that says what cannot be pickled, and which part is to blame."""
     found = blame.blamed(value, error)
     path = name(found[0]).removeprefix(".") if found else ""
     culprit = f"`{path}` is of type {found[1]}. " if found and path else ""
@@ -150,8 +150,8 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
         PayloadError,
         error,
         f"{what} cannot be pickled, so it cannot be sent to a job: {culprit}{words_of(error)[:_MAX_WHY]}. "
-        "Nothing was submitted. Open files, locks, connections, pools and generators must be "
-        "made inside the function.",
+        "Nothing was submitted. Create open files, locks, connections, pools and generators "
+        "inside the function.",
     )
 
 
@@ -188,7 +188,7 @@ def write_crew(
 
 
 def write_shared(path: Path, value: Any) -> None:
-    """Write an object that calls share."""
+    """Write an object for many calls to use."""
     what = f"the shared object of type {type(value).__name__}"
     container.write(str(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
 
@@ -202,7 +202,7 @@ class Shared(Generic[T]):
     Attributes
     ----------
     value
-        The object, here.
+        The object in this process.
     """
 
     def __init__(self, name: str, value: T) -> None:
@@ -225,7 +225,7 @@ def write_call(
     share: Callable[[Mapping[str, Module]], Shared[Mapping[str, Module]]],
     task_timeout: float | None = None,
 ) -> None:
-    """Write what all chunks of a batch share; ``share`` is for the user's own modules."""
+    """Write what all chunks of a batch share; ``share`` writes the user's own modules."""
     done = _pickled(call.func, f"the function {name_of(call.func)!r}")
     modules = _modules.used_by(done.frames[0])
     about = {
@@ -242,7 +242,7 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
     """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
     items = list(items)
     kinds = [type(part) for part in items[0]] if len(items) == 1 and type(items[0]) is tuple else []
-    # The one item of apply, which is no item to its user.
+    # The user of apply gave arguments, and knows of no item.
     name = _name_in("args", "kwargs") if kinds == [tuple, dict] else "item{}".format
     try:
         done = pickled(items)
@@ -251,7 +251,7 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
             _pickled(item, f"the arguments of call {number} (type {type(item).__name__})", name)
         done = _pickled(items, f"the arguments of calls {first} and following")
     if done.generators and (repeated := copies.that_repeat(done.generators)):
-        copies.tell(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
+        copies.warn(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
     container.write(str(path), {"end": first + len(items)}, done.frames)
 
 
@@ -261,7 +261,7 @@ def _named_in_chunk(items: Sequence[Any], part: Any, name: Callable[[str], str])
 
 
 def _name_in(first: str, second: str) -> Callable[[str], str]:
-    """Return what names the way into one of two."""
+    """Return a function that names a path into a pair by the names of its two members."""
 
     def name(path: str) -> str:
         return (first if path.startswith("[0]") else second) + path[3:] if path else ""
@@ -283,14 +283,14 @@ def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[An
 
 @dataclass(frozen=True)
 class Report:
-    """What a job has left for a chunk, as far as that tells without running users' code.
+    """The outcome file of a chunk, as far as it can be read without running users' code.
 
     Parameters
     ----------
     calls
         How many calls it has.
     job
-        The id of the job, if the outcome does not tell it.
+        The id of the job, for an outcome that does not contain it.
     """
 
     path: Path
@@ -300,21 +300,21 @@ class Report:
 
     @property
     def job_id(self) -> str:
-        """The job that left it."""
+        """The id of the job that wrote it."""
         return str(self.about.get("job", self.job))
 
     @property
     def has_failures(self) -> bool:
-        """Whether a call of it has failed."""
+        """Whether any of its calls has failed."""
         return "mismatch" in self.about or any(
             what != "value" for what, *_ in self.about["calls"] or ()
         )
 
     def outcome(self, first: int = 0) -> Outcome | JobError:
-        """Read all of it, which unpickles values: they may run any code of the user's.
+        """Return all of it; unpickling the values may run any code of the user's.
 
-        A value that cannot be rebuilt here is an error of its own call alone; a file that
-        cannot be read is one of all its calls.
+        A value that cannot be rebuilt here is an error of its own call only; a file that
+        cannot be read is an error of all its calls.
 
         Parameters
         ----------
@@ -323,17 +323,17 @@ class Report:
         """
         try:
             return self._outcome(first)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the calls must come to an end
-            reason = f"what it has left cannot be read: {words_of(error)}"
+        except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
+            reason = f"its outcome cannot be read: {words_of(error)}"
             return JobFailedError(self.job_id, reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
         about, job = self.about, self.job_id
         if "mismatch" in about:
             mismatch = EnvironmentMismatchError(
-                f"the job cannot read what was sent: {about['mismatch']}. Functions travel only "
-                "between the same Python versions: choose the job's with Pool(python=...), or "
-                "run this notebook with the other."
+                f"the job cannot read what was sent: {about['mismatch']}. Functions can only be "
+                "sent to the same Python version: choose the job's with Pool(python=...), or "
+                "run this notebook with the job's."
             )
             errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
             return Outcome([None] * self.calls, errors, about["host"], about["python"])
@@ -367,7 +367,7 @@ class Report:
 
 
 def look_at_outcome(path: Path, job: str = "") -> Report | None:
-    """Look what a job left; None while it has left nothing whole."""
+    """Return the report on an outcome file; None while there is no complete one."""
     try:
         about = container.read_about(str(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
@@ -377,13 +377,13 @@ def look_at_outcome(path: Path, job: str = "") -> Report | None:
 
 
 def read_outcome(path: Path, first: int = 0) -> Outcome | JobError | None:
-    """Read what a job left; None while it has left nothing whole."""
+    """Return the outcome in a file; None while there is no complete one."""
     report = look_at_outcome(path)
     return report.outcome(first) if report else None
 
 
 def _overtime(about: Mapping[str, Any], number: int, job: str, text: str) -> TaskTimeoutError:
-    """Say which call was out of time."""
+    """Return the error that says which call took too long."""
     reason = f"call {number} took longer than {about['task_timeout']:g} s"
     error = TaskTimeoutError(job, reason, host=about["host"])
     error.__cause__ = RemoteTraceback(text)
@@ -401,18 +401,18 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
         value = container.loads(frames)
         if what == "value":
             return value, None
-        # Its class may forbid attributes, as a frozen dataclass does, or have others of that name.
+        # Its class may forbid setting it, as a frozen dataclass does, or redefine the name.
         BaseException.__dict__["__cause__"].__set__(value, cause)
         if what == "unmade":
             said = (
                 f"the call raised {words_of(value)}. {type(value).__name__} cannot be "
-                "rebuilt by its own __init__, which takes other arguments than its args: have it "
-                "call super().__init__ with those that it takes."
+                "rebuilt by its own __init__, which takes other arguments than its args: pass "
+                "the arguments that it takes to super().__init__ there."
             )
             return None, _with(cause, in_place_of(ResultPicklingError, value, said))
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
         kind, why = "exception" if text else "value", words_of(error)
-        said = f"the {kind} of a call came back and cannot be rebuilt here: {why}"
+        said = f"the {kind} of a call has arrived, but cannot be rebuilt here: {why}"
         lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         return None, _with(cause or error, lost)
     return None, value
@@ -424,7 +424,7 @@ def _with(cause: BaseException | None, error: BaseException) -> BaseException:
 
 
 def number_of_cell() -> int:
-    """Return the number of the notebook's cell that runs; 0 where there is none."""
+    """Return the number of the notebook cell that runs; 0 where there is none."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return int(shell.execution_count) if shell else 0
@@ -433,8 +433,7 @@ def number_of_cell() -> int:
 def sources_of_cells() -> dict[str, str]:
     """Return the source of notebook cells, which tracebacks on the execution point show.
 
-    linecache knows cells, and other code that is in no file, by having no
-    modification time for them.
+    In linecache, cells and other code without a file have no modification time.
     """
     cells, size = {}, 0
     for name, entry in reversed(list(linecache.cache.items())):
@@ -447,13 +446,13 @@ def sources_of_cells() -> dict[str, str]:
 
 
 def _sources_of(files: Iterable[str]) -> dict[str, str]:
-    """Return the source of what is sent by value from files, which a job may not see."""
+    """Return the source of files whose code is sent by value: a job may not see the files."""
     texts = {name: "".join(linecache.getlines(name)) for name in files}
     return {name: text for name, text in texts.items() if 0 < len(text) <= MAX_SOURCES}
 
 
 def environment_to_send() -> dict[str, str]:
-    """Return the environment that calls should find, without what is the kernel's own."""
+    """Return the environment for calls, without the variables that are for the kernel only."""
     return {k: v for k, v in os.environ.items() if not k.startswith(_KERNELS_OWN)}
 
 
@@ -461,8 +460,8 @@ def environment_to_send() -> dict[str, str]:
 def support_archive() -> bytes:
     """Return what a job imports, as a zip file: the runner and this cloudpickle.
 
-    Compiled for this Python, so that no job has to; with the sources for any
-    other, where the runner reports that it is the wrong one.
+    The code is compiled for this Python, so that no job has to compile it; the sources are
+    for any other Python, where the runner reports the mismatch.
     """
     modules = {}
     for folder, package in ((PROGRAM, runner), ("cloudpickle", cloudpickle)):
@@ -471,7 +470,7 @@ def support_archive() -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped, tempfile.TemporaryDirectory() as scratch:
         for name, source in modules.items():
-            # zipimport takes a compiled module that stands beside its source.
+            # zipimport takes a compiled module if it is beside its source.
             compiled = Path(scratch, "compiled")
             unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
             py_compile.compile(str(source), str(compiled), name, True, invalidation_mode=unchecked)

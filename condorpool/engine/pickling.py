@@ -1,8 +1,8 @@
-"""How objects become bytes for jobs: by value, or by a name that a job can import.
+"""How objects are pickled for jobs: by value, or by a name that a job can import.
 
-What goes by name must be there in the job.  A notebook and what lives in its memory
-alone are not, so functions, classes and modules of theirs go by value; what cannot is
-refused here, and not in the job.
+What is pickled by name must exist in the job.  A notebook does not, nor do modules without
+a file, so their functions, classes and the modules themselves are pickled by value; what
+cannot be is refused here, not in the job.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from condorpool.runner.pickling import (
     reduce_partialmethod,
 )
 
-# Pickles that mention a function of the runner do so by its name in jobs.  In a call that
-# uses a pool, this is the runner that makes the call.
+# Pickles refer to a function of the runner by its name in jobs.  In a call that uses a
+# pool itself, this is the runner that makes the call.
 shipped: Any = sys.modules.setdefault(PROGRAM, runner)
 
-#: Objects that there is one of in each process; a job has its own.
+#: Objects that exist once in each process; a job has its own.
 ONE_EACH = (
     ("random", "_inst"),
     ("numpy.random.mtrand", "_rand"),
@@ -46,7 +46,7 @@ ONE_EACH = (
     ("dataclasses", "KW_ONLY"),
 )
 
-#: Types whose objects have a state that goes along, and gives the same numbers in each job.
+#: Types of random generators, whose state is sent and yields the same numbers in each job.
 GENERATORS = (
     ("random", "Random"),
     ("numpy.random", "Generator"),
@@ -55,33 +55,33 @@ GENERATORS = (
     ("torch", "Generator"),
 )
 
-#: What a module has for those who import it.
+#: Attributes of a module that belong to the import system.
 _MACHINERY = ("__builtins__", "__loader__", "__spec__")
 
-# What most classes inherit.
+# The methods for pickling that most classes inherit.
 _USUAL = (object.__reduce__, object.__reduce_ex__)
 
 _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 _SOURCE = tuple(importlib.machinery.SOURCE_SUFFIXES)
 
-# How an object goes, as __reduce__ tells it; NotImplemented for the usual way.
+# How to pickle an object, as __reduce__ returns it; NotImplemented for the usual way.
 Reduced = Any
 
 
 class Reducers:
-    """Decides how objects go; for cloudpickle's pickler, and for one that traces it."""
+    """Decides how objects are pickled; for cloudpickle's pickler, and for that of `blame`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Random generators that go by value.
+        #: Random generators that were pickled by value.
         self.generators: list[Any] = []
-        #: The files in which code stands that goes by value.
+        #: The files of code that was pickled by value.
         self.files: set[str] = set()
         self._ones = {id(one): name for name, one in _loaded(ONE_EACH)}
         self._kinds = tuple(kind for _, kind in _loaded(GENERATORS))
 
     def reducer_override(self, value: Any) -> Reduced:
-        """Return how an object that is not plain data goes."""
+        """Return how to pickle an object that is not plain data."""
         kind: Any = type(value)
         if kind in (FunctionType, CodeType) or issubclass(kind, type):
             return self._definition(value)
@@ -91,7 +91,7 @@ class Reducers:
             return REDUCERS[kind](value)
         if issubclass(kind, self._kinds):
             outer = self.generators[-1] if self.generators else None
-            if getattr(outer, "bit_generator", None) is not value:  # numpy's have one inside
+            if getattr(outer, "bit_generator", None) is not value:  # numpy's contain one
                 self.generators.append(value)
         if (kind.__reduce__, kind.__reduce_ex__) == _USUAL:
             return _module(value) if issubclass(kind, ModuleType) else NotImplemented
@@ -102,17 +102,17 @@ class Reducers:
         return _of_name(value, reduced) if isinstance(reduced, str) else reduced
 
     def _definition(self, value: Any) -> Reduced:
-        """Return how a function, its code, or a class goes."""
+        """Return how to pickle a function, its code, or a class."""
         if isinstance(value, CodeType):
             self.files.add(value.co_filename)
             return shipped.reduce_code(value)
         reduced = cloudpickle.Pickler.reducer_override(self, value)
         if reduced is NotImplemented and not is_importable(value.__module__):
             if not isinstance(value, type):
-                return theirs.Pickler._dynamic_function_reduce(self, value)  # noqa: SLF001 - as this
-            reduced = theirs._dynamic_class_reduce(value)  # noqa: SLF001 - nobody else can be asked
+                return theirs.Pickler._dynamic_function_reduce(self, value)  # noqa: SLF001 - as below
+            reduced = theirs._dynamic_class_reduce(value)  # noqa: SLF001 - nothing public does it
         if type(value).__name__ == "_TypedDictMeta" and reduced is not NotImplemented:
-            # Before Python 3.12 one that was made by a call does not say what it is made of.
+            # Before Python 3.12 one that was made by a call does not keep its original bases.
             make, (meta, name, bases, *rest), *state = reduced
             if bases == (dict,):
                 bases = (vars(sys.modules[meta.__module__])["TypedDict"],)
@@ -125,7 +125,7 @@ class Pickler(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class Pickled(NamedTuple):
-    """A value as it goes to jobs, and what goes with it by value.
+    """A value as it is sent to jobs, and what it contains by value.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ def pickled(value: Any) -> Pickled:
 
 
 def is_importable(name: str | None) -> bool:
-    """Tell whether a module that is here is one that a job can import, too."""
+    """Return whether a job, too, can import a module that is imported here."""
     if name in ("__main__", "__mp_main__"):
         return False
     module = sys.modules.get(name or "")
@@ -162,7 +162,7 @@ def is_importable(name: str | None) -> bool:
 
 
 def _has_file(module: Any, name: str) -> bool:
-    """Tell whether a module comes from a file, or from the interpreter, and not from memory."""
+    """Return whether a module comes from a file or the interpreter, not just from memory."""
     try:
         attributes = object.__getattribute__(module, "__dict__")
     except AttributeError:
@@ -170,32 +170,32 @@ def _has_file(module: Any, name: str) -> bool:
     spec, file = attributes.get("__spec__"), attributes.get("__file__")
     if isinstance(file, str):
         if file.endswith(_SOURCE) and spec is None:
-            return Path(file).is_file()  # else somebody has given it that name
+            return Path(file).is_file()  # the name may be made up
         return file.endswith(_SUFFIXES)
     if getattr(spec, "origin", None) in ("built-in", "frozen"):
         return True
     if getattr(spec, "submodule_search_locations", None) is not None:
-        return True  # a folder alone
+        return True  # only a folder
     parent = name.rpartition(".")[0]
     return bool(parent) and is_importable(parent)  # compiled packages make modules of their own
 
 
 def _loaded(names: tuple[tuple[str, str], ...]) -> list[tuple[str, Any]]:
-    """Return what has these names, as far as it is imported."""
+    """Return the objects with these names whose modules are imported."""
     found = ((name, getattr(sys.modules.get(module), name, None)) for module, name in names)
     return [(name, value) for name, value in found if value is not None]
 
 
 def _goes_by_name(value: Any, name: str | None = None) -> bool:
-    """Tell whether a job finds an object by its name."""
-    found = theirs._lookup_module_and_qualname(value, name)  # noqa: SLF001 - also for what is no function
+    """Return whether a job finds an object by its name."""
+    found = theirs._lookup_module_and_qualname(value, name)  # noqa: SLF001 - for any kind of object
     if found is None or theirs._is_registered_pickle_by_value(found[0]):  # noqa: SLF001
         return False
     return is_importable(found[0].__name__)
 
 
 def _of_name(value: Any, name: str) -> Reduced:
-    """Return how an object goes that says it has this name."""
+    """Return how to pickle an object that wants to be pickled by this name."""
     module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
     if module in sys.modules and is_importable(module):
         return name
@@ -203,12 +203,12 @@ def _of_name(value: Any, name: str) -> Reduced:
         return type(value), (value._value_,)
     held = getattr(value, "__dict__", {})
     if callable(value) and any(isinstance(part, FunctionType) for part in held.values()):
-        # A function with a decorator around it.  Anything else may be told by being
-        # the same object (as None is), which a copy would not be.
+        # A function with a decorator around it.  Anything else may be compared by
+        # identity, as None is, and a copy would be another object.
         return copyreg.__newobj__, (type(value),), held  # type: ignore[attr-defined]
     raise pickle.PicklingError(
-        f"it goes by the name {module}.{name}, and jobs cannot import {module}; "
-        "a module in a file beside the notebook goes along"
+        f"it is pickled by its name {module}.{name}, but jobs cannot import {module}; "
+        "put it into a file beside the notebook, which is sent along"
     )
 
 
@@ -248,11 +248,11 @@ def _type_alias(value: Any) -> Reduced:
 
 
 def _module(value: ModuleType) -> Reduced:
-    # Of one that is imported when first used, looking must not be a use.
+    # Without its own getattr: a lazily imported module must not be imported by this look.
     attributes = object.__getattribute__(value, "__dict__")
     name = attributes["__name__"]
     if name in ("__main__", "__mp_main__"):
-        raise pickle.PicklingError("a job's __main__ is another; use its contents by their names")
+        raise pickle.PicklingError("jobs have another __main__; use its contents by their names")
     if name in theirs.list_registry_pickle_by_value():
         return NotImplemented
     if name in sys.modules and _has_file(value, name):
@@ -260,7 +260,7 @@ def _module(value: ModuleType) -> Reduced:
     return ModuleType, (name,), {k: held for k, held in attributes.items() if k not in _MACHINERY}
 
 
-#: Who knows how objects of a type go.
+#: How to pickle objects of these types.
 REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     ModuleType: _module,
     functools._lru_cache_wrapper: _lru_cache,  # noqa: SLF001 - it has no other name

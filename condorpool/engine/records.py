@@ -1,6 +1,6 @@
-"""What is written down in a submit directory, so that another process can resume its work.
+"""Records: what a submit directory keeps so that another process can resume its work.
 
-A record is a file with one JSON object.  That process may have another version of
+A record is a file with one JSON object.  The other process may have another version of
 condorpool: it ignores fields that it does not know, and missing ones have their default.
 """
 
@@ -20,7 +20,7 @@ R = TypeVar("R", bound="Record")
 
 @dataclass(frozen=True)
 class Record:
-    """What is written down of something."""
+    """The base of all records."""
 
     @classmethod
     def parse(cls: type[R], text: str) -> R:
@@ -39,7 +39,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Manifest(Record):
-    """What is written down of a submit directory.
+    """The record of a submit directory.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ class Manifest(Record):
     host, pid, created, program
         Which process made it, and when.
     lease
-        Seconds for which waiting jobs stay in the queue unless the lease is renewed; 0 for ever.
+        Seconds for which waiting jobs stay in the queue without renewal; 0 for no limit.
     queue
-        The queue that has its jobs: see `AccessPoint.queue`.
+        The queue that its jobs are in: see `AccessPoint.queue`.
     kernel, notebook
         The kernel's id and the notebook's path, if a notebook made it.
     """
@@ -67,12 +67,12 @@ class Manifest(Record):
 
 
 class Submission(NamedTuple):
-    """A cluster of jobs.
+    """One submission: a cluster of jobs.
 
     Attributes
     ----------
     chunks
-        The first call of the chunk that each job makes; None where jobs take chunks.
+        The first call of the chunk that each job makes; None if the jobs are runners.
     """
 
     number: int
@@ -82,12 +82,12 @@ class Submission(NamedTuple):
 
 @dataclass(frozen=True)
 class CrewRecord(Record):
-    """What is written down of a crew.
+    """The record of a crew.
 
     Parameters
     ----------
     name, limit, is_resident
-        As of `Crew`.
+        As in `Crew`.
     options
         Its `JobOptions`, without the initializer: that is in the crew's own file.
     description
@@ -109,7 +109,7 @@ class CrewRecord(Record):
 
 @dataclass(frozen=True)
 class BatchRecord(Record):
-    """What is written down of a batch.
+    """The record of a batch.
 
     Parameters
     ----------
@@ -118,19 +118,19 @@ class BatchRecord(Record):
     title
         The name of the function.
     name, digest
-        As of `Call`: with a name, the user's, all results are kept.
+        As in `Call`: the results are kept if the user gave them a name.
     style
         How the function is called: see `Call`.
     calls
-        How many there are; None if more may come, and no chunk is kept once it is delivered.
+        How many there are; None for a stream, whose chunks are deleted once delivered.
     time, cell
         When the calls were made, and in which cell of the notebook (0 for none).
     killstats, cleanup, cleanfailed, cleanupfiles
-        As of `JobOptions`: what becomes of the batch when its owner ends.
+        As in `JobOptions`: what happens to the batch when its owner ends.
     reruns
-        The batch of which it makes calls again.
+        The batch whose calls it makes again.
     parts
-        The chunks with these calls, as first call, end, and origin.
+        The parts of that batch's chunks, as first call, end, and origin.
     """
 
     crew: int = 0
@@ -155,7 +155,7 @@ Chain = list[tuple[int, BatchRecord]]
 
 @dataclass(frozen=True)
 class ErrorRecord(Record):
-    """Why the calls of a chunk up to ``end`` have no outcome: the class of an error, and its attributes."""
+    """Why the calls of a chunk up to ``end`` have no outcome: an error's class and attributes."""
 
     end: int = 0
     kind: str = ""
@@ -178,7 +178,7 @@ class ErrorRecord(Record):
             for kind in (*JobError.__subclasses__(), *JobFailedError.__subclasses__())
         }
         kind = kinds.get(self.kind, JobFailedError)
-        # Earlier versions wrote "" where no job had the calls.
+        # Earlier versions wrote a word in parentheses where no job had the calls.
         job_id = "" if self.job_id.startswith("(") else self.job_id
         return kind(job_id, self.reason, host=self.host, stderr=self.stderr, hint=self.hint)
 

@@ -1,7 +1,7 @@
 """The rules of staffing crews and of ending work: pure functions.
 
-The owner's process follows them as long as it lives, the cleaner after its end.  The one
-knows the jobs by their events, the other by the queue.
+The owner's process follows them as long as it lives, and the cleaner after its end.  The
+owner knows the jobs from their events, the cleaner from the queue.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Protocol
 from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.submitdir import Token
 from condorpool.runner.names import EX_NO_CHIRP, EX_SOFTWARE
-from condorpool.values.events import JobState
+from condorpool.values.events import KILLSTATS, JobState
 
-#: Why a runner is removed that has no chunk to take.  Event logs contain it, and another
-#: version of condorpool may read them.
+#: The reason for removing a runner that has no chunk to take.  Never change it: event logs
+#: contain it, and another version of condorpool may read them.
 SURPLUS = "condorpool has no chunk left for this job"
 
-#: Jobs of a crew that are replaced when they end without a reason, or are held idle.
+#: How many jobs of a crew are replaced that end without a reason, or are held without a chunk.
 MAX_REPLACED = 3
 
 #: Seconds for which a runner without a chunk may still wait for a slot: the next call may
-#: want it, and a job that is removed while HTCondor gives it a slot can leave that unused.
+#: need it, and removing a job while HTCondor gives it a slot can leave that slot unused.
 SURPLUS_GRACE = 2.0
 
-#: Seconds that the last event of a cluster may take after its last job's.
+#: Seconds, at most, from the last event of a cluster's jobs to the cluster's own last event.
 LAST_EVENT = 3.0
 
 #: A chunk: the number of its batch, and its first call.
@@ -37,22 +37,22 @@ Chunk = tuple[int, int]
 
 # -- staffing ----------------------------------------------------------------------------
 def runners_missing(limit: int, chunks: int, runners: int = 0) -> int:
-    """Return how many runners to submit beside those that take chunks already."""
+    """Return how many runners to submit besides those that take chunks already."""
     return max(0, min(limit, chunks) - runners)
 
 
 def surplus_since(since: float, now: float, *, waiting: int, has_chunks: bool) -> float:
-    """Return since when runners wait for slots and have no chunk to take; infinity if they do not."""
+    """Return since when runners wait for slots without a chunk to take; infinity if none do."""
     return min(since, now) if waiting and not has_chunks else math.inf
 
 
 def renewal_interval(lease: float) -> float:
-    """Return how often to renew a lease: one renewal may fail, and the next."""
+    """Return the seconds between renewals of a lease: two in a row may fail."""
     return lease / 4
 
 
 class EndedJob(Protocol):
-    """What matters of a job that has ended: see `Job`."""
+    """The facts about an ended `Job` that the rules need."""
 
     state: JobState
     reason: str
@@ -61,7 +61,7 @@ class EndedJob(Protocol):
 
 
 class Then(enum.Enum):
-    """What follows for the chunks that a runner could have taken, when the last one has ended."""
+    """What to do about the chunks that a crew's runners could have taken, when the last has ended."""
 
     SUBMIT = "submit the runners that are missing"
     REPLACE = "the same, but only a few times"
@@ -70,14 +70,14 @@ class Then(enum.Enum):
 
 
 def after_last_runner(job: EndedJob, *, had_chunk: bool, spares_others: bool) -> Then:
-    """Return what follows after the end of a crew's last runner.
+    """Return what to do after the end of a crew's last runner.
 
     Parameters
     ----------
     had_chunk
-        It had taken a chunk, which ends with it.
+        Whether it had taken a chunk, which ends with it.
     spares_others
-        The user removed it for other calls than those that remain.
+        Whether the user removed it for other calls than those that remain.
     """
     if job.exit_code == EX_NO_CHIRP:
         return Then.FALL_BACK
@@ -92,9 +92,9 @@ def after_last_runner(job: EndedJob, *, had_chunk: bool, spares_others: bool) ->
 
 # -- ending ------------------------------------------------------------------------------
 def killstats(batches: Collection[BatchRecord]) -> set[str]:
-    """Return the states in which the jobs of a crew with these batches are removed."""
-    if not batches:  # the jobs only linger
-        return {JobState.HELD.value, JobState.SUSPENDED.value}
+    """Return the states in which jobs of a crew with these batches are removed."""
+    if not batches:  # its jobs only linger
+        return set(KILLSTATS)
     return {state for batch in batches for state in batch.killstats}
 
 
@@ -107,7 +107,7 @@ class CrewEnd:
     remove
         The jobs to remove.
     kills
-        Whether some of these are in one of the killstats: what stops them would stop others.
+        Whether some of these are in one of the killstats: new jobs would get there too.
     submit
         How many runners to submit.
     has_jobs
@@ -135,14 +135,14 @@ def crew_end(
     jobs
         Its jobs in the queue.
     may_submit
-        Whether chunks for which no job remains get others.
+        Whether to submit runners for chunks for which no job remains.
     """
     takers = [token.job for token in tokens]
     posted = takers.count("")
     killed = {job for job, state in jobs.items() if state.value in killstats}
     surplus = set()
     if crew.is_resident and not posted:
-        # Only an evicted job makes what it has taken.
+        # An idle job that has taken a chunk was evicted, and makes it when it runs again.
         surplus = {job for job, state in jobs.items() if state is JobState.IDLE} - {*takers}
     remove = frozenset(killed | surplus)
     has_jobs = len(remove) < len(jobs)
@@ -162,7 +162,7 @@ def failed_chunks(
     crashed: Collection[str],
     unfinished: Collection[Chunk],
 ) -> set[Chunk]:
-    """Return the unfinished chunks whose jobs failed: not those that were removed, or never begun.
+    """Return the unfinished chunks whose jobs failed: none that were removed or never started.
 
     Parameters
     ----------
@@ -193,9 +193,9 @@ class Cleaning:
     Parameters
     ----------
     discard
-        The batches to delete → the chunks whose files stay, and those of their jobs.
+        The batches to delete → the chunks whose files, and whose jobs' files, are kept.
     why_kept
-        Why the directory stays; empty if it goes as a whole.
+        Why the directory is kept; empty if all of it is deleted.
     """
 
     discard: Mapping[int, frozenset[int]]
@@ -210,7 +210,7 @@ def cleaning(
     Parameters
     ----------
     batches
-        Those that are to be cleaned up.
+        The batches to clean up.
     named
         The batches whose results are kept, because they have a name.
     failed

@@ -1,4 +1,4 @@
-"""A session: what one pool has in one submit directory, posted, followed and ended."""
+"""A session: the work of one pool in one submit directory, from posting to clean-up."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from condorpool.values.locks import uninterrupted
 
 T = TypeVar("T")
 
-#: Seconds that runners get to leave by themselves when the pool closes.
+#: Seconds that runners have to exit by themselves when the pool closes.
 LEAVE_TIME = 10.0
 
-#: Chunks of which is kept when and where they were made, where there may be any number.
+#: How many chunk records are kept where there is no limit to the number of chunks.
 MOST_MADE = 10_000
 
 TERMINATED = "the condorpool Pool was terminated"
@@ -39,8 +39,8 @@ TERMINATED = "the condorpool Pool was terminated"
 class Session:
     """The work of one pool in one submit directory.
 
-    Threads of users post, act, read, or wait on ``changed``; the tracker's thread runs
-    the ``follower``, and the threads of ``deliveries`` hand outcomes to results.
+    User threads post, act, read, or wait on ``changed``; the tracker's thread runs the
+    ``follower``, and the threads of ``deliveries`` hand outcomes to results.
 
     Attributes
     ----------
@@ -54,11 +54,11 @@ class Session:
         self.state = SessionState(directory, access_point, lease)
         self.changed = self.state.changed
         self.deliveries = self.state.deliveries
-        #: The callbacks of results, one after the other.
+        #: Runs the callbacks of results, one after the other.
         self.callbacks = self.deliveries.lane()
         self.staffing = Staffing(self.state)
         self.follower = Follower(self.state, self.staffing)
-        #: When and where the latest chunks were made, for those who have several sessions.
+        #: When and where the latest chunks were made; a pool gives all its sessions the same.
         self.made: collections.deque[Any] = collections.deque(maxlen=MOST_MADE)
         self._modules: payload.Shared[Any] | None = None
         self._former_crews: dict[int, Crew] = {}  # of the owner before this process
@@ -67,13 +67,13 @@ class Session:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its event log is not followed any more."""
+        """Whether its event log is no longer followed."""
         return self.follower.is_closed
 
-    # -- taking up what another process has left ---------------------------------
+    # -- resuming the work of another process ------------------------------------
     @classmethod
     def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:
-        """Resume in the submit directory of an owner that has ended; then `take_up` its batches."""
+        """Return a session in the directory of an owner that ended; then `take_up` its batches."""
         if directory.manifest.queue != access_point.queue:
             directory.forget_jobs(access_point.queue)
         session = cls(directory, access_point, directory.manifest.lease)
@@ -119,7 +119,7 @@ class Session:
             self.state.finish(batch, first, error)
         for first in list(batch.pending):
             self.state.settle(batch, first)
-        # Chunks that the owner had written, and had no time to post.
+        # Chunks that the former owner had written, but not posted yet.
         origin_of = {first: origin for first, _, origin in parts}
         with self.changed:
             lost = [
@@ -133,7 +133,7 @@ class Session:
 
     # -- posting ------------------------------------------------------------
     def share(self, value: T) -> payload.Shared[T]:
-        """Write an object that calls share."""
+        """Write an object for many calls to use; return what stands for it in them."""
         name = submitdir.shared_name(next(self._numbers))
         with self.directory.explained():
             payload.write_shared(self.directory / name, value)
@@ -142,7 +142,7 @@ class Session:
         return payload.Shared(name, value)
 
     def _share_modules(self, modules: T) -> payload.Shared[T]:
-        """Write the user's own modules, unless they are the same as the last time."""
+        """Write the user's own modules, unless they are the same as last time."""
         if self._modules is None or self._modules.value is not modules:
             self._modules = self.share(modules)
         return self._modules
@@ -155,9 +155,10 @@ class Session:
         options: JobOptions,
         calls: int | None,
     ) -> Batch:
-        """Write all chunks of a batch of so many calls; no job makes them before `commit`.
+        """Write all chunks of a batch; no job makes them before `commit`.
 
-        With ``calls`` as None chunks come and go: `open` follows it, and `add` posts them.
+        ``calls`` is the number of calls.  If it is None, the batch is a stream: call `open`
+        instead of `commit`, and `add` for each chunk.
         """
         batch = self._prepare(call, deliver, options, calls)
         try:
@@ -224,10 +225,7 @@ class Session:
 
     @uninterrupted
     def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
-        """Post some calls of a batch that is done once more, as a batch of their own.
-
-        Its calls have the numbers that they had.
-        """
+        """Post some calls of a finished batch again, as a new batch; they keep their numbers."""
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
@@ -246,7 +244,7 @@ class Session:
         return batch
 
     def _post_parts(self, batch: Batch, parts: Iterable[tuple[int, int, int]]) -> None:
-        """Post parts of chunks, as first call, end, and origin; see that there are jobs."""
+        """Post parts of chunks, as first call, end, and origin; submit jobs that are missing."""
         tokens = [Token(batch.number, *part) for part in parts]
         with self.changed:
             batch.pending.update((token.first, token.end) for token in tokens)
@@ -255,7 +253,8 @@ class Session:
         try:
             if batch.crew.is_resident:
                 self.directory.post(batch.crew.number, tokens)
-            if self._is_terminated:  # maybe after it has looked for what there is
+            # terminate(), in another thread, may have looked before these were posted.
+            if self._is_terminated:
                 error = JobRemovedError("", TERMINATED)
                 for token in tokens:
                     if not batch.crew.is_resident or self.directory.take_back(
@@ -271,13 +270,13 @@ class Session:
                 batch.is_posting = False
 
     def add(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> None:
-        """Write more chunks of a batch and see that there are jobs for them."""
+        """Write more chunks of a batch and post them."""
         with self.directory.explained():
             parts = self._write(batch, chunks)
             self._post_parts(batch, ((first, end, first) for first, end in parts))
 
     def _write(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> list[tuple[int, int]]:
-        """Write more chunks of a batch; return first call and end of each."""
+        """Write more chunks of a batch; return the first call and the end of each."""
         first, parts = batch.size, []
         for items in chunks:
             path = self.directory / submitdir.chunk_name(batch.number, first)
@@ -293,17 +292,17 @@ class Session:
         return parts
 
     def end(self, batch: Batch) -> None:
-        """No more chunks will come."""
+        """Note that no more chunks will come."""
         with self.changed:
             batch.is_open = False
             self.changed.notify_all()
 
     @uninterrupted
     def withdraw(self, batch: Batch) -> None:
-        """Take back what no job has of a batch, and delete its files."""
+        """Take back the chunks of a batch that no job has taken, and delete its files."""
         with self.changed:
-            self.state.batches.pop(batch.number, None)
             # The tracker may have forgotten it already.
+            self.state.batches.pop(batch.number, None)
             batch.crew.batches = [other for other in batch.crew.batches if other is not batch]
         for token in self.directory.tokens(batch.crew.number):
             if token.batch == batch.number and not token.job:
@@ -327,15 +326,14 @@ class Session:
             self.changed.notify_all()
 
     def wait_all(self, note: Callable[[str], None], patience: float = PATIENCE) -> bool:
-        """Wait until every batch that is to be cleaned up is done, and its jobs have ended.
+        """Wait until the batches to clean up are done; return whether all jobs left the queue.
 
-        Jobs that are in one of their batch's killstats, or come to be, are removed.
-        Return whether all jobs have left the queue.
+        Jobs that are in one of their batch's killstats, or enter one, are removed.
 
         Parameters
         ----------
         note
-            Called once a second with what is waited for.
+            Called once a second with what the wait is for.
         patience
             Seconds for an access point that does not answer, and for values to be read.
         """
@@ -366,7 +364,7 @@ class Session:
         return self._dismiss(patience)
 
     def _dismiss(self, patience: float) -> bool:
-        """Have the runners leave, and wait until HTCondor has removed all jobs that ended."""
+        """Have the runners exit; return whether all jobs left the queue in time."""
         known = self.state.active_crews
         crews = [crew for crew in known if not crew.pending]
         for crew in known:
@@ -382,13 +380,13 @@ class Session:
             is_overdue = time.monotonic() - begun > LEAVE_TIME
             with contextlib.suppress(HTCondorError):
                 if not self.access_point.query(constraint, ["ClusterId"]):
-                    return True  # gone, and the event log was not told
+                    return True  # gone without an event
                 act_on = constraint if is_overdue else f"({constraint}) && JobStatus != 2"
                 self.access_point.act("remove", act_on, rules.SURPLUS)
         else:
             return False
-        # HTCondor makes a folder anew to write the last event of a cluster there
-        # (write_user_log.cpp): so it is not deleted before.
+        # Wait for the last event of each cluster before the folder is deleted: HTCondor
+        # would create it again to write that event there (write_user_log.cpp).
         ended = [c for crew in crews for c in crew.clusters]
         with self.changed:
             self.changed.wait_for(
@@ -397,7 +395,7 @@ class Session:
         return True
 
     def clean(self) -> str:
-        """Delete what is not needed any more; return what is kept, and why."""
+        """Delete what is no longer needed; return why the rest is kept, or an empty text."""
         with self.changed:
             batches = dict(self.state.batches)
         mine = {n: b for n, b in batches.items() if b.options.cleanup}
@@ -423,19 +421,19 @@ class Session:
 
     @uninterrupted
     def forget(self, batch: Batch | None) -> None:
-        """Keep no results of a batch, and of those that made calls of it again."""
+        """Stop keeping the results of a batch and its reruns under the user's name for them."""
         while batch:
             with self.changed:
                 batch.record = replace(batch.record, name="")
             with contextlib.suppress(OSError):
                 self.directory.record(submitdir.facts_name(batch.number), batch.record)
-            if not batch.undelivered:  # else it goes as all without a name do
+            if not batch.undelivered:  # else it is deleted once delivered, as without a name
                 self.withdraw(batch)
             batch = batch.successor
 
 
 def _parts(numbers: Sequence[int], origins: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
-    """Give the parts of chunks that have these calls, as first call, end, and origin."""
+    """Yield the parts of chunks with these calls, as first call, end, and origin."""
     wanted = iter(sorted(numbers))
     number = next(wanted, None)
     for origin, end in sorted(origins.items()):

@@ -1,4 +1,4 @@
-"""Staffing: which crews there are in a submit directory, and that they have enough jobs."""
+"""Staffing: the crews of a submit directory, and enough jobs for each."""
 
 from __future__ import annotations
 
@@ -22,36 +22,38 @@ from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitEr
 from condorpool.values.guards import guarded
 from condorpool.values.locks import uninterrupted
 
-#: Seconds from the event that a job has ended until its slot takes another.
+#: Seconds from the event that a job has ended until its slot takes another job.
 SHADOW_EXIT = 0.03
 
-#: All of this process: their idle runners keep slots that others may want.
+#: All of this process: the idle runners of one keep slots that another may need.
 _all: weakref.WeakSet[Staffing] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_all.clear)
 
-#: When a job of this process has ended last.
+#: When a job of this process last ended.
 _last_end = -math.inf
 
 
 @guarded(by="_state.changed")
 class Staffing:
-    """Submits jobs for chunks, where there are none that would take them."""
+    """Submits jobs for chunks that no other job would take."""
 
     def __init__(self, state: SessionState) -> None:
-        #: Whether jobs can take one chunk after the other here, as far as is known.
+        #: Whether jobs can use chirp here, which runners need; True until one cannot.
         self.has_chirp = True
-        #: Files that every job is sent.
+        #: The files of shared objects.
         self.shared: list[str] = []
         self._state = state
         #: Resident crews that take more batches, by what their jobs have in common.
         self._crews: dict[object, Crew] = {}
+        # Held from counting the missing runners until they are submitted: else two threads
+        # would submit the same ones.  `_state.changed` is taken inside of it, never outside.
         self._submitting = threading.Lock()
         _all.add(self)
 
     def describe(
         self, crew: int, batch: int | None, limit: int, name: str, options: JobOptions
     ) -> dict[str, str]:
-        """Return what HTCondor would get for such jobs."""
+        """Return the submit description of such jobs."""
         memory = self._state.access_point.memory
         return description.build(
             directory=self._state.directory.path,
@@ -62,7 +64,7 @@ class Staffing:
             batch_name=name,
             run=self._state.directory.run,
             lease=self._state.lease if options.cleanup else 0.0,
-            # A plain job has no channel by which to ask for them.
+            # A runner fetches them when it needs them; a plain job cannot.
             shared=() if batch is None else tuple(self.shared),
             options=options,
             defaults={"request_memory": str(memory)} if memory else {},
@@ -73,7 +75,7 @@ class Staffing:
         return self.has_chirp and options.maxtasksperchild != 1
 
     def crew(self, number: int, name: str, options: JobOptions) -> Crew:
-        """Return the crew for such calls: the one that there is, or a new one."""
+        """Return the crew for calls with these options: an open one, or a new one."""
         sends = description.sends_environment(options.submitkwargs)
         environment = payload.environment_to_send() if sends else {}
         resident = self.is_resident(options)
@@ -103,14 +105,17 @@ class Staffing:
             self._submit(crew, submit, [{"runner": str(n)} for n in range(missing)])
 
     def submit_or_give_up(self, crew: Crew, job_id: str = "") -> None:
-        """Submit the runners that a crew lacks, after the end of a job if that is given."""
+        """Submit the runners that a crew lacks; if that fails, give up its chunks.
+
+        ``job_id`` is the job, if any, whose end is the reason.
+        """
         try:
             self.submit_missing_runners(crew)
         except (SubmitError, HTCondorError) as error:
             self._state.give_up(crew, JobFailedError(job_id, str(error)))
 
     def replace_held(self) -> None:
-        """Submit a runner where a call was posted for one that lingered, and it is held instead."""
+        """Submit runners for chunks that were posted for a lingering runner that is held now."""
         for crew in self._state.active_crews:
             with self._state.changed:
                 is_needed = crew.is_resident and crew.pending and crew.needs_replacement
@@ -119,7 +124,7 @@ class Staffing:
                 self.submit_or_give_up(crew)
 
     def may_replace(self, crew: Crew) -> bool:
-        """Return whether to replace a job that ended without a reason: only a few times."""
+        """Count a job that ended without a reason; return whether to replace it."""
         if not (self._state.directory / submitdir.crew_name(crew.number)).exists():
             return False
         with self._state.changed:
@@ -127,7 +132,7 @@ class Staffing:
             return crew.replaced <= rules.MAX_REPLACED
 
     def starves(self) -> bool:
-        """Return whether a crew has chunks that wait for slots: all its runners, or any plain job."""
+        """Return whether a crew has chunks for which all runners, or any plain job, lack slots."""
         return any(
             crew.pending
             and crew.count(JobState.IDLE)
@@ -136,14 +141,14 @@ class Staffing:
         )
 
     def make_room(self) -> None:
-        """Have idle runners leave if others of this process wait for slots."""
+        """Dismiss idle runners if a session of this process waits for slots."""
         if any(other.starves() for other in list(_all)):
             self.dismiss_idle()
 
-    def dismiss_idle(self, but: Crew | None = None) -> None:
-        """Have the runners of other crews leave that only linger: their slots are wanted."""
+    def dismiss_idle(self, keep: Crew | None = None) -> None:
+        """Have lingering runners of all crews but ``keep`` exit, since their slots are needed."""
         with self._state.changed:
-            idle = {k: c for k, c in self._crews.items() if c is not but and c.live and c.is_idle}
+            idle = {k: c for k, c in self._crews.items() if c is not keep and c.live and c.is_idle}
             for key in idle:
                 del self._crews[key]
         for crew in idle.values():
@@ -160,7 +165,7 @@ class Staffing:
             batch.holders.update(zip(chunks, cluster.jobs, strict=True))
 
     def fall_back(self, crew: Crew) -> None:
-        """Give every chunk a job of its own: this site forbids the channel that runners need."""
+        """Give every chunk a job of its own: this site forbids chirp, which runners need."""
         with self._state.changed:
             self.has_chirp = False
         back = self._state.recall(crew)
@@ -184,7 +189,7 @@ class Staffing:
 
     @staticmethod
     def note_end() -> None:
-        """Note that a job has ended just now."""
+        """Note that a job has just ended."""
         global _last_end  # noqa: PLW0603 - slots are shared by all sessions
         _last_end = time.monotonic()
 
@@ -197,12 +202,15 @@ class Staffing:
     ) -> Cluster:
         for other in list(_all):
             other.dismiss_idle(crew)
-        # The cleaner finds the jobs by their attributes, recorded or not.
+        # Before the jobs exist: should this process die before it can record their cluster,
+        # the cleaner has the crew's record, and finds the jobs by their attributes.
         self._record(crew, submit)
-        # A slot kept for the next call is only looked at when jobs come in, and
-        # it takes its last job's shadow this long to let go of it: jobs that
-        # come earlier wait up to 8 s for a slot that stands ready.
+        # HTCondor looks for a slot kept for the next call only when jobs come in, and the
+        # last job's shadow takes this long to release it: jobs that come earlier wait up
+        # to 8 s for a slot that is ready.
         time.sleep(max(0.0, _last_end + SHADOW_EXIT - time.monotonic()))
+        # The tracker may see events of the new cluster before it is known here: see
+        # `Follower._early`.
         number = self._state.access_point.submit(submit, items)
         cluster = Cluster(crew, number, len(items), chunks)
         with self._state.changed:
@@ -210,7 +218,7 @@ class Staffing:
             crew.clusters.append(cluster)
         with contextlib.suppress(SubmitError):
             self._record(crew, submit)
-        self._state.access_point.hurry(number)
+        self._state.access_point.nudge_cluster(number)
         return cluster
 
     def _record(self, crew: Crew, submit: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The state of a session: its batches and jobs, and what becomes of chunks.
+"""The state of a session: its batches and jobs, and how chunks finish.
 
 The lock rule
 -------------
@@ -9,17 +9,17 @@ The lock rule
 
 They are written by
 
-* the tracker's thread: jobs and clusters by the event log and the queue; chunks that have
-  finished, and which job has which; batches that are done;
-* threads of users: new batches, crews and clusters, and what they do to jobs;
-* delivery threads: what is delivered, and when a job's last chunk ended.
+* the tracker's thread: jobs and clusters, from the event log and the queue; finished
+  chunks; which job holds which chunk; batches that are done;
+* user threads: new batches, crews and clusters, and the user's actions on jobs;
+* delivery threads: deliveries, and when a job's last chunk ended.
 
 Each of them holds the lock where it writes, and notifies when waits may be over.  Reading
-one attribute takes no lock; reading several that belong together, or iterating, does.
+one attribute needs no lock; reading several that belong together, or iterating, does.
 
 Never touch the disk or HTCondor with the lock held: a cell that waits needs it, and a
 network file system or an access point may take minutes.  So list a folder first, then
-take the lock and look whether the answer still holds (`SessionState.refresh_holders`).
+take the lock and check that the listing is still current (`SessionState.refresh_holders`).
 
 With ``CONDORPOOL_DEBUG_LOCKS`` set, a write without the lock raises (`values.guards`).
 """
@@ -51,10 +51,10 @@ from condorpool.values.exceptions import (
 from condorpool.values.guards import guarded
 from condorpool.values.locks import Monitor
 
-#: Seconds for which a wait bears an access point that does not answer.
+#: Seconds for which a wait tolerates an access point that does not answer.
 PATIENCE = 600.0
 
-#: How long an outcome may take to show up on a network file system, in seconds.
+#: Seconds that an outcome may take to appear on a network file system.
 OUTCOME_LAG = 20.0
 
 # The words of CPython's faulthandler, which ends a call that cannot be interrupted.
@@ -62,7 +62,7 @@ _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
 
 def _ignore(*_: object) -> None:
-    """Take the place of a batch's ``deliver`` when all has been delivered."""
+    """Replace a batch's ``deliver`` once everything is delivered."""
 
 
 @guarded(by="changed")
@@ -72,7 +72,7 @@ class SessionState:
     Parameters
     ----------
     lease
-        Seconds for which jobs that wait stay in the queue without renewal; 0 for ever.
+        Seconds for which waiting jobs stay in the queue without renewal; 0 for no limit.
     """
 
     def __init__(self, directory: SubmitDir, access_point: AccessPoint, lease: float) -> None:
@@ -84,15 +84,15 @@ class SessionState:
         self.deliveries = Deliveries(self.changed)
         self.batches: dict[int, Batch] = {}
         self.clusters: dict[int, Cluster] = {}
-        #: Why, and since when, access point or disk do not answer.
+        #: The error, and since when, while the access point or the disk does not answer.
         self.unreachable: tuple[CondorPoolError, float] | None = None
-        #: Chunks whose jobs ended well, but whose outcomes are not seen yet, and since when.
+        #: Chunks whose jobs exited with 0 but whose outcomes are not visible, and since when.
         self._late: dict[tuple[int, int], tuple[Job, float]] = {}
-        self._times_put_back = 0
+        self._times_put_back = 0  # a listing of tokens from before the last time is stale
 
     @property
     def waits_for_outcomes(self) -> bool:
-        """Whether jobs have ended well whose outcomes are still to show up."""
+        """Whether a job has exited with 0 and its outcome is not visible yet."""
         return bool(self._late)
 
     @property
@@ -103,7 +103,7 @@ class SessionState:
 
     @property
     def live_jobs(self) -> list[Job]:
-        """The jobs that have not left the queue, and those that HTCondor has still to make."""
+        """The jobs that are in the queue, and those that HTCondor has not made yet."""
         with self.changed:
             jobs = (job for cluster in self.clusters.values() for job in cluster.jobs)
             return [job for job in jobs if not job.state.is_final]
@@ -115,14 +115,14 @@ class SessionState:
             return any(not batch.is_done for batch in self.batches.values())
 
     def job(self, job_id: str) -> Job | None:
-        """Return the job with this id, if it is in the queue, or has just left it."""
+        """Return the job with this id, if it is in the queue or has just left it."""
         cluster, _, proc = job_id.partition(".")
         known = self.clusters.get(int(cluster)) if proc else None
         return known.jobs[int(proc)] if known else None
 
-    # -- which job has which chunk -------------------------------------------------
+    # -- which job holds which chunk -----------------------------------------------
     def refresh_holders(self, crew: Crew) -> None:
-        """Find out which chunks there are by now, and which job has which."""
+        """Look up which chunks have been split, and which job holds which chunk."""
         if not crew.is_resident:
             return
         is_current = False
@@ -130,7 +130,8 @@ class SessionState:
             times = self._times_put_back
             tokens = list(self.directory.tokens(crew.number))
             with self.changed:
-                # Else a job may be listed for a chunk that it had until it was put back.
+                # If a chunk was put back since, the listing may name its former holder:
+                # list again.
                 is_current = times == self._times_put_back
                 for token in tokens if is_current else ():
                     batch = self.batches.get(token.batch)
@@ -138,20 +139,21 @@ class SessionState:
                         batch.holders[token.first] = job
 
     def put_back(self, job: Job, token: Token) -> None:
-        """Let other jobs take a chunk that this one has."""
+        """Put back a chunk that this job has taken, so that another can take it."""
         batch = self.batches.get(token.batch)
         if not batch:
             return
         self.directory.put_back(job.crew.number, token)
         with self.changed:
             self._times_put_back += 1
-            if batch.holders.get(token.first) is job:  # another may have taken it by now
+            if batch.holders.get(token.first) is job:  # another job may hold it by now
                 del batch.holders[token.first]
 
     def recall(self, crew: Crew, batch: Batch | None = None) -> list[Token]:
-        """Take the chunks back that no job has, of one batch or all; return what they were."""
+        """Take back the chunks that no job has taken, of one batch or all; return their tokens."""
         self.refresh_holders(crew)
-        # The last first: what a runner takes meanwhile is then what comes first.
+        # The last first, since runners take the first first: so none takes a later chunk
+        # after an earlier one was taken back.
         back = [
             token
             for token in sorted(self.directory.tokens(crew.number), reverse=True)
@@ -163,7 +165,7 @@ class SessionState:
 
     # -- chunks that finish --------------------------------------------------------
     def settle(self, batch: Batch, first: int, job: Job | None = None) -> None:
-        """Finish a chunk if it has an outcome, or if this job, which had it, has ended."""
+        """Finish a chunk if it has an outcome, or if ``job``, which held it, has ended."""
         path = self.directory / submitdir.outcome_name(batch.number, first)
         result: payload.Report | JobError | None
         result = payload.look_at_outcome(path, job.id if job else "")
@@ -172,7 +174,7 @@ class SessionState:
             if job is None:
                 return
             if job.exit_code == 0:
-                # The outcome was written; a network file system may show it later.
+                # The outcome was written, but a network file system may show it later.
                 with self.changed:
                     _, since = self._late.setdefault(key, (job, time.monotonic()))
                 if time.monotonic() - since < OUTCOME_LAG:
@@ -184,7 +186,7 @@ class SessionState:
         self.finish(batch, first, result)
 
     def settle_late(self) -> None:
-        """Look again for outcomes that a network file system may show later."""
+        """Look again for outcomes that a network file system may delay."""
         for (number, first), (job, _) in list(self._late.items()):
             if number in self.batches:
                 self.settle(self.batches[number], first, job)
@@ -193,8 +195,10 @@ class SessionState:
                     del self._late[number, first]
 
     def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> None:
-        """Have the outcome of a chunk delivered, once."""
+        """Have the outcome of a chunk delivered, once; later calls for it do nothing."""
         with self.changed:
+            # It may be found by its event, by the end of its job, by a look at the disk,
+            # or by a user's thread that takes it back.
             if first not in batch.pending:
                 return
             made = first + result.calls if isinstance(result, payload.Report) else math.inf
@@ -203,7 +207,7 @@ class SessionState:
             end = batch.pending.pop(first)
             batch.delivering += 1
             if isinstance(result, payload.Report):
-                batch.crew.replaced = 0  # its jobs do work
+                batch.crew.replaced = 0  # its jobs work
             if isinstance(result, JobError) or result.has_failures:
                 batch.has_failures = not batch.streams
             if isinstance(result, JobFailedError):
@@ -211,11 +215,11 @@ class SessionState:
             if isinstance(result, JobError):
                 batch.errors.add(first)
             batch.lane = lane = batch.lane or self.deliveries.lane()
-            # Now: the job may soon be forgotten.
+            # Not later: the cluster may be forgotten before the delivery.
             job = self.job(result.job_id)
         if isinstance(result, JobError):
-            # Before it is delivered: then the batch, and its files, may be discarded.
-            with contextlib.suppress(OSError):  # another process cannot attach to it then
+            # Not later: after the delivery the batch and its files may be deleted.
+            with contextlib.suppress(OSError):  # then another process cannot read the error
                 name = submitdir.error_name(batch.number, first)
                 self.directory.record(name, ErrorRecord.of(result, end))
         lane.put(functools.partial(self._deliver, batch, first, end, result, job))
@@ -228,7 +232,7 @@ class SessionState:
         result: payload.Report | JobError,
         job: Job | None,
     ) -> None:
-        """Read an outcome, and hand it to the result of its calls."""
+        """Read an outcome and hand it to its calls."""
         after = None
         try:
             outcome = result if isinstance(result, JobError) else result.outcome(first)
@@ -241,21 +245,22 @@ class SessionState:
                     batch.holders.pop(first, None)
                 self.directory.discard_chunks(batch.number, [first])
             after = batch.deliver(first, end, outcome, job)
-            del outcome, result  # values live as long as others want, not as what comes now
+            del outcome, result  # else the values would live until this method returns
         finally:
             with self.changed:
                 batch.delivering -= 1
                 if not batch.undelivered:
-                    batch.deliver = _ignore  # the batch may stay in use longer than the result
+                    batch.deliver = _ignore  # the batch may outlive its calls: let them go
                     self.changed.notify_all()
         if after:
             after()
-        # Now, and not with the next event: the next call's files then get their memory.
+        # Now, not at the next event: the memory of these files is free for the next call's.
         self.forget_if_possible(batch)
 
     def forget_if_possible(self, batch: Batch) -> None:
         """Forget a batch and delete its files, if neither will be needed again."""
         with self.changed:
+            # The tracker and a delivery may both come here: only one of them gets the batch.
             if not batch.is_forgettable or not self.batches.pop(batch.number, None):
                 return
             if batch.crew.is_resident:
@@ -273,7 +278,7 @@ class SessionState:
     def failure(self, job: Job, task_timeout: float | None = None) -> JobError:
         """Return the error that says why a job that has ended wrote no outcome."""
         if job.state is JobState.REMOVED:
-            return JobRemovedError(job.id, job.reason or "somebody removed it", host=job.host)
+            return JobRemovedError(job.id, job.reason or "no reason was given", host=job.host)
         name = submitdir.stderr_name(job.id)
         stderr = self.directory.tail(name)
         dump = self.directory.tail(name, 1000, 1 << 16) if task_timeout else ""
@@ -281,14 +286,14 @@ class SessionState:
             reason = f"a call took longer than {task_timeout:g} s, and could not be interrupted"
             where = "\n".join(dump[found.start() :].splitlines()[:12])
             return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
-        reason = job.exit or job.reason or "it left the queue and nobody knows why"
+        reason = job.exit or job.reason or "it left the queue for an unknown reason"
         if not self.directory.path.exists():
             reason = "its submit directory was deleted meanwhile"
         hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
 
     def give_up(self, crew: Crew, error: JobError) -> None:
-        """Finish the chunks that no job remains for; held jobs keep theirs."""
+        """Finish with an error the chunks for which no job remains; held jobs keep theirs."""
         self.recall(crew)
         with self.changed:
             lost = [
@@ -301,20 +306,20 @@ class SessionState:
             self.finish(batch, first, error)
 
     def check_reach(self, patience: float = PATIENCE) -> None:
-        """Raise if access point or disk have not answered for ``patience`` seconds.
+        """Raise if the access point or the disk has not answered for ``patience`` seconds.
 
-        A restart takes it away for a while, and its queue is on its disk; but a
-        wait for one that never comes back would have no end.
+        An access point that restarts keeps its queue, so a wait continues meanwhile; but
+        it must end if the access point never comes back.
         """
         if self.unreachable and time.monotonic() - self.unreachable[1] >= patience:
             error, since = self.unreachable
             raise HTCondorError(
-                f"{error} It has been so for {time.monotonic() - since:.0f} s. "
-                "The jobs are in the queue: ask again when that is cured."
+                f"{error} This has lasted {time.monotonic() - since:.0f} s. "
+                "The jobs are still in the queue: try again when it answers."
             ) from error
 
     def note_unreachable(self, error: CondorPoolError) -> None:
-        """Note that access point or disk do not answer."""
+        """Note that the access point or the disk does not answer."""
         with self.changed:
             since = self.unreachable[1] if self.unreachable else time.monotonic()
             self.unreachable = error, since

@@ -1,4 +1,4 @@
-"""Calls whose outcomes are given away as they are asked for, of an iterable that may be endless."""
+"""Calls with the items of an iterable, maybe endless, whose outcomes are handed out on demand."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from condorpool.engine.session import MOST_MADE, Session
 from condorpool.values.exceptions import JobError, PoolClosedError
 from condorpool.values.locks import uninterrupted
 
-#: Exceptions that are kept for displays; there may be any number.
+#: How many exceptions are kept for displays; there is no limit to their number.
 MOST_ERRORS = 100
 
-#: Seconds after which a feeder checks whether results are still wanted.
+#: Seconds after which a feeder checks again whether outcomes are still wanted.
 LOOK = 1.0
 
 
 class Raised:
-    """Stands for the exception of a call among values."""
+    """The exception of a call, in the place of its value."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 class StreamedCalls(Calls):
-    """Calls with the items of an iterable, whose outcomes are given away in turn.
+    """Calls with the items of an iterable; each outcome is handed out once.
 
-    A thread takes items from the iterable as outcomes are taken from here.  It stops when
-    this is garbage: neither that thread nor the batch keeps it.
+    A thread takes items from the iterable as outcomes are taken from here.  Neither that
+    thread nor the batch keeps this object alive: the thread stops when it is garbage.
 
     Parameters
     ----------
     ahead
         The most calls that are under way, or have ended and wait to be taken.
     ordered
-        Whether outcomes are given in the order of the items.
+        Whether outcomes come in the order of the items.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class StreamedCalls(Calls):
         self._ordered = ordered
         self._failed = 0
         self._waiting: deque[Any] = deque()
-        self._early: dict[int, list[Any]] = {}  # ended before those that come first
-        self._next = 0  # the call that comes next in order
+        self._early: dict[int, list[Any]] = {}  # of chunks that wait for earlier ones
+        self._next = 0  # the first call whose outcome is not waiting yet
         prepared = session.prepare(call, (), _weakly(self.deliver), options, None)
         with uninterrupted:
             self.batch = self._batch = session.open(prepared)
@@ -77,7 +77,7 @@ class StreamedCalls(Calls):
 
     @property
     def size(self) -> int:
-        """How many items were taken from the iterable so far."""
+        """How many items have been taken from the iterable so far."""
         return self._batch.size
 
     @property
@@ -88,7 +88,7 @@ class StreamedCalls(Calls):
 
     @property
     def failed(self) -> int:
-        """How many have failed; `errors` has only some of them."""
+        """How many calls have failed; `errors` has only some of their exceptions."""
         return self._failed
 
     @property
@@ -107,34 +107,34 @@ class StreamedCalls(Calls):
         return self._feed.taken
 
     def take(self) -> Any:
-        """Return the next outcome that waits: a value, or `Raised`."""
+        """Return the next waiting outcome: a value, or `Raised`."""
         value = self._waiting.popleft()
         self._feed.note_taken()
         return value
 
     def take_end(self) -> BaseException:
-        """Return how the iterable ended: StopIteration, or what it raised, once."""
+        """Return what ended the iterable: the exception that it raised, once, or StopIteration."""
         end, self._feed.end = self._feed.end, StopIteration()
         return end or StopIteration()
 
     def stop(self) -> None:
-        """Take no more items, and do not wait for the one that the iterable is about to give."""
+        """Take no more items, and do not wait for the one that the iterable is producing."""
         with self.session.changed:
             self._feed.stop()
             self._feed.end = self._feed.end or PoolClosedError()
         self.session.end(self._batch)
 
     def exhaust(self) -> None:
-        """Take all other items of the iterable, unless it has no end."""
-        self.stop() if self._is_endless else self._feed.hurry()
+        """Take all remaining items of the iterable; if it is endless, take no more."""
+        self.stop() if self._is_endless else self._feed.take_all()
 
     def take_back(self) -> int:
-        """Take no more items, and take back calls that no job makes yet; return how many chunks."""
+        """Take no more items, and take back untaken calls; return how many chunks."""
         self.stop()
         return super().take_back()
 
     def deliver(self, first: int, end: int, result: Outcome | JobError, job: Job | None) -> None:
-        """Have the outcomes of a chunk wait to be taken, in their order."""
+        """Queue the outcomes of a chunk for `take`."""
         self._record(first, end, result, job)
         if isinstance(result, JobError):
             errors: dict[int, BaseException] = dict.fromkeys(range(end - first), result)
@@ -171,10 +171,10 @@ class _Feed:
         self.taken = 0
         self.end: BaseException | None = None  # how the iterable ended
         self._is_stopped = False
-        self._waits = False  # for room: only then has `note_taken` to wake it
+        self._waits = False  # for room: only then does `note_taken` wake it
 
     def run(self) -> None:
-        """Take items to the end, or until no more are wanted."""
+        """Take items until the iterable ends, or no more are wanted."""
         end: BaseException = StopIteration()
         try:
             while self._wait_for_room():
@@ -184,14 +184,14 @@ class _Feed:
                 self._session.add(self._batch, [items])
             else:
                 end = PoolClosedError()
-        except BaseException as error:  # noqa: BLE001 - the iterable's; raised by the iterator
+        except BaseException as error:  # noqa: BLE001 - from the iterable; `take_end` returns it
             end = error
         with self._session.changed:
             self.end = self.end or end
         self._session.end(self._batch)
 
     def _wait_for_room(self) -> bool:
-        """Wait until there is room for a chunk; return whether it is still wanted."""
+        """Wait until there is room for a chunk; return False if no more are wanted."""
         with self._session.changed:
             while not self._is_stopped and not self._has_room:
                 self._waits = True
@@ -205,29 +205,33 @@ class _Feed:
 
     def note_taken(self) -> None:
         """Note that an outcome was taken."""
+        # Without the lock, which costs time: a missed wake-up delays the feeder by `LOOK`.
         self.taken += 1
         if self._waits and self._has_room:
             with self._session.changed:
                 self._session.changed.notify_all()
 
     def stop(self) -> None:
-        """Take no more from the iterable.  The garbage collector may call it: it takes no lock."""
+        """Take no more items.
+
+        It takes no lock: the garbage collector may call it in a thread that has the lock.
+        """
         self._is_stopped = True
 
-    def hurry(self) -> None:
-        """Take all other items, whether outcomes are taken or not."""
+    def take_all(self) -> None:
+        """Take all remaining items without waiting for room."""
         with self._session.changed:
             self._ahead = float("inf")
             self._session.changed.notify_all()
 
 
 def _weakly(deliver: Any) -> Callable[..., None]:
-    """Deliver as long as the object exists whose method this is."""
+    """Return a function that calls this method as long as its object exists."""
     method = weakref.WeakMethod(deliver)
 
-    def deliver_weakly(*told: Any) -> None:
+    def deliver_weakly(*args: Any) -> None:
         if method_now := method():
-            method_now(*told)
+            method_now(*args)
 
     return deliver_weakly
 

@@ -35,11 +35,11 @@ EVENT_LOG = "events.log"
 MANIFEST = "manifest.json"
 PROBE = "probe"
 
-#: What a job needs beside its own chunk.
+#: The files that every job needs besides its chunks.
 SHIPPED = (LAUNCHER, SUPPORT)
 
 
-# The names of files, with the numbers or the job id that they contain.
+# The names of files, to be filled in with numbers or a job id.
 
 #: The initializer and the environment of a crew's jobs.
 crew_name = "{}.crew".format
@@ -47,7 +47,7 @@ crew_name = "{}.crew".format
 jobs_name = "{}.jobs".format
 #: The folder from which a crew's jobs take chunks.
 posted_name = "{}.posted".format
-#: The folder to which they move them, with their job id at the end.
+#: The folder to which they move the chunks that they take, with their job id at the end.
 taken_name = "{}.taken".format
 #: The function that all chunks of a batch call.
 call_name = "{}.call".format
@@ -59,7 +59,7 @@ chunk_name = "{}-{}.chunk".format
 outcome_name = "{}-{}.outcome".format
 #: The `ErrorRecord` of a chunk that has no outcome.
 error_name = "{}-{}.error".format
-#: An object that calls share.
+#: An object that many calls use.
 shared_name = "{}.shared".format
 #: The standard output of a job, by its id.
 stdout_name = "job-{}.out".format
@@ -116,7 +116,7 @@ class SubmitDir:
 
     @classmethod
     def found(cls, path: Path) -> SubmitDir | None:
-        """Return the submit directory in a folder, if that is one, and this user's."""
+        """Return the submit directory at ``path``, if it is one and belongs to this user."""
         here = cls(path)
         try:
             here.manifest = Manifest.parse((path / MANIFEST).read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ class SubmitDir:
     def make(
         self, *, lease: float = 0.0, queue: str = "", kernel: str = "", notebook: str = ""
     ) -> None:
-        """Make the folder, own it, and put there what every job needs.
+        """Make the folder, become its owner, and write what every job needs.
 
         The arguments are those of `Manifest`.
         """
@@ -158,12 +158,12 @@ class SubmitDir:
         launcher = resources.files("condorpool.runner").joinpath(LAUNCHER)
         self.write(LAUNCHER, launcher.read_bytes())
         self.write(SUPPORT, support_archive())
-        # HTCondor appends to it, and it is watched before the first job is submitted.
+        # HTCondor appends to it; it must exist because it is watched before the first submit.
         self.write(EVENT_LOG, b"")
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn errors of the file system into one that says what to do."""
+        """Turn errors of the file system into a SubmitError that says what to do."""
         try:
             yield
         except CondorPoolError:
@@ -171,13 +171,13 @@ class SubmitDir:
         except OSError as error:
             raise SubmitError(
                 f"cannot write the submit directory {self.path}: {error.strerror or error}. "
-                "Nothing was submitted. Free space there or give another place with "
+                "Nothing was submitted. Free space there, or choose another place with "
                 "Pool(submitdir=...)."
             ) from error
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a private file beside its name and move it into place."""
-        scratch = self.path / f"{name}.tmp"
+        """Write a private file; other processes see all of it or nothing."""
+        scratch = self.path / f"{name}.tmp"  # renamed when it is complete
         with open(scratch, "wb", opener=_private) as file:
             file.write(data)
         scratch.replace(self.path / name)
@@ -220,7 +220,7 @@ class SubmitDir:
         for file in self._files():
             number, _, rest = file.name.partition(".")
             if rest == suffix:
-                with contextlib.suppress(OSError):  # gone meanwhile
+                with contextlib.suppress(OSError):  # it was deleted meanwhile
                     found[int(number)] = kind.parse(Path(file.path).read_text(encoding="utf-8"))
         return found
 
@@ -230,13 +230,13 @@ class SubmitDir:
         for file in self._files():
             stem, _, kind = file.name.partition(".")
             batch, _, first = stem.partition("-")
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # it was deleted meanwhile
                 if kind in found and (kind == "chunk" or file.stat().st_size):
                     found[kind].add((int(batch), int(first)))
         return found["chunk"], found["outcome"]
 
     def numbers_shared(self) -> list[int]:
-        """Return the numbers of the objects that calls share."""
+        """Return the numbers of shared objects."""
         return [int(f.name.partition(".")[0]) for f in self._files() if f.name.endswith(".shared")]
 
     def ends(self, batch: int) -> dict[int, int]:
@@ -245,15 +245,15 @@ class SubmitDir:
         firsts = sorted(first for number, first in arguments if number == batch)
         found = {}
         for first in firsts:
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # it was deleted meanwhile
                 found[first] = end_of(self.path / chunk_name(batch, first))
         return found
 
     def chains(self) -> dict[int, Chain]:
-        """Return the batches that can be taken up, by the number of the first of each chain.
+        """Return the batches that can be resumed, each with its reruns, by the first's number.
 
-        Others have lost chunks: those that are delivered were deleted, or the owner was killed
-        before it had written all.
+        Others lack chunks: they were deleted once delivered, or the owner was killed before
+        it had written all.
         """
         found: dict[int, Chain] = {}
         root: dict[int, int] = {}
@@ -273,12 +273,12 @@ class SubmitDir:
         """Return the first calls of the chunks that have an outcome."""
         return {first for number, first in self.chunks()[1] if number == batch}
 
-    def calls_done(self, batch: int, crew: int, calls: int) -> int:
-        """Count the calls of a batch that have an outcome."""
-        done = self.outcomes(batch)
+    def calls_ended(self, batch: int, crew: int, calls: int) -> int:
+        """Count the calls of a batch that have an outcome: a value or an exception."""
+        ended = self.outcomes(batch)
         tokens = {token.first for token in self.tokens(crew) if token.batch == batch}
-        firsts = sorted({*done, *tokens, *self.ends(batch), calls})
-        return sum(end - first for first, end in itertools.pairwise(firsts) if first in done)
+        firsts = sorted({*ended, *tokens, *self.ends(batch), calls})
+        return sum(end - first for first, end in itertools.pairwise(firsts) if first in ended)
 
     def errors(self, batch: int) -> dict[int, JobError]:
         """Return why chunks of a batch have no outcome, by their first calls."""
@@ -309,13 +309,14 @@ class SubmitDir:
             os.close(_private(f"{folder}/{token}", os.O_WRONLY))
 
     def copy_batch(self, old: int, new: int, origins: Iterable[int]) -> None:
-        """Give a new batch the arguments of an old one."""
+        """Link the files with an old batch's function and arguments to a new batch."""
         os.link(self.path / call_name(old), self.path / call_name(new))
         for origin in origins:
             os.link(self.path / chunk_name(old, origin), self.path / chunk_name(new, origin))
 
     def tokens(self, crew: int) -> Iterator[Token]:
         """Yield the tokens of a crew's chunks: those that are posted, then those taken."""
+        # In this order: a chunk that a runner takes meanwhile is listed twice, not missed.
         for folder in (posted_name(crew), taken_name(crew)):
             with contextlib.suppress(OSError):
                 for name in os.listdir(self.path / folder):  # noqa: PTH208 - may be many
@@ -330,6 +331,7 @@ class SubmitDir:
         """Delete a token that is posted, or whose job has ended; return whether it was there."""
         folder = taken_name(crew) if token.job else posted_name(crew)
         try:
+            # If a runner renames it at the same time, only one of the two succeeds.
             (self.path / folder / str(token)).unlink()
         except OSError:
             return False
@@ -339,11 +341,11 @@ class SubmitDir:
         """Post a taken chunk again, unless it has an outcome."""
         if not (self.path / outcome_name(token.batch, token.first)).exists():
             posted = self.path / posted_name(crew) / str(token._replace(job=""))
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # its job has finished it, or split it
                 (self.path / taken_name(crew) / str(token)).rename(posted)
 
     def forget_jobs(self, queue: str) -> None:
-        """Start again in another queue, where the ids of the old jobs may be those of others."""
+        """Start over in another queue, where the old job ids may belong to other jobs."""
         for crew, known in self.crews().items():
             for token in self.tokens(crew):
                 if token.job:
@@ -354,7 +356,7 @@ class SubmitDir:
         self.record(MANIFEST, self.manifest)
 
     def discard_chunks(self, batch: int, firsts: Iterable[int]) -> None:
-        """Delete the files of chunks, by their names: the folder may be large."""
+        """Delete the files of chunks by name: listing a large folder is slow."""
         for first in firsts:
             for name in (outcome_name(batch, first), chunk_name(batch, first)):
                 with contextlib.suppress(OSError):
@@ -365,9 +367,9 @@ class SubmitDir:
         (self.path / call_name(batch)).unlink(missing_ok=True)
         (self.path / facts_name(batch)).unlink(missing_ok=True)
 
-    # -- the end -------------------------------------------------------------------------
+    # -- cleaning up ---------------------------------------------------------------------
     def discard_batch(self, batch: int, keep: Iterable[int] = ()) -> None:
-        """Delete the files of a batch, but for those of the chunks to keep."""
+        """Delete the files of a batch, except those of the chunks to keep."""
         kept = {f"{batch}-{index}" for index in keep}
         for file in self._files():
             stem = file.name.partition(".")[0]
@@ -376,12 +378,12 @@ class SubmitDir:
                     os.unlink(file.path)  # noqa: PTH108 - 40,000 of these
 
     def discard_beside(self, names: Iterable[str]) -> None:
-        """Delete files that the user has named, beside the folder."""
+        """Delete files that the user named (``cleanupfiles``), beside the folder."""
         for name in set(names):
             (self.path.parent / name).unlink(missing_ok=True)
 
     def discard_jobs(self, keep: Iterable[str]) -> None:
-        """Delete what jobs printed, but for those to keep, and the folders of crews."""
+        """Delete the output of all jobs but those to keep, and the folders of crews."""
         kept = {name for job in keep for name in (stdout_name(job), stderr_name(job))}
         for file in self._files():
             with contextlib.suppress(OSError):
@@ -398,11 +400,11 @@ class SubmitDir:
             return []
 
     def remove(self) -> None:
-        """Delete the folder and all in it; what is gone already is no error.
+        """Delete the folder and all in it; a file that is already gone is no error.
 
         If this process is killed meanwhile, the next one must recognize the rest as a submit
-        directory: the manifest is deleted last, but for the lock, which a network file system
-        deletes only when it is closed.
+        directory: so the manifest is deleted last, except for the lock, which a network file
+        system deletes only when it is closed.
         """
         for file in self._files():
             if file.name not in {MANIFEST, ownership.OWNER_LOCK}:
@@ -416,7 +418,7 @@ class SubmitDir:
             shutil.rmtree(self.path, ignore_errors=True)
             if not self.path.exists():
                 return
-            time.sleep(0.05)  # a shadow that is exiting has written a last file
+            time.sleep(0.05)  # a shadow wrote a last file as it exited
 
 
 def _private(path: str, flags: int) -> int:

@@ -15,7 +15,7 @@ from condorpool.values.locks import uninterrupted
 
 logger = logging.getLogger("condorpool")
 
-#: Seconds between looks at logs that may have grown unseen (network file systems).
+#: Seconds between looks at logs, whose growth may go unnoticed on network file systems.
 LOOK_INTERVAL = 1.0
 
 #: Seconds between two comparisons with the queue.
@@ -25,17 +25,18 @@ RECONCILE_INTERVAL = 30.0
 class Tracker:
     """Reads event logs as they grow, and compares with the queue now and then.
 
-    The thread starts with the first session and ends with the last; both may
-    happen again and again.  It runs no code of the user's: `deliveries` does.
+    The thread starts with the first session and ends with the last; a later session
+    starts a new one.  It runs no code of the user's: `deliveries` does.
     """
 
     def __init__(self, reconcile_interval: float = RECONCILE_INTERVAL) -> None:
         self.reconcile_interval = reconcile_interval
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the assignment of all below
+        # Replaced, never changed in place: the thread iterates over it without the lock.
         self._sessions: list[Session] = []
         self._thread: threading.Thread | None = None
-        self._watch: FileWatch | None = None
-        self._fault: BaseException | None = None  # why the thread has ended by itself
+        self._watch: FileWatch | None = None  # the thread ends when this is another
+        self._fault: BaseException | None = None  # the error that ended the thread
 
     def follow(self, session: Session) -> None:
         """Follow a session from now on."""
@@ -50,27 +51,27 @@ class Tracker:
             self._watch.add(session.directory.log)
 
     def look(self) -> None:
-        """Look at the logs at once."""
+        """Have the thread look at the logs at once."""
         with uninterrupted, self._lock:
             if self._watch:
                 self._watch.wake()
 
     def check(self, session: Session) -> None:
-        """Raise when nothing will be heard of a session any more: a wait would have no end."""
+        """Raise if a session is no longer followed: a wait would never end."""
         if session in self._sessions:
             return
         if session.is_closed or self._fault is None:
-            what = "its pool was closed, or this process was forked from the one that has it"
+            what = "their pool was closed, or this process was forked from the one that owns it"
         else:
-            what = f"the thread that follows its jobs has ended ({self._fault!r})"
+            what = f"the thread that follows their jobs has ended ({self._fault!r})"
         raise CondorPoolError(
-            f"nothing is known any more of what is in {session.directory.path}: {what}. Its jobs "
-            "go on; condorpool.attach() in a new process goes on with what they make."
+            f"the calls in {session.directory.path} are no longer followed: {what}. Their jobs "
+            "continue; get their results with condorpool.attach() in a new process."
         )
 
     @uninterrupted
     def unfollow(self, session: Session) -> None:
-        """Follow a session no longer; when this returns the thread has let go of it."""
+        """Stop following a session; after the last one, wait until the thread has ended."""
         with self._lock:
             if session not in self._sessions:
                 return
@@ -81,8 +82,7 @@ class Tracker:
                 self._thread = self._watch = None
             if watch:
                 watch.wake()
-        # The last session takes the thread along; a callback that closes its own
-        # pool runs in that thread.
+        # A thread cannot join itself.
         if last and thread and thread is not threading.current_thread():
             thread.join()
 
@@ -90,9 +90,9 @@ class Tracker:
         try:
             self._follow(watch)
         except BaseException as error:
-            logger.exception("condorpool follows no jobs any more")
+            logger.exception("condorpool no longer follows any jobs")
             with self._lock:
-                if self._watch is watch:  # the next session begins anew
+                if self._watch is watch:  # the next session starts a new thread
                     lost, self._fault = self._sessions, error
                     self._sessions, self._watch, self._thread = [], None, None
             for session in lost:
@@ -112,11 +112,11 @@ class Tracker:
                     if reconcile:
                         session.follower.reconcile()
                 except BaseException:
-                    # One broken session must not stop the others' results.
+                    # One broken session must not stop the others.
                     logger.exception("condorpool cannot follow %s", session.directory.path)
             if reconcile:
                 reconcile_at = time.monotonic() + self.reconcile_interval
-        with self._lock:  # whoever ended this thread may still be waking it
+        with self._lock:  # the thread that called unfollow() may still be waking this one
             watch.close()
 
 

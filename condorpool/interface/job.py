@@ -12,7 +12,7 @@ from condorpool.engine.actions import act_on_jobs
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.engine.why import why
-from condorpool.values.events import JobState
+from condorpool.values.events import STATUS_CODES, JobState
 
 
 class Jobs:
@@ -26,13 +26,7 @@ class Jobs:
     actions: ClassVar[Mapping[int, Any]] = MappingProxyType({int(a): a for a in ACTIONS.values()})
 
     #: The words for HTCondor's ``JobStatus``.
-    statuscodes: ClassVar[Mapping[int, str]] = MappingProxyType(
-        dict(
-            enumerate(
-                "Idle,Running,Removing,Completed,Held,Transferring Output,Suspended".split(","), 1
-            )
-        )
-    )
+    statuscodes: ClassVar[Mapping[int, str]] = MappingProxyType(STATUS_CODES)
 
     _session: Session
 

@@ -137,7 +137,7 @@ def _found_in(entry: Entry) -> Iterator[Leftover]:
             cell=record.cell,
             time=record.time,
             calls=record.calls or 0,
-            done=directory.calls_done(number, record.crew, record.calls or 0),
+            done=directory.calls_ended(number, record.crew, record.calls or 0),
             in_use=entry.in_use,
             entry=entry,
             chain=chain,

@@ -14,6 +14,7 @@ from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import JobKeywords
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
+from condorpool.values.events import KILLSTATS
 from condorpool.values.exceptions import (
     JobError,
     JobFailedError,
@@ -77,7 +78,7 @@ class Job(Result[T]):
         cleanup: bool = True,
         cleanupfiles: Iterable[str] = (),
         polltime: float = 60,  # noqa: ARG002 - nothing is polled
-        killstats: Iterable[str] = ("Held", "Suspended"),
+        killstats: Iterable[str] = KILLSTATS,
         cleanfailed: bool = False,
         *,
         pool: Pool | None = None,

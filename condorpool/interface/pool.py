@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from condorpool import display
-from condorpool.access.outlook import total_cpus
+from condorpool.access.capacity import total_cpus
 from condorpool.cleaner import custody
 from condorpool.cleaner.owner import kernel_id
 from condorpool.display.notices import tell, warn_of_hash

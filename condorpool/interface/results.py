@@ -13,7 +13,7 @@ from condorpool.engine.session import Session
 from condorpool.interface import sources
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options.keywords import OnHold
-from condorpool.interface.verbs import STATUS, OriginalVerbs
+from condorpool.interface.verbs import OriginalVerbs
 from condorpool.interface.waiting import Waiting
 from condorpool.values.exceptions import JobFailedError, ResultTimeoutError
 
@@ -218,11 +218,11 @@ class Result(OriginalVerbs, Handle, Generic[T]):
 
     def _kill(self, states: set[str]) -> JobFailedError:
         """Remove the jobs that are in these states; return the error that says so."""
-        jobs = [job for job in self.jobs if STATUS[job.state] in states]
+        jobs = [job for job in self.jobs if job.state.original_word in states]
         first = jobs[0] if jobs else None
         error = JobFailedError(
             first.id if first else "",
-            f"Status {STATUS[first.state] if first else self.status()!r} caused it to be killed",
+            f"Status {first.state.original_word if first else self.status()!r} caused it to be killed",
             host=first.host if first else "",
             hint=f"*** Analysis:\n{self.analyze()}",
         )

@@ -10,16 +10,16 @@ from condorpool.interface.options import checks
 from condorpool.interface.waiting import Waiting
 from condorpool.values.events import JobState
 
-#: The original's words for states; of several the first counts.
-STATUS = {
-    JobState.RUNNING: "Running",
-    JobState.IDLE: "Idle",
-    JobState.UNMATERIALIZED: "Idle",
-    JobState.SUSPENDED: "Suspended",
-    JobState.HELD: "Held",
-    JobState.REMOVED: "Removing",
-    JobState.COMPLETED: "Completed",
-}
+#: The states of calls; of several the first counts.
+_ADVANCED_FIRST = (
+    JobState.RUNNING,
+    JobState.IDLE,
+    JobState.UNMATERIALIZED,
+    JobState.SUSPENDED,
+    JobState.HELD,
+    JobState.REMOVED,
+    JobState.COMPLETED,
+)
 
 #: Seconds after which a wait for jobs to start looks again: no event says which job takes a call.
 TICK = 0.1
@@ -51,17 +51,17 @@ class OriginalVerbs:
         """
         self._calls.holders()
         with self._calls.session.changed:
-            statuses = self._statuses()
-        return next(status for status in STATUS.values() if status in statuses)
+            states = self._calls.states()
+        return next(state.original_word for state in _ADVANCED_FIRST if state in states)
 
     def _statuses(self) -> set[str]:
         """Return, under the lock, the statuses of calls that have not ended."""
-        return {STATUS[state] for state in self._calls.states()}
+        return {state.original_word for state in self._calls.states()}
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
         """Wait until no call is idle any more, at most ``timeout`` seconds."""
         timeout = checks.timeout(timeout)
         end = math.inf if timeout is None else time.monotonic() + timeout
-        while self.status() == STATUS[JobState.IDLE] and time.monotonic() < end:
+        while self.status() == JobState.IDLE.original_word and time.monotonic() < end:
             with self._calls.session.changed:
                 self._waiting.pause(min(end, time.monotonic() + TICK))

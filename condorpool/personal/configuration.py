@@ -1,4 +1,4 @@
-"""How a personal HTCondor is configured, and in what account and environment it runs."""
+"""The configuration of a personal HTCondor, and its account and environment."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from condorpool.personal.install import Installation
 from condorpool.values.exceptions import PersonalError
 
-# HTCondor never runs jobs as root, and its daemons want an account: "nobody".
+# HTCondor never runs jobs as root, and its daemons need an account: "nobody".
 ACCOUNT = 65534
 _CAPABILITIES = "-all,+dac_override,+dac_read_search,+fowner"
 
-# Every process of a personal HTCondor has its folder in this variable, so that
-# it can be proven to be ours when the guardian is gone.
+# Every process of a personal HTCondor has the folder in this variable, which
+# proves that it is ours when the guardian is gone.
 MARK = "_CONDORPOOL_PERSONAL"
 
-#: Seconds for which slots are kept: a negotiation every second gives others as soon.
+#: Seconds for which slots are kept; with a negotiation every second, longer gains nothing.
 CLAIMS = 2.0
 
 _CONFIGURATION = """\
@@ -46,10 +46,10 @@ MASTER_ADDRESS_FILE = $(RUN)/master_address
 COLLECTOR_ADDRESS_FILE = $(RUN)/collector_address
 SCHEDD_ADDRESS_FILE = $(RUN)/schedd_address
 
-# This user only: the schedd runs jobs under one account, whoever submits them.
+# This user only: the schedd would run the jobs of all users under one account.
 SEC_DEFAULT_AUTHENTICATION = REQUIRED
 SEC_DEFAULT_AUTHENTICATION_METHODS = FS
-# Otherwise root would be called what the daemons' account is called.
+# Otherwise root gets the name of the daemons' account (condor_auth_fs.cpp).
 FS_ROOT_TO_CONDOR = False
 SEC_PASSWORD_DIRECTORY = $(LOCAL_DIR)/passwords.d
 SEC_TOKEN_DIRECTORY = $(LOCAL_DIR)/tokens.d
@@ -60,42 +60,42 @@ ALLOW_DAEMON = {users}
 ALLOW_NEGOTIATOR = {users}
 ALLOW_ADMINISTRATOR = {users}
 
-# Quick answers rather than large numbers.
+# Short waits matter more here than large numbers of jobs.
 NEGOTIATOR_INTERVAL = 1
 NEGOTIATOR_MIN_INTERVAL = 0
 NEGOTIATOR_CYCLE_DELAY = 0
 SCHEDD_INTERVAL = 1
 SCHEDD_MIN_INTERVAL = 0
 UPDATE_INTERVAL = 2
-# Otherwise a cycle has twenty offers for each user: as many jobs that match nothing take them all,
-# and no other job is ever offered.
+# Otherwise each user has twenty offers a cycle (schedd.cpp, CurbMatchmaking): twenty jobs that
+# match nothing use them up, and no other job is ever offered.
 SCHEDD_ENABLE_PER_USER_MATCH_LIMITS = False
-# Otherwise a starter asks its shadow what to do after the transfer of files, and if that has not
-# heard of its end yet, asks again 5 s later.
+# Otherwise a starter asks its shadow what to do after the transfer of files and, if the shadow
+# does not know of its end yet, asks again 5 s later (genericRequestGuidance in jic_shadow.cpp).
 GUIDANCE_MUMS_THE_WORD = True
-# A job that is removed while its slot is being claimed leaves a claim that the schedd knows nothing
-# of, and the startd holds it for half an hour.  What nobody uses is to be had again soon.
+# A job that is removed while its slot is being claimed leaves a claim that the schedd does not
+# know and the startd holds for half an hour.  So the startd takes unused slots back after 5 s.
 IS_OWNER = State =?= "Claimed" && Activity =?= "Idle" && time() - EnteredCurrentActivity > 5
 POLLING_INTERVAL = 2
 
-# One slot, of which each job takes what it asks for.
+# One slot, from which each job takes what it requests.
 NUM_SLOTS = 1
 NUM_SLOTS_TYPE_1 = 1
 SLOT_TYPE_1 = 100%
 SLOT_TYPE_1_PARTITIONABLE = True
 {cpus}
 RUNBENCHMARKS = 0
-# The others are asked at the start what they can do, which takes half a second.
+# HTCondor asks each plugin at the start what it can do; the others take half a second.
 FILETRANSFER_PLUGINS = $(LIBEXEC)/curl_plugin, $(LIBEXEC)/data_plugin
 # Answering in the collector itself is quicker than in a child.
 COLLECTOR_QUERY_WORKERS = 0
 SINGULARITY = /usr/bin/false
 MAIL = /bin/true
-# An installation that is renewed must not restart what runs.
+# A new installation must not restart daemons that run.
 MASTER_CHECK_NEW_EXEC_INTERVAL = 0
 # A daemon that crashed or was restarted comes back in 2 s, not in 10.
 MASTER_BACKOFF_CONSTANT = 1
-# A job that uses more memory than it asked for is held, and told so soon.
+# A job that uses more memory than it requested is held, within seconds.
 use POLICY : HOLD_IF_MEMORY_EXCEEDED
 STARTER_INITIAL_UPDATE_INTERVAL = 1
 STARTER_UPDATE_INTERVAL = 3
@@ -105,7 +105,7 @@ STARTER_JOB_ENVIRONMENT = "{mark}={folder}"
 
 
 def fair_memory() -> int:
-    """Return the MiB that each CPU's job may have.
+    """Return the memory that a job gets for each CPU, in MiB.
 
     HTCondor's own default, 128 MiB, holds every job that imports numpy.
     """
@@ -120,7 +120,7 @@ def make_local(local: Path) -> None:
         path.mkdir(mode=0o700)
         if os.geteuid() == 0:
             os.chown(path, ACCOUNT, ACCOUNT)
-    # Jobs of root run in here as that other account, and look around.
+    # Root's jobs run in here under the daemons' account, and list it.
     (local / "execute").chmod(0o755)
 
 
@@ -141,16 +141,16 @@ def text(
 
 
 def _allowed_users() -> str:
-    """Return who may talk to the daemons, in HTCondor's words."""
+    """Return the users that may talk to the daemons, in HTCondor's syntax."""
     try:
         names = [pwd.getpwuid(os.geteuid()).pw_name]
     except KeyError:
         raise PersonalError(
-            f"user {os.geteuid()} has no name on this machine, and HTCondor knows its users by "
-            "name only: add a line to /etc/passwd."
+            f"user {os.geteuid()} has no name on this machine, and HTCondor knows users only by "
+            "name. Add a line for this user to /etc/passwd."
         ) from None
     if os.geteuid() == 0:
-        # What root is called where HTCondor's own account exists.
+        # Root's name where HTCondor's own account exists.
         names.append("condor")
     return ", ".join(f"{name}@*/127.0.0.1" for name in names)
 
@@ -160,8 +160,8 @@ def master(installation: Installation) -> list[str]:
     command = [str(installation.master), "-f"]
     if os.geteuid() != 0:
         return command
-    # Without no_setuid_fixup the starter's access() says that an interpreter
-    # in root's home may not be run.
+    # Without no_setuid_fixup the starter's access() check refuses an interpreter
+    # in root's home.
     return [
         "setpriv",
         f"--reuid={ACCOUNT}",
@@ -171,16 +171,16 @@ def master(installation: Installation) -> list[str]:
         f"--ambient-caps={_CAPABILITIES}",
         f"--bounding-set={_CAPABILITIES}",
         "--securebits=+no_setuid_fixup",
-        # Changing the account has cleared the one that the guardian set.
+        # Changing the account cleared the signal that the guardian set.
         "--pdeathsig=QUIT",
         *command,
     ]
 
 
 def daemon_environment(folder: Path, installation: Installation) -> dict[str, str]:
-    """Return what the daemons get for an environment."""
-    # Nothing else of the user's: HTCondor takes settings from the environment
-    # too, and libraries that were meant for the notebook would confuse it.
+    """Return the environment of the daemons."""
+    # Nothing else of the user's: HTCondor also reads settings from the environment,
+    # and the notebook's library paths could break its programs.
     kept = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ")
     inherited = {name: os.environ[name] for name in kept if name in os.environ}
     return {**inherited, **environment(folder, installation), MARK: str(folder)}
@@ -194,6 +194,6 @@ def environment(folder: Path, installation: Installation) -> dict[str, str]:
         "PATH": os.pathsep.join([str(installation.bin), str(installation.sbin), path]),
     }
     if os.geteuid() == 0:
-        # So that the tools stay root, who alone may read the configuration.
+        # The tools stay root, because only root may read the configuration.
         variables["CONDOR_IDS"] = "0.0"
     return variables

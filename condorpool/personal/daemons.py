@@ -1,4 +1,4 @@
-"""A personal HTCondor: its start and end, and what it is doing."""
+"""A running personal HTCondor, and how it starts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class PersonalHTCondor:
 
     @property
     def collector_address(self) -> str:
-        """Who knows the slots, as ``<127.0.0.1:9618>``."""
+        """Where slots are listed, as ``<127.0.0.1:9618>``."""
         return self._access_point.collector_address
 
     @property
@@ -102,7 +102,7 @@ class PersonalHTCondor:
         return _log_tails(self.folder, lines)
 
     def stop(self, *, keep_folder: bool = False) -> None:
-        """End it now, whoever else uses it, and delete its folder."""
+        """End it now, even if other processes use it, and delete its folder."""
         stop(self.folder, keep_folder=keep_folder)
 
     def __enter__(self) -> PersonalHTCondor:
@@ -136,15 +136,15 @@ def start(
     Parameters
     ----------
     folder
-        Where it keeps its files; it is made, and deleted in the end.  By
-        default each user has one folder on each machine.
+        Where it keeps its files.  `start` makes the folder, and it is deleted in
+        the end.  By default each user has one folder on each machine.
     detached
-        Let it stay until `stop`, not only while somebody uses it.
+        Keep it running until `stop`, not only while processes use it.
     cpus
-        How many it offers.  By default the machine's.
+        How many it offers.  By default all of the machine.
     settings
-        Lines of HTCondor configuration.  Like ``cpus``, they are for one that
-        is started now.
+        HTCondor configuration, by name.  Like ``cpus``, it does not change one
+        that already runs.
     timeout
         Seconds that the start may take.
     progress
@@ -153,13 +153,14 @@ def start(
     Raises
     ------
     HTCondorNotFoundError
-        No HTCondor is installed; nothing is downloaded here.
+        No HTCondor is installed.  `start` downloads nothing.
     PersonalError
-        It did not start; with the daemons' last words.
+        It did not start.  The message has the last lines of the daemons' logs.
     """
     if sys.platform != "linux":
         raise PersonalError(
-            "a personal HTCondor needs Linux. Use an HTCondor pool by its configuration here."
+            "a personal HTCondor needs Linux. On this machine, configure HTCondor for an existing "
+            "pool (CONDOR_CONFIG)."
         )
     path = folders.resolve(folder)
     deadline = time.monotonic() + timeout
@@ -173,7 +174,7 @@ def start(
                     if progress:
                         progress(f"Starting a personal HTCondor in {path}")
                     _launch(path, installation or _installed(), cpus, settings or {})
-                # False: its guardian is ending it, or looks at the queue.
+                # False: its guardian is ending it or asking the queue.  Try again soon.
                 if folders.use(path):
                     if detached:
                         (path / "detached").touch(mode=0o600)
@@ -189,7 +190,10 @@ def start(
                 raise folders.cannot(f"start HTCondor in {path}", error) from error
             raise
         time.sleep(folders.POLL_SECONDS)
-    raise PersonalError(f"the HTCondor that ran in {path} has not ended in {timeout:g} s.")
+    raise PersonalError(
+        f"the HTCondor that ran in {path} has not ended in {timeout:g} s. "
+        "Stop it with `condorpool personal stop`, then try again."
+    )
 
 
 class _GoneError(PersonalError):
@@ -200,8 +204,8 @@ def _installed() -> Installation:
     installation = find()
     if installation is None:
         raise HTCondorNotFoundError(
-            "no HTCondor is installed here. `condorpool personal install` brings one, "
-            "without root and into your cache folder only."
+            "no HTCondor is installed here. Run `condorpool personal install`, which needs no root "
+            "and writes only to your cache folder."
         )
     return installation
 
@@ -222,19 +226,22 @@ def _launch(
         (folder / "installation.json").write_text(
             json.dumps(asdict(installation), default=str), encoding="utf-8"
         )
-        # Before the guardian looks: it ends what nobody uses.
+        # Before the guardian starts: it ends an HTCondor without users.
         if not folders.use(folder):
-            raise PersonalError(f"{folder / guardian.USERS_LOCK} is locked by another program.")
+            raise PersonalError(
+                f"another program has locked {folder / guardian.USERS_LOCK}. End that program, "
+                "or name another folder."
+            )
         _start_guardian(folder, installation, alive)
     finally:
-        # The guardian has it now.
+        # The guardian holds the lock now, by the descriptor that it inherited.
         os.close(alive)
 
 
 def _start_guardian(folder: Path, installation: Installation, alive: int) -> None:
     program = str(Path(guardian.__file__).resolve())
     with (folder / "guardian.log").open("ab") as log:
-        # It forks and lives on as nobody's child; what we start ends at once.
+        # The guardian forks and detaches; the process that we start ends at once.
         subprocess.run(
             [
                 sys.executable,
@@ -256,14 +263,14 @@ def _start_guardian(folder: Path, installation: Installation, alive: int) -> Non
 
 
 def _wait_until_ready(folder: Path, deadline: float) -> PersonalHTCondor:
-    """Return when a job would find its slot; report at once what prevents that."""
+    """Return when a job would find a slot; raise at once if something prevents that."""
     ready = folder / "ready"
     while True:
         state = folders.state(folder)
         if state.get("stopping"):
             raise _GoneError(_explain(folder, _why_ended(state)))
         if not folders.is_guarded(folder):
-            raise _GoneError(_explain(folder, "the process that guards it has ended"))
+            raise _GoneError(_explain(folder, "its guardian process has ended"))
         if not ready.exists() and (death := _daemon_death(folder)):
             raise PersonalError(_explain(folder, death))
         access_point = access_point_in(folder)
@@ -296,11 +303,11 @@ def _running(folder: Path, access_point: AccessPoint, state: Mapping[str, Any]) 
 
 def _why_ended(state: Mapping[str, Any]) -> str:
     ended = state.get("ended")
-    return f"condor_master {ended}" if ended else "it was stopped by somebody else"
+    return f"condor_master {ended}" if ended else "another process stopped it"
 
 
 def _daemon_death(folder: Path) -> str | None:
-    """Return what condor_master says about a daemon that ended while it should start."""
+    """Return what condor_master logged about a daemon that ended at the start; None if none."""
     try:
         text = (folder / "local/log/MasterLog").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -314,7 +321,7 @@ def _daemon_death(folder: Path) -> str | None:
 
 def _explain(folder: Path, what: str) -> str:
     room = shutil.disk_usage(folder).free
-    full = f" The disk is full ({room / 2**20:.0f} MB are left)." if room < 20 * 2**20 else ""
+    full = f" The disk is full ({room / 2**20:.0f} MB free)." if room < 20 * 2**20 else ""
     tails = _log_tails(folder, 8)
     return (
         f"the personal HTCondor in {folder} did not start: {what}.{full}\n"

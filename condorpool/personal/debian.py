@@ -1,9 +1,9 @@
-"""Debian's HTCondor packages, laid into a folder without root and without dpkg's database.
+"""Unpacks Debian's HTCondor packages into a folder, without root and without dpkg's database.
 
-apt downloads the packages with a state folder of its own and checks the
-archive's signature; the few files that HTCondor needs are unpacked, and its
-programs are made to use the C library that travels with them, so that they run
-on any older Debian.
+apt downloads the packages with its own state folder and checks the archive's
+signature.  `unpack` extracts the few files that HTCondor needs, and `relocate`
+makes its programs use the C library from the packages, so that they also run on
+older releases of Debian.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCES = Path("/etc/apt")
 INSTALLED = Path("/var/lib/dpkg/status")
 
-# 25.x maps every submitter to its own account and is what the Python bindings
-# speak best.  Debian's stable release has 23.9, whose schedd refuses root's jobs.
+# 25.x maps every submitter to its own account and fits the Python bindings best.
+# Debian's stable release has 23.9, whose schedd refuses root's jobs.
 SUITES = ("testing", "unstable", "stable")
 PACKAGES = ("condor", "patchelf")
 
-# Package lists, packages, the unpacked files, and some room.
+# Bytes: package lists, packages, the unpacked files, and a margin.
 SPACE_NEEDED = 300 * 2**20
 
 ELSEWHERE = (
@@ -46,7 +46,7 @@ _LIBRARIES = re.compile(r"usr/lib(64)?/([^/]+-linux-[^/]+/)?[^/]+\.so(\.[^/]*)?"
 _COPYRIGHTS = re.compile(r"usr/share/doc/[^/]+/copyright")
 _PATCHELF = "usr/bin/patchelf"
 
-# HTCondor opens these while it runs, so no program lists them among its needs.
+# HTCondor opens these with dlopen(), so no program lists them as needed.
 _OPENED_LATER = (
     "libSciTokens.so.*",
     "libcom_err.so.*",
@@ -58,7 +58,7 @@ _OPENED_LATER = (
     "libssl.so.*",
     "libsystemd.so.*",
     "libvomsapi.so.*",
-    # The C library opens this one to end a thread.
+    # The C library opens this one when a thread ends.
     "libgcc_s.so.*",
 )
 
@@ -84,7 +84,7 @@ class Source:
 
 
 def parse_one_line(text: str) -> Iterator[Source]:
-    """Give the sources of a ``.list`` file: ``deb [options] uri suite components``."""
+    """Yield the sources of a ``.list`` file: ``deb [options] uri suite components``."""
     line_form = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)\]\s*)?(?P<rest>\S.*)")
     for line in text.splitlines():
         found = line_form.fullmatch(line.partition("#")[0].strip())
@@ -98,7 +98,7 @@ def parse_one_line(text: str) -> Iterator[Source]:
 
 
 def parse_deb822(text: str) -> Iterator[Source]:
-    """Give the enabled binary sources of a ``.sources`` file."""
+    """Yield the enabled binary sources of a ``.sources`` file."""
     for stanza in re.split(r"\n\s*\n", _without_comments(text)):
         fields: dict[str, str] = {}
         name = ""
@@ -137,7 +137,7 @@ def _read_sources(sources: Path) -> Iterator[Source]:
 
 
 def _archives(sources: Iterable[Source]) -> Iterator[str]:
-    """Give the addresses that serve Debian's main archive, not its security updates."""
+    """Yield the addresses that serve Debian's main archive, not its security updates."""
     for source in sources:
         signer = source.signed_by
         if "main" not in source.components or any("security" in s for s in source.suites):
@@ -161,26 +161,26 @@ def check_machine() -> None:
     missing = [name for name in ("apt-get", "dpkg", "dpkg-deb") if not shutil.which(name)]
     if missing:
         raise InstallError(
-            "condorpool can install HTCondor by itself on Debian and its relatives only, "
-            f"and here is no {', '.join(missing)}. {ELSEWHERE}"
+            "condorpool can install HTCondor only on Debian and its derivatives, and this machine "
+            f"has no {', '.join(missing)}. {ELSEWHERE}"
         )
     if not KEYRING.exists():
         raise InstallError(
             f"{KEYRING} is missing, and without it the signature of Debian's packages cannot be "
-            f"checked: `apt install debian-archive-keyring` brings it. Or: {ELSEWHERE}"
+            f"checked. Install it with `apt install debian-archive-keyring`. Or: {ELSEWHERE}"
         )
 
 
 @dataclass(frozen=True)
 class Apt:
-    """apt with its state in one folder: it does not change the machine's packages.
+    """apt with its own state folder: it does not change the machine's packages.
 
     Parameters
     ----------
     lock
         Descriptor of the lock of this installation.
     packages
-        What is downloaded, with all that it needs.
+        What is downloaded, with all dependencies.
     """
 
     folder: Path
@@ -188,7 +188,7 @@ class Apt:
     packages: Sequence[str] = PACKAGES
 
     def prepare(self, uri: str, suite: str) -> None:
-        """Take one suite of an archive, and nothing as installed."""
+        """Use one suite of an archive, as if no package were installed."""
         self._prepare(
             installed="",
             sources=f"""\
@@ -201,7 +201,7 @@ Dir::Etc::preferencesparts "{self.folder}/parts";
         (self.folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {suite} main\n")
 
     def prepare_as_here(self) -> None:
-        """Take the sources of this machine, and what is installed on it as there."""
+        """Use this machine's sources and its list of installed packages."""
         self._prepare(installed=INSTALLED.read_text(encoding="utf-8"), sources="")
 
     def _prepare(self, installed: str, sources: str) -> None:
@@ -282,8 +282,8 @@ Dir::Log "{at}";
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                # apt keeps the installation's lock if we are killed, so that
-                # the next installation does not clear the folder under it.
+                # If we are killed, apt keeps the installation's lock, so that the
+                # next installation does not delete the folder that apt still uses.
                 pass_fds=[self.lock],
             ) as apt,
         ):
@@ -335,7 +335,7 @@ def download(folder: Path, uri: str, lock: int, progress: Progress) -> tuple[lis
     raise InstallError(
         f"HTCondor's packages could not be downloaded from {uri}.\n"
         + "\n".join(failures)
-        + "\nCheck the network and the disk; `--mirror URL` names another Debian mirror. "
+        + "\nCheck the network and the disk, or give another Debian mirror with `--mirror URL`. "
         + f"Or: {ELSEWHERE}"
     )
 
@@ -349,7 +349,7 @@ def _condor_version(names: Iterable[str]) -> str:
 
 
 def unpack(packages: Iterable[Path], prefix: Path) -> None:
-    """Take out of the packages what HTCondor's programs may need."""
+    """Extract from the packages the files that HTCondor's programs may need."""
     for package in packages:
         # Packages for all architectures hold no program or library.
         if package.stem.endswith("_all"):
@@ -362,7 +362,7 @@ def unpack(packages: Iterable[Path], prefix: Path) -> None:
             ) as process,
             tarfile.open(fileobj=process.stdout, mode="r|") as contents,
         ):
-            # The earliest 3.10 and 3.11 know no filters; the packages are signed.
+            # Early releases of Python 3.10 and 3.11 have no filters; the packages are signed.
             contents.extraction_filter = getattr(
                 tarfile, "tar_filter", lambda member, _folder: member
             )
@@ -385,8 +385,8 @@ def _is_wanted(member: tarfile.TarInfo) -> bool:
 def relocate(prefix: Path, final: Path) -> None:
     """Make the programs in ``prefix`` run from ``final`` with the libraries beside them.
 
-    The interpreter of a program must be an absolute path, so the folder cannot
-    be moved anywhere else afterwards.
+    A program's interpreter must be an absolute path, so the folder cannot be moved
+    again.
     """
     loader = _loader(prefix)
     libraries = [prefix / "usr/lib", loader.parent]
@@ -401,22 +401,22 @@ def relocate(prefix: Path, final: Path) -> None:
     _sweep(prefix, needed=_needs(loader, libraries, programs))
     _checked([*patchelf, "--set-interpreter", str(final / loader.relative_to(prefix))], programs)
     for folder, files in _by_folder([*programs, *_elf_files(prefix / "usr/lib")]).items():
-        # DT_RPATH ("forced") also serves the libraries of our libraries and
-        # those that are opened later; DT_RUNPATH would not.
+        # DT_RPATH ("forced") also applies to the libraries of our libraries and
+        # to dlopen(); DT_RUNPATH does not.
         rpath = ":".join(f"$ORIGIN/{os.path.relpath(place, folder)}" for place in libraries)
         _checked([*patchelf, "--force-rpath", "--set-rpath", rpath], files)
     (prefix / _PATCHELF).unlink()
 
 
 def run_staged(prefix: Path, program: str, *arguments: str) -> str:
-    """Run a relocated program from where it now is and return what it prints."""
+    """Run a relocated program from its current folder and return what it prints."""
     return _output([str(_loader(prefix)), str(prefix / program), *arguments])
 
 
 def _loader(prefix: Path) -> Path:
     found = sorted(prefix.glob("usr/lib/*-linux-*/ld-linux*.so.*"))
     if not found:
-        raise InstallError(f"Debian's C library came without its loader. {ELSEWHERE}")
+        raise InstallError(f"Debian's C library package has no loader. {ELSEWHERE}")
     return found[0]
 
 
@@ -431,7 +431,7 @@ def _elf_files(folder: Path) -> list[Path]:
 
 
 def _names_loader(path: Path) -> bool:
-    """Tell a program from a plug-in or a static program: its loader's name is near its start."""
+    """Return whether a file names the loader near its start; plugins and static programs do not."""
     with path.open("rb") as file:
         return b"/ld-linux" in file.read(4096)
 
@@ -455,13 +455,15 @@ def _needs(loader: Path, libraries: Sequence[Path], programs: Sequence[Path]) ->
                 continue
             found = Path(where.split(" (")[0])
             if found.parent not in libraries:
-                raise InstallError(f"Debian's packages lack {name}, which {file.name} needs.")
+                raise InstallError(
+                    f"Debian's packages lack {name}, which {file.name} needs. {ELSEWHERE}"
+                )
             needed.add(found)
     return needed | {path.resolve() for path in needed}
 
 
 def _sweep(prefix: Path, needed: set[Path]) -> None:
-    """Delete the libraries that nothing loads, and links that lead nowhere now."""
+    """Delete the libraries that no program loads, and links whose target is gone."""
     kept = {path.parent / path.name for path in needed}
     for path in (*prefix.glob("usr/lib/*.so*"), *prefix.glob("usr/lib/*-linux-*/*.so*")):
         if path not in kept:

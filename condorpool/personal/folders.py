@@ -1,18 +1,18 @@
-"""The folder of a personal HTCondor: whose it is, who uses it, what its guardian tells.
+"""The folder of a personal HTCondor: its owner, its users, and its guardian's state.
 
-Who may do what is decided by three locks in the folder:
+Three locks in the folder decide who may do what:
 
 ``condorpool-start.lock``
-    Held while one starts, joins or deletes the personal HTCondor.
+    Held by a process while it starts, joins or deletes the personal HTCondor.
 ``alive.lock``
-    Held by the guardian as long as it lives.  Held: it runs.  Free: what is
-    in the folder is left from a dead one.
+    Held by the guardian as long as it lives.  If it is free, the files in the
+    folder are those of a dead one.
 ``users.lock``
-    Shared by the processes that use it.  The guardian waits for it, and so
-    learns that the last user has gone, however that one ended.
+    Shared by the processes that use it.  The guardian waits for an exclusive
+    lock on it, which it gets when the last user has ended, even by SIGKILL.
 
-Nobody waits for the guardian while it holds the start lock, because the
-guardian needs that one to delete the folder.
+A process must not wait for the guardian while it holds the start lock,
+because the guardian needs that lock to delete the folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from condorpool.personal import guardian
 from condorpool.values.exceptions import PersonalError
 from condorpool.values.locks import uninterrupted
 
-#: What the guardian holds as long as it lives.
+#: Locked by the guardian as long as it lives.
 ALIVE_LOCK = "alive.lock"
 
 #: Seconds between two looks at what another process does.
@@ -55,7 +55,7 @@ _uses_lock = threading.Lock()
 
 
 def use(folder: Path) -> bool:
-    """Count this process among the users; False while the guardian ends or looks at the queue."""
+    """Register this process as a user; return False while the guardian ends or asks the queue."""
     path = folder / guardian.USERS_LOCK
     with uninterrupted, _uses_lock:
         known = _uses.get(folder)
@@ -71,21 +71,21 @@ def use(folder: Path) -> bool:
 
 
 def unuse(folder: Path) -> None:
-    """Count this process among the users no more."""
+    """Unregister this process as a user."""
     with uninterrupted, _uses_lock:
         _drop(folder)
 
 
 def _drop(folder: Path) -> None:
     known = _uses.pop(folder, None)
-    # In a forked child the descriptor is the parent's, but closing it is
-    # right there too: it never held a lock of the child's.
+    # A forked child may close its copy of the parent's descriptor: the child
+    # holds no lock that this could drop.
     if known is not None:
         os.close(known.descriptor)
 
 
 def in_place(descriptor: int, path: Path) -> bool:
-    """Tell whether an open file is still the one with this name."""
+    """Return whether an open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:
@@ -93,7 +93,7 @@ def in_place(descriptor: int, path: Path) -> bool:
 
 
 def default_folder() -> Path:
-    """Return where this user's personal HTCondor is, unless another folder is named."""
+    """Return the folder of this user's personal HTCondor if the caller names no other."""
     chosen = os.environ.get("CONDORPOOL_PERSONAL")
     if chosen:
         return Path(chosen).expanduser()
@@ -102,19 +102,19 @@ def default_folder() -> Path:
 
 
 def resolve(folder: str | os.PathLike[str] | None) -> Path:
-    """Return the folder's one name; that of what must not be a link is kept."""
+    """Return the folder's canonical path, without following links where none are allowed."""
     path = Path(default_folder() if folder is None else folder).expanduser().absolute()
     base = _shared(path) or path
     return base.parent.resolve() / path.relative_to(base.parent)
 
 
 def _shared(folder: Path) -> Path | None:
-    """Return the folder around it if that is this user's among other users' files."""
+    """Return the folder's parent if that is this user's own folder in a shared one (`_make`)."""
     return folder.parent if folder.parent.name == guardian.shared_name() else None
 
 
 def _make(folder: Path) -> None:
-    """Make the folder, private to this user, or raise."""
+    """Make the folder, private to this user; raise if that is impossible."""
     shared = _shared(folder)
     try:
         if shared is not None:
@@ -132,7 +132,10 @@ def _make(folder: Path) -> None:
 
 
 def is_made(folder: Path) -> bool:
-    """Tell whether a personal HTCondor is in the folder, dead or alive; raise if it is planted."""
+    """Return whether a personal HTCondor is in the folder, dead or alive.
+
+    Raises PersonalError if another user may have made the folder.
+    """
     try:
         for path in filter(None, (_shared(folder), folder)):
             _check_private(path)
@@ -144,10 +147,10 @@ def is_made(folder: Path) -> bool:
 
 
 def _check_private(folder: Path) -> None:
-    """Raise unless nobody else can have put anything there.
+    """Raise unless only this user can have put files there.
 
-    Where everybody may write, as in the folder for temporary files, another
-    user could have made it before us.
+    Where all users may write, as in the folder for temporary files, another
+    user could have made it first.
     """
     about = folder.lstat()
     if not stat.S_ISDIR(about.st_mode):
@@ -155,7 +158,7 @@ def _check_private(folder: Path) -> None:
     elif about.st_uid != os.geteuid():
         why = f"belongs to user {about.st_uid}"
     elif about.st_mode & 0o022:
-        why = "may be written to by others"
+        why = "can be written to by other users"
     else:
         return
     raise PersonalError(
@@ -165,7 +168,7 @@ def _check_private(folder: Path) -> None:
 
 
 def _check_ours(folder: Path) -> None:
-    """Raise if the folder holds anything but a personal HTCondor: it will be deleted."""
+    """Raise if the folder holds other files than a personal HTCondor's: it will be deleted."""
     names = {path.name for path in folder.iterdir()}
     if not names:
         folder.chmod(0o700)
@@ -178,7 +181,7 @@ def _check_ours(folder: Path) -> None:
 
 @contextmanager
 def start_lock(folder: Path, deadline: float) -> Iterator[None]:
-    """Hold the folder's start lock; make the folder if it is not there."""
+    """Hold the folder's start lock; make the folder if it does not exist."""
     path = folder / guardian.START_LOCK
     while True:
         _make(folder)
@@ -195,7 +198,9 @@ def start_lock(folder: Path, deadline: float) -> Iterator[None]:
         finally:
             os.close(descriptor)
         if time.monotonic() > deadline:
-            raise PersonalError(f"another process is still starting HTCondor in {folder}.")
+            raise PersonalError(
+                f"another process is still starting HTCondor in {folder}. Try again later."
+            )
 
 
 def _flock(descriptor: int, deadline: float) -> bool:
@@ -216,7 +221,7 @@ def _flock_now(descriptor: int, kind: int) -> bool:
 
 
 def is_guarded(folder: Path) -> bool:
-    """Tell whether the folder has a living guardian."""
+    """Return whether the folder has a living guardian."""
     try:
         descriptor = os.open(folder / ALIVE_LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -228,7 +233,7 @@ def is_guarded(folder: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what is in a file; nothing if that cannot be read."""
+    """Return a file's JSON object; an empty one if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -237,19 +242,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """Return what the guardian has written down."""
+    """Return the state that the guardian has written."""
     return read_json(folder / "state.json")
 
 
 def living(state: Mapping[str, Any], name: str) -> int | None:
-    """Return the id of a process in the state, if it is still that process."""
+    """Return the id of a process in the state; None if that process has ended."""
     pid, started = state.get(name) or (0, 0)
     return int(pid) if started and guardian.start_time(int(pid)) == started else None
 
 
 def cannot(what: str, error: OSError) -> PersonalError:
-    """Say what the system does not let us do, and what helps."""
+    """Return the error for an operation that the system refused, with what to do."""
     cure = "Name another folder (CONDORPOOL_PERSONAL in the environment, or `folder`)."
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        cure = "The disk is full: make room, or name another folder (CONDORPOOL_PERSONAL)."
+        cure = "The disk is full: free space, or name another folder (CONDORPOOL_PERSONAL)."
     return PersonalError(f"cannot {what}: {error.strerror or error}. {cure}")

@@ -1,12 +1,12 @@
-"""Keep one personal HTCondor while somebody uses it, then end it and delete its folder.
+"""Run one personal HTCondor while processes use it, then end it and delete its folder.
 
 This is a program: ``python -IS guardian.py FOLDER LOCK COMMAND...`` runs
-COMMAND, which becomes ``condor_master``.  It imports nothing of condorpool, is
-nobody's child, and ends by itself; see `condorpool.personal.daemons`.
+COMMAND, which becomes ``condor_master``.  It imports nothing of condorpool,
+detaches from its parent, and ends by itself; see `condorpool.personal.daemons`.
 
-It adopts whatever HTCondor's programs and the users' jobs leave behind (it is
-their "child subreaper"), so that everything that descends from ``condor_master``
-is found below it, and nothing else is.
+It adopts the orphans of HTCondor's programs and of the users' jobs (it is their
+"child subreaper"), so that its descendants are exactly the processes that
+``condor_master`` and its children have started.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-# Jobs that keep an unused HTCondor: idle, running, transferring their output.
+# Jobs for which an unused HTCondor stays: idle, running, transferring their output.
 ACTIVE = "JobStatus == 1 || JobStatus == 2 || JobStatus == 6"
 
-# Made first and deleted last, so it also tells that a folder is ours.
+# Made first and deleted last, so it also marks a folder as ours.
 START_LOCK = "condorpool-start.lock"
 
 # Shared by the processes that use it.
@@ -41,11 +41,11 @@ USERS_LOCK = "users.lock"
 
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD}
 
-# How long HTCondor may take to shut down, and then its leftovers to obey.
+# Seconds that HTCondor has to shut down, and then what remains of it to obey SIGTERM.
 SHUTDOWN_SECONDS = 6.0
 TERMINATE_SECONDS = 1.0
 
-# How long a schedd that does not answer may be just restarting.
+# Seconds for which a schedd that does not answer may be restarting.
 PATIENCE_SECONDS = 30.0
 
 
@@ -88,7 +88,7 @@ class Guardian:
             if self._record(master=[self.master, start_time(self.master)]):
                 self._wait(self._watch)
         finally:
-            # Even after a fault of ours nothing may run on.
+            # Even after an error of ours no process may remain.
             self._record(stopping=True)
             self._stop_daemons()
         if self.reason == "died":
@@ -109,11 +109,12 @@ class Guardian:
             self.master = pid
             return
         try:
-            # If the guardian is killed, HTCondor shuts down fast by itself.
+            # If the guardian is killed, condor_master gets SIGQUIT: a fast shutdown.
             _prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+            # A guardian that was killed before the prctl sends nothing.
             if os.getppid() != guardian:
                 os._exit(1)
-            # What Python and our caller ignore, jobs would ignore, too.
+            # Jobs would inherit the signals that Python and our caller ignore.
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -124,14 +125,14 @@ class Guardian:
             os._exit(127)
 
     def _record(self, **facts: object) -> bool:
-        """Write what others need to know about us; tell whether that was possible."""
+        """Write our state for other processes; return whether that was possible."""
         self.state.update(facts)
         new = self.folder / "state.json.new"
         try:
             new.write_text(json.dumps(self.state))
             new.replace(self.folder / "state.json")
         except OSError as error:
-            # A full disk must not keep us from ending what runs.
+            # A full disk must not keep us from ending HTCondor.
             print(f"guardian: {error}", flush=True)  # noqa: T201 - this is the log
             return False
         return True
@@ -139,6 +140,7 @@ class Guardian:
     # Waiting
 
     def _wait(self, wait: Callable[[], None]) -> None:
+        # Signals are blocked everywhere else, so that handlers raise _Ended only in here.
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             wait()
@@ -160,28 +162,29 @@ class Guardian:
             raise _Ended
 
     def _watch(self) -> None:
-        """Return when nobody uses HTCondor and no job needs it."""
+        """Return when no process uses HTCondor and no job needs it."""
         looks = 1
         while True:
-            # Blocks until the last user has gone, however it ended.
+            # Blocks until the last user has ended: the kernel drops the locks even of
+            # a process that is killed.
             fcntl.lockf(self.users, fcntl.LOCK_EX)
             if self._is_detached():
                 fcntl.lockf(self.users, fcntl.LOCK_UN)
                 while True:
                     signal.pause()
-            # Where jobs were, one look is not enough: a late-materialized
-            # cluster may just be between two of them.
+            # After jobs, one look at an empty queue is not enough: a late-materialized
+            # cluster may be between two of its jobs.
             looks = 2 if self._has_active_jobs() else looks - 1
             if looks <= 0:
-                # The lock is held from now on, so that nobody can begin to
-                # use an HTCondor that is about to end.
+                # Keep the lock, so that no process can begin to use an HTCondor
+                # that is about to end.
                 self.reason = "unused"
                 return
             fcntl.lockf(self.users, fcntl.LOCK_UN)
             time.sleep(1)
 
     def _wait_for_readers(self) -> None:
-        """Wait until nobody can want to read the logs of what died."""
+        """Wait until no user remains who may read the logs of the dead daemons."""
         fcntl.lockf(self.users, fcntl.LOCK_EX)
         self.reason = "died"
 
@@ -189,7 +192,7 @@ class Guardian:
         return (self.folder / "detached").exists()
 
     def _has_active_jobs(self) -> bool:
-        """Ask the schedd; one that does not answer may have jobs, for a while."""
+        """Return whether jobs need HTCondor; wait a while for a schedd that does not answer."""
         if not (self.folder / "ready").exists():
             return False
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -227,11 +230,11 @@ class Guardian:
         return answer.decode() if asking.returncode == 0 else None
 
     def _reap(self) -> None:
-        """Bury the dead, among them orphans that jobs have left to us."""
+        """Reap dead children, also the adopted orphans of jobs."""
         with suppress(ChildProcessError):
             while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if dead.si_pid == self.asking:
-                    return  # subprocess wants to bury this one itself
+                    return  # subprocess must reap this one itself
                 _, status = os.waitpid(dead.si_pid, 0)
                 if dead.si_pid == self.master:
                     self.master = 0
@@ -241,7 +244,7 @@ class Guardian:
     # Ending
 
     def _stop_daemons(self) -> None:
-        """End HTCondor, and every process that it and its jobs have left."""
+        """End HTCondor, and every remaining process of it and its jobs."""
         if self.master:
             os.kill(self.master, signal.SIGQUIT)  # a fast shutdown
             self._reap_until(lambda: not self.master, SHUTDOWN_SECONDS)
@@ -250,7 +253,7 @@ class Guardian:
         # A process that forks while we look appears in the next round.
         while self._signal_descendants(signal.SIGKILL):
             self._reap_until(lambda: not descendants(os.getpid()), 0.1)
-        # All that is left is dead; in a container nobody else may bury it.
+        # Only zombies remain, and a container may have no init that reaps them.
         with suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)
@@ -258,7 +261,7 @@ class Guardian:
     def _signal_descendants(self, number: int) -> bool:
         pids = descendants(os.getpid())
         for pid in pids:
-            # Only we can bury it, so the id still means the same process.
+            # One that has just ended keeps its id until it is reaped, here by us.
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
         return bool(pids)
@@ -273,10 +276,10 @@ class Guardian:
 
 
 def delete(folder: Path) -> None:
-    """Delete a folder that starters may be waiting for.
+    """Delete a folder whose start lock other processes may be waiting for.
 
-    Its start lock goes last and is held until then: who gets it afterwards
-    finds that the file is no longer in place, and begins anew.
+    The lock is held until its file is deleted, which is the last one.  A process that
+    gets the lock then finds that the file is no longer in place, and starts again.
     """
     lock = os.open(folder / START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -289,7 +292,7 @@ def remove(folder: Path) -> None:
     empty(folder)
     with suppress(FileNotFoundError):
         (folder / START_LOCK).unlink()
-    # A starter that is already back has put its new lock there.
+    # Not empty if another process has already put a new start lock there.
     with suppress(OSError):
         folder.rmdir()
         if folder.parent.name == shared_name():
@@ -297,12 +300,12 @@ def remove(folder: Path) -> None:
 
 
 def shared_name() -> str:
-    """Return the name, among other users' files, of the folder for this user's."""
+    """Return the name of this user's own folder in a shared one."""
     return f"condorpool-{os.geteuid()}"
 
 
 def empty(folder: Path) -> None:
-    """Delete all that is in the folder but its start lock, which the caller holds."""
+    """Delete everything in the folder except its start lock, which the caller holds."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             _open_up(entry)
@@ -313,9 +316,9 @@ def empty(folder: Path) -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Let us delete what a job has locked itself out of."""
+    """Restore the permissions that we need to delete folders; a job may have removed them."""
     if os.geteuid() == 0:
-        return  # root needs no permission, and follows nobody's links
+        return  # root needs none, and must not follow a link that a job puts there meanwhile
     for parent, names, _ in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)  # noqa: PTH118 - as os.walk gives it
@@ -325,9 +328,9 @@ def _open_up(folder: Path) -> None:
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks; 0 if there is none (a zombie is none).
+    """Return when a process started, in clock ticks; 0 if it has ended (a zombie has).
 
-    Together with the id it names a process for good: ids are used again.
+    Ids are reused; an id together with its start time is not.
     """
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in "ZX" else 0
@@ -356,7 +359,7 @@ def _stat(pid: int) -> list[str]:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    # The name before them may hold blanks and parentheses.
+    # The name before it may contain blanks and parentheses.
     return text.rpartition(")")[2].split()
 
 
@@ -371,10 +374,10 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Leave the caller, and guard."""
+    """Detach from the caller, and run the guardian."""
     folder, lock, *command = arguments
-    # The caller gave us the lock that says that we live; HTCondor must not
-    # inherit it, or a daemon that outlives us would keep it.
+    # The caller passed us the locked alive.lock.  HTCondor must not inherit it:
+    # a daemon that outlives us would keep it locked.
     os.set_inheritable(int(lock), False)
     if os.fork():
         os._exit(0)

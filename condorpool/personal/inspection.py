@@ -1,4 +1,4 @@
-"""What a personal HTCondor is doing, and where its access point is."""
+"""The status of a personal HTCondor, and its access point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.access.outlook import total_cpus
+from condorpool.access.capacity import total_cpus
 from condorpool.personal import configuration, folders, guardian
 from condorpool.personal.install import Installation
 from condorpool.values.events import STATE_OF_STATUS
@@ -55,7 +55,7 @@ class PersonalStatus:
 
 
 def status(folder: str | os.PathLike[str] | None = None) -> PersonalStatus:
-    """Return what is known about the personal HTCondor in a folder; it starts nothing."""
+    """Return what is known about the personal HTCondor in a folder; start nothing."""
     path = folders.resolve(folder)
     if not folders.is_made(path):
         return PersonalStatus(path, running=False)
@@ -78,7 +78,7 @@ def status(folder: str | os.PathLike[str] | None = None) -> PersonalStatus:
 
 
 def running(folder: str | os.PathLike[str]) -> AccessPoint | None:
-    """Return the access point of the one in a folder; None if there is none, nor its queue.
+    """Return the access point of the one in a folder; None if none runs: its queue is gone, too.
 
     Raises
     ------
@@ -90,17 +90,20 @@ def running(folder: str | os.PathLike[str]) -> AccessPoint | None:
         return None
     access_point = access_point_in(path)
     if access_point is None:
-        raise HTCondorError(f"the personal HTCondor in {path} has not told its address (yet).")
+        raise HTCondorError(
+            f"the personal HTCondor in {path} is starting or ending and has no address now. "
+            "Try again later."
+        )
     return access_point
 
 
 def surrounding() -> AccessPoint | None:
-    """Return the access point of the one whose job this process is; None if it is none.
+    """Return the access point of the one that runs this process as a job; None outside a job.
 
     Raises
     ------
     PersonalError
-        It takes no jobs from this account, in which root's jobs run.
+        It takes no jobs from this account, under which it runs root's jobs.
     """
     folder = os.environ.get(configuration.MARK)
     if not folder or "_CONDOR_JOB_AD" not in os.environ:
@@ -108,16 +111,16 @@ def surrounding() -> AccessPoint | None:
     owner = Path(folder).stat().st_uid
     if owner != os.geteuid():
         raise PersonalError(
-            f"this call is a job of the personal HTCondor in {folder}, which user {owner} has "
-            f"started and which takes no jobs from the job's own user {os.geteuid()}. Have the call "
-            "return what is to be done and submit that from the notebook, or run the notebook "
-            "as another user than root."
+            f"this call runs in a job of the personal HTCondor in {folder}. User {owner} started "
+            f"it, and it takes no jobs from user {os.geteuid()}, under which the job runs. Submit "
+            "from the notebook what the call returns, or run the notebook as a user other than "
+            "root."
         )
     return access_point_in(Path(folder))
 
 
 def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """Return the variables with which command-line tools talk to the one in a folder.
+    """Return the variables that command-line tools need to talk to the one in a folder.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
     path = folders.resolve(folder)
     if not (folders.is_made(path) and folders.is_guarded(path) and (path / "ready").exists()):
         raise PersonalError(
-            f"no personal HTCondor runs in {path}: `condorpool personal start` starts one."
+            f"no personal HTCondor runs in {path}. Start one with `condorpool personal start`."
         )
     return configuration.environment(path, installation_of(path))
 
@@ -143,7 +146,7 @@ def installation_of(folder: Path) -> Installation:
 
 
 def access_point_in(folder: Path) -> AccessPoint | None:
-    """Return where to submit, as soon as the daemons have written their addresses."""
+    """Return the access point in a folder; None until the daemons have written their addresses."""
     run = folder / "local/run"
     schedd = _address(run / "schedd_address")
     collector = _address(run / "collector_address")
@@ -153,14 +156,14 @@ def access_point_in(folder: Path) -> AccessPoint | None:
         started = (run / "schedd_address").stat().st_mtime
         made = (folder / "condor_config").stat().st_mtime_ns
     except FileNotFoundError:
-        return None  # it is being deleted
+        return None  # the folder is being deleted
     return AccessPoint(
         name=f"personal HTCondor in {folder}",
         schedd_address=schedd[0],
         collector_address=collector[0],
         version=schedd[1],
         started=started,
-        claims=configuration.CLAIMS,
+        max_keep_claim=configuration.CLAIMS,
         memory=configuration.fair_memory(),
         relocate=lambda: access_point_in(folder),
         origin={"personal": str(folder)},
@@ -205,4 +208,4 @@ def _jobs(access_point: AccessPoint | None) -> dict[str, int]:
     except HTCondorError:
         return {}
     states = (STATE_OF_STATUS[int(job["JobStatus"])] for job in jobs)
-    return dict(Counter(state.value.lower() for state in states))
+    return dict(Counter(state.word for state in states))

@@ -38,7 +38,7 @@ class Installation:
     sbin, bin, libexec, lib
         The folders that HTCondor's configuration knows by these names.
     version
-        As ``25.14.1``; empty when the programs do not tell.
+        As ``25.14.1``; empty if the programs do not print it.
     source
         How it was found, for messages.
     """
@@ -62,8 +62,8 @@ class Installation:
 def find() -> Installation | None:
     """Return the HTCondor that is installed here, or None.
 
-    An installation of condorpool's own comes first: it is there because
-    somebody asked for it.  Then come ``condor_master`` on the PATH, the
+    An installation of condorpool's own comes first, because the user asked
+    for it.  Then come ``condor_master`` on the PATH, the
     HTCondor that is configured, the system's, and conda's.
     """
     own = _own(_cache() / "htcondor")
@@ -76,7 +76,7 @@ def find() -> Installation | None:
 
 
 def _places() -> Iterator[tuple[Path, str]]:
-    """Give the folders that may hold ``condor_master``, most wanted first."""
+    """Yield the folders that may hold ``condor_master``, the preferred ones first."""
     for name in ("condor_master", "condor_version"):
         program = shutil.which(name)
         if program:
@@ -130,7 +130,7 @@ def _parse_version(text: str) -> str:
 
 
 def _own(prefix: Path) -> Installation | None:
-    """Return what an earlier `install` laid there, unless the folder was moved since."""
+    """Return what an earlier `install` put there, unless the folder was moved since."""
     prefix = prefix.resolve()
     try:
         record = json.loads((prefix / _RECORD).read_text(encoding="utf-8"))
@@ -158,23 +158,23 @@ def install(
 ) -> Installation:
     """Return the HTCondor that is installed here; if there is none, install it.
 
-    Debian's packages are laid into the user's cache folder (``CONDORPOOL_CACHE``
-    names another); that takes no rights, and changes nothing else.  It is all
-    or nothing: an interrupted installation leaves nothing that is used.
+    Debian's packages are unpacked into the user's cache folder (``CONDORPOOL_CACHE``
+    names another).  That needs no root and changes nothing else.  An interrupted
+    installation is never used.
 
     Parameters
     ----------
     force
-        Install anew, whatever is there.
+        Install even if HTCondor is installed.
     mirror
         Address of a Debian mirror.  By default the one that apt uses here.
     progress
-        Called with a line of text now and then.
+        Called with lines of text.
 
     Raises
     ------
     InstallError
-        With what to do instead.
+        It cannot be installed.  The message says what to do instead.
     """
     found = None if force else find()
     if found is not None:
@@ -191,10 +191,10 @@ def install(
     with _understandable(cache), _exclusive(cache, say) as lock:
         # Another process may have done it while we waited for the lock.
         done = None if force else _own(cache / "htcondor")
-        return done or _lay(cache, uri, lock, say)
+        return done or _install(cache, uri, lock, say)
 
 
-def _lay(cache: Path, uri: str, lock: int, say: debian.Progress) -> Installation:
+def _install(cache: Path, uri: str, lock: int, say: debian.Progress) -> Installation:
     final = cache / "htcondor"
     for leftover in cache.glob(_STAGING + "*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -211,6 +211,8 @@ def _lay(cache: Path, uri: str, lock: int, say: debian.Progress) -> Installation
         version = _parse_version(debian.run_staged(prefix, "usr/sbin/condor_master", "-version"))
         record = {"prefix": str(final), "version": version, "suite": suite}
         (prefix / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        # A rename cannot replace a folder that has files, so there are two.  A process
+        # that looks between them finds no installation.
         if final.exists():
             final.rename(staging / "replaced")
         prefix.rename(final)
@@ -240,14 +242,14 @@ def _cache() -> Path:
 
 @contextmanager
 def _exclusive(cache: Path, say: debian.Progress) -> Iterator[int]:
-    """Hold the lock that lets one process install at a time; give its descriptor."""
+    """Hold the lock that lets one process install at a time; yield its descriptor."""
     cache.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(cache / "htcondor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Waiting for another installation that is under way")
+            say("Waiting for another process that is installing")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:
@@ -256,16 +258,16 @@ def _exclusive(cache: Path, say: debian.Progress) -> Iterator[int]:
 
 @contextmanager
 def _understandable(cache: Path) -> Iterator[None]:
-    """Turn what the operating system says about the cache folder into an error with its cure."""
+    """Turn an OSError about the cache folder into an InstallError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             need = debian.SPACE_NEEDED // 2**20
-            text = f"there is no room for HTCondor in {cache}: it takes {need} MB for a while."
+            text = f"there is no room for HTCondor in {cache}: the installation needs {need} MB."
         else:
             text = f"HTCondor cannot be installed in {cache}: {error}."
         raise InstallError(
-            f"{text} Make room, or name another folder in the environment variable "
+            f"{text} Free space there, or name another folder in the environment variable "
             "CONDORPOOL_CACHE."
         ) from error

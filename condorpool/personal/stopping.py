@@ -1,4 +1,4 @@
-"""The end of a personal HTCondor, and of what a killed one has left running."""
+"""Ends a personal HTCondor, and the remaining processes of one whose guardian was killed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _STOP_SECONDS = 30.0
 
 
 def stop(folder: str | os.PathLike[str] | None = None, *, keep_folder: bool = False) -> bool:
-    """End a personal HTCondor now, with its jobs, whoever uses it; tell whether one ran.
+    """End a personal HTCondor and its jobs now, even if it is in use; return whether one ran.
 
-    Returns when no process of it is left.
+    Returns when none of its processes remains.
 
     Parameters
     ----------
     folder
         As for `start`.
     keep_folder
-        Leave its files, to look at the logs.  The next `start` there deletes them.
+        Keep its files, to read the logs.  The next `start` there deletes them.
     """
     path = folders.resolve(folder)
     if not folders.is_made(path):
@@ -38,18 +38,18 @@ def stop(folder: str | os.PathLike[str] | None = None, *, keep_folder: bool = Fa
 
 
 def end(folder: Path, *, keep_folder: bool = False) -> None:
-    """End what runs in the folder, and see to it that nothing is left."""
+    """End the HTCondor in the folder, and delete what its guardian could not."""
     request = signal.SIGUSR1 if keep_folder else signal.SIGTERM
     deadline = time.monotonic() + _STOP_SECONDS
     asked = None
-    # The last that it does is to delete its files, so also wait for itself.
+    # The guardian deletes its lock before it ends, so wait for its process, too.
     while folders.is_guarded(folder) or folders.living({"guardian": asked}, "guardian"):
         state = folders.state(folder)
         if asked is None:
             asked = state.get("guardian")
             _signal_guardian(state, request)
         elif state.get("guardian", asked) != asked:
-            return  # that one has ended, and somebody has already started another
+            return  # it has ended, and another process has already started a new one
         if time.monotonic() > deadline:
             if not _signal_guardian({"guardian": asked}, signal.SIGKILL):
                 raise PersonalError(
@@ -71,11 +71,11 @@ def _signal_guardian(state: Mapping[str, Any], number: int) -> bool:
 
 
 def _clear_dead(folder: Path, *, keep_folder: bool) -> None:
-    """Clear up behind a guardian that could not do so."""
+    """Clean up after a guardian that could not do so."""
     try:
         lock = os.open(folder / guardian.START_LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return  # it could
+        return  # the guardian has deleted the folder
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         in_place = folders.in_place(lock, folder / guardian.START_LOCK)
@@ -90,8 +90,8 @@ def _clear_dead(folder: Path, *, keep_folder: bool) -> None:
 def end_leftovers(folder: Path) -> None:
     """End the processes of an HTCondor whose guardian was killed.
 
-    condor_master shuts down by itself then; this waits for it, and ends what
-    it could not.
+    condor_master then shuts down by itself.  Wait for that, and end the processes
+    that remain.
     """
     if _have_ended(folder, 5):
         return
@@ -102,8 +102,8 @@ def end_leftovers(folder: Path) -> None:
         if _have_ended(folder, patience):
             return
     raise PersonalError(
-        f"processes of the HTCondor that ran in {folder} cannot be ended: "
-        f"{', '.join(map(str, _leftovers(folder)))}."
+        f"processes of the HTCondor that ran in {folder} do not end: "
+        f"{', '.join(map(str, _leftovers(folder)))}. End them yourself, then try again."
     )
 
 
@@ -117,7 +117,7 @@ def _have_ended(folder: Path, patience: float) -> bool:
 
 
 def _leftovers(folder: Path) -> list[int]:
-    """Return the processes that are proven to be of this folder's HTCondor."""
+    """Return the processes that provably belong to this folder's HTCondor."""
     mark = f"{configuration.MARK}={folder}".encode()
     found = []
     for entry in Path("/proc").iterdir():

@@ -1,4 +1,4 @@
-"""Makes the calls of a job, one after the other in one process."""
+"""Makes the calls of a job, one after another in one process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 NEVER = float("inf")
 
-#: After each of the first calls of a chunk the surroundings are restored, however short it was.
+#: Number of calls at the start of a chunk after each of which the surroundings are restored,
+#: however short it was.
 FIRST = 8
 
-#: Then they are restored once in so many seconds, several times what that takes; and
-#: thoroughly after a call that took ``LONGER`` than that.
+#: Later they are restored at most once in ``SHORT`` seconds, several times what restoring
+#: takes, and thoroughly after a call that took ``LONGER`` than that.
 SHORT, LONGER = 100e-6, 1e-3
 
-#: Whether this is a child that a call has forked.
+#: Whether this process is a child that a call forked.
 _is_child = False
 
 # A call may have replaced or deleted these.
@@ -62,14 +63,14 @@ def attempt(
     except Anything as error:  # also SystemExit and KeyboardInterrupt
         value, is_value = error, False
     if _is_child:
-        _exit(0)  # a child that the call forked returned here, too; the outcome is its parent's
+        _exit(0)  # a child that the call forked returned here; only its parent writes the outcome
     return value, is_value
 
 
 def arguments_of(style: str, items: list[Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Return the arguments of every call in a chunk.
 
-    No generator, in which a trace function that a call has set could raise.
+    Not a generator: a trace function that a call has set could raise in it.
     """
     if style == "map":
         return zip(zip(items), repeat({}))
@@ -77,15 +78,15 @@ def arguments_of(style: str, items: list[Any]) -> Iterator[tuple[Any, dict[str, 
 
 
 def names_of(func: Any) -> dict[str, Any]:
-    """Return a function's globals and itself, by their names."""
+    """Return a function and its globals, by their names."""
     children = getattr(sys.modules.get("multiprocessing.process"), "_children", None)
     if children:
-        return {}  # processes that an earlier call started may know others by these names
+        return {}  # child processes of an earlier call may use other objects by these names
     try:
         inner = getattr(func, "func", func)  # of a partial
         inner = getattr(inner, "__func__", inner)  # of a method
         return {inner.__name__: inner, **inner.__globals__}
-    except Exception:  # it is no function, and may be anything
+    except Exception:  # not a function: any object may be callable
         return {}
 
 
@@ -117,20 +118,20 @@ class Worker:
                 f"and {sys.executable} on {self.host} is Python {container.PYTHON}"
             )
         for name, value in about["environment"].items():
-            os.environ.setdefault(name, value)  # what HTCondor has set for the job stands
-        # With file transfer the job is in a scratch folder of its own.  Where HTCondor
-        # uses a shared file system it starts in the submit directory, and calls are
-        # made where the user works.
+            os.environ.setdefault(name, value)  # keeps what HTCondor set for the job
+        # With file transfer the job starts in its own scratch folder.  On a shared file
+        # system it starts in the submit directory, and calls run in the user's working
+        # directory.
         self.submit_dir = os.getcwd()
         scratch = os.environ.get("_CONDOR_SCRATCH_DIR")
         self.shares = not (scratch and os.path.samefile(self.submit_dir, scratch))
         self.is_submit_machine = self.shares and about["host"] == self.host
         self.directory = about["directory"] if self.shares else self.submit_dir
-        # Imports come from where the calls are made, then from the archive.
+        # Modules are imported from the calls' working directory first, then from the archive.
         sys.path[0] = self.directory
         sys.meta_path.insert(0, modules)
-        # The notebook's functions and classes belong to a module of this name.  It is
-        # a new one, not the one that has started this program.
+        # The notebook's functions and classes belong to ``__main__``: a new module of that
+        # name, not the one that started this program.
         self.names: dict[str, Any] = {}
         main = sys.modules["__main__"] = type(sys)("__main__")
         main.__getattr__ = self.attribute_of_main  # type: ignore[method-assign]
@@ -143,7 +144,7 @@ class Worker:
         self.last: tuple[str, Any, dict[str, Any]] = ("", None, {})
 
     def attribute_of_main(self, name: str) -> Any:
-        """Return what a call knows by a name in ``__main__``; its forked children look there."""
+        """Return a global of the call's function; children that the call forks look for it here."""
         if name in self.names and name[:2] != "__":
             return self.names[name]
         raise AttributeError(f"module '__main__' has no attribute {name!r}")
@@ -161,9 +162,9 @@ class Worker:
             self.initializer_error = error
 
     def load_call(self, name: str, read: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the function of a call, and what else its chunks share.
+        """Return the function of a call, and the settings that its chunks share.
 
-        ``read()`` reads the container called ``name``; the last one is remembered.
+        ``read()`` reads the container called ``name``; the last one is cached.
         """
         if self.last[0] != name:
             shared, frames = read()
@@ -229,10 +230,10 @@ class Worker:
         printed = self.streams.printed()
         about.update(started=started, seconds=time.time() - started, printed=printed)
         about["task_timeout"] = shared["task_timeout"]
-        self.names = {}  # the notebook may have others by now: outcomes go by value
+        self.names = {}  # the notebook may have redefined them: outcomes are pickled by value
         outcomes, frames = frames_of(calls)
         if outcomes is not None:
-            self.tidy()  # pickling these values has run code of the user's
+            self.tidy()  # pickling these values ran the user's code
         return dict(about, calls=outcomes, count=len(calls)), frames
 
     def calls(
@@ -245,7 +246,7 @@ class Worker:
         shrink: Any,
         pause: float,
     ) -> list[tuple[Any, str]]:
-        """Make calls; return for each its value, or its exception and the traceback's text."""
+        """Make calls; return each one's value and ``""``, or exception and traceback's text."""
         limit, stderr, sources = shared["task_timeout"], self.streams.kept[2], shared["sources"]
         restore, clock = self.surroundings.restore, time.monotonic
         made: list[tuple[Any, str]] = []
@@ -272,7 +273,7 @@ class Worker:
                 end = shrink(done, end, (now - begun) / len(made) * (end - done))
                 ask_after = clock() + pause
             if done >= end:
-                break  # not one more: the next calls are a chunk of their own now
+                break  # the remaining calls now belong to another chunk
         try:
             self.tidy()
         except Anything:  # from the last call's alarm or trace function, which is gone now

@@ -1,10 +1,10 @@
 """Pickles functions and classes for the processes that a call starts.
 
-Without this, neither multiprocessing nor concurrent.futures could send them what came with
-the call.  Functions and classes of a notebook are known in ``__main__``, where forked processes
-find those that the call uses by their names (`Worker.attribute_of_main`).  All others are sent
-by value, and so is everything once there are processes that were not forked, which have another
-``__main__``.  A job loads this together with ``multiprocessing.reduction``.
+Without this, neither multiprocessing nor concurrent.futures could send them functions and
+classes that came with the call.  Those of a notebook belong to ``__main__``, where forked
+processes find the ones that the call uses by name (`Worker.attribute_of_main`).  All others are
+sent by value.  Once a call starts processes without forking, which have another ``__main__``,
+everything is sent by value.  A job loads this module together with ``multiprocessing.reduction``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOT_FORKED = {"multiprocessing.popen_spawn_posix", "multiprocessing.popen_forks
 
 
 def extend(pickler: Any) -> None:
-    """Have multiprocessing's pickler send what children do not find."""
+    """Make multiprocessing's pickler send what child processes cannot find."""
     pickler.reducer_override = reduce
 
 

@@ -40,11 +40,11 @@ class Chirp:
     def ensure_connected(self) -> None:
         """Connect again if a call has closed the descriptor, or opened a file in its place."""
         if file_of(self.link.fileno()) != self.file:
-            self.link.detach()
+            self.link.detach()  # not close(): the descriptor may be the call's file now
             self.connect()
 
     def disconnect(self) -> None:
-        """Have the next operation find the connection closed."""
+        """Close the connection, so that the next operation fails and connects again."""
         import socket
 
         try:
@@ -59,7 +59,7 @@ class Chirp:
         return self.answer(words)
 
     def answer(self, words: tuple[str, ...]) -> int:
-        """Read the number that ends a command."""
+        """Read the number that answers a command."""
         line = self.replies.readline()
         if not line:
             raise ConnectionError("HTCondor's channel to the access point is closed")
@@ -88,7 +88,7 @@ class Chirp:
         return unpacked(self.get("getfile", name), name)
 
     def write(self, name: str, job: str, about: dict[str, Any], frames: list[Any]) -> None:
-        """Write a container beside its name and move it into place."""
+        """Write a container under a temporary name and move it into place."""
         scratch = f"{name}.{job}.tmp"
         parts = packed(about, frames)
         size = str(sum(len(part) for part in parts))
@@ -100,7 +100,8 @@ class Chirp:
 
     def create(self, name: str) -> None:
         """Make a file with this name; its contents do not matter."""
-        self.ask("putfile", name, str(0o600), "1")  # HTCondor never answers when it is 0
+        # Not 0 bytes: then the second answer never comes (io_proxy_handler.cpp).
+        self.ask("putfile", name, str(0o600), "1")
         self.link.sendall(b"\n")
         self.answer(("putfile", name))
 

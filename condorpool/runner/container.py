@@ -19,7 +19,7 @@ try:
 except ImportError:
     import pickle  # type: ignore[no-redef]
 
-TYPE_CHECKING = False  # importing typing for its own costs each job 6 ms
+TYPE_CHECKING = False  # importing typing for this constant costs each job 6 ms
 if TYPE_CHECKING:
     from typing import Any
 
@@ -57,7 +57,7 @@ def _header(line: Any, path: str) -> tuple[str, list[int]]:
 def unpacked(data: Any, path: str) -> tuple[dict[str, Any], list[Any]]:
     """Return what a container is about, with the ``python`` that wrote it, and its frames.
 
-    Raises ValueError if it is truncated, or no container at all.
+    Raises ValueError if it is truncated, or not a container.
     """
     position = data.find(b"\n") + 1
     python, lengths = _header(data[:position], path)
@@ -72,7 +72,7 @@ def unpacked(data: Any, path: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
-    """Write a container beside its name and move it into place."""
+    """Write a container under a temporary name and move it into place."""
     # An evicted job starts again, maybe before its first run has ended: each run
     # writes a file of its own, and the last move wins.
     scratch = f"{path}.{os.getpid()}.tmp"
@@ -110,7 +110,7 @@ def read(path: str) -> tuple[dict[str, Any], list[Any]]:
 def new_buffer(size: int) -> Any:
     """Return a buffer of this size, whose memory returns to the system once it is unused.
 
-    A big one is mapped: malloc may take it from a heap, which keeps it.
+    A large one is mapped: malloc may take it from a heap, which keeps the memory.
     """
     if size < 1 << 20:
         return bytearray(size)

@@ -47,8 +47,8 @@ class Modules:
     Attributes
     ----------
     sent
-        For each module: its file, whether it is a package, and its source, None if it
-        is compiled or a folder alone.
+        For each module: its file, whether it is a package, and its source (None if it
+        is compiled, or a folder without ``__init__``).
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Modules:
     def install(self, modules: dict[str, tuple[str, bool, bytes | None]]) -> bool:
         """Import these from now on; return whether a loaded one differs.
 
-        All that were loaded are forgotten then, as they may know each other.
+        If one does, all loaded ones are forgotten, because they may refer to each other.
         """
         loaded = [
             name
@@ -91,14 +91,14 @@ class Modules:
                 del sys.modules[name]
             linecache.clearcache()
             if "cloudpickle" in sys.modules:
-                # It would return the notebook's classes as they are known, with their old bases.
+                # cloudpickle would return its remembered classes, with their old bases.
                 known = sys.modules["cloudpickle"].cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001
                 known.clear()
         self.sent = modules
         return changed
 
     def fill_linecache(self) -> None:
-        """Have tracebacks show the lines that were sent, whatever the files contain now."""
+        """Make tracebacks show the lines that were sent, whatever the files contain now."""
         import linecache
 
         for name, (file, _, source) in self.sent.items():
@@ -107,7 +107,7 @@ class Modules:
                 linecache.cache[file] = (len(text), None, text.splitlines(True), file)
 
     def explain(self, error: BaseException) -> None:
-        """Add to the message of a ModuleNotFoundError where the module is missing."""
+        """Add to a ModuleNotFoundError's message where the module is missing and what to do."""
         if type(error) is not ModuleNotFoundError:
             return
         if error.msg != f"No module named {error.name!r}":

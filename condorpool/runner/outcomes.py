@@ -1,4 +1,4 @@
-"""What is sent back for calls: their values, or their exceptions with the tracebacks' text.
+"""What a job returns for its calls: values, or exceptions with the text of their tracebacks.
 
 Values and exceptions are the user's objects: pickling, naming or printing them runs
 code that may raise anything.
@@ -23,7 +23,7 @@ traceback_of = BaseException.__dict__["__traceback__"].__get__
 
 
 def frames_of(calls: list[tuple[Any, str]]) -> tuple[list[Any] | None, list[Any]]:
-    """Return the outcome of each of these calls, None if all have plain values, and the frames.
+    """Return the outcome of each of these calls (None if all values are plain), and the frames.
 
     Each call is its value and ``""``, or its exception and the text of the traceback.
     """
@@ -33,7 +33,7 @@ def frames_of(calls: list[tuple[Any, str]]) -> tuple[list[Any] | None, list[Any]
             if {type(value) for value in values} <= PLAIN:
                 # One pickle for all: nothing in it can fail to be rebuilt.
                 return None, dumps(values)
-        except BaseException:  # a metaclass may have any hash, and memory may be short
+        except BaseException:  # a metaclass may define any __hash__, and memory may run out
             pass
     outcomes: list[Any] = []
     frames: list[Any] = []
@@ -48,7 +48,7 @@ def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
     """Return the outcome of a call, and the frames of its value or exception.
 
     The first is ``("value", "")``, ``("raise", traceback)``, ``("unmade", traceback)``
-    for an exception that its class cannot make again, ``("unpicklable", why)`` when the
+    for an exception that its class cannot rebuild, ``("unpicklable", why)`` when the
     value or exception cannot be sent, or ``("overtime", traceback)``.
     """
     if type(value) is OvertimeError:
@@ -96,7 +96,7 @@ class InParts:
 
 
 def remake(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    """Make an exception as its class does, and set attributes even if the class forbids that."""
+    """Rebuild an exception by its class, and set attributes even if the class forbids that."""
     error = kind(*args)
     for name, value in attributes.items():
         BaseException.__setattr__(error, name, value)
@@ -104,7 +104,7 @@ def remake(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[st
 
 
 def revive(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    """Make an exception without its own ``__init__``, which takes other arguments."""
+    """Rebuild an exception without calling its ``__init__``, which takes other arguments."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
@@ -116,7 +116,7 @@ def describe(error: BaseException, sources: dict[str, str]) -> str:
     trace = traceback_of(error)
     trace = trace.tb_next if trace else None
     try:
-        import linecache  # 8 ms that a call without an exception need not pay
+        import linecache  # these take 8 ms, and a call without an exception needs neither
         import traceback
 
         modules.explain(error)

@@ -21,7 +21,7 @@ def pickled(value: Any) -> list[Any]:
 
 
 def by_value(value: Any) -> list[Any]:
-    """Pickle a value with everything in it that is not in a module; return its frames."""
+    """Pickle a value with everything in it that no module defines; return its frames."""
     import functools
     from collections import ChainMap
 
@@ -45,14 +45,14 @@ def by_value(value: Any) -> list[Any]:
 
 
 def code_in(file: str, make: Any, arguments: tuple[Any, ...]) -> Any:
-    """Make code that names this file as its own."""
+    """Make a code object with this file name."""
     return make(*arguments).replace(co_filename=file)
 
 
 def reduce_code(code: Any) -> tuple[Any, ...]:
-    """Pickle code as cloudpickle does, but with its file, where tracebacks find its lines.
+    """Pickle code as cloudpickle does, but with its file name, by which tracebacks find its lines.
 
-    Since cloudpickle 3.1.3 all code would come from ``<dynamic-code>``.
+    cloudpickle replaces it by ``<dynamic-code>`` since 3.1.3.
     """
     import cloudpickle
 
@@ -67,7 +67,7 @@ def reduce_cached_property(value: Any) -> Any:
 
 
 def reduce_partialmethod(value: Any) -> Any:
-    """Pickle a partial method with what its class is made with: since Python 3.14 it must be."""
+    """Pickle a partial method with its arguments, which its class requires since Python 3.14."""
     import copyreg
 
     made = (type(value), (value.func, *value.args), value.keywords)
@@ -75,7 +75,7 @@ def reduce_partialmethod(value: Any) -> Any:
 
 
 def reduce_cached(value: Any) -> Any:
-    """Pickle a function with a cache by name if it is in a module, else by value."""
+    """Pickle a function with a cache by name if a module defines it, else by value."""
     found: Any = sys.modules.get(value.__module__)
     for name in value.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -85,7 +85,7 @@ def reduce_cached(value: Any) -> Any:
 
 
 def parts_of_cached(value: Any) -> tuple[Any, ...]:
-    """Return what a function with a cache is made of, as ``__reduce__`` does."""
+    """Return how a function with a cache is rebuilt, as ``__reduce__`` does."""
     import functools
 
     given = value.cache_parameters()

@@ -4,8 +4,8 @@
     main(["once", CREW, CALL, CHUNK, OUTCOME, ORIGIN, FIRST, END])
 
 The first is a resident runner: it takes chunks from the submit directory until
-none remains, and waits a little for more (PROTOCOL.md says who may do what).
-The second makes one chunk, for sites that forbid chirp.
+none remains, then waits a little for more (PROTOCOL.md says who may do what).
+The second makes the calls of one chunk, for sites that forbid chirp.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _exit = os._exit
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the arguments say and end this process at once, whatever happens."""
+    """Run the job and end this process at once, whatever happens."""
     status = EX_SOFTWARE
     try:
         status = run(arguments)
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
     except BaseException as error:
         say(f"the runner has failed: {describe(error, {})}")
     finally:
-        # Threads that a call started, and exit handlers that hang, must not keep a job
-        # whose calls are made; multiprocessing's workers end like this, too.
+        # Threads that a call started and exit handlers that hang must not keep a job
+        # whose calls have ended; multiprocessing's workers end like this, too.
         try:
             flush()
         finally:
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the arguments say; return the exit code."""
+    """Run the job; return its exit code."""
     mode, crew, *others = arguments
     worker = Worker(container.read(crew))
     return once(worker, *others) if mode == "once" else serve(worker, *others)
@@ -73,7 +73,7 @@ def serve(
 def once(
     worker: Worker, call: str, chunk: str, outcome: str, origin: str, first: str, end: str
 ) -> int:
-    """Make the calls of one chunk, unless an earlier run of this job has."""
+    """Make the calls of one chunk, unless an earlier run of this job did."""
     if os.path.getsize(outcome):
         return 0
     folder = worker.submit_dir + "/"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .calls import Worker
     from .watch import Watch
 
-#: Seconds after which a chunk that can be split is, even if other runners have enough to do.
+#: Seconds after which a chunk is split, even if other chunks are posted.
 LONG = 1.0
 
 
@@ -31,7 +31,8 @@ class Runner:
         This job's ``ClusterId.ProcId``.
     peers
         How many runners there may be.  The more there are, the more tokens each of them
-        chooses from and the less often it looks, so that together they are no burden.
+        chooses from and the less often it looks, so that together they do not overload
+        the access point.
     """
 
     def __init__(self, worker: Worker, posted: str, taken: str, job: str, peers: int) -> None:
@@ -72,7 +73,7 @@ class Runner:
             if watch is None and self.worker.is_submit_machine:
                 watch = self.new_watch()
                 if watch:
-                    continue  # look once more, for what was posted before the watch began
+                    continue  # look again: a chunk may have been posted before the watch began
             if watch:
                 watch.wait(remaining)
             else:
@@ -80,7 +81,7 @@ class Runner:
                 delay = min(delay * 1.2, self.pause)
 
     def new_watch(self) -> Watch | None:
-        """Watch the folder of posted chunks, if this machine can."""
+        """Return a watch on the folder of posted chunks; None if this machine has no inotify."""
         from .watch import Watch
 
         try:
@@ -90,12 +91,12 @@ class Runner:
             return None
 
     def tokens_from_earlier_run(self) -> list[str]:
-        """Return the tokens that this job has taken: at its start, in an earlier run."""
+        """Return the tokens that carry this job's id: at its start, those of an earlier run."""
         taken = self.chirp.retry(self.chirp.names, self.taken)
         return [name.partition("@")[0] for name in taken if name.endswith("@" + self.job)]
 
     def look(self) -> None:
-        """List what is posted."""
+        """List the posted chunks."""
         posted = self.chirp.names(self.posted)
         self.closed = names.CLOSED in posted
         tokens = [name for name in posted if name[0].isdigit()]
@@ -103,12 +104,12 @@ class Runner:
         self.tokens, self.misses, self.pick = tokens, 0, self.place
 
     def take(self) -> str:
-        """Take a chunk; return its token, empty if there is none.
+        """Take a chunk; return its token, or an empty string if no chunk is posted.
 
-        Each runner picks among the first of its list, initially at a place of its own
-        and then at random, so that runners seldom want the same one; a list
-        that proves stale is read again.  So a chunk costs a few operations, however
-        many there are, and the first are made first.
+        Each runner picks among the first tokens of its list, initially at a place of its
+        own and then at random, so that two runners rarely want the same one.  A list that
+        proves stale is read again.  So a chunk costs a few operations, however many chunks
+        there are, and early chunks are made first.
         """
         while True:
             if not self.tokens or self.misses > 3:
@@ -120,6 +121,8 @@ class Runner:
             # Importing random costs each job milliseconds; this is the C standard's rand().
             self.seed = (self.seed * 1103515245 + 12345) & 0x7FFFFFFF
             self.pick = self.seed >> 8
+            # Not through retry(): a rename that was done but not answered would fail the
+            # second time, as if another runner had taken the chunk.
             try:
                 self.chirp.ask("rename", f"{self.posted}/{token}", self.taken_path(token))
                 return token
@@ -148,9 +151,9 @@ class Runner:
         size, begun = sum(len(frame) for frame in frames), time.monotonic()
 
         def shrink(done: int, end: int, seconds: float) -> int:
-            """Post the second half of the remaining calls, if other runners may want it."""
+            """Post the second half of the remaining calls if that helps; return the new end."""
             nonlocal token, begun
-            # The runner that takes it reads the whole chunk.
+            # Another runner must find the half and read the whole chunk's arguments.
             if end - done < 2 or seconds < max(self.pause, size / 1e6):
                 return end
             middle, before = done + (end - done + 1) // 2, self.taken_path(token)
@@ -160,18 +163,20 @@ class Runner:
                     self.look()
                     if self.tokens:
                         return end
+                # Before the rename below: if this job ends between the two, both tokens
+                # contain the second half.  In the other order no token would.
                 rest = f"{batch}-{origin + middle}-{origin + end}-{origin}"
                 self.chirp.create(f"{self.posted}/{rest}")
             except OSError:
-                # The access point may be restarting.  The calls continue, and the next
-                # operation connects again: this one may still be answered.
+                # The access point may be restarting.  The calls continue on a new connection:
+                # on this one a late answer would be taken for that of the next operation.
                 self.chirp.disconnect()
                 return end
             token, begun = f"{name}-{origin + middle}-{origin}", time.monotonic()
             try:
                 self.chirp.ask("rename", before, self.taken_path(token))
             except FileNotFoundError:
-                pass  # it was given to other runners: at worst they make these calls, too
+                pass  # the client posted it again: at worst another runner makes these calls, too
             except OSError:
                 self.chirp.disconnect()
             return middle
@@ -188,11 +193,12 @@ class Runner:
         about["job"] = self.job
         self.chirp.retry(self.chirp.ensure_connected)
         self.write(f"{name}.outcome", about, frames)
+        # Retried, so the event may come twice; the client uses the first.
         self.chirp.retry(self.chirp.ask, "ulog", f"{names.ANNOUNCES} {name}")
         try:
             self.chirp.retry(self.chirp.ask, "unlink", self.taken_path(token))
         except FileNotFoundError:
-            pass  # the client was quicker
+            pass  # the client deleted it first, or the first try was not answered
 
     def write(self, name: str, about: dict[str, Any], frames: list[Any]) -> None:
         """Write a container into the submit directory."""
@@ -201,7 +207,8 @@ class Runner:
                 container.write(f"{self.worker.submit_dir}/{name}", about, frames)
                 return
             except OSError:
-                # A call may have lowered what this process may write, for good.
+                # A call may have lowered this process's limits permanently.  By chirp
+                # another process writes the file.
                 if not self.worker.spoiled:
                     raise
         self.chirp.retry(self.chirp.write, name, self.job, about, frames)

@@ -23,7 +23,7 @@ def shared(name: str) -> Any:
     if name not in _objects:
         try:
             _objects[name] = loads(_read(name)[1])
-        except (FileNotFoundError, TypeError):
+        except (FileNotFoundError, TypeError):  # the latter outside a job, where _read is None
             raise LookupError(
                 f"the shared object {name} does not belong to this pool: share it with the pool "
                 "that makes the call"

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: The most that is kept of what the calls of a chunk print, in bytes.
+#: Bytes that are kept of what the calls of a chunk print: the last ones.
 MAX_PRINTED = 1 << 20
 
 
@@ -31,7 +31,7 @@ class Streams:
         self.are_whole = True
         for stream in (sys.stdout, sys.stderr):
             if stream is not None and stream.encoding.lower() != "utf-8":
-                stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # as it is read
+                stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # as printed() reads it
         self.restore()
         self.printed()
 
@@ -40,7 +40,7 @@ class Streams:
         for number, file in enumerate(self.files):
             if file_of(self.kept[number]) == file:
                 os.dup2(self.kept[number], number)
-            elif file_of(number) == file:  # the duplicate is closed, or another file by now
+            elif file_of(number) == file:  # a call closed the duplicate; it may be another file now
                 self.kept[number] = os.dup(number)
             else:
                 self.kept[number], self.are_whole = -1, False
@@ -52,7 +52,7 @@ class Streams:
             sys.stderr = sys.__stderr__ = open(2, "w", 1, "utf-8", closefd=False)  # type: ignore[misc] # noqa: SIM115
 
     def printed(self) -> tuple[str, str] | None:
-        """Return what was printed since the last time to output and error; None if nothing."""
+        """Return what was printed to output and error since the last time; None if nothing."""
         flush()
         texts = []
         for which in (1, 2):
@@ -65,7 +65,7 @@ class Streams:
                         file.seek(begin)
                         text = file.read(size - begin)
             except OSError:
-                pass  # no regular file: there is nothing to show, and the call did nothing wrong
+                pass  # not a regular file: there is nothing to read, and that is no error
             texts.append(text.decode("utf-8", "replace"))
         return (texts[0], texts[1]) if texts[0] or texts[1] else None
 

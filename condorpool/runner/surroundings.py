@@ -2,11 +2,11 @@
 
 A job makes many calls in one process, and a call may change what the others rely
 on: the working directory, the environment, the standard streams, signal handlers,
-``sys.path``, even ``print``.  Each call finds these as the initializer, and the user's
-modules when they were loaded, have set them.  Modules that a call loads stay loaded,
-with their contents, as in multiprocessing's workers.
+``sys.path``, even ``print``.  Each call finds these as the initializer, and the imports
+of the user's modules, have set them.  Modules that a call loads stay loaded, with their
+contents, as in multiprocessing's workers.
 
-If something cannot be restored, the job ends when its outcome is written (`Surroundings.spoiled`).
+If something cannot be restored, the job ends after writing its outcome (`Surroundings.spoiled`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Setting:
         self.name, self.read, self.write = name, read, write
 
     def mark(self) -> None:
-        """Remember the present value."""
+        """Remember the current value."""
         self.value = self.read()
 
     def restore(self) -> None:
@@ -56,7 +56,7 @@ def _folder() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
-        return ""  # it is deleted
+        return ""  # it was deleted
 
 
 def _each(write: Callable[..., Any], keys: list[int]) -> Callable[[list[Any]], None]:
@@ -70,7 +70,7 @@ def _each(write: Callable[..., Any], keys: list[int]) -> Callable[[list[Any]], N
 
 
 def _handle(number: int, handler: Any) -> None:
-    if handler is not None:  # None is a handler in C, which Python cannot set
+    if handler is not None:  # None stands for a handler in C, which Python cannot set
         _signal.signal(number, handler)
 
 
@@ -95,7 +95,7 @@ def _settings() -> list[Setting]:
             lambda mask: _signal.pthread_sigmask(_signal.SIG_SETMASK, mask),
         ),
         Setting("working directory", _folder, os.chdir),
-        Setting("time-out of sockets", _socket.getdefaulttimeout, _socket.setdefaulttimeout),
+        Setting("socket timeout", _socket.getdefaulttimeout, _socket.setdefaulttimeout),
         Setting("garbage collection", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
         *map(_of_sys, ("trace", "profile", "recursionlimit")),
     ]
@@ -174,17 +174,18 @@ class Surroundings:
         self.loaded = len(sys.modules)
 
     def restore(self, thoroughly: bool = True) -> None:
-        """Restore everything; if not thoroughly, all but what takes long to read.
+        """Restore everything, or, if not ``thoroughly``, only what is quick to read.
 
-        A call's alarm or trace function may raise here, but not forever.
+        A call's alarm or trace function may raise here, until it is restored.
         """
+        # Timers first: a call's alarm could interrupt everything that follows.
         for timer, remaining, interval in self.timers:
             now = _signal.getitimer(timer)
             if now[1] != interval or (now[0] and not remaining):
                 _signal.setitimer(timer, interval, interval)
         if thoroughly and "faulthandler" in sys.modules:
             sys.modules["faulthandler"].cancel_dump_traceback_later()
-        # Until these are restored, a call may have replaced any builtin and any name in sys.
+        # Until these are restored, any builtin and any name in sys may be the call's own.
         live, saved = self.names[1]
         streams = live.get("stdout"), live.get("stderr")
         for names, before in self.names if thoroughly else self.names[:2]:
@@ -206,9 +207,10 @@ class Surroundings:
             if stream is not saved[name]:
                 try:
                     stream.flush()  # type: ignore[union-attr]
-                except BaseException:  # it is the call's own, and may raise anything
+                except BaseException:  # a stream of the call's own may raise anything
                     pass
-        del stream, streams  # one that wraps ours closes it now, and not later
+        # A stream of the call's that wraps ours closes it now, before ours is reopened.
+        del stream, streams
         self.reopen()
         for name in ("stdin", "stdout", "stderr"):
             saved[name] = live[name]
@@ -234,11 +236,11 @@ class Surroundings:
     def _restore_imports(self) -> None:
         if sys.argv != self.argv:
             sys.argv[:] = self.argv
-        # Modules that a call has loaded may have brought finders of their own ...
+        # Keep the finders that modules loaded by a call have installed.
         for live, saved in self.finders:
             live[:0] = [finder for finder in saved if finder not in live]
         if sys.path != self.path:
-            # ... or come from a folder that it has added, and need it again ...
+            # Keep the folders that a call added and that its modules come from.
             added = [str(folder) for folder in sys.path if folder not in self.path]
             known = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
             files = [str(names.get("__file__")) for names in known]
@@ -250,7 +252,7 @@ class Surroundings:
             sys.path[:] = self.path
         filters = _filters()
         if filters != self.filters:
-            # ... or have made filters, which then name a message or a module.
+            # Keep filters that name a message or a module: modules add those.
             filters[:] = [
                 *(f for f in filters if f not in self.filters and (f[1] or f[3])),
                 *self.filters,

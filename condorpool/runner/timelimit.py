@@ -11,7 +11,7 @@ GRACE = 5.0
 
 
 class OvertimeError(BaseException):
-    """Raised in a call that takes too long; not an Exception, which calls catch by accident."""
+    """Raised in a call that takes too long; not an Exception, because calls often catch those."""
 
 
 def arm(seconds: float, stderr: int) -> None:
@@ -26,15 +26,16 @@ def arm(seconds: float, stderr: int) -> None:
     def ring(*_: Any) -> None:
         raise OvertimeError
 
-    # Each time anew: a call may have set a handler of its own.
+    # Set for each call: an earlier one may have set another handler.
     signal.signal(signal.SIGALRM, ring)
-    # This one is a thread in C, and needs no interpreter.
+    # The second clock is a thread in C: it also ends a call that stays in C code, where
+    # Python runs no signal handler.
     faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=stderr)
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def disarm() -> None:
-    """Stop both clocks; the first may still ring until it is stopped."""
+    """Stop both clocks; until then the alarm may still raise, also in here."""
     import faulthandler
     import signal
 

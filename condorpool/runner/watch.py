@@ -8,7 +8,7 @@ from .streams import file_of
 
 
 class Watch:
-    """A folder that is watched; OSError or AttributeError where that is impossible."""
+    """A watched folder; raises OSError or AttributeError where inotify is not available."""
 
     def __init__(self, folder: str) -> None:
         import ctypes

@@ -32,13 +32,13 @@ def test_no_slot_has_that_much(make_pool):
     """What was asked for, and the most there is."""
     job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
     text = analysis(job, f"Job {job.id} is idle: it has request_memory = 900 GiB")
-    assert text.endswith("send the calls again with less.")
+    assert text.endswith("submit the calls again with less.")
 
 
 def test_requirements_that_nothing_meets(make_pool):
     """The very condition."""
     job = job_of(make_pool(maxtasksperchild=1), requirements='Memory > 1 && Arch == "ALPHA"')
-    analysis(job, 'of 1 slot none meets its requirement Arch == "ALPHA"')
+    analysis(job, 'none of 1 slot meets its requirement Arch == "ALPHA"')
 
 
 def test_the_pool_is_full(make_pool):
@@ -46,7 +46,7 @@ def test_the_pool_is_full(make_pool):
     pool = make_pool(maxtasksperchild=1)
     jobs = [job_of(pool) for _ in range(3)]
     analysis(jobs[2], "the pool is full: 1 of 1 slot could run it")
-    analysis(jobs[2], "2 jobs of this access point run, 2 of them yours")
+    analysis(jobs[2], "2 jobs of this access point are running, 2 of them yours")
     analysis(jobs[0], f"Job {jobs[0].id} is running on slot1_")
 
 
@@ -59,7 +59,7 @@ def test_held(make_pool):
     )
     text = analysis(job, f"Job {job.id} is held: ")
     assert "/no/such/file" in text
-    assert text.endswith("release() or remove().")
+    assert text.endswith("correct the list of files and remove() the job.")
     job.remove()
     analysis(job, f"Job {job.id} is removed: ")
 
@@ -68,7 +68,7 @@ def test_held_by_its_user(make_pool):
     """Nothing is to be cured."""
     job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
     job.hold()
-    assert "Somebody held it" in analysis(job, "is held")
+    assert "A user put the job on hold" in analysis(job, "is held")
 
 
 def test_what_the_pool_has_is_shown(make_pool):

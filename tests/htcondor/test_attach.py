@@ -154,7 +154,7 @@ def test_what_is_there_to_attach(client, make_pool, gone, mine, until_noted):
         (["show", "scan"], "3 calls, 3 ended, 0 of them failed"),
         (["results", "scan"], "0\n1\n2\n"),
         (["ls"], "kept: results named scan"),
-        (["ls"], "3 of 3 calls done"),
+        (["ls"], "3 of 3 calls have ended"),
     ):
         told = subprocess.run(
             [sys.executable, "-m", "condorpool", *command],
@@ -392,12 +392,12 @@ def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch, mine
     (left,) = mine("scan")
     code = f"import fcntl\nf = open({str(left.entry.path / 'owner.lock')!r}, 'r+')\n"
     code += "fcntl.lockf(f, fcntl.LOCK_EX)\nprint(flush=True)\ninput()"
-    monkeypatch.setattr(custody, "LETTING_GO", 0.5)
+    monkeypatch.setattr(custody, "RELEASE_TIMEOUT", 0.5)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
         other.stdout.readline()
         pool = make_pool()
-        with pytest.raises(condorpool.CondorPoolError, match="another process works on"):
+        with pytest.raises(condorpool.CondorPoolError, match="another process is working on"):
             pool.take_up(left)
         other.communicate(b"\n")
     result = pool.take_up(mine("scan")[-1])
@@ -439,7 +439,7 @@ def test_a_directory_of_somebody_else(client, tmp_path, mine, until_noted):
     assert not mine("scan")
     subprocess.run([sys.executable, "-m", "condorpool", "rm", left.run], check=True)
     end = time.monotonic() + 20
-    while not any("nothing proves" in e.note for e in registry.everything() if e.path == path):
+    while not any("it has no manifest" in e.note for e in registry.everything() if e.path == path):
         assert time.monotonic() < end
         time.sleep(0.1)
     assert sorted(path.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""The way of a call on a real HTCondor: verbs, results, callbacks, the end."""
+"""Calls on a real HTCondor: verbs, results, callbacks, closing."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ def until_there(path):
 
 
 def double(x):
-    """Double it."""
+    """Return twice the argument."""
     return 2 * x
 
 
-def set_colour(colour):
-    """Set a variable."""
-    os.environ["CP_COLOUR"] = colour
+def set_color(color):
+    """Set a variable of the environment."""
+    os.environ["CP_COLOR"] = color
 
 
 def has_job(result):
-    """Wait until a job has the call; return it."""
+    """Wait until a job has taken the call; return the job."""
     while result.job is None:
         time.sleep(0.02)
     return result.job
 
 
 class Unlucky(Exception):
-    """An exception with a message of its own making."""
+    """An exception whose ``__init__`` takes a keyword."""
 
-    def __init__(self, number, colour):
-        super().__init__(number, colour)
-        self.number, self.colour = number, colour
+    def __init__(self, number, color):
+        super().__init__(number, color)
+        self.number, self.color = number, color
 
 
 def unlucky(number):
     """Raise for 13."""
     if number == 13:
-        raise Unlucky(number, colour="black")
+        raise Unlucky(number, color="black")
     return number
 
 
 class TestVerbs:
-    """Every verb gives what multiprocessing's gives."""
+    """Every verb returns what multiprocessing's returns."""
 
     def test_apply_returns_the_value(self, pool):
         """Arguments and keywords arrive."""
@@ -77,7 +77,7 @@ class TestVerbs:
         assert pool.map(double, range(7), chunksize=3) == [0, 2, 4, 6, 8, 10, 12]
 
     def test_map_takes_closures_and_lambdas(self, pool):
-        """Functions that cannot be imported travel by value."""
+        """Functions that cannot be imported are sent by value."""
         offset = 10
         assert pool.map(lambda x: x + offset, [1, 2]) == [11, 12]
 
@@ -86,17 +86,17 @@ class TestVerbs:
         assert pool.starmap(pow, [(2, 3), (3, 2)]) == [8, 9]
 
     def test_generators_and_empty_iterables(self, pool):
-        """An iterable without a length, and one without items."""
+        """An iterable may have no length, or no items."""
         assert pool.map(double, (x for x in [1, 2])) == [2, 4]
         assert pool.map(double, []) == []
 
     def test_initializer_runs_before_the_calls(self, make_pool):
-        """What an initializer sets is there for the calls."""
-        pool = make_pool(initializer=set_colour, initargs=("green",))
-        assert pool.map(os.getenv, ["CP_COLOUR"]) == ["green"]
+        """Calls find what the initializer has set."""
+        pool = make_pool(initializer=set_color, initargs=("green",))
+        assert pool.map(os.getenv, ["CP_COLOR"]) == ["green"]
 
     def test_jobs_are_worker_processes(self, make_pool):
-        """No more than ``processes``, and each makes many chunks."""
+        """There are no more than ``processes``, and each makes many chunks."""
         pool = make_pool(processes=2)
         pids = pool.map(lambda _: (time.sleep(0.05), os.getpid())[1], range(20), chunksize=1)
         assert len(set(pids)) in (1, 2)
@@ -110,13 +110,13 @@ class TestVerbs:
         assert result.get() == [0, 2, 4, 6]
 
     def test_a_runner_ends_after_its_chunks(self, make_pool):
-        """``maxtasksperchild=2``: another job goes on, and nothing is lost."""
+        """With ``maxtasksperchild=2`` another job makes the next chunks, and nothing is lost."""
         pool = make_pool(processes=1, maxtasksperchild=2)
         pids = pool.map(lambda _: os.getpid(), range(5), chunksize=1)
         assert len(set(pids)) == 3
 
     def test_calls_with_other_requirements_get_other_jobs(self, make_pool):
-        """Memory that was asked for one call is not what the others run with."""
+        """A call with its own memory request is not made by a job without it."""
         pool = make_pool(processes=1)
         first = pool.apply_async(os.getpid)
         other = pool.apply_async(os.getpid, submitkwargs={"request_memory": "64MB"})
@@ -129,10 +129,10 @@ class TestVerbs:
 
 
 class TestResults:
-    """Asynchronous results keep multiprocessing's promises."""
+    """Asynchronous results behave as multiprocessing's."""
 
     def test_a_result_is_ready_when_it_is(self, pool):
-        """``successful`` before the end is a ValueError."""
+        """``successful`` raises ValueError before the end."""
         result = pool.apply_async(time.sleep, (0.5,))
         assert not result.ready()
         with pytest.raises(ValueError, match="not ready"):
@@ -147,7 +147,7 @@ class TestResults:
         """Its class, its attributes and its remote traceback come back."""
         with pytest.raises(Unlucky) as caught:
             pool.map(unlucky, [12, 13, 14])
-        assert (caught.value.number, caught.value.colour) == (13, "black")
+        assert (caught.value.number, caught.value.color) == (13, "black")
         assert "in unlucky" in str(caught.value.__cause__)
 
     def test_one_bad_call_does_not_hide_the_rest(self, pool):
@@ -168,7 +168,7 @@ class TestResults:
             pool.apply(leave)
 
     def test_callbacks_come_once(self, pool):
-        """The one for values gets the value, the one for errors the exception."""
+        """``callback`` gets the value, ``error_callback`` the exception."""
         got, done = [], threading.Semaphore(0)
 
         def note(value):
@@ -183,7 +183,7 @@ class TestResults:
         assert any(isinstance(value, Unlucky) for value in got)
 
     def test_a_job_shows_what_its_calls_wrote(self, pool):
-        """Standard output, standard error and the events of the job are there."""
+        """Its standard output, standard error and events can be read."""
 
         def speak():
             sys.stdout.write("to stdout\n")
@@ -199,21 +199,21 @@ class TestResults:
 
 
 class TestHere:
-    """Where calls are made and what they find there."""
+    """Where calls are made, and what they find there."""
 
     def test_the_working_directory_is_the_submitdir(self, pool, tmp_path):
         """On a shared file system calls run where the user works."""
         assert pool.apply(os.getcwd) == str(tmp_path)
 
-    def test_the_environment_goes_along_privately(self, pool, monkeypatch, queued):
-        """Calls see the environment; the job ad, which everybody can read, does not."""
+    def test_the_environment_is_sent_privately(self, pool, monkeypatch, queued):
+        """Calls see the environment; the job ad, which every user can read, has none of it."""
         monkeypatch.setenv("CP_SECRET", "hunter2")
         result = pool.apply_async(lambda: (time.sleep(0.5), os.environ.get("CP_SECRET"))[1])
         assert "hunter2" not in str(queued([]))
         assert result.get() == "hunter2"
 
     def test_files_are_private(self, pool, tmp_path):
-        """Nobody else can look into the submit directory."""
+        """No other user can read the submit directory."""
         result = pool.map_async(until_there, [tmp_path, tmp_path / "go"], chunksize=1)
         while not result.calls_ended:
             result.wait(0.05)
@@ -243,10 +243,10 @@ class TestHere:
 
 
 class TestEnd:
-    """What is left when a pool is closed: nothing."""
+    """Nothing remains of a pool that is closed."""
 
     def test_leaving_with_waits_and_cleans_up(self, make_pool, gone):
-        """Jobs that run are waited for."""
+        """The end of ``with`` waits for running jobs."""
         with make_pool() as pool:
             result = pool.map_async(time.sleep, [0.3, 0.3])
         assert result.successful()
@@ -264,12 +264,12 @@ class TestEnd:
             pool.apply(double, (1,))
 
     def test_an_open_pool_is_not_joined(self, pool):
-        """As in multiprocessing."""
+        """``join`` raises before ``close``, as in multiprocessing."""
         with pytest.raises(ValueError, match="still running"):
             pool.join()
 
     def test_terminate_removes_what_has_not_ended(self, make_pool, gone, access_point):
-        """Also calls whose jobs the factory has not made yet."""
+        """Calls whose jobs the factory has not made yet end too."""
         pool = make_pool(processes=1)
         result = pool.map_async(time.sleep, [60] * 5, chunksize=1)
         pool.terminate()
@@ -279,25 +279,25 @@ class TestEnd:
         assert not access_point.query("true", ["ClusterId"])
         assert gone()
 
-    def test_close_removes_held_jobs_and_tells(self, make_pool, gone):
-        """``killstats`` has Held: closing does not wait for a held job."""
+    def test_close_removes_held_jobs_and_says_so(self, make_pool, gone):
+        """``killstats`` contains Held, so closing does not wait for a held job."""
         pool = make_pool()
         result = pool.apply_async(time.sleep, (60,))
         while not result.hold():
             time.sleep(0.05)
         with pytest.raises(condorpool.JobFailedError, match=r"Pool.close - failed jobs"):
             pool.close()
-        with pytest.raises(condorpool.JobRemovedError, match="condorpool's user"):
+        with pytest.raises(condorpool.JobRemovedError, match="the user of condorpool"):
             result.get()
         assert gone()
 
-    def test_errors_that_were_seen_are_not_told_again(self, make_pool):
-        """An exception that the user handled does not come back at the end."""
+    def test_errors_that_were_seen_are_not_raised_again(self, make_pool):
+        """Closing does not raise an exception that the user has handled."""
         with make_pool() as pool, pytest.raises(Unlucky):
             pool.apply(unlucky, (13,))
 
     def test_cleanup_false_is_neither_waited_for_nor_deleted(self, make_pool, tmp_path):
-        """As the original documents it."""
+        """Such a job stays, as the original documents it."""
         pool = make_pool()
         result = pool.apply_async(time.sleep, (600,), jobkwargs={"cleanup": False})
         job = has_job(result)
@@ -311,7 +311,7 @@ class TestJobs:
     """A job is held, released and removed."""
 
     def test_a_held_job_is_an_error_that_leaves_it(self, pool):
-        """By default a wait raises when only held jobs are left; releasing cures it."""
+        """By default a wait raises when only held jobs remain; releasing them resumes the call."""
         result = pool.apply_async(time.sleep, (1,))
         assert has_job(result).hold()
         with pytest.raises(condorpool.JobHeldError) as caught:
@@ -323,7 +323,7 @@ class TestJobs:
         assert result.get(timeout=60) is None
 
     def test_a_held_job_that_the_user_removes(self, make_pool):
-        """It is counted once, the wait goes on to its end, and closing tells nothing new."""
+        """It is counted once, a new wait raises its removal, and closing raises nothing more."""
         pool = make_pool()
         result = pool.apply_async(time.sleep, (60,))
         while not result.hold():
@@ -337,9 +337,9 @@ class TestJobs:
 
     def test_a_call_is_held_before_a_job_has_it(self, make_pool, tmp_path):
         """No other job makes it instead of the held one."""
-        told, python = tmp_path / "told", tmp_path / "python"
+        go, python = tmp_path / "go", tmp_path / "python"
         python.write_text(
-            f'#!/bin/sh\nwhile [ ! -e {told} ]; do sleep 0.05; done\nexec {sys.executable} "$@"\n'
+            f'#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.05; done\nexec {sys.executable} "$@"\n'
         )
         python.chmod(0o700)
         result = make_pool(python=str(python)).apply_async(abs, (-1,))
@@ -349,7 +349,7 @@ class TestJobs:
         assert result.hold() == 1
         with pytest.raises(condorpool.JobHeldError):
             result.get(timeout=30)
-        told.touch()
+        go.touch()
         assert result.release() == 1
         assert result.get(timeout=60) == 1
 
@@ -381,7 +381,7 @@ class TestJobs:
             result.get(timeout=30, on_hold="remove")
 
     def test_on_hold_wait(self, pool):
-        """A wait that was told to wait does."""
+        """With ``on_hold="wait"`` a wait continues while its job is held."""
         result = pool.apply_async(time.sleep, (60,))
         while not result.hold():
             time.sleep(0.02)
@@ -390,7 +390,7 @@ class TestJobs:
 
 
 def test_two_pools_do_not_disturb_each_other(make_pool):
-    """Results of both come promptly although one thread follows them."""
+    """Results of both arrive promptly, although one thread follows both."""
     one, two = make_pool(), make_pool()
     results = [p.map_async(math.sqrt, [1, 4]) for p in (one, two)]
     assert [r.get() for r in results] == [[1.0, 2.0]] * 2
@@ -398,24 +398,24 @@ def test_two_pools_do_not_disturb_each_other(make_pool):
 
 def test_submitkwargs_reach_the_job_and_are_not_changed(make_pool, queued):
     """A call's own commands update the pool's."""
-    ours, own = {"request_memory": "64MB", "My.Colour": '"red"'}, {"My.Colour": '"blue"'}
+    ours, own = {"request_memory": "64MB", "My.Color": '"red"'}, {"My.Color": '"blue"'}
     pool = make_pool(submitkwargs=ours)
     result = pool.apply_async(time.sleep, (0.5,), submitkwargs=own)
-    ad = queued(["RequestMemory", "Colour"])
-    assert (ad["RequestMemory"], ad["Colour"]) == (64, "blue")
-    assert (ours["My.Colour"], own) == ('"red"', {"My.Colour": '"blue"'})
+    ad = queued(["RequestMemory", "Color"])
+    assert (ad["RequestMemory"], ad["Color"]) == (64, "blue")
+    assert (ours["My.Color"], own) == ('"red"', {"My.Color": '"blue"'})
     result.get()
 
 
 def test_the_submit_description_is_no_secret(pool):
-    """What HTCondor gets can be seen beforehand."""
+    """The user can see it before anything is submitted."""
     shown = pool.submit_description(double, 3)
     assert shown["batch_name"] == "double"
     assert shown["executable"] == "/bin/sh"
 
 
 def test_the_remote_traceback_shows_the_source_of_cells(pool):
-    """Code that is in no file on the execution point is shown all the same."""
+    """It shows code that is in no file on the execution point."""
     cell = "def fail(x):\n    return 1 / x  # never by zero\n"
     name = "/tmp/ipykernel_1/123.py"
     linecache.cache[name] = (len(cell), None, cell.splitlines(keepends=True), name)
@@ -434,7 +434,7 @@ ODD = [
 
 @pytest.mark.parametrize("name", ODD)
 def test_functions_of_any_name(pool, access_point, name):
-    """HTCondor and our files take each of them, and make nothing of it."""
+    """HTCondor and our files take each of them literally."""
 
     def func(x):
         return x + 1
@@ -449,15 +449,15 @@ def test_functions_of_any_name(pool, access_point, name):
 
 
 @pytest.mark.parametrize("name", ["new\nline", "", " ", 3, "-x"])
-def test_a_wrong_name_is_told_before_anything_is_written(pool, tmp_path, name):
-    """As what it is called in the call."""
+def test_a_wrong_name_is_refused_before_anything_is_written(pool, tmp_path, name):
+    """The error names the argument."""
     with pytest.raises((ValueError, TypeError), match=r"^name"):
         pool.map(double, [1], name=name)
     assert not list(tmp_path.glob("condorpool-*"))
 
 
 def test_random_numbers_of_no_two_calls_are_the_same(make_pool):
-    """What a notebook imports of random and numpy.random is each job's own."""
+    """Each job has its own generators of random and numpy.random, also for imported functions."""
     draws = [lambda _: rnd(), lambda _, draw=normal: draw(), lambda _: random._inst.gauss(0, 1)]
     found = []
     for pool in (make_pool(processes=2), make_pool(processes=2, maxtasksperchild=1)):
@@ -467,10 +467,10 @@ def test_random_numbers_of_no_two_calls_are_the_same(make_pool):
     assert len(set(found)) == len(found) == 2 * (2 * 3 * 4 + 4)
 
 
-def test_a_generator_goes_along_as_a_copy(pool):
-    """And the user is told."""
+def test_a_generator_is_sent_as_a_copy(pool):
+    """The user is warned, and the advice in the warning works."""
     rng = np.random.default_rng(1)
-    with pytest.warns(condorpool.RepeatedNumbersWarning, match="`rng` goes along"):
+    with pytest.warns(condorpool.RepeatedNumbersWarning, match="`rng` is sent with"):
         pool.map(lambda _: rng.normal(), range(2))
     seeds = np.random.SeedSequence(1).spawn(8)
     values = pool.map(lambda seed: np.random.default_rng(seed).normal(), seeds, 1)
@@ -481,13 +481,13 @@ def test_a_generator_goes_along_as_a_copy(pool):
 
 @functools.lru_cache
 def cached(x):
-    """Be a function that is called through another object."""
+    """Return twice the argument, through an object that is no function."""
     return double(x)
 
 
 @functools.singledispatch
 def dispatched(x):
-    """Look at the type of the argument."""
+    """Depend on the type of the argument."""
     return "any"
 
 
@@ -504,24 +504,24 @@ class HasLock:
 
 
 class Full:
-    """Fails as a full disk does."""
+    """Cannot be pickled: raises as a full disk does."""
 
     def __reduce__(self):
         raise OSError(28, "No space left on device")
 
 
 class Unreadable:
-    """Comes back and cannot be rebuilt."""
+    """Can be pickled in the job, but not rebuilt here."""
 
     def __reduce__(self):
         return int, ("no number",)
 
 
 class TestPickling:
-    """What is sent works, or is refused before anything is submitted."""
+    """Objects arrive, or are refused before anything is submitted."""
 
     def test_decorated_functions(self, pool):
-        """A notebook's own do not go by their names."""
+        """Those of a notebook are pickled by value."""
         assert pool.map(cached, [1, 2]) == [2, 4]
         assert pool.map(lambda x: (cached(x), dispatched(x)), [1, ""]) == [
             (2, "whole"),
@@ -529,7 +529,7 @@ class TestPickling:
         ]
 
     def test_a_module_without_a_file(self, pool, monkeypatch):
-        """It goes along."""
+        """It is sent by value."""
         module = types.ModuleType("made_up")
         exec("def half(x): return x / 2", vars(module))
         monkeypatch.setitem(sys.modules, "made_up", module)
@@ -537,8 +537,8 @@ class TestPickling:
         assert pool.apply(lambda: module.half(3)) == 1.5
 
     @pytest.mark.parametrize("verb", ["apply", "map", "starmap", "imap"])
-    def test_nothing_is_left_of_what_is_refused(self, make_pool, access_point, verb):
-        """And the next call works."""
+    def test_nothing_remains_of_what_is_refused(self, make_pool, access_point, verb):
+        """The next call works."""
         pool = make_pool()
         own = HasLock()
         with pytest.raises(condorpool.PayloadError, match=r"`own\.lock` is of type _thread\.lock"):
@@ -553,7 +553,7 @@ class TestPickling:
         assert pool.map(double, [1]) == [2]
 
     def test_a_result_that_cannot_be_pickled(self, pool):
-        """Is also what multiprocessing has for it."""
+        """The error is also multiprocessing's."""
         with pytest.raises(multiprocessing.pool.MaybeEncodingError) as caught:
             pool.apply(HasLock)
         assert isinstance(caught.value, condorpool.ResultPicklingError)
@@ -561,14 +561,14 @@ class TestPickling:
         assert caught.value.value.startswith("the value of type ")
 
     def test_a_result_that_cannot_be_rebuilt(self, pool):
-        """Is also of the class that rebuilding has raised."""
+        """The error is also of the class that rebuilding raised."""
         with pytest.raises(ValueError, match="cannot be rebuilt") as caught:
             pool.apply(Unreadable)
         assert isinstance(caught.value, condorpool.ResultPicklingError)
         assert caught.value.exc.startswith("ValueError: invalid literal")
 
     def test_the_remote_traceback_is_multiprocessings_too(self, pool):
-        """Code that looks for it finds its text."""
+        """Code written for multiprocessing finds its text."""
         with pytest.raises(Unlucky) as caught:
             pool.apply(unlucky, (13,))
         assert isinstance(caught.value.__cause__, condorpool.RemoteTraceback)
@@ -600,7 +600,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("way", ["IF_NEEDED", "YES"], ids=["shared-file-system", "file-transfer"])
 def test_the_remote_traceback_shows_the_source_of_a_script(htcondor, tmp_path, way):
-    """Every function of it under its own name and file, also where jobs cannot see that."""
+    """It names each function and its file, also where jobs cannot see the file."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(personal=str(htcondor.folder), way=way))
     done = subprocess.run(
@@ -612,7 +612,7 @@ def test_the_remote_traceback_shows_the_source_of_a_script(htcondor, tmp_path, w
 
 
 def test_jobs_agree_on_hashes(make_pool, monkeypatch):
-    """Those of one pool with each other; with the notebook where that has a seed."""
+    """Jobs of one pool agree with each other, and with the notebook if that has a seed."""
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     pool = make_pool(processes=2, maxtasksperchild=1)
     assert len(set(pool.map(hash, ["foo"] * 4, chunksize=1))) == 1
@@ -656,7 +656,7 @@ with condorpool.Pool(1, personal=PERSONAL) as pool:
     ],
 )  # fmt: skip
 def test_a_jobs_interpreter_starts_as_this_one(htcondor, tmp_path, options, variables):
-    """What is read before the first line of Python cannot be set later."""
+    """Some options and variables can only be set when an interpreter starts."""
     script = tmp_path / "script.py"
     script.write_text(STARTED.replace("PERSONAL", repr(str(htcondor.folder))))
     environment = {**os.environ, "PYTHONHASHSEED": "7", **variables}
@@ -668,7 +668,7 @@ def test_a_jobs_interpreter_starts_as_this_one(htcondor, tmp_path, options, vari
 
 
 def test_what_calls_print_is_text_in_any_locale(make_pool, monkeypatch):
-    """It is read as UTF-8, so it is written as that."""
+    """It is written and read as UTF-8."""
     monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("PYTHONUTF8", "0")
     monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
@@ -694,7 +694,7 @@ def wrapped(number):
     return Number(times(helper_of_the_cells.same(number.value)))
 
 def context_of(method):
-    tempfile.tempdir = "/tmp"  # no socket can have a name as long as that of a folder of these tests
+    tempfile.tempdir = "/tmp"  # the paths of these tests' folders are too long for a socket
     return multiprocessing.get_context(method)
 
 def in_pool(method):
@@ -730,7 +730,7 @@ def by_name():
 
 @pytest.fixture
 def cells(beside):
-    """Give the names of a notebook whose cells were run, with a module beside it."""
+    """Return the names of a notebook whose cells were run, with a module beside it."""
     (beside / "helper_of_the_cells.py").write_text("def same(x):\n    return x\n")
     scope = {"__name__": "__main__"}
     exec(compile(CELLS, "/tmp/ipykernel_1/9.py", "exec"), scope)
@@ -739,7 +739,7 @@ def cells(beside):
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_call_starts_processes_of_its_own(make_pool, cells, method):
-    """They know the functions and classes of the notebook, as if they were started there."""
+    """They find the functions and classes of the notebook, as if started there."""
     pool = make_pool(processes=1, cpus=2)
     assert pool.apply_async(cells["in_pool"], (method,)).get(60) == ([3, 6], [3, 6], {True})
     assert pool.apply_async(cells["in_executor"], (method,)).get(60) == [3, 6]
@@ -749,7 +749,7 @@ def test_a_call_starts_processes_of_its_own(make_pool, cells, method):
 
 
 def test_names_of_the_notebook_are_those_of_the_call(make_pool, cells):
-    """Not of an earlier one, though the same process makes both; and only in calls."""
+    """They are not those of an earlier call that the same process made."""
     pool = make_pool(processes=1)
     assert pool.apply(cells["by_name"])
     first = pool.apply(cells["in_pool"], ("fork",))
@@ -759,8 +759,8 @@ def test_names_of_the_notebook_are_those_of_the_call(make_pool, cells):
     assert isinstance(pool.apply(cells["Number"], (1,)), cells["Number"])
 
 
-def test_processes_that_a_call_leaves_know_no_other_by_its_name(make_pool, cells):
-    """What is kept from an earlier call gets the function that this one means."""
+def test_processes_that_a_call_leaves_find_the_functions_of_later_calls(make_pool, cells):
+    """A pool of processes that an earlier call made gets this call's function."""
 
     def kept(func):
         if not hasattr(multiprocessing, "kept"):

@@ -1,4 +1,4 @@
-"""What a process leaves is cleaned up, whatever was killed, by exactly one other."""
+"""Exactly one other process cleans up after a process, whatever was killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def started(name):
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
-    """A registry in which nobody else has left anything."""
+    """An empty registry for this module alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -46,7 +46,7 @@ def registered(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def htcondor(tmp_path_factory, registered):
-    """A personal HTCondor that looks at leases every second."""
+    """A personal HTCondor that checks leases every second."""
     personal.install()
     settings = {
         "PERIODIC_EXPR_INTERVAL": "1",
@@ -62,7 +62,7 @@ def htcondor(tmp_path_factory, registered):
 
 
 class Script:
-    """A process that uses condorpool, and what becomes of it."""
+    """A process that uses condorpool, and what remains of it."""
 
     def __init__(self, code, htcondor, folder):
         self.htcondor, self.folder = htcondor, folder
@@ -84,7 +84,7 @@ class Script:
         self.process.wait()
 
     def end(self):
-        """Wait until it has ended well."""
+        """Wait until it has ended with status 0."""
         assert self.process.wait(timeout=60) == 0
         self.process.stdout.close()
 
@@ -95,13 +95,13 @@ class Script:
 
     @property
     def entry(self):
-        """The registry's entry of that."""
+        """The registry's entry for its submit directory."""
         (entry,) = (e for e in registry.everything() if e.path == self.directory)
         return entry
 
     @property
     def made(self):
-        """The names that calls have left."""
+        """The files that calls have written."""
         return {file.name for file in self.folder.iterdir() if file.is_file()}
 
     def jobs(self, run=None):
@@ -113,7 +113,7 @@ class Script:
 
 @pytest.fixture
 def script(htcondor, tmp_path):
-    """Start scripts; in the end none of their processes is left."""
+    """Start scripts; check that none of their processes remains."""
     scripts = []
 
     def start(code):
@@ -127,11 +127,11 @@ def script(htcondor, tmp_path):
         if one.process.poll() is None:
             one.kill()
         one.process.stdout.close()
-    until(lambda: not cleaners(), "cleaners are left")
+    until(lambda: not cleaners(), "cleaners remain")
 
 
 def cleaners():
-    """Return all cleaners of this registry but for these tests' own."""
+    """Return all cleaners of this registry except that of the tests' own process."""
     found, state, own = [], str(registry.state()), str(Owner.this())
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -142,7 +142,7 @@ def cleaners():
 
 
 def owners():
-    """Return all owners but for these tests' own process."""
+    """Return all owners except the tests' own process."""
     return set(registry.folders().values()) - {Owner.this()}
 
 
@@ -184,11 +184,11 @@ time.sleep(60)
 
 
 class TestOrdinaryEnds:
-    """Scripts wait as promised, and then nothing is left."""
+    """Scripts wait for their jobs, and then nothing remains."""
 
     @pytest.mark.parametrize("last", ["", "pool.close(); pool.join()", "raise SystemExit", "1 / 0"])
-    def test_nothing_is_left(self, script, last):
-        """No file, no process, no entry; the work is done."""
+    def test_nothing_remains(self, script, last):
+        """No file, no process, no entry; all calls were made."""
         ended = script(
             'pool = make(); pool.map_async(work, ["a", "b"]); pool.apply(work, ("c",))\n' + last
         )
@@ -207,15 +207,15 @@ class TestOrdinaryEnds:
 
 
 class TestKilled:
-    """The owner is killed, and maybe the cleaner too."""
+    """The owner is killed, and in some tests the cleaner, too."""
 
     def test_owner(self, script):
-        """Running work is finished, then everything goes."""
+        """Running work is finished, then everything is deleted."""
         killed = script(RUNNING)
         killed.until("READY")
         killed.kill()
         assert killed.made == {"a"}
-        until(lambda: not killed.directory, "the directory is left")
+        until(lambda: not killed.directory, "the directory remains")
         assert killed.made == {"a", "b", "c"}
 
     def test_owner_and_cleaner(self, script):
@@ -226,12 +226,12 @@ class TestKilled:
         killed.kill()
         run = killed.directory.name
         script("make()").end()
-        until(lambda: not killed.directory, "the directory is left")
+        until(lambda: not killed.directory, "the directory remains")
         assert killed.made == {"a", "b", "c"}
         assert not killed.jobs(run)
 
     def test_both_during_clean_up(self, script):
-        """Two at once go on where the last one was killed, and only one does."""
+        """Of two that start at once, exactly one resumes where the last one was killed."""
         killed = script(RUNNING)
         killed.until("READY")
         killed.kill()
@@ -242,12 +242,12 @@ class TestKilled:
         sweeps = [subprocess.Popen([sys.executable, "-m", "condorpool", "clean"]) for _ in "12"]
         assert [sweep.wait() for sweep in sweeps] == [0, 0]
         until(lambda: len(cleaners()) <= 1, "two cleaners work")
-        until(lambda: not killed.directory, "the directory is left")
+        until(lambda: not killed.directory, "the directory remains")
         assert killed.made == {"a", "b", "c"}
         assert command("logs", entry.run).count("cleaned up") == 1
 
-    def test_work_that_no_job_is_left_for(self, script):
-        """Chunks that are posted are made, by jobs that the cleaner submits."""
+    def test_posted_work_without_jobs(self, script):
+        """The cleaner submits jobs for posted chunks."""
         killed = script("""
             pool = make(processes=1, maxtasksperchild=2)
             pool.starmap_async(work, [(f"{i}", 0.2) for i in range(7)], chunksize=1)
@@ -257,11 +257,11 @@ class TestKilled:
         """)
         killed.until("READY")
         killed.kill()
-        until(lambda: not killed.directory, "the directory is left")
+        until(lambda: not killed.directory, "the directory remains")
         assert killed.made == {f"{i}" for i in range(7)}
 
     def test_forked_children(self, script):
-        """A child that lives on neither ends its parent's pool nor keeps it from its end."""
+        """A child neither ends its parent's pool nor delays the end of it."""
         killed = script("""
             pool = make()
             if not os.fork():
@@ -282,11 +282,11 @@ class TestKilled:
         """)
         killed.until("READY")
         killed.kill()
-        until(lambda: not killed.directory, "the directory is left", 7)
+        until(lambda: not killed.directory, "the directory remains", 7)
         assert killed.made == {"a", "b", "c"}
 
     def test_directory_deleted_by_hand(self, script):
-        """Its jobs go."""
+        """The cleaner removes its jobs."""
         killed = script(RUNNING)
         killed.until("READY")
         kill_cleaners()
@@ -294,8 +294,8 @@ class TestKilled:
         run = killed.directory.name
         killed.directory.rename(killed.folder / "elsewhere")
         command("clean")
-        until(lambda: not killed.jobs(run), "jobs are left")
-        until(lambda: not owners(), "the entry is left")
+        until(lambda: not killed.jobs(run), "jobs remain")
+        until(lambda: not owners(), "the entry remains")
 
     def test_schedd_down_during_clean_up(self, script, htcondor):
         """The cleaner waits for it."""
@@ -307,12 +307,12 @@ class TestKilled:
         (schedd,) = (child for child in master.children() if child.name() == "condor_schedd")
         schedd.kill()
         command("clean")
-        until(lambda: not killed.directory, "the directory is left", 60)
+        until(lambda: not killed.directory, "the directory remains", 60)
         assert killed.made >= {"a"}
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
     def test_full_disk(self, script, htcondor, tmp_path):
-        """It waits for space, or for an end of its jobs; what they could not write is kept."""
+        """The cleaner waits for space or for the end of the jobs; chunks without outcome are kept."""
         disk = tmp_path / "disk"
         disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
@@ -334,22 +334,22 @@ class TestKilled:
             run = killed.directory.name
             time.sleep(6)
             (disk / "full").unlink()
-            until(lambda: not killed.jobs(run), "jobs are left", 60)
+            until(lambda: not killed.jobs(run), "jobs remain", 60)
             until(lambda: not cleaners(), "the cleaner has not ended", 60)
             if killed.directory:
                 assert killed.entry.note.startswith("kept: the files of")
                 command("rm", run)
-            until(lambda: not killed.directory, "the directory is left")
+            until(lambda: not killed.directory, "the directory remains")
             until(lambda: not cleaners(), "the cleaner has not ended")
         finally:
             subprocess.run(["umount", "-l", disk], check=True)
 
 
 class TestKept:
-    """on_exit="keep", until somebody removes it."""
+    """on_exit="keep", until the user removes it."""
 
     def test_keep_then_rm(self, script):
-        """Jobs go on; `condorpool rm` ends all."""
+        """Jobs continue; `condorpool rm` removes them and the directory."""
         code = RUNNING.replace("make()", 'make(on_exit="keep")').replace("(60)", "(0)")
         kept = script(code.replace("1.5", "30"))
         kept.end()
@@ -358,7 +358,7 @@ class TestKept:
         assert "work" in command("ls")
         assert kept.jobs()
         command("rm", run)
-        until(lambda: not kept.directory, "the directory is left")
+        until(lambda: not kept.directory, "the directory remains")
         assert not kept.jobs(run)
         assert kept.made != {"a", "b", "c"}
 
@@ -371,7 +371,7 @@ class TestKept:
 
 
 class TestLease:
-    """Jobs that nobody wants any more leave the queue by themselves."""
+    """HTCondor removes jobs whose owner is gone when their lease ends."""
 
     WAITING = """
         description.LEASE = 2.0
@@ -383,7 +383,7 @@ class TestLease:
     """
 
     def test_a_living_owner_renews_it(self, script):
-        """And a dead one does not."""
+        """A dead one does not."""
         owner = script(self.WAITING.format(arguments=""))
         kept = script(self.WAITING.format(arguments='on_exit="keep"'))
         for one in (owner, kept):
@@ -396,10 +396,10 @@ class TestLease:
         assert kept.jobs() == [1]
         kept.kill()
         command("clean")
-        until(lambda: owner.directory is None, "the directory is left")
+        until(lambda: owner.directory is None, "the directory remains")
         until(lambda: not cleaners(), "the cleaner has not ended")
         command("rm", kept.directory.name)
-        until(lambda: kept.directory is None, "the directory is left")
+        until(lambda: kept.directory is None, "the directory remains")
 
 
 def test_random_ends():
@@ -412,11 +412,11 @@ def test_random_ends():
 
 
 class TestOthers:
-    """What is not provably left by a dead process of this user and machine is not touched."""
+    """Only directories of processes that are provably dead, of this user and machine, are touched."""
 
     @pytest.fixture
-    def left(self, script):
-        """Leave a directory without owner and cleaner; return its entry."""
+    def leftover(self, script):
+        """Make a directory without owner and cleaner; return its entry."""
         killed = script(RUNNING)
         killed.until("READY")
         kill_cleaners()
@@ -424,41 +424,41 @@ class TestOthers:
         entry = killed.entry
         yield entry
         command("rm", entry.run)
-        until(lambda: not killed.directory, "the directory is left")
+        until(lambda: not killed.directory, "the directory remains")
 
-    def test_another_host(self, left):
-        """An entry of another machine is left to that."""
-        owner = left.owner
-        folder = left.file.parent.rename(registry.state() / f"{owner}.elsewhere")
+    def test_another_host(self, leftover):
+        """An entry of another machine is not touched."""
+        owner = leftover.owner
+        folder = leftover.file.parent.rename(registry.state() / f"{owner}.elsewhere")
         assert "Nothing" in command("clean")
-        folder.rename(left.file.parent)
+        folder.rename(leftover.file.parent)
 
-    def test_a_host_that_is_gone(self, left):
-        """What was left there is kept for whoever says so, but for what somebody has locked."""
-        host = f"{left.owner.host}.elsewhere"
-        folder = left.file.parent.rename(registry.state() / f"{left.owner}.elsewhere")
+    def test_a_host_that_is_gone(self, leftover):
+        """Its entries are kept if the user asks for it, except directories that are locked."""
+        host = f"{leftover.owner.host}.elsewhere"
+        folder = leftover.file.parent.rename(registry.state() / f"{leftover.owner}.elsewhere")
         (entry,) = registry.entries(folder)
         assert f"`condorpool clean --gone {host}`" in entry.cure
         locked = (
             "import sys, time; from pathlib import Path; from condorpool.engine import ownership; "
             "print(ownership.acquire(Path(sys.argv[1])), flush=True); time.sleep(60)"
         )
-        command_line = [sys.executable, "-c", locked, str(left.path)]
+        command_line = [sys.executable, "-c", locked, str(leftover.path)]
         with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdout.readline() == "True\n"
             assert "Nothing" in command("clean", "--gone", host)
             other.kill()
-        assert f"rm {left.run}" in command("clean", "--gone", host)
+        assert f"rm {leftover.run}" in command("clean", "--gone", host)
         assert not folder.exists()
         assert "is gone" in command("ls")
 
-    def test_a_reused_process_id(self, left):
-        """The id of a living process that started at another time is no sign of life."""
-        owner = left.owner
+    def test_a_reused_process_id(self, leftover):
+        """An owner is dead if the process that has its id now started at another time."""
+        owner = leftover.owner
         reused = Owner(os.getpid(), 1, owner.boot, owner.space, owner.host)
         assert not reused.is_alive
         living = Owner.this()
         assert living.is_alive
-        entry = left.move(registry.state() / str(living))
+        entry = leftover.move(registry.state() / str(living))
         assert "Nothing" in command("clean")
-        entry.move(left.file.parent)
+        entry.move(leftover.file.parent)

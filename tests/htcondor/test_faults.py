@@ -1,4 +1,4 @@
-"""What goes wrong is told: which job, why, and what to do; nothing hangs."""
+"""Errors say which job failed, why, and what to do; nothing hangs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class TestPayload:
-    """What cannot be sent, or not be sent back."""
+    """Objects that cannot be sent, or cannot be returned."""
 
     def test_an_unpicklable_function(self, pool, access_point):
-        """It is named, before anything is submitted."""
+        """The error names it before anything is submitted."""
         lock = threading.Lock()
 
         def guarded(x):
@@ -39,14 +39,14 @@ class TestPayload:
         assert not access_point.query("true", ["ClusterId"])
 
     def test_an_unpicklable_argument(self, pool, access_point, tmp_path):
-        """The call is named, and no file of the map is left."""
+        """The error names the call, and no file of the map remains."""
         with pytest.raises(condorpool.PayloadError, match=r"arguments of call 2 \(type lock\)"):
             pool.map(str, [1, 2, threading.Lock()], chunksize=1)
         assert not access_point.query("true", ["ClusterId"])
         assert not list(tmp_path.glob("condorpool-*/*.chunk"))
 
     def test_an_unpicklable_result(self, pool):
-        """Its type is named."""
+        """The error names its type."""
         with pytest.raises(condorpool.ResultPicklingError, match=r"of type _thread\.lock"):
             pool.apply(threading.Lock)
 
@@ -64,7 +64,7 @@ class TestPayload:
             pool.apply(fail)
 
     def test_an_initializer_that_raises(self, make_pool):
-        """Its exception is every call's."""
+        """Every call raises its exception."""
         pool = make_pool(initializer=int, initargs=("not a number",))
         with pytest.raises(ValueError, match="not a number"):
             pool.map(abs, [1, 2])
@@ -79,7 +79,7 @@ class TestCrash:
     """A job that ends without an outcome."""
 
     def test_exit(self, pool):
-        """The exit code and the last lines of standard error are told."""
+        """The error has the exit code and the last lines of standard error."""
 
         def leave():
             os.write(2, b"going now\n")
@@ -90,7 +90,7 @@ class TestCrash:
         assert "going now" in str(caught.value)
 
     def test_signal(self, pool):
-        """The signal is told."""
+        """The error names the signal."""
         with pytest.raises(condorpool.JobFailedError, match="killed by signal 11") as caught:
             pool.apply(lambda: os.kill(os.getpid(), signal.SIGSEGV))
         assert "slot1" in caught.value.host
@@ -106,7 +106,7 @@ class TestCrash:
             pool.apply(greedy)
 
     def test_the_files_of_a_failed_job_are_kept(self, make_pool, tmp_path):
-        """And no others; the message says where."""
+        """No others are kept, and the error says where they are."""
         pool = make_pool()
         with pytest.raises(condorpool.JobFailedError, match=str(tmp_path)):
             pool.map(lambda x: x or os._exit(1), [0, 1], chunksize=1)
@@ -117,7 +117,7 @@ class TestCrash:
         assert not [name for name in left if name.startswith("1-1")]
 
     def test_cleanfailed_deletes_them(self, make_pool, gone):
-        """Unless told not to keep them."""
+        """With ``cleanfailed`` they are not kept."""
         pool = make_pool(jobkwargs={"cleanfailed": True})
         with pytest.raises(condorpool.JobFailedError):
             pool.apply(os._exit, (1,))
@@ -161,14 +161,14 @@ class TestQueue:
             pool.apply_async(os._exit, (7,)).get(timeout=60)
 
     def test_python_missing_on_the_execution_point(self, make_pool):
-        """The interpreter that was asked for is named."""
+        """The error names the interpreter."""
         pool = make_pool(python="/no/such/python")
         with pytest.raises(condorpool.JobFailedError, match="no Python '/no/such/python'"):
             pool.apply(abs, (1,))
 
     def test_another_python_on_the_execution_point(self, make_pool, tmp_path):
-        """Both versions are named."""
-        # The same Python, whose copy of the program says that it is another.
+        """The error names both versions."""
+        # The same Python, with a copy of the program that reports another version.
         other = tmp_path / "python-of-old"
         other.write_text(
             "#!/bin/sh\n"
@@ -196,7 +196,7 @@ class TestSubmitDir:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
     def test_full(self, make_pool, small, access_point):
-        """The folder and the next step are named, and nothing is submitted."""
+        """The error names the folder and the next step, and nothing is submitted."""
         pool = make_pool(submitdir=small)
         with pytest.raises(condorpool.SubmitError, match="No space left") as caught:
             pool.map(len, [bytes(1 << 20)] * 2)
@@ -205,13 +205,13 @@ class TestSubmitDir:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
     def test_read_only(self, make_pool, small):
-        """The same for a file system that takes no writes."""
+        """The same holds for a read-only file system."""
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
         with pytest.raises(condorpool.SubmitError, match="Read-only file system"):
             make_pool(submitdir=small).apply(abs, (1,))
 
     def test_no_folder(self, make_pool, tmp_path):
-        """A file where the folder should be."""
+        """There may be a file where the folder should be."""
         (tmp_path / "file").write_text("")
         with pytest.raises(condorpool.SubmitError, match=r"Not a directory|File exists"):
             make_pool(submitdir=tmp_path / "file").apply(abs, (1,))
@@ -225,7 +225,7 @@ class TestSubmitDir:
             pool.apply(abs, (1,))
 
     def test_removed_during_a_call(self, pool, tmp_path):
-        """The wait ends although no event can be written any more."""
+        """The wait ends although no more events can be written."""
         result = pool.apply_async(time.sleep, (1,))
         (folder,) = tmp_path.glob("condorpool-*")
         shutil.rmtree(folder, ignore_errors=True)
@@ -237,7 +237,7 @@ class TestReach:
     """No HTCondor, or one that comes and goes."""
 
     def test_no_such_schedd(self):
-        """The address is named."""
+        """The error names the address."""
         with pytest.raises(condorpool.HTCondorNotFoundError, match=r"127\.0\.0\.1:9"):
             condorpool.Pool(schedd="nobody@nowhere", collector="127.0.0.1:9")
 
@@ -248,7 +248,7 @@ class TestReach:
             condorpool.Pool(personal=tmp_path / "nowhere")
 
     def test_the_access_point_is_restarted_during_a_map(self, make_pool, tmp_path):
-        """The queue is on its disk: the map finishes."""
+        """It keeps its queue, so the map finishes."""
         with personal.start(tmp_path / "own", cpus=2) as own:
             pool = make_pool(personal=own)
             result = pool.map_async(time.sleep, [0.7] * 6, chunksize=1)
@@ -262,7 +262,7 @@ class TestReach:
 
 @pytest.mark.parametrize("jump", [-86_400, 86_400])
 def test_the_clock_is_set(make_pool, queued, monkeypatch, jump):
-    """Whoever waits for jobs keeps them in the queue."""
+    """A process that waits for jobs renews their lease all the same."""
     monkeypatch.setattr(description, "LEASE", 12.0)
     pool = make_pool(requirements="false")
     pool.apply_async(abs, (1,))
@@ -272,7 +272,7 @@ def test_the_clock_is_set(make_pool, queued, monkeypatch, jump):
         monkeypatch.setattr(module, "time", clock)
     end = time.monotonic() + 20
     while not (until := queued(["CondorpoolLease"])["CondorpoolLease"]):
-        assert time.monotonic() < end, "nobody says that the job is wanted"
+        assert time.monotonic() < end, "the lease was not renewed"
         time.sleep(0.1)
     assert 0 < until - clock.time() <= 13
     pool.terminate()

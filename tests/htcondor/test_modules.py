@@ -19,14 +19,14 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @pytest.fixture(params=["shared", "transferred"])
 def make(request, make_pool):
-    """Make pools of one job, which finds nothing of the notebook's folder by itself."""
+    """Return a function that makes pools of one job, which cannot see the notebook's folder."""
     submitkwargs = {"should_transfer_files": "YES"} if request.param == "transferred" else {}
     return functools.partial(make_pool, processes=1, submitkwargs=submitkwargs)
 
 
 @pytest.fixture
 def pool(make):
-    """Give such a pool."""
+    """Return such a pool."""
     return make()
 
 
@@ -44,7 +44,7 @@ def write(beside):
 
 
 def on_the_path(name):
-    """Tell whether a module would be found without having been sent."""
+    """Return whether a module would be found if it were not sent."""
     return importlib.machinery.PathFinder.find_spec(name) is not None
 
 
@@ -63,7 +63,7 @@ def broken(x):
 """
 
 
-def test_a_module_goes_along_and_its_classes_stay_the_same(pool, write):
+def test_a_module_is_sent_and_its_classes_stay_the_same(pool, write):
     """Results are instances of the notebook's own class."""
     write("cp_helpers.py", HELPERS)
     helpers = importlib.import_module("cp_helpers")
@@ -96,7 +96,7 @@ def answer(thing):
 
 
 def test_an_edited_module_is_refreshed_in_the_same_runner(make, write):
-    """With all that was made of it: its initializer's work, shared objects."""
+    """So is all that depends on it: the initializer's work, and shared objects."""
     write("cp_edited.py", EDITED.format(1))
     edited = importlib.import_module("cp_edited")
     pool = make(initializer=edited.init, initargs=("set",))
@@ -116,7 +116,7 @@ def test_an_edited_module_is_refreshed_in_the_same_runner(make, write):
 
 
 def test_a_package_with_relative_imports(pool, write):
-    """Also the part of it that the call alone imports."""
+    """A part of it that only the call imports is sent too."""
     write("cp_package/__init__.py", "from .inner import double\n")
     write("cp_package/inner.py", "from . import deep\n\ndef double(x): return deep.times(2, x)\n")
     write(
@@ -137,13 +137,13 @@ def test_a_package_with_relative_imports(pool, write):
         return never.same(x)
 
     result = pool.apply_async(late, (7,))
-    folder.rename(f"{folder}-moved")  # here the job could see it: it must not need it
+    folder.rename(f"{folder}-moved")  # the job could see it here, but must not need it
     assert result.get() == 7
     assert "cp_package.never" not in sys.modules
 
 
 def test_tracebacks_show_the_lines_that_were_sent(pool, write):
-    """Also after an edit, in the same runner."""
+    """After an edit they show the new lines, in the same runner."""
     write("cp_helpers.py", HELPERS)
     helpers = importlib.import_module("cp_helpers")
     for source in (HELPERS, "\n\n" + HELPERS.replace("the culprit", "somebody else")):
@@ -152,12 +152,12 @@ def test_tracebacks_show_the_lines_that_were_sent(pool, write):
             pool.apply(helpers.broken, (0,))
         (line,) = (line for line in source.splitlines() if "1 / x" in line)
         number = source.splitlines().index(line) + 1
-        told = f'{helpers.__file__}", line {number}, in broken\n    {line.strip()}'
-        assert told in str(raised.value.__cause__)
+        shown = f'{helpers.__file__}", line {number}, in broken\n    {line.strip()}'
+        assert shown in str(raised.value.__cause__)
 
 
 def test_a_module_that_cannot_be_imported_there(pool, write):
-    """Says where, with which Python, and stays what it is."""
+    """The error names the machine and its Python, and keeps its class."""
 
     def call():
         import cp_missing
@@ -184,7 +184,7 @@ def test_a_module_that_cannot_be_imported_there(pool, write):
 
 
 def test_a_compiled_module_that_loading_the_function_needs(make_pool, write):
-    """It does not go along, and the error says how it can."""
+    """It is not sent, and the error says how to send it."""
     module = type(sys)("cp_compiled")
     exec("def f(): return 1", module.__dict__)
     module.__file__ = f"{sys.path[0]}/cp_compiled.so"
@@ -195,7 +195,7 @@ def test_a_compiled_module_that_loading_the_function_needs(make_pool, write):
 
 
 def test_plain_jobs_get_the_modules_too(make_pool, write):
-    """By file transfer: they have no channel."""
+    """They get them by file transfer, since they have no chirp."""
     write("cp_helpers.py", HELPERS)
     helpers = importlib.import_module("cp_helpers")
     pool = make_pool(maxtasksperchild=1, submitkwargs={"should_transfer_files": "YES"})
@@ -222,7 +222,7 @@ if __name__ == "__main__":
 
 
 def test_a_script_runs_as_with_multiprocessing(htcondor, write, tmp_path):
-    """From any folder, with the modules beside it."""
+    """It runs from any folder, and imports the modules beside it."""
     write("cp_beside.py", "def plus(x): return x + 1\n")
     write("script.py", SCRIPT.format(personal=str(htcondor.folder), submitdir=str(tmp_path)))
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""The personal HTCondor's life: who starts it, who keeps it, and that it leaves nothing."""
+"""The personal HTCondor: how it starts and ends, how long it stays, and that nothing remains."""
 
 import contextlib
 import os
@@ -18,10 +18,10 @@ from condorpool.values.exceptions import HTCondorNotFoundError, PersonalError
 
 CHECKOUT = Path(__file__).parents[2]
 
-# "daemon": an account that every Debian has, for HTCondor knows users by name only.
+# "daemon": an account that every Debian has, because HTCondor knows users only by name.
 ORDINARY = 1
 
-# Starts or joins, says so, and lives until its standard input is closed.
+# Starts or joins it, prints the master's id, and lives until its standard input is closed.
 USER = """
 import sys
 from condorpool import personal
@@ -33,7 +33,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def folder():
-    """Give a folder for one personal HTCondor; see that nothing is left afterwards."""
+    """Return a folder for one personal HTCondor; check that nothing remains afterwards."""
     # Short, and not in pytest's folder, so that another account can go there.
     parent = Path(tempfile.mkdtemp(prefix="condorpool-test-")).resolve()
     path = parent / "personal"
@@ -91,7 +91,7 @@ def wait_for(condition, seconds=15):
 
 
 def is_gone(folder):
-    """Tell whether neither a process nor a file is left."""
+    """Return whether neither a process nor a file remains."""
     return not folder.exists() and processes(folder) == []
 
 
@@ -115,7 +115,7 @@ def states(running, cluster):
 
 
 def sleepers(running):
-    """Return the jobs' processes that sleep."""
+    """Return the processes of jobs that sleep."""
     found = []
     for pid in guardian.descendants(running.master_pid):
         with contextlib.suppress(OSError):
@@ -135,7 +135,7 @@ def test_start_returns_when_all_is_ready_for_jobs(folder):
 
 
 def test_jobs_use_the_shared_file_system(folder):
-    """A client without HTCondor configuration is of the same file system domain."""
+    """A client without HTCondor configuration is in the same file system domain."""
     with personal.start(folder) as running:
         cluster = submit_sleep(running, 20, folder)
         wait_for(lambda: sleepers(running))
@@ -144,8 +144,8 @@ def test_jobs_use_the_shared_file_system(folder):
         assert states(running, cluster) == [2]
 
 
-def test_jobs_that_match_nothing_keep_none_from_running(folder):
-    """However many they are."""
+def test_jobs_that_match_nothing_do_not_block_others(folder):
+    """However many there are."""
     with personal.start(folder) as running:
         files = {"should_transfer_files": "YES", "transfer_executable": "True"}
         idle = submit_sleep(running, 0, folder, 40, requirements="false", **files)
@@ -154,8 +154,8 @@ def test_jobs_that_match_nothing_keep_none_from_running(folder):
         assert states(running, idle) == [1] * 40
 
 
-def test_a_slot_that_nobody_uses_is_given_back(folder):
-    """Though the schedd, as HTCondor has it, would keep it; jobs that need more of it can run."""
+def test_an_unused_slot_is_released(folder):
+    """HTCondor's schedd would keep the claim; here jobs that need more CPUs can run."""
     with personal.start(folder, cpus=2) as running:
         one = submit_sleep(running, 0, folder, keep_claim_idle="600")
         wait_for(lambda: states(running, one) == [])
@@ -163,8 +163,8 @@ def test_a_slot_that_nobody_uses_is_given_back(folder):
         wait_for(lambda: states(running, both) == [], 30)
 
 
-def test_one_that_runs_is_used(folder, spawn):
-    """A second start() in the same or another process joins the first."""
+def test_a_second_start_joins_the_first(folder, spawn):
+    """In the same or another process."""
     running = personal.start(folder)
     assert personal.start(folder).master_pid == running.master_pid
     other = spawn()
@@ -204,7 +204,7 @@ def test_two_run_side_by_side(folder):
 
 
 def test_it_ends_with_a_process_that_is_killed(folder, spawn):
-    """However its only user ends, nothing is left."""
+    """However its only user ends, nothing remains."""
     user = spawn()
     assert processes(folder)
     user.kill()
@@ -212,7 +212,7 @@ def test_it_ends_with_a_process_that_is_killed(folder, spawn):
 
 
 def test_it_stays_for_the_last_user(folder, spawn):
-    """While another process uses it, it stays."""
+    """It stays while another process uses it."""
     first, second = spawn(), spawn()
     first.kill()
     first.wait()
@@ -222,8 +222,8 @@ def test_it_stays_for_the_last_user(folder, spawn):
     wait_for(lambda: is_gone(folder))
 
 
-def test_it_stays_for_jobs_and_goes_after_them(folder, spawn):
-    """Without users it works its queue off; a held job does not keep it."""
+def test_it_stays_for_jobs_and_ends_after_them(folder, spawn):
+    """Without users it finishes its queue; it does not stay for a held job."""
     user = spawn()
     running = personal.start(folder)
     kept = submit_sleep(running, 2.5, folder)
@@ -239,7 +239,7 @@ def test_it_stays_for_jobs_and_goes_after_them(folder, spawn):
 
 
 def test_a_detached_one_stays_until_stopped(folder):
-    """What the command line starts outlives its process."""
+    """One that the command line starts outlives that process."""
     command = [sys.executable, "-m", "condorpool", "personal"]
 
     def condorpool(action):
@@ -264,12 +264,12 @@ def test_a_detached_one_stays_until_stopped(folder):
     assert condorpool("env").returncode == 1
 
 
-def test_stop_ends_the_jobs_and_what_they_left(folder):
-    """A job's own background process goes, too."""
+def test_stop_ends_the_jobs_and_their_background_processes(folder):
+    """Also a process that has left its job's session."""
     running = personal.start(folder)
     description = {
         "executable": "/bin/sh",
-        # A daemon that hides from its parent, its session and its mark.
+        # A daemon with another parent, another session and no mark in its environment.
         "arguments": "\"-c 'env -i setsid sleep 4321 & sleep 4321'\"",
         "transfer_executable": "False",
     }
@@ -283,7 +283,7 @@ def test_stop_ends_the_jobs_and_what_they_left(folder):
 
 
 def test_its_files_can_be_kept(folder):
-    """With keep_folder the logs stay, and the next start clears them."""
+    """With keep_folder the logs stay until the next start deletes them."""
     running = personal.start(folder)
     running.stop(keep_folder=True)
     assert "EXITING WITH STATUS 0" in running.log_tails()
@@ -301,7 +301,7 @@ def kill_guardian(folder):
 
 
 def test_without_its_guardian_it_ends_and_can_be_started_again(folder):
-    """HTCondor notices the guardian's death; the next start clears the folder."""
+    """HTCondor ends when its guardian is killed; the next start empties the folder."""
     first = personal.start(folder)
     kill_guardian(folder)
     second = personal.start(folder)
@@ -311,7 +311,7 @@ def test_without_its_guardian_it_ends_and_can_be_started_again(folder):
 
 
 def test_stop_works_without_the_guardian(folder):
-    """Even when the guardian was killed, stop() leaves nothing."""
+    """Nothing remains even if the guardian was killed."""
     personal.start(folder)
     kill_guardian(folder)
     personal.stop(folder)
@@ -319,11 +319,11 @@ def test_stop_works_without_the_guardian(folder):
 
 
 def test_a_dead_master_is_noticed(folder):
-    """When condor_master crashes, its daemons go; the next start makes a new one."""
+    """When condor_master crashes, its daemons end; the next start starts a new one."""
     running = personal.start(folder)
     os.kill(running.master_pid, signal.SIGKILL)
     wait_for(lambda: "killed by signal 9" in personal.status(folder).ended)
-    # Only the guardian waits until nobody needs the logs any more.
+    # Only the guardian remains, until no process needs the logs any more.
     assert processes(folder) == [personal.status(folder).guardian_pid]
     assert "condor_master" in running.log_tails()
     assert personal.start(folder).alive
@@ -339,7 +339,7 @@ def test_a_dead_master_is_noticed(folder):
     ],
 )
 def test_a_start_that_fails_says_why_at_once(folder, settings, words):
-    """The error has the daemons' last words, and does not wait for the timeout."""
+    """The error quotes the daemons' logs, and comes before the timeout."""
     with pytest.raises(PersonalError, match="did not start") as caught:
         personal.start(folder, settings=settings)
     assert "not ready in time" not in str(caught.value)
@@ -348,7 +348,7 @@ def test_a_start_that_fails_says_why_at_once(folder, settings, words):
 
 
 def test_a_port_in_use_is_named(folder):
-    """The collector's own log line says which port it could not have."""
+    """The error quotes the collector's log line, which names the port."""
     other = folder.with_name("other")
     with personal.start(other) as running:
         port = running.collector_address.partition("?")[0].strip("<>").rpartition(":")[2]
@@ -356,15 +356,15 @@ def test_a_port_in_use_is_named(folder):
             personal.start(folder, settings={"COLLECTOR_PORT": port})
 
 
-def test_a_planted_folder_is_refused(folder, tmp_path):
-    """A link, another's folder and an open folder are not safe."""
+def test_an_unsafe_folder_is_refused(folder, tmp_path):
+    """A link, another user's folder, and a folder that other users can write to."""
     folder.symlink_to(tmp_path)
     with pytest.raises(PersonalError, match="is not a folder"):
         personal.start(folder)
     folder.unlink()
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(PersonalError, match="may be written to by others"):
+    with pytest.raises(PersonalError, match="can be written to by other users"):
         personal.start(folder)
     if os.geteuid() == 0:
         folder.chmod(0o700)
@@ -374,8 +374,8 @@ def test_a_planted_folder_is_refused(folder, tmp_path):
     folder.rmdir()
 
 
-def test_a_planted_folder_around_it_is_refused(folder, tmp_path):
-    """The default folder is inside one whose name everybody knows."""
+def test_an_unsafe_parent_folder_is_refused(folder, tmp_path):
+    """The default folder is in one whose name other users can guess."""
     around = folder.with_name(guardian.shared_name())
     around.symlink_to(tmp_path)
     for use in (personal.start, personal.stop, personal.status, personal.environment):
@@ -384,7 +384,7 @@ def test_a_planted_folder_around_it_is_refused(folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_around_it_goes_too(folder):
+def test_the_parent_folder_is_deleted_too(folder):
     """The default folder leaves nothing in the folder for temporary files."""
     around = folder.with_name(guardian.shared_name())
     with personal.start(around / "personal") as running:
@@ -394,7 +394,7 @@ def test_the_folder_around_it_goes_too(folder):
 
 
 def test_a_folder_with_other_files_is_refused(folder):
-    """It would be deleted in the end."""
+    """It would be deleted when HTCondor stops."""
     folder.mkdir()
     (folder / "thesis.tex").touch()
     with pytest.raises(PersonalError, match="holds other files"):
@@ -405,7 +405,7 @@ def test_a_folder_with_other_files_is_refused(folder):
 
 
 def test_without_programs_the_error_names_the_command(folder, monkeypatch):
-    """Nothing is downloaded behind the user's back."""
+    """start() does not download anything by itself."""
     monkeypatch.setattr(daemons, "find", lambda: None)
     with pytest.raises(HTCondorNotFoundError, match="condorpool personal install"):
         personal.start(folder)
@@ -414,7 +414,7 @@ def test_without_programs_the_error_names_the_command(folder, monkeypatch):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
 def test_other_users_are_refused(folder):
-    """The daemons listen on the loopback address, and jobs would run as their owner."""
+    """The daemons listen on the loopback address, and would run any user's jobs as their owner."""
     running = personal.start(folder)
     try_all = """
 import sys
@@ -448,18 +448,18 @@ for use in (
 
 
 def as_user(uid):
-    """Return the command that runs another as an ordinary user, who may read root's Python."""
+    """Return the command that runs another one as an ordinary user that may read root's Python."""
     reading = "-all,+dac_read_search"
     return [
         "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
         f"--inh-caps={reading}", f"--ambient-caps={reading}", f"--bounding-set={reading}",
-        "--securebits=+no_setuid_fixup",  # or access() forgets them
+        "--securebits=+no_setuid_fixup",  # otherwise access() ignores the capabilities
     ]  # fmt: skip
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be an ordinary user, too")
 def test_an_ordinary_user_needs_nothing_more(folder, spawn):
-    """Without root it starts, runs and ends in the same way."""
+    """Without root it starts, runs and ends the same way."""
     os.chown(folder.parent, ORDINARY, ORDINARY)
     installed = personal.find()
     ours = installed.source == "condorpool's own"
@@ -491,7 +491,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("uid", [0, ORDINARY])
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be an ordinary user, too")
 def test_a_pool_in_a_call(folder, uid):
-    """Its jobs are submitted to the same HTCondor; root's, which are not root's, are told why not."""
+    """It submits to the same HTCondor; root's jobs, which run under another account, get an error."""
     os.chown(folder.parent, uid, uid)
     script = folder.parent / "nested.py"
     script.write_text(NESTED)
@@ -503,5 +503,5 @@ def test_a_pool_in_a_call(folder, uid):
         cwd=folder.parent, env={**os.environ, **cache, "HOME": str(folder.parent)},
         check=True, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
-    said = "(3, 'personal HTCondor in" if uid else "user 0 has started and which takes no jobs from"
+    said = "(3, 'personal HTCondor in" if uid else "User 0 started it, and it takes no jobs from"
     assert said in done.stdout

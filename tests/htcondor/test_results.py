@@ -1,4 +1,4 @@
-"""What users do with results: take them as they come, look at failures, make them good."""
+"""What users do with results: take them as they come, look at failures, run them again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def double(x):
-    """Double it."""
+    """Return twice the argument."""
     return 2 * x
 
 
 def wait_for(path):
-    """Wait until a file is there."""
+    """Wait until a file exists."""
     while not path.exists():
         time.sleep(0.02)
 
@@ -46,28 +46,28 @@ class TestIterators:
 
     @pytest.mark.parametrize("chunksize", [1, 3])
     def test_in_order(self, pool, chunksize):
-        """As `map`, but lazily."""
+        """``imap`` returns the values of ``map``, one by one."""
         assert list(pool.imap(double, range(10), chunksize)) == [2 * x for x in range(10)]
 
     def test_the_last_ones_may_be_late(self, pool, monkeypatch):
-        """The end comes when they are here, not when their jobs have ended."""
+        """The iteration ends when they have arrived, not when their jobs have ended."""
         deliver = StreamedCalls.deliver
         late = lambda *args: (time.sleep(0.3), deliver(*args))  # noqa: E731
         monkeypatch.setattr(StreamedCalls, "deliver", late)
         assert list(pool.imap(double, range(4), 2)) == [0, 2, 4, 6]
 
     def test_as_they_end(self, make_pool, tmp_path):
-        """What ends first comes first."""
-        told = tmp_path / "told"
+        """The call that ends first comes first."""
+        go = tmp_path / "go"
 
         def call(x):
             if x == 0:
-                wait_for(told)
+                wait_for(go)
             return x
 
         results = make_pool(processes=2).imap_unordered(call, range(3))
         assert {next(results), next(results)} == {1, 2}
-        told.touch()
+        go.touch()
         assert list(results) == [0]
 
     def test_an_endless_iterable(self, pool):
@@ -92,7 +92,7 @@ class TestIterators:
 
     @pytest.mark.parametrize("verb", ["imap", "imap_unordered"])
     def test_an_iterable_that_raises(self, pool, verb):
-        """What came before is made; then the iterable's own exception."""
+        """Calls with the items before it are made; then its own exception is raised."""
 
         def source():
             yield from range(3)
@@ -106,14 +106,14 @@ class TestIterators:
             next(results)
 
     def test_a_timeout(self, pool):
-        """The result comes with the next request."""
+        """The value comes with the next request."""
         results = pool.imap(lambda s: (time.sleep(s), s)[1], [0.8])
         with pytest.raises(condorpool.TimeoutError):
             results.next(timeout=0.2)
         assert results.next(timeout=30) == 0.8
 
-    def test_close_makes_all_that_is_left(self, make_pool):
-        """As in multiprocessing: what was asked for before ``close`` is there after it."""
+    def test_close_makes_all_that_remains(self, make_pool):
+        """As in multiprocessing, all values of an ``imap`` are there after ``close``."""
         pool = make_pool()
         results = pool.imap(double, range(200), buffersize=3)
         pool.close()
@@ -121,7 +121,7 @@ class TestIterators:
         assert list(results) == [2 * x for x in range(200)]
 
     def test_leaving_the_pool_takes_no_more_items(self, make_pool, gone):
-        """An abandoned iterator over an endless iterable does not keep ``with``."""
+        """An abandoned iterator over an endless iterable does not block the end of ``with``."""
         with make_pool() as pool:
             results = pool.imap(double, itertools.count())
             assert next(results) == 0
@@ -130,7 +130,7 @@ class TestIterators:
         assert gone()
 
     def test_the_disk_has_no_more_than_what_is_under_way(self, pool, tmp_path):
-        """Files go with their results."""
+        """Files are deleted with their results."""
         results = pool.imap(double, range(300), buffersize=10)
         for _ in range(290):
             next(results)
@@ -139,7 +139,7 @@ class TestIterators:
         assert list(results) == [2 * x for x in range(290, 300)]
 
     def test_bad_arguments(self, pool, tmp_path):
-        """They are told before an item is taken."""
+        """They are refused before an item is taken."""
         for wrong in ({"chunksize": 0}, {"buffersize": -1}, {"on_hold": "maybe"}):
             with pytest.raises(ValueError, match=next(iter(wrong))):
                 pool.imap(double, range(3), **wrong)
@@ -151,21 +151,21 @@ class TestFailures:
     """One bad call never hides the rest."""
 
     def test_exceptions_among_values(self, pool):
-        """With ``return_exceptions`` a map gives both."""
+        """With ``return_exceptions`` a map returns both."""
         values = pool.map(odd_only, range(4), return_exceptions=True)
         assert values[1::2] == [1, 3]
         assert [str(error) for error in values[::2]] == ["0", "2"]
         assert isinstance(pool.apply(odd_only, (2,), return_exceptions=True), ValueError)
 
     def test_which_calls_failed(self, pool):
-        """By number, with their exceptions."""
+        """The result names them by number, with their exceptions."""
         result = pool.map_async(odd_only, range(4), chunksize=1)
         result.wait()
         assert result.failed == [0, 2]
         assert {n: str(error) for n, error in result.exceptions().items()} == {0: "0", 2: "2"}
 
     def test_what_failed_is_made_again(self, pool, tmp_path):
-        """Only that; the others keep their values."""
+        """Other calls are not; they keep their values."""
 
         def once_unlucky(folder, x):
             mark = Path(folder, f"made-{x}")
@@ -184,7 +184,7 @@ class TestFailures:
         assert result.rerun() == 0
 
     def test_calls_of_a_killed_job_are_made_again(self, pool, tmp_path, gone):
-        """And nothing is left of the failure."""
+        """Nothing remains of the failure."""
         mark = tmp_path / "once"
 
         def deadly(mark):
@@ -202,7 +202,7 @@ class TestFailures:
         assert gone()
 
     def test_nothing_is_made_again_before_the_end(self, pool):
-        """Wait first."""
+        """``rerun`` raises before that."""
         result = pool.apply_async(time.sleep, (0.5,))
         with pytest.raises(ValueError, match="not ready"):
             result.rerun()
@@ -210,7 +210,7 @@ class TestFailures:
 
 
 def test_echo(pool, capsys):
-    """What calls print comes here as they end."""
+    """What calls print is printed here when they end."""
     pool.map(print, ["a", "b"], chunksize=1, echo=True)
     pool.apply(print, ("c",))
     assert sorted(capsys.readouterr().out.split()) == ["a", "b"]
@@ -221,7 +221,7 @@ class TestChunks:
 
     @pytest.mark.parametrize("maxtasksperchild", [None, 1])
     def test_of_a_map(self, make_pool, maxtasksperchild):
-        """All that is known of each, for jobs that stay and for jobs that make just one."""
+        """Each has its facts, for runners and for jobs that make only one."""
         pool, begun = make_pool(maxtasksperchild=maxtasksperchild), time.time()
         result = pool.map_async(lambda x: (time.sleep(0.1), odd_only(x)), range(5), chunksize=2)
         result.wait(60)
@@ -237,7 +237,7 @@ class TestChunks:
         assert result.timeline(Figure().subplots()).collections
 
     def test_of_a_job_that_was_lost(self, make_pool):
-        """It is known when it began and how it ended, and what came after that."""
+        """Its chunk has its start and how it ended; so has the rerun after it."""
         pool = make_pool(processes=1, jobkwargs={"cleanfailed": True})
         calls = [(time.sleep, 0.1), (lambda s: (time.sleep(s), os.kill(os.getpid(), 9)), 1.2)]
         begun = time.time()
@@ -255,7 +255,7 @@ class TestChunks:
         assert [c.first for c in result.chunks()] == [0, 1, 1]
 
     def test_of_iterators_and_of_all_that_a_pool_has_made(self, make_pool):
-        """Also when the values are taken, and the pool is closed."""
+        """They are kept when the values are taken, and when the pool is closed."""
         with make_pool() as pool:
             results = pool.imap(double, range(6), chunksize=3)
             assert list(results) == [0, 2, 4, 6, 8, 10]
@@ -269,7 +269,7 @@ class TestAwait:
     """Results in coroutines."""
 
     def test_values_and_errors(self, pool):
-        """``await`` gives what ``get`` gives, and other tasks go on meanwhile."""
+        """``await`` returns what ``get`` returns, and other tasks run meanwhile."""
 
         async def both():
             return await asyncio.gather(
@@ -283,8 +283,8 @@ class TestAwait:
         assert (values, other) == ([0, 2, 4], "other")
         assert isinstance(error, ValueError)
 
-    def test_it_can_be_cancelled(self, pool):
-        """The jobs go on; the result is there later."""
+    def test_it_can_be_canceled(self, pool):
+        """The jobs continue, and the result can be read later."""
         result = pool.apply_async(lambda: (time.sleep(0.6), 7)[1])
 
         async def impatient():
@@ -295,7 +295,7 @@ class TestAwait:
         assert result.get(timeout=30) == 7
 
     def test_held_jobs(self, make_pool):
-        """They are told as by ``get``."""
+        """``await`` raises what ``get`` raises."""
         commands = {"transfer_input_files": "/no/such/file", "should_transfer_files": "YES"}
         result = make_pool(submitkwargs=commands).apply_async(abs, (1,))
 
@@ -308,7 +308,7 @@ class TestAwait:
 
 
 def test_an_interrupt_leaves_the_jobs(make_pool, tmp_path, capsys):
-    """Ctrl-C in a blocking call returns at once, and says how to go on."""
+    """Ctrl-C in a blocking call returns at once, and says how to get the results."""
     pool = make_pool(processes=1)
     runs, goes_on = tmp_path / "runs", tmp_path / "goes-on"
 

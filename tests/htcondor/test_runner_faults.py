@@ -1,4 +1,4 @@
-"""Runners, client, daemons and disks that stop half-way: no call is lost, none counted twice."""
+"""Runners, client, daemons and disks fail at any point: no call is lost, none counted twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAYS = pytest.mark.parametrize(
 
 
 def note(folder, x, seconds=0.05):
-    """Leave a line for each time that the call is begun."""
+    """Write a character each time that the call is begun."""
     with (folder / f"made-{x}").open("a") as file:
         file.write("x")
     time.sleep(seconds)
@@ -42,16 +42,16 @@ def made(folder):
 
 
 def until(condition, seconds=60):
-    """Wait until a condition holds; return what it is."""
+    """Wait until a condition is true; return its value."""
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.02)
     return found
 
 
 def run(htcondor, *words):
-    """Run a tool of HTCondor's, as people do in a terminal."""
+    """Run one of HTCondor's tools, as users do in a terminal."""
     tool, *arguments = words
     subprocess.run(
         [htcondor.installation.bin / tool, *arguments],
@@ -74,7 +74,7 @@ SUSPEND = pytest.param("condor_suspend", "condor_continue", id="suspended")
 @WAYS
 @pytest.mark.parametrize(("action", "cure"), [VACATE, HOLD, SUSPEND])
 def test_a_runner_with_a_chunk_is_stopped(make_pool, htcondor, tmp_path, way, action, cure):
-    """Its calls are delivered once each, in the end; those of other runners are not touched."""
+    """In the end each of its calls is delivered once; other runners' calls are not affected."""
     pool = make_pool(processes=2, on_hold="wait", submitkwargs={"should_transfer_files": way})
     result = pool.starmap_async(note, [(tmp_path, x, 1.0) for x in range(4)], chunksize=1)
     until(lambda: len(made(tmp_path)) == 2)
@@ -92,13 +92,13 @@ def test_a_runner_with_a_chunk_is_stopped(make_pool, htcondor, tmp_path, way, ac
 @WAYS
 @pytest.mark.parametrize(("action", "cure"), [VACATE, HOLD, SUSPEND])
 def test_a_lingering_runner_is_stopped(make_pool, htcondor, tmp_path, way, action, cure):
-    """The next call is made, once: by another where this one is held, else when it goes on."""
+    """The next call is made once: by another runner, or by a suspended one when it resumes."""
     pool = make_pool(processes=1, linger=20, submitkwargs={"should_transfer_files": way})
     first = pool.apply_async(note, (tmp_path, 0))
     assert first.get(timeout=60) == 0
     job = first.job.id
     run(htcondor, action, job)
-    # Until it is told, a runner that will be held may still take a chunk, and keeps it.
+    # Until the hold reaches it, a runner may still take a chunk, which it keeps.
     until(lambda: first.job.state is not condorpool.JobState.RUNNING)
     result = pool.apply_async(note, (tmp_path, 1))
     if action == "condor_suspend":
@@ -110,7 +110,7 @@ def test_a_lingering_runner_is_stopped(make_pool, htcondor, tmp_path, way, actio
 
 
 def test_a_lingering_runner_is_held_when_a_call_is_posted_for_it(make_pool, htcondor):
-    """Nobody knew at the post: another runner is submitted for the call that none has."""
+    """The client does not know yet when it posts; then it submits another runner for the call."""
     pool = make_pool(processes=1)
     first = pool.apply_async(os.getpid)
     runner, job = first.get(timeout=60), first.job.id
@@ -121,16 +121,16 @@ def test_a_lingering_runner_is_held_when_a_call_is_posted_for_it(make_pool, htco
     assert result.get(timeout=60) != runner
 
 
-def test_a_thread_that_never_ends_keeps_no_runner(make_pool, access_point):
-    """Neither its next call waits for it, nor its end."""
+def test_a_thread_that_never_ends_does_not_block_the_runner(make_pool, access_point):
+    """Neither the runner's next call nor its end waits for the thread."""
     pool = make_pool(processes=1, linger=0.2)
     pool.apply(lambda: threading.Thread(target=time.sleep, args=(3600,), daemon=False).start())
     assert pool.apply(abs, (-1,)) == 1
     until(lambda: not statuses(access_point), 10)
 
 
-def test_a_call_that_ends_its_process_as_if_all_were_well(make_pool, monkeypatch):
-    """There is no outcome, so it failed, whatever the exit code; the other calls are made."""
+def test_a_call_that_ends_its_process_with_code_0(make_pool, monkeypatch):
+    """Without an outcome it has failed, whatever the exit code; the other calls are made."""
     monkeypatch.setattr(state, "OUTCOME_LAG", 1.0)
     result = make_pool(processes=1).map_async(
         lambda x: x if x else os._exit(0), range(3), chunksize=1
@@ -173,10 +173,10 @@ def test_a_daemon_ends_while_runners_work(make_pool, tmp_path, monkeypatch, daem
 
 
 def errors_of(result):
-    """Return what calls came to that have no value, when held jobs are released."""
+    """Return the types of the calls' errors; release held jobs until all calls have ended."""
     try:
         result.get(timeout=60)
-    except condorpool.JobHeldError:  # what it had printed could not be transferred
+    except condorpool.JobHeldError:  # the output of the job could not be transferred
         result.release()
         result.wait(0.5)
         return errors_of(result)
@@ -188,7 +188,7 @@ def errors_of(result):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 @WAYS
 def test_the_disk_is_full_while_calls_run(make_pool, tmp_path, way):
-    """No outcome and no event can be written: once there is space, every call has come to something."""
+    """No outcome and no event can be written; once there is space, every call ends."""
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
@@ -212,9 +212,9 @@ def test_the_disk_is_full_while_calls_run(make_pool, tmp_path, way):
 
 # -- the client -----------------------------------------------------------------------------
 
-# Forks a client for each step at which it is killed, until one gets through all.
-# Steps are what it does to files of the submit directory (the interpreter tells of
-# them before they are done), and what it asks of the access point.
+# Forks a client for each step at which it is killed, until one completes all steps.
+# Steps are its operations on files of the submit directory (audit events come before
+# each operation), and its requests to the access point.
 CLIENTS = """
 import functools, os, pathlib, signal, sys
 sys.path.insert(0, {tests!r})
@@ -244,7 +244,8 @@ def client(last):
             return value
         return asks
 
-    AccessPoint.submit, AccessPoint.hurry = counted(AccessPoint.submit), counted(AccessPoint.hurry)
+    AccessPoint.submit = counted(AccessPoint.submit)
+    AccessPoint.nudge_cluster = counted(AccessPoint.nudge_cluster)
     sys.addaudithook(count)
     here = pathlib.Path.cwd()
     pool = condorpool.Pool(2, personal={personal!r}, linger=0.2)
@@ -262,7 +263,7 @@ for last in range(1, 1000):
 def test_the_client_is_killed_at_every_step_of_a_post(
     make_pool, htcondor, access_point, tmp_path, monkeypatch
 ):
-    """What is posted is whole and made once, or stays; what runs ends by itself."""
+    """Posted chunks are complete, and made once or not at all; runners end by themselves."""
     code = CLIENTS.format(tests=str(Path(__file__).parent), personal=str(htcondor.folder))
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True, stdout=subprocess.PIPE
@@ -277,7 +278,7 @@ def test_the_client_is_killed_at_every_step_of_a_post(
         monkeypatch.setattr(sharing, "_objects", {})
         monkeypatch.setattr(sharing, "_read", lambda name, f=folder: container.read(f / name))
         for file in names:
-            container.read(str(file))  # raises what is not whole
+            container.read(str(file))  # raises ValueError if the file is incomplete
         assert not list(folder.glob("*.taken/*"))
         assert not (list(folder.glob("*.posted/*-*")) and list(folder.glob("*.outcome")))
     calls = made(tmp_path)

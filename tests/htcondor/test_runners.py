@@ -22,7 +22,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @pytest.fixture(autouse=True, scope="module")
 def small_slots(htcondor):
-    """A slot that is kept from a job with two CPUs would have one runner, and be the only one."""
+    """Wait for slots of earlier jobs to go: one with two CPUs would leave none for others."""
     end = time.monotonic() + 30
     while any(slot["SlotType"] == "Dynamic" for slot in htcondor.access_point().slots()):
         assert time.monotonic() < end
@@ -43,7 +43,7 @@ def made(folder):
 
 
 def has_job(result):
-    """Wait until a job has the call; return it."""
+    """Wait until a job has taken the call; return the job."""
     while result.job is None:
         time.sleep(0.02)
     return result.job
@@ -56,7 +56,7 @@ def test_every_call_is_made_once(pool, tmp_path):
 
 
 def test_a_long_chunk_is_shared_out(make_pool, tmp_path):
-    """A runner leaves half of what it has left to one that has nothing to do."""
+    """A runner leaves half of its remaining calls to one that has nothing to do."""
     pool = make_pool(processes=2)
     long = [(tmp_path, x, 0.3 if x < 8 else 0) for x in range(64)]  # the first chunk has 8
 
@@ -70,7 +70,7 @@ def test_a_long_chunk_is_shared_out(make_pool, tmp_path):
 
 
 def test_a_chunk_whose_size_was_chosen_stays_whole(make_pool):
-    """Whoever says ``chunksize=8`` has one process make 8 calls."""
+    """With ``chunksize=8`` one process makes all 8 calls of a chunk."""
     pool = make_pool(processes=2)
 
     def make(seconds):
@@ -82,7 +82,7 @@ def test_a_chunk_whose_size_was_chosen_stays_whole(make_pool):
 
 
 def test_what_a_killed_runner_has_left_to_others_is_made(make_pool):
-    """Only the calls that it still had fail with it."""
+    """Only the calls that it had kept fail with it."""
     pool = make_pool(processes=2)
 
     def make(x):
@@ -99,7 +99,7 @@ def test_what_a_killed_runner_has_left_to_others_is_made(make_pool):
 
 
 def test_a_lingering_runner_makes_the_next_call(make_pool):
-    """The same process makes both, and a call costs no new job."""
+    """The same process makes both, without a new job."""
     pool = make_pool(processes=1)
     assert pool.apply(os.getpid) == pool.apply(os.getpid)
 
@@ -116,7 +116,7 @@ def test_a_runner_leaves_after_its_linger(make_pool, access_point):
 
 
 def test_a_runner_retires(make_pool):
-    """After ``retire_after`` seconds it takes no chunk, and another goes on."""
+    """After ``retire_after`` seconds it takes no more chunks, and another runner does."""
     pool = make_pool(processes=1, retire_after=0.5)
     calls = [lambda: (time.sleep(0.3), os.getpid())[1]] * 5
     pids = pool.map(lambda call: call(), calls, chunksize=1)
@@ -124,7 +124,7 @@ def test_a_runner_retires(make_pool):
 
 
 def test_a_vacated_runner_makes_its_chunk_again(make_pool, htcondor, tmp_path):
-    """Eviction is no failure: the job comes back, or another takes the chunk."""
+    """Eviction is no failure: the job runs again, or another takes the chunk."""
     pool = make_pool(processes=1)
     result = pool.apply_async(note, (tmp_path, 1, 2))
     job = has_job(result)
@@ -139,7 +139,7 @@ def test_a_vacated_runner_makes_its_chunk_again(make_pool, htcondor, tmp_path):
 
 
 def test_a_killed_runner_fails_its_chunk_alone(make_pool, tmp_path):
-    """A call that takes its process along is told; the others are made by another runner."""
+    """A call that kills its process fails; another runner makes the others."""
     pool = make_pool(processes=1)
 
     def deadly(x):
@@ -155,7 +155,7 @@ def test_a_killed_runner_fails_its_chunk_alone(make_pool, tmp_path):
 
 
 def test_a_removed_runner(make_pool):
-    """Removing the job of a call ends the call, and its result says so."""
+    """Removing the job of a call ends the call with an error."""
     pool = make_pool(processes=1)
     result = pool.apply_async(time.sleep, (60,))
     assert has_job(result).remove()
@@ -177,7 +177,7 @@ def test_removing_a_result_takes_its_chunks_back(make_pool, tmp_path):
 
 
 def test_a_held_runner_keeps_its_chunk(make_pool, tmp_path):
-    """What a job is held for is not given to the next one; released, it makes it again."""
+    """No other job takes the chunk; when the job is released, it makes the chunk again."""
     pool = make_pool(processes=2)
     result = pool.apply_async(note, (tmp_path, 1, 1.5))
     assert has_job(result).hold()
@@ -187,8 +187,8 @@ def test_a_held_runner_keeps_its_chunk(make_pool, tmp_path):
     assert result.get(timeout=60) == 1
 
 
-def test_a_suspended_runner_goes_on(make_pool, access_point):
-    """A suspended job is waited for, and its call ends when it continues."""
+def test_a_suspended_runner_continues(make_pool, access_point):
+    """The wait continues, and the call ends when the job is continued."""
     pool = make_pool(processes=1)
     result = pool.apply_async(time.sleep, (1,))
     job = has_job(result)
@@ -203,7 +203,7 @@ def test_a_suspended_runner_goes_on(make_pool, access_point):
 
 
 def test_the_event_log_is_deleted(make_pool, tmp_path):
-    """Outcomes are found on disk and in the queue, only later."""
+    """Outcomes are still found, on disk and by the queue, but later."""
     pool = make_pool(processes=1)
     result = pool.map_async(time.sleep, [0.3] * 3, chunksize=1)
     (log,) = tmp_path.glob("condorpool-*/events.log")
@@ -211,8 +211,8 @@ def test_the_event_log_is_deleted(make_pool, tmp_path):
     assert result.get(timeout=60) == [None] * 3
 
 
-def test_a_runner_that_leaves_without_a_word_is_made_up_for(make_pool, access_point, tmp_path):
-    """The event log is gone, and with it the news that nobody is there for the next call."""
+def test_a_runner_that_ends_without_an_event_is_replaced(make_pool, access_point, tmp_path):
+    """The event log is deleted, so no event says that the next call needs a new runner."""
     pool = make_pool(processes=1, linger=0.5)
     first = pool.apply(os.getpid)
     (log,) = tmp_path.glob("condorpool-*/events.log")
@@ -225,7 +225,7 @@ def test_a_runner_that_leaves_without_a_word_is_made_up_for(make_pool, access_po
 
 
 def test_a_call_that_forks(pool):
-    """The child comes back from the call too, and must not leave a second outcome."""
+    """The child returns from the call too, and must not write a second outcome."""
 
     def forks():
         child = os.fork()
@@ -238,7 +238,7 @@ def test_a_call_that_forks(pool):
 
 
 def test_a_call_that_spoils_its_process(pool, tmp_path):
-    """The next call finds its folder and its standard output again."""
+    """The next call still has its folder and its standard output."""
 
     def spoil():
         os.chdir("/")
@@ -252,7 +252,7 @@ def test_a_call_that_spoils_its_process(pool, tmp_path):
 
 
 def test_what_each_call_prints(pool):
-    """Every result has its own, in order, also of calls that raise."""
+    """Every result has its own output, in order, also of calls that raise."""
     one = pool.map_async(print, ["a", "b"], chunksize=1)
     two = pool.apply_async(lambda: (print("c"), sys.stderr.write("d"), 1 / 0))
     one.wait()
@@ -261,7 +261,7 @@ def test_what_each_call_prints(pool):
 
 
 def test_nothing_is_shared(make_pool):
-    """With file transfer everything goes through HTCondor's channel."""
+    """With file transfer all files go through chirp."""
     pool = make_pool(submitkwargs={"should_transfer_files": "YES"})
     data = os.urandom(5 << 20)
     assert pool.map(bytes.swapcase, [data] * 3, chunksize=1) == [data.swapcase()] * 3
@@ -281,14 +281,14 @@ def test_a_site_without_chirp(make_pool, tmp_path):
 
 @pytest.mark.parametrize("tasks", [None, 1])
 def test_a_pool_does_not_wait_for_anothers_lingering_runners(make_pool, tasks):
-    """Runners that only linger give their slots to who wants them."""
+    """Lingering runners exit when another pool needs their slots."""
     one, two = make_pool(linger=600), make_pool(maxtasksperchild=tasks)
     one.map(time.sleep, [0.2] * 4, chunksize=1)
     assert two.map_async(time.sleep, [0.2] * 4, chunksize=1).get(timeout=120) == [None] * 4
 
 
 def test_the_work_goes_on_without_the_client(htcondor, access_point, tmp_path):
-    """A killed kernel's chunks are all made; then the runners leave by themselves."""
+    """The chunks of a killed client are all made; then the runners exit by themselves."""
     code = (
         "import condorpool, os, signal, sys, time\n"
         f"pool = condorpool.Pool(2, personal={str(htcondor.folder)!r}, linger=1)\n"
@@ -308,7 +308,7 @@ def test_the_work_goes_on_without_the_client(htcondor, access_point, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 def test_the_disk_is_full_when_an_outcome_is_written(make_pool, tmp_path):
-    """The call is told to have failed, and why; smaller ones go on."""
+    """The call fails with the reason; calls with smaller values do not."""
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=True)
@@ -324,7 +324,7 @@ def test_the_disk_is_full_when_an_outcome_is_written(make_pool, tmp_path):
 
 
 def test_a_job_that_is_held_before_it_takes_anything(make_pool, access_point):
-    """It is shown with the call that waits for it, and removed with it."""
+    """It is shown as the job of the call that waits for it, and removed with that call."""
     commands = {"transfer_input_files": "/no/such/file", "should_transfer_files": "YES"}
     pool = make_pool(submitkwargs=commands)
     result = pool.apply_async(abs, (1,))
@@ -343,7 +343,7 @@ def test_a_job_that_is_held_before_it_takes_anything(make_pool, access_point):
 
 
 class Heavy:
-    """An object that counts how often it is brought to life in a process."""
+    """An object that counts how often it is rebuilt in a process."""
 
     lives = 0
 
@@ -356,7 +356,7 @@ class Heavy:
 
 
 def weigh(heavy, _):
-    """Say how large the object is, and how often this process has made it."""
+    """Return the size of the object, and how often this process has rebuilt it."""
     return len(heavy.data), type(heavy).lives
 
 
@@ -368,8 +368,8 @@ def weigh(heavy, _):
     ],
 )
 @pytest.mark.parametrize("one_chunk", [None, 1], ids=["runners", "plain-jobs"])
-def test_a_shared_object_goes_over_once_per_job(make_pool, tmp_path, commands, one_chunk):
-    """Calls get the object itself; their chunks stay small."""
+def test_a_shared_object_is_sent_once_per_job(make_pool, tmp_path, commands, one_chunk):
+    """Calls get the object itself, and their chunks stay small."""
     pool = make_pool(processes=1, maxtasksperchild=one_chunk, submitkwargs=commands)
     heavy = pool.share(Heavy())
     result = pool.starmap_async(weigh, [(heavy, x) for x in range(4)], chunksize=2)
@@ -378,14 +378,14 @@ def test_a_shared_object_goes_over_once_per_job(make_pool, tmp_path, commands, o
 
 
 def test_a_shared_object_belongs_to_its_pool(make_pool):
-    """Another pool says so."""
+    """A call of another pool that uses it raises."""
     mine, other = make_pool(), make_pool()
     with pytest.raises(LookupError, match="does not belong to this pool"):
         other.apply(len, (mine.share([1]),))
 
 
-def test_a_runner_keeps_to_what_it_has_left_to_itself(make_pool):
-    """Calls that turn out to be short after all do not carry it into the part of others."""
+def test_a_runner_makes_no_calls_that_it_has_left_to_others(make_pool):
+    """It stops at its new end, also when its calls turn out to be short."""
     pool = make_pool(processes=2)
 
     def short_in_the_end(x):

@@ -1,6 +1,6 @@
-"""What a call changes in its process, or leaves behind: the next call finds everything as it was."""
+"""A call changes its process or leaves something behind: the next call finds everything as it was."""
 
-# ruff: noqa: D103 - what calls do to their process is said by their names
+# ruff: noqa: D103 - the names of these calls say what they do to their process
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def look(_=None):
-    """Tell what a call finds."""
+    """Return what a call finds."""
     umask = os.umask(0)
     os.umask(umask)
     facts = {
@@ -83,7 +83,7 @@ def change_environment():
 
 def replace_environment():
     os.environ.clear()
-    os.environ = {"PATH": ""}  # noqa: B003 - as it is done
+    os.environ = {"PATH": ""}  # noqa: B003 - users do this
 
 
 def clear_path():
@@ -215,7 +215,7 @@ SPOILS = pytest.mark.parametrize(
 @SPOILS
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
 def test_a_call_does_not_harm_the_next(make_pool, spoil, fails):
-    """Neither in its chunk nor in the same process later; that goes on."""
+    """Neither in its chunk nor later in the same process, which continues."""
 
     def make(call):
         call = call()
@@ -224,7 +224,7 @@ def test_a_call_does_not_harm_the_next(make_pool, spoil, fails):
     def harm():
         spoil()
         if fails:
-            raise OSError("as it must")
+            raise OSError("on purpose")
 
     pool = make_pool(processes=1)
     before, process = pool.apply(make, (look,))
@@ -241,7 +241,7 @@ def test_a_call_does_not_harm_the_next(make_pool, spoil, fails):
 
 @pytest.mark.parametrize("spoil", [close_streams, take_all_above, lower_limits, forget_modules])
 def test_a_call_in_a_plain_job_does_not_harm_the_next(make_pool, spoil):
-    """Where each chunk has a job of its own; and the outcome is written."""
+    """Also where each chunk has a job of its own; the outcome is written."""
     pool = make_pool(processes=1, maxtasksperchild=1)
     result = pool.map_async(lambda call: call(), [look, spoil, look], chunksize=3)
     before, _, after = result.get(timeout=60)
@@ -249,8 +249,8 @@ def test_a_call_in_a_plain_job_does_not_harm_the_next(make_pool, spoil):
     assert (result.stdout(), result.stderr()) == ("out\n" * 2, "err\n" * 2)
 
 
-def test_short_calls_in_a_long_chunk_are_looked_after(make_pool):
-    """Not after each one, but soon; and a map of them all comes out right."""
+def test_short_calls_in_a_long_chunk_are_restored_after(make_pool):
+    """Not after each one, but soon; all results are right."""
 
     def make(x):
         if x % 2_000 == 0:
@@ -264,7 +264,7 @@ def test_short_calls_in_a_long_chunk_are_looked_after(make_pool):
 
 
 def test_what_the_initializer_sets_stays(make_pool, tmp_path):
-    """It is how calls find their process, and find it again after one that changes it."""
+    """Each call finds it, also after a call that changed it."""
 
     def prepare():
         (tmp_path / "work").mkdir()
@@ -296,7 +296,7 @@ def test_what_the_initializer_sets_stays(make_pool, tmp_path):
 
 
 def test_modules_that_a_call_loads_stay(make_pool, tmp_path):
-    """Also the folder that they come from, which they may need again; but not before others."""
+    """So does the folder that they come from, which they may need again, but after the others."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "loaded_by_a_call.py").write_text("import json\nstate = []\n")
     (tmp_path / "lib" / "loaded_later.py").write_text("")
@@ -335,8 +335,8 @@ def test_modules_that_a_call_loads_stay(make_pool, tmp_path):
         pytest.param(("RLIMIT_AS", 5), id="memory"),
     ],
 )
-def test_what_cannot_be_put_back_ends_the_job(make_pool, limit, way):
-    """Its outcome is there, and the next call is made by another job."""
+def test_a_limit_that_cannot_be_restored_ends_the_job(make_pool, limit, way):
+    """The outcome is written, and another job makes the next call."""
 
     def lower():
         resource.setrlimit(getattr(resource, limit[0]), (limit[1], limit[1]))
@@ -351,8 +351,8 @@ def test_what_cannot_be_put_back_ends_the_job(make_pool, limit, way):
     assert "resource limits" in result.job.stderr()
 
 
-def test_a_priority_that_is_given_up_ends_the_job(make_pool):
-    """It cannot be had back, and the next call shall not be slower for it."""
+def test_a_lowered_priority_ends_the_job(make_pool):
+    """It cannot be raised again, and must not slow down the next call."""
     pool = make_pool(processes=1)
     process = pool.apply_async(lambda: (os.nice(5), os.getpid())[1]).get(timeout=60)
     found = pool.apply_async(lambda: (os.nice(0), os.getpid())).get(timeout=60)
@@ -360,8 +360,8 @@ def test_a_priority_that_is_given_up_ends_the_job(make_pool):
     assert found[1] != process
 
 
-def test_closing_what_is_the_jobs_ends_the_job(make_pool):
-    """Standard output and the connection to HTCondor are gone, and the outcome is there."""
+def test_closing_all_descriptors_ends_the_job(make_pool):
+    """Standard output and the connection to HTCondor are gone; the outcome is still written."""
 
     def close():
         os.closerange(0, 100)
@@ -373,7 +373,7 @@ def test_closing_what_is_the_jobs_ends_the_job(make_pool):
 
 
 class Hostile(Exception):
-    """Raises from whatever is asked of it."""
+    """Raises from every method."""
 
     def __getattribute__(self, name):
         raise SystemExit(name)
@@ -385,7 +385,7 @@ class Hostile(Exception):
 
 
 class Pretends(ModuleNotFoundError):
-    """Says that it has no traceback, and no message."""
+    """Raises from its traceback and its message."""
 
     @property
     def __traceback__(self):
@@ -434,8 +434,8 @@ def broken_cause():
         (broken_cause, ValueError, "the last one"),
     ],
 )
-def test_exceptions_that_cannot_be_asked_anything(make_pool, call, error, says):
-    """The call fails with what can be said of them, the others of its chunk are made."""
+def test_exceptions_and_values_that_raise_from_their_methods(make_pool, call, error, says):
+    """The call fails with the facts that can be read; the others of its chunk are made."""
     pool = make_pool(processes=1)
     result = pool.map_async(lambda call: call(), [os.getpid, call, os.getpid], chunksize=3)
     result.wait(60)
@@ -447,7 +447,7 @@ def test_exceptions_that_cannot_be_asked_anything(make_pool, call, error, says):
 
 
 def test_a_runner_that_fails_ends(make_pool, access_point):
-    """Neither a thread that a call has left behind keeps it, nor an exit handler."""
+    """Neither a thread that a call started nor an exit handler delays it."""
 
     def leave_thread():
         import atexit
@@ -467,8 +467,8 @@ def test_a_runner_that_fails_ends(make_pool, access_point):
     assert pool.apply_async(abs, (-1,)).get(timeout=60) == 1
 
 
-def test_a_folder_that_is_deleted_under_the_calls(make_pool, tmp_path):
-    """The job that has lost it makes no more calls."""
+def test_a_call_deletes_the_working_directory(make_pool, tmp_path):
+    """Its job makes no more calls."""
     (tmp_path / "place").mkdir()
 
     def lose():

@@ -1,6 +1,6 @@
-"""Code of the user's that runs in this process: unpickling, callbacks, iterables.
+"""The user's code that runs in this process: unpickling, callbacks, iterables.
 
-Whatever it does, it is its own calls' business: others go on.
+Whatever it does affects only its own calls: others continue.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Mute(Exception):  # noqa: D101
 
 
 class Rebuilt:
-    """Does something when it comes back."""
+    """Runs a function when it is unpickled."""
 
     def __init__(self, deed):
         self.deed = deed
@@ -70,18 +70,18 @@ def leave():
 
 
 def interrupt():
-    """Raise what no ``except Exception`` catches."""
+    """Raise an error that no ``except Exception`` catches."""
     raise KeyboardInterrupt
 
 
 def stall():
-    """Never return, in the notebook."""
+    """Never return in the client; in a job, return at once."""
     if os.getpid() == HERE:
         time.sleep(10_000)
 
 
 def raise_second(make, number):
-    """Raise what is made in one of four calls."""
+    """Raise the made exception in one of four calls."""
     if number == 1:
         raise make()
     return number
@@ -93,7 +93,7 @@ def raise_second(make, number):
     ids=["frozen", "two", "named", "mute"],
 )
 def test_exceptions_of_any_class_come_back(pool, make):
-    """Attributes that nobody may set: it comes as itself.  An ``__init__`` of its own: also."""
+    """Also with attributes that cannot be set, and with an ``__init__`` of its own."""
     error = make()
     result = pool.starmap_async(raise_second, [(make, number) for number in range(4)])
     with pytest.raises(type(error)) as caught:
@@ -108,14 +108,14 @@ def test_exceptions_of_any_class_come_back(pool, make):
 
 @pytest.mark.parametrize("deed", [leave, interrupt])
 def test_a_value_that_ends_the_program_when_it_comes_back(pool, deed):
-    """It is an error of its call; the next call is made."""
+    """Its call gets an error; the next call is made."""
     with pytest.raises(condorpool.ResultPicklingError, match="cannot be rebuilt"):
         pool.apply_async(Rebuilt, (deed,)).get(timeout=60)
     assert pool.apply_async(abs, (-3,)).get(timeout=60) == 3
 
 
 def test_a_value_that_never_comes_back(pool):
-    """Only who waits for it waits."""
+    """Only its own result waits."""
     stuck = pool.apply_async(Rebuilt, (stall,))
     assert pool.map_async(abs, range(5)).get(timeout=60) == list(range(5))
     assert not stuck.ready()
@@ -125,7 +125,7 @@ def test_a_value_that_never_comes_back(pool):
 
 
 def test_a_callback_that_ends_the_program(pool, caplog):
-    """It is told, and all goes on."""
+    """The error is logged, and everything continues."""
     assert pool.apply_async(abs, (-3,), callback=lambda _: sys.exit(2)).get(timeout=60) == 3
     assert pool.map_async(abs, range(5)).get(timeout=60) == list(range(5))
     pool.close()
@@ -147,14 +147,14 @@ def test_callbacks_that_call_the_pool(pool, count):
     assert [result.get(timeout=60) for result in results] == list(range(count))
     while len(got) + len(running) < count:
         time.sleep(0.01)
-    pool.close()  # waits for the last, too
+    pool.close()  # waits for the last callback, too
     assert sorted(got) == [n * n for n in range(count)]
     assert max(most) == 1
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 def test_a_callback_that_ends_the_pool(pool, end, gone):
-    """It returns."""
+    """The callback returns."""
     is_over = threading.Event()
 
     def callback(_):
@@ -168,8 +168,8 @@ def test_a_callback_that_ends_the_pool(pool, end, gone):
     assert gone()
 
 
-def test_what_is_told_of_a_future_may_wait_for_another(htcondor, tmp_path):
-    """Done-callbacks may use the executor, and its other futures."""
+def test_a_callback_of_a_future_may_wait_for_another(htcondor, tmp_path):
+    """Callbacks may use the executor and its other futures."""
     with condorpool.Executor(2, personal=htcondor, submitdir=tmp_path) as executor:
         got, is_over = [], threading.Semaphore(0)
 
@@ -184,8 +184,8 @@ def test_what_is_told_of_a_future_may_wait_for_another(htcondor, tmp_path):
     assert sorted(got) == [0, 1, 4, 9, 16]
 
 
-def test_a_dead_thread_is_told(pool, monkeypatch, caplog):
-    """Nobody waits for what follows no jobs any more; the next pool begins anew."""
+def test_a_dead_tracker_is_reported(pool, monkeypatch, caplog):
+    """No wait hangs when the thread that follows jobs has ended; the next pool starts another."""
     result = pool.apply_async(time.sleep, (30,))
 
     def fail(_self, _timeout):
@@ -196,13 +196,13 @@ def test_a_dead_thread_is_told(pool, monkeypatch, caplog):
         tracker().look()
         with pytest.raises(condorpool.CondorPoolError, match=r"has ended .*Bad file descriptor"):
             result.get(timeout=60)
-    assert "condorpool follows no jobs any more" in caplog.text
+    assert "condorpool no longer follows any jobs" in caplog.text
     for session in pool._sessions:
-        tracker().follow(session)  # for the end of the test
+        tracker().follow(session)  # the pool needs it to close
 
 
 def test_a_forked_child_does_not_wait(pool):
-    """What its parent waits for is told to nobody there."""
+    """The child gets an error, because only its parent receives results."""
     result = pool.apply_async(time.sleep, (1,))
     child = os.fork()
     if not child:
@@ -216,8 +216,8 @@ def test_a_forked_child_does_not_wait(pool):
 
 
 @pytest.mark.parametrize("progress", [None, "text"])
-def test_an_imap_that_nobody_has_takes_no_more(make_pool, progress):
-    """Leaving the loop is enough; the pool closes although the iterable has no end."""
+def test_an_abandoned_imap_stops_reading(make_pool, progress):
+    """Leaving the loop is enough; the pool closes although the iterable never ends."""
     taken = itertools.count()
     with make_pool(processes=2, progress=progress) as pool:
         for root in pool.imap(abs, (next(taken) for _ in iter(int, 1)), chunksize=10):
@@ -229,8 +229,8 @@ def test_an_imap_that_nobody_has_takes_no_more(make_pool, progress):
 @pytest.mark.parametrize(
     "source", [lambda: [3, 4], lambda: (x for x in (3, 4)), lambda: iter([3, 4])]
 )
-def test_an_imap_goes_on_to_its_end_when_its_pool_closes(make_pool, source):
-    """As in multiprocessing, where the iterable was read meanwhile."""
+def test_an_imap_continues_to_its_end_when_its_pool_closes(make_pool, source):
+    """As in multiprocessing, which has read the iterable by then."""
     with make_pool(processes=2) as pool:
         results = pool.imap(abs, source())
     assert list(results) == [3, 4]
@@ -238,7 +238,7 @@ def test_an_imap_goes_on_to_its_end_when_its_pool_closes(make_pool, source):
 
 @pytest.mark.parametrize("verb", ["imap", "imap_unordered"])
 def test_a_call_that_raises_stopiteration_does_not_end_an_imap(pool, verb):
-    """As in a generator (PEP 479) it is the cause of a RuntimeError; the others follow."""
+    """As in a generator (PEP 479), it becomes the cause of a RuntimeError; the others follow."""
     results, got = getattr(pool, verb)(next, [iter([n] * (n != 2)) for n in range(4)]), []
     for _ in range(4):
         try:
@@ -252,7 +252,7 @@ def test_a_call_that_raises_stopiteration_does_not_end_an_imap(pool, verb):
 
 
 class Weak:
-    """What a weak reference may be made of."""
+    """An object that the garbage collector can find (see `alive`)."""
 
     def same(self, value):
         """Return it."""
@@ -260,13 +260,13 @@ class Weak:
 
 
 def alive():
-    """Count what is still there of it."""
+    """Return the number of `Weak` objects in memory."""
     gc.collect()
     return sum(isinstance(each, Weak) for each in gc.get_objects())
 
 
-def test_values_and_arguments_live_as_long_as_somebody_has_them(htcondor, tmp_path):
-    """Neither a pool nor an executor keeps those of earlier calls."""
+def test_values_and_arguments_of_earlier_calls_are_freed(htcondor, tmp_path):
+    """Neither a pool nor an executor keeps references to them."""
     before = alive()
     called = threading.Semaphore(0)
     with condorpool.Pool(2, personal=htcondor, submitdir=tmp_path) as pool:
@@ -296,8 +296,8 @@ def test_values_and_arguments_live_as_long_as_somebody_has_them(htcondor, tmp_pa
         until(lambda: alive() == before + 1)
 
 
-def test_memory_of_big_values_goes_back(htcondor, tmp_path):
-    """Twenty of them at once, then none: the process is as small as before; see the peak."""
+def test_memory_of_large_values_is_released(htcondor, tmp_path):
+    """After 40 at once and 40 one by one the process is as small as before; the peak is bounded."""
     program = f"""
 import gc, resource
 import numpy as np, psutil
@@ -320,13 +320,13 @@ with condorpool.Pool(2, personal={str(htcondor.folder)!r}, submitdir={str(tmp_pa
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    peak, left = map(float, done.stdout.split())
+    peak, growth = map(float, done.stdout.split())
     assert peak < 1.5 * 80  # MiB
-    assert left < 20
+    assert growth < 20
 
 
 def test_a_kept_error_keeps_few_callers(make_pool):
-    """What is raised has the frames of who called; a pool has only the latest."""
+    """An exception references its callers' frames; a pool keeps only the latest exceptions."""
 
     def work(pool):
         argument = Weak()
@@ -340,8 +340,8 @@ def test_a_kept_error_keeps_few_callers(make_pool):
     assert len(pool.results) <= 6
 
 
-def test_results_with_a_name_go_when_they_are_forgotten(make_pool):
-    """And the name can be given anew."""
+def test_results_with_a_name_are_freed_when_they_are_forgotten(make_pool):
+    """The name can then be used again."""
     before, pool = alive(), make_pool()
     pool.map(Weak().same, [Weak()], name="scan")
     pool.map_async(Weak().same, [Weak()], name="scan").forget()
@@ -351,28 +351,28 @@ def test_results_with_a_name_go_when_they_are_forgotten(make_pool):
 
 
 class Holder:
-    """Has what only its sender could pickle."""
+    """Has decorated methods, which cloudpickle alone cannot pickle."""
 
     @functools.cached_property
     def kept(self):
-        """Be computed once."""
+        """Compute a value once."""
         return 7
 
     @functools.lru_cache  # noqa: B019
     def cached(self):
-        """Be computed once, too."""
+        """Compute another value once."""
         return 8
 
 
 def test_values_of_decorated_classes_come_back(pool):
-    """As the notebook's own."""
+    """As instances of the notebook's own class."""
     back = pool.apply(Holder)
     assert type(back) is Holder
     assert (back.kept, back.cached()) == (7, 8)
 
 
 def test_a_runner_that_is_interrupted_between_calls(make_pool):
-    """The next call is made by another."""
+    """The next call is made, if need be by another runner."""
     pool = make_pool(processes=1)
     for _ in range(5):
         pool.apply(lambda: threading.Timer(0.1, _thread.interrupt_main).start())
@@ -381,8 +381,8 @@ def test_a_runner_that_is_interrupted_between_calls(make_pool):
 
 
 @pytest.mark.parametrize("source", ["range(200)", "itertools.count()", "stalls()"])
-def test_a_program_ends_that_has_an_imap_in_use(htcondor, tmp_path, source):
-    """Nobody takes more of it."""
+def test_a_program_ends_while_an_imap_is_in_use(htcondor, tmp_path, source):
+    """It does not read the rest of the iterable."""
     program = f"""
 import itertools, time, condorpool
 def stalls():
@@ -401,7 +401,7 @@ print(next(results))
 
 
 def test_a_done_callback_shuts_its_executor_down(htcondor, tmp_path, gone):
-    """It returns, and all is cleaned up."""
+    """The callback returns, and everything is cleaned up."""
     is_over = threading.Event()
     with condorpool.Executor(2, personal=htcondor, submitdir=tmp_path) as executor:
         future = executor.submit(abs, -1)
@@ -412,7 +412,7 @@ def test_a_done_callback_shuts_its_executor_down(htcondor, tmp_path, gone):
 
 
 def test_an_executor_is_shut_down_by_several_threads(htcondor, tmp_path):
-    """All of them return."""
+    """All threads return."""
     for _ in range(5):
         executor = condorpool.Executor(2, personal=htcondor, submitdir=tmp_path)
         executor.submit(abs, -1).result()
@@ -422,7 +422,7 @@ def test_an_executor_is_shut_down_by_several_threads(htcondor, tmp_path):
 
 
 def until(condition, patience=30):
-    """Wait until it is so."""
+    """Wait until the condition is true."""
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end
@@ -430,7 +430,7 @@ def until(condition, patience=30):
 
 
 def test_control_c_at_random_moments(htcondor, tmp_path):
-    """Nothing hangs, no call is lost, nothing is left; ``tests/interrupts.py`` has more."""
+    """Nothing hangs, no call is lost, nothing remains; ``tests/interrupts.py`` does more."""
     program = Path(__file__).parents[1] / "interrupts.py"
     environment = {
         **os.environ,

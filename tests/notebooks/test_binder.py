@@ -14,7 +14,7 @@ BINDER = Path(__file__).parents[2] / "binder"
 
 
 def test_the_packages_are_those_that_are_needed():
-    """The keyring by which Debian's packages are checked, and extras that there are."""
+    """The keyring that verifies Debian's packages, and extras that exist."""
     assert (BINDER / "apt.txt").read_text().split() == [debian.KEYRING.stem]
     [extras] = re.findall(r"^\.\[(.*)\]$", (BINDER / "requirements.txt").read_text(), re.MULTILINE)
     project = (BINDER.parent / "pyproject.toml").read_text()
@@ -23,7 +23,7 @@ def test_the_packages_are_those_that_are_needed():
 
 
 def test_the_image_has_htcondor(tmp_path):
-    """The last step of the build, where condorpool is installed."""
+    """The last step of the build installs HTCondor."""
     command = tmp_path / "condorpool"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m condorpool "$@"\n')
     command.chmod(0o755)

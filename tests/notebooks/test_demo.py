@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it: a notebook, a page, and nothing left behind."""
+"""The demo, as a new user runs it: a notebook, a page, and nothing else remains."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_demo(tmp_path):
 
 
 def test_the_committed_notebooks_are_clean():
-    """Outputs belong to whoever runs them."""
+    """They contain no outputs."""
     for file in Path(__file__).parents[2].glob("notebooks/*.ipynb"):
         for cell in nbformat.read(file, as_version=4).cells:
             assert not cell.get("outputs"), file

@@ -1,4 +1,4 @@
-"""However a kernel ends, nothing is lost and nothing is left behind."""
+"""However a kernel ends, no work is lost and nothing remains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jupyter_client.manager import AsyncKernelManager
 from condorpool import personal
 from condorpool.cleaner import registry
 
-#: A pool with jobs in every state; what its calls do shows in files.
+#: A pool with jobs in every state; its calls write files.
 CELL = """
 import os, subprocess, time
 import condorpool
@@ -67,7 +67,7 @@ async def shut_down(manager, client):
 
 
 def run(code, then=shut_down):
-    """Return what runs a cell, and then something else while that blocks."""
+    """Return a function that starts a cell and calls ``then`` while the cell runs."""
 
     async def act(manager, client):
         client.execute(code)
@@ -79,7 +79,7 @@ def run(code, then=shut_down):
 
 
 def send(number):
-    """Return what kills the kernel by a signal."""
+    """Return a function that sends the kernel a signal."""
 
     async def act(manager, client):
         os.kill(manager.provisioner.pid, number)
@@ -105,7 +105,7 @@ async def leave(manager, client):
         await asyncio.sleep(0.05)
 
 
-#: What is done to the kernel, and its pool's on_exit.
+#: How each kernel is ended, and its pool's on_exit.
 ROWS = {
     "shut down": (shut_down, "wait"),
     "shut down, cell busy": (run(BUSY), "wait"),
@@ -169,7 +169,7 @@ class Ended:
             await asyncio.sleep(0.1)
         self.cleaner_lives = cleaner.is_running()
         run = f'CondorpoolRun == "{self.directory.name}"'
-        self.left = self.htcondor.access_point().query(run, ["JobStatus"])
+        self.jobs = self.htcondor.access_point().query(run, ["JobStatus"])
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
         client.context.destroy()
@@ -177,7 +177,7 @@ class Ended:
 
     @property
     def made(self):
-        """The names that calls have left."""
+        """The files that calls have written."""
         return {file.name for file in self.folder.iterdir() if file.is_file()}
 
 
@@ -193,7 +193,7 @@ def cleaners_of(entry):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """All kernels, ended side by side."""
+    """All kernels, ended at the same time."""
     personal.install()
     base = tmp_path_factory.mktemp("endings")
     # One CPU for each suspended job, and not enough for the others: some are idle.
@@ -219,10 +219,10 @@ ENDED = [name for name, (_, on_exit) in ROWS.items() if on_exit != "keep"]
 
 
 @pytest.mark.parametrize("name", ENDED)
-def test_nothing_is_left(ended, name):
-    """No job, no process, and of files only those of the job that failed."""
+def test_nothing_remains(ended, name):
+    """No job, no process, and only the files of the job that failed."""
     row = ended[name]
-    assert not row.left
+    assert not row.jobs
     assert not row.cleaner_lives
     kept = {file.name for file in row.directory.iterdir()}
     assert {name for name in kept if name.endswith(".chunk")} == {"2-0.chunk"}
@@ -231,16 +231,16 @@ def test_nothing_is_left(ended, name):
 
 @pytest.mark.parametrize("name", ENDED)
 def test_work(ended, name):
-    """Running work finishes if it should, and held and suspended jobs go."""
+    """Running work finishes if it should; held and suspended jobs are removed."""
     work = WORK if ROWS[name][1] == "wait" else set()
     assert ended[name].made == {"finished", *work}
 
 
 def test_keep(ended):
-    """Nothing is touched: jobs go on, and what they leave waits to be taken up."""
+    """Nothing is touched: jobs continue, and the directory stays until the user takes it up."""
     row = ended["SIGKILL, keep"]
     assert not row.cleaner_lives
-    assert 5 in {job["JobStatus"] for job in row.left}
+    assert 5 in {job["JobStatus"] for job in row.jobs}
     assert (row.directory / "manifest.json").exists()
     assert [entry.path for entry in registry.entries(registry.state() / registry.KEPT)].count(
         row.directory

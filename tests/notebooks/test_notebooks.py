@@ -20,7 +20,8 @@ SHOWN = {
         "energies.txt",
         "8013.6 GeV",
         "no slot has more than",
-        'none meets its requirement Arch == "ABACUS"',
+        "none of ",
+        'meets its requirement Arch == "ABACUS"',
         "was removed",
     ],
     "from-multiprocessing": [

@@ -1,4 +1,4 @@
-"""What crews and batches make of events."""
+"""How events change crews and batches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def feed(made, *events):
     ],
 )
 def test_stuck_in_a_plain_crew(size, limit, events, expected):
-    """Nothing goes on when only held jobs are left, also when they keep others out."""
+    """A batch is stuck when only held jobs remain, or when they keep others out of the queue."""
     made = batch(size, limit)
     feed(made, *events)
     assert made.is_stuck is expected
@@ -63,7 +63,7 @@ def test_stuck_in_a_plain_crew(size, limit, events, expected):
     ],
 )
 def test_stuck_in_a_resident_crew(taken, events, expected):
-    """It matters which job has the chunk; what no job has, any takes."""
+    """It matters which job has the chunk; any job takes a chunk that no job has."""
     made = batch(1, is_resident=True, jobs=2)
     jobs = made.crew.clusters[0].jobs
     made.holders = {chunk: jobs[proc] for chunk, proc in taken.items()}
@@ -83,7 +83,7 @@ def test_counts_follow_the_states():
 
 
 def test_a_removed_cluster_ends_the_jobs_that_were_never_made():
-    """They leave no event of their own."""
+    """They have no events of their own."""
     cluster = batch(3).crew.clusters[0]
     cluster.apply(JobEvent("SUBMIT", 7, 0))
     assert cluster.apply(JobEvent("CLUSTER_REMOVE", 7)) == cluster.jobs[1:]
@@ -91,7 +91,7 @@ def test_a_removed_cluster_ends_the_jobs_that_were_never_made():
 
 
 def test_a_held_job_that_is_removed_keeps_its_reason():
-    """Why it was held says more than that it was removed."""
+    """The hold reason says more than the removal."""
     made = batch(1)
     feed(made, ("JOB_HELD", 0))
     cluster = made.crew.clusters[0]
@@ -100,7 +100,7 @@ def test_a_held_job_that_is_removed_keeps_its_reason():
 
 
 def test_the_error_names_the_first_held_job():
-    """With its reason, its codes, and how many more there are."""
+    """It has its reason, its codes, and how many jobs are held."""
     made = batch(3)
     feed(made, ("JOB_HELD", 2), ("JOB_HELD", 1))
     error = made.held_error()
@@ -117,7 +117,7 @@ def test_the_error_names_the_first_held_job():
     ],
 )
 def test_a_chunk_splits(middle, is_known, pending):
-    """What a job has left to others is a chunk of its own from then on."""
+    """The part that a job leaves to others becomes a chunk of its own."""
     made = batch(0)
     made.pending = {0: 9}
     assert made.split(middle) is is_known
@@ -125,7 +125,7 @@ def test_a_chunk_splits(middle, is_known, pending):
 
 
 def test_a_job_that_is_released_forgets_its_reason():
-    """What happens to it later has another; and each hold counts once."""
+    """Later events have other reasons; a hold whose event comes twice counts once."""
     made = batch(1)
     cluster = made.crew.clusters[0]
     feed(made, ("JOB_HELD", 0), ("JOB_HELD", 0), ("JOB_RELEASED", 0), ("JOB_HELD", 0))

@@ -1,4 +1,4 @@
-"""Errors name what cannot be sent by the way to it."""
+"""Errors name what cannot be sent by the path to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCK = "_thread.lock"
 
 
 class Thing:
-    """Has what it is given."""
+    """Has the attributes that it is given."""
 
     def __init__(self, **given):
         vars(self).update(given)
@@ -73,7 +73,7 @@ class Raises:
 
 
 class Hostile:
-    """Raises whatever it is asked."""
+    """Raises in every method but the one for pickling."""
 
     def __reduce_ex__(self, protocol):
         return object.__new__, (Hostile,), vars(self)
@@ -181,7 +181,7 @@ if sys.version_info < (3, 11):  # there pickling asks an object for more
 
 @pytest.mark.parametrize(("value", "path", "kind"), WAYS, ids=[way[1] or "itself" for way in WAYS])
 def test_the_way_is_named(value, path, kind):
-    """As one would write it in Python."""
+    """It is written as in Python."""
     with pytest.raises(Exception) as caught:
         pickled(value)
     found, of = blame.blamed(value, caught.value)
@@ -189,7 +189,7 @@ def test_the_way_is_named(value, path, kind):
 
 
 def test_a_pool_is_named_and_not_what_it_is_made_of(make_error):
-    """What is in an object of ours is not the user's business."""
+    """The parts of an object of ours say nothing to the user."""
     import condorpool
 
     pool = object.__new__(condorpool.Pool)
@@ -217,8 +217,8 @@ def make_error():
     return error_of
 
 
-def test_looking_has_an_end(monkeypatch, make_error):
-    """However big the value is; then the way is not named."""
+def test_the_search_has_an_end(monkeypatch, make_error):
+    """If the value is too big, the path is not named."""
     value = [[Thing() for _ in range(100_000)], threading.Lock()]
     error = make_error(value)
     monkeypatch.setattr(blame, "PATIENCE", 0.05)
@@ -238,12 +238,12 @@ def test_what_is_too_deep_is_no_fault_of_its_end(make_error):
         deep = [deep]
     error = make_error(deep)
     assert blame.blamed(deep, error) is None
-    while deep:  # else taking it apart is too deep, too
+    while deep:  # else deleting it would recurse too deep
         deep = deep[0]
 
 
 def test_objects_are_found():
-    """By identity, and wherever they are."""
+    """They are found by identity, wherever they are."""
     target = Thing()
     assert blame.path_to(lambda: target, target) == "target"
     assert blame.path_to(lambda: raises, target) is None

@@ -1,4 +1,4 @@
-"""The submit description: what HTCondor gets."""
+"""The submit description."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from condorpool.engine import description
 
 
 def build(*, batch=1, defaults=None, keep_claim=0, lease=0, **options):
-    """Describe a crew's jobs."""
+    """Return the description of a crew's jobs."""
     return description.build(
         directory=Path("/work/condorpool-$(x)"), crew=1, batch=batch, limit=10, keep_claim=keep_claim, batch_name="f", shared=(),
         run="condorpool-1", lease=lease, options=description.JobOptions(**options), defaults=defaults or {},
@@ -29,7 +29,7 @@ class TestBuild:
         assert "Request_Cpus" not in built
 
     def test_only_what_python_needs_is_in_the_ad(self, monkeypatch):
-        """Secrets of the environment are not."""
+        """Secrets in the environment are not."""
         monkeypatch.setenv("API_TOKEN", "hunter2")
         monkeypatch.setenv("PYTHONPATH", "/it's/here")
         built = build()
@@ -54,23 +54,23 @@ class TestBuild:
         ],
     )
     def test_names_are_for_people(self, name, written):
-        """HTCondor makes nothing of them."""
+        """HTCondor expands no macros in them."""
         assert description.title(name) == written
 
     def test_lease(self):
-        """Jobs that wait leave after a while, beside what the user has said."""
+        """Waiting jobs leave after a while; the user's own ``periodic_remove`` counts too."""
         assert "periodic_remove" not in build()
         built = build(lease=60, submitkwargs={"Periodic_Remove": "NumJobStarts > 3"})
         assert built["periodic_remove"].startswith("(NumJobStarts > 3) || ((JobStatus == 1")
         assert "+ 60)" in built["periodic_remove"]
 
     def test_linger(self):
-        """A slot is kept only when asked for."""
+        """A slot is only kept on request."""
         assert "keep_claim_idle" not in build()
         assert build(keep_claim=20.0)["keep_claim_idle"] == "20"
 
     def test_runners_and_plain_jobs(self):
-        """A runner has chirp and brings nothing back; a plain job has its own chunk."""
+        """A runner has chirp and no output files; a plain job has its own chunk."""
         runner, plain = build(batch=None), build()
         assert runner["want_io_proxy"] == "True"
         assert runner["transfer_output_files"] == '""'

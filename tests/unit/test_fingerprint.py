@@ -1,4 +1,4 @@
-"""The same calls have the same fingerprint in each process, others have others."""
+"""Equal calls have the same fingerprint in each process; different calls have different ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def above(x):
 
 
 def printed(folder, script=SCRIPT, helpers=HELPERS, *, typed=False, seed=0):
-    """Return what the script prints in a process of its own, which has its source or not."""
+    """Return what the script prints in a new process, which has no source file if ``typed``."""
     folder.mkdir(exist_ok=True)
     (folder / "cp_helpers.py").write_text(helpers)
     (folder / "script.py").write_text(script)
@@ -80,14 +80,14 @@ def printed(folder, script=SCRIPT, helpers=HELPERS, *, typed=False, seed=0):
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
-    """What the script prints with its source at hand and without."""
+    """Return what the script prints with a source file and without."""
     folder = tmp_path_factory.mktemp("before")
     return {typed: printed(folder, typed=typed, seed=1) for typed in (False, True)}
 
 
 @pytest.mark.parametrize("typed", [False, True])
 def test_the_same_in_another_process(tmp_path, before, typed):
-    """Wherever it stands in the notebook, and whatever else there is."""
+    """It depends neither on the place in the notebook nor on other code."""
     moved = SCRIPT.replace("import dataclasses", "\n\nimport dataclasses")
     other = HELPERS.replace("return x\n", "return -x\n")
     assert printed(tmp_path, moved, other, typed=typed, seed=2) == before[typed]
@@ -110,7 +110,7 @@ def test_the_same_in_another_process(tmp_path, before, typed):
     ],
 )
 def test_what_it_uses_counts(tmp_path, before, old, new):
-    """Helpers, classes, globals, defaults and closures, in whatever they are used."""
+    """Changed helpers, classes, globals, defaults and closures change it."""
     assert SCRIPT.count(old) == 1
     for typed in (False, True):
         assert printed(tmp_path, SCRIPT.replace(old, new), typed=typed) != before[typed]
@@ -118,12 +118,12 @@ def test_what_it_uses_counts(tmp_path, before, old, new):
 
 @pytest.mark.parametrize(("old", "new"), [("x - LIMIT", "x + LIMIT"), ("LIMIT = 5", "LIMIT = 6")])
 def test_own_modules_count(tmp_path, before, old, new):
-    """As far as they are used."""
+    """Changes in what is used of them count."""
     assert printed(tmp_path, helpers=HELPERS.replace(old, new)) != before[False]
 
 
 def test_what_only_cloudpickle_pickles():
-    """Functions that packages make do not hide what comes after them."""
+    """Values that come after a function that a package made still count."""
     package = {"__name__": "cp_installed"}
     exec("def make():\n    return lambda x: x", package)
     made = package["make"]()
@@ -131,11 +131,11 @@ def test_what_only_cloudpickle_pickles():
 
 
 def test_what_cannot_be_pickled():
-    """That is told when it is sent, not here."""
+    """The error is raised when it is sent, not here."""
     assert fingerprint(abs, "map", [threading.Lock()])
 
 
-#: Values that each process makes, or pickles, in a way of its own.
+#: Values that are made or pickled differently in each process.
 VALUES = """
 import abc, collections, copy, dataclasses, enum, functools, sys, types, typing
 from condorpool.engine.fingerprint import fingerprint
@@ -246,8 +246,8 @@ for name, value in values.items():
 
 
 @pytest.mark.parametrize("typed", [False, True])
-def test_values_are_what_they_are(tmp_path, typed):
-    """Not in which order a set has them, which are one object, or what was used before."""
+def test_only_the_values_count(tmp_path, typed):
+    """The order of sets, shared objects and earlier use do not."""
     runs = [printed(tmp_path, f"import sys; sys.argv[1:] = ['{n}']\n" + "\n" * n + VALUES,
                     typed=typed, seed=n) for n in (1, 2, 3, 4)]  # fmt: skip
     lines = [run.splitlines() for run in runs]
@@ -259,7 +259,7 @@ def test_values_are_what_they_are(tmp_path, typed):
 
 @pytest.mark.parametrize("call", ["maths.sqrt(x)", "[maths.sqrt(y) if y else maths.pi for y in x]"])
 def test_a_function_with_its_import_is_the_same(call):
-    """Python compiles a call of what the same cell imports in another way."""
+    """Python compiles a call differently if the same cell imports the module."""
     definition = (
         f"def f(x):\n  try:\n    return {call}\n  except ValueError:\n    return maths.floor(x)"
     )
@@ -275,7 +275,7 @@ def lambdas():
 
 
 def made(definition):
-    """Return the function that is defined so, where no source is at hand."""
+    """Return the function of this definition, which has no source file."""
     names = {"__name__": "__main__"}
     exec(definition, names)
     return names["f"]
@@ -303,6 +303,6 @@ def made(definition):
     ],
 )  # fmt: skip
 def test_other_functions_are_other_calls(functions):
-    """By their code, not by the line or the file in which they stand."""
+    """Functions with different code differ, also on the same line of the same file."""
     for one, other in itertools.combinations(functions, 2):
         assert fingerprint(one, "map", [1]) != fingerprint(other, "map", [1])

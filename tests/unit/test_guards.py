@@ -1,4 +1,4 @@
-"""A write of shared state without its lock is told about; on in the whole suite."""
+"""A write of shared state without its lock raises; the check is on in the whole suite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from condorpool.values.locks import Monitor
 
 @guards.guarded(by="lock")
 class Shelf:
-    """Has an attribute of each kind that is checked."""
+    """An object with an attribute of each kind that is checked."""
 
     def __init__(self, lock):
         self.lock = lock
@@ -27,12 +27,12 @@ WRITES = {
     "update": lambda shelf: shelf.books.update(a=1),
     "append": lambda shelf: shelf.order.append(1),
     "add": lambda shelf: shelf.seen.add(1),
-    "a container that came later": lambda shelf: setattr(shelf, "order", []),
+    "a new container": lambda shelf: setattr(shelf, "order", []),
 }
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_breach_raises(write):
+def test_a_write_without_the_lock_raises(write):
     """With the lock held it does not."""
     shelf = Shelf(Monitor())
     with pytest.raises(AssertionError, match="is written without the lock"):
@@ -44,7 +44,7 @@ def test_a_breach_raises(write):
     assert not guards.breaches
 
 
-def test_what_no_thread_shares_needs_no_lock():
+def test_an_object_of_one_thread_needs_no_lock():
     """Its lock is None."""
     Shelf(None).books["a"] = 1
     assert not guards.breaches

@@ -32,7 +32,7 @@ def write(beside):
 
 
 def sent(func=None, local=None):
-    """Return what goes along with a function, but for what pytest has imported."""
+    """Return the modules that are sent with a function, except those that pytest imported."""
     found = (local or LocalModules()).used_by(container.dumps(func, cloudpickle)[0])
     return {n: m for n, m in found.items() if "/tests/" not in m[0]}
 
@@ -45,10 +45,10 @@ def by_value(source):
 
 
 class TestFound:
-    """The modules that go along."""
+    """The modules that are sent."""
 
-    def test_what_is_imported_and_own_goes_along(self, write):
-        """And nothing that is installed."""
+    def test_what_is_imported_and_own_is_sent(self, write):
+        """Installed modules are not."""
         write(cp_one="x = 1\n", cp_two="y = 2\n")
         importlib.import_module("cp_one")
         found = sent()
@@ -72,16 +72,16 @@ class TestFound:
             ("g = lambda: __import__('os') or 0\n    def h():\n        import cp_lazy", "cp_lazy"),
         ],
     )
-    def test_what_a_function_imports_in_its_body_goes_along(self, write, statement, name):
-        """Though nothing here has imported it."""
+    def test_what_a_function_imports_in_its_body_is_sent(self, write, statement, name):
+        """It need not be imported here."""
         write(cp_lazy="", cp_pack__in____init__="", cp_pack__in__inner="deep = 1", cp_unused="")
         found = sent(by_value(f"def f():\n    {statement}"))
         assert name in found
         assert "cp_unused" not in found
         assert name not in sys.modules
 
-    def test_what_they_import_goes_along(self, write):
-        """Also inside of functions, and relative to their package."""
+    def test_what_they_import_is_sent(self, write):
+        """Imports inside functions count, and relative ones."""
         write(
             cp_top="def f():\n    import cp_pack.a\n    import numpy.linalg, no_such_module\n",
             cp_pack__in____init__="",
@@ -94,8 +94,8 @@ class TestFound:
         names = {"cp_top", *(f"cp_pack{sub}" for sub in ("", ".a", ".b", ".c", ".d"))}
         assert {name for name in sent() if name.startswith("cp_")} == names
 
-    def test_a_file_that_is_edited_goes_along_anew(self, write):
-        """Else it is the same object, so that nothing is written twice."""
+    def test_a_file_that_is_edited_is_sent_again(self, write):
+        """If nothing was edited it is the same object, so that nothing is written twice."""
         write(cp_one="x = 1\n")
         importlib.import_module("cp_one")
         local = LocalModules()
@@ -103,18 +103,18 @@ class TestFound:
         assert local.used_by(b"") is first
         write(cp_one="x = 2\n")
         assert local.used_by(b"")["cp_one"][2] == b"x = 2\n"
-        write(cp_one="x = ")  # half typed: the job will tell
+        write(cp_one="x = ")  # half typed: the job will report it
         assert local.used_by(b"")["cp_one"][2] == b"x = "
 
-    def test_a_lazy_one_still_goes_along_with_other_functions(self, write):
-        """So that runners need not forget and load it again."""
+    def test_a_lazy_one_is_sent_with_later_functions_too(self, write):
+        """Otherwise runners would have to load it again."""
         write(cp_lazy="")
         local = LocalModules()
         found = sent(by_value("def f():\n    import cp_lazy"), local)
         assert sent(len, local) == found
 
     def test_a_folder_without_init_and_a_compiled_module(self, write, beside):
-        """The first is a package; of the second only the name goes along."""
+        """The first is a package; of the second only the name is sent."""
         write(cp_space__in__one="x = 1\n")
         importlib.import_module("cp_space.one")
         compiled = type(sys)("cp_compiled")
@@ -125,8 +125,8 @@ class TestFound:
         assert found["cp_space.one"][1:] == (False, b"x = 1\n")
         assert found["cp_compiled"] == (compiled.__file__, False, None)
 
-    def test_what_cannot_be_written_is_a_sites(self, write, beside, monkeypatch):
-        """Unless it lies beside the notebook."""
+    def test_what_cannot_be_written_is_the_sites(self, write, beside, monkeypatch):
+        """It is not sent unless it is beside the notebook."""
         write(cp_one="", cp_two="")
         importlib.import_module("cp_one")
         monkeypatch.setattr(os, "access", lambda *_: False)
@@ -137,14 +137,14 @@ class TestFound:
         modules._is_own.cache_clear()
 
     def test_odd_things_among_the_modules(self, monkeypatch):
-        """People put anything there."""
+        """``sys.modules`` may contain anything."""
         monkeypatch.setitem(sys.modules, "cp_none", None)
         monkeypatch.setitem(sys.modules, "cp_object", object())
         monkeypatch.setitem(sys.modules, "cp_bare", type(sys)("cp_bare"))
         assert not sent().keys() & {"cp_none", "cp_object", "cp_bare"}
 
     def test_too_much_is_refused(self, write, monkeypatch):
-        """With the names of the biggest."""
+        """The error names the largest."""
         monkeypatch.setattr(modules, "MAX_BYTES", 1_000_000)
         write(cp_big=f"x = '{'y' * 2_000_000}'\n", cp_small="")
         importlib.import_module("cp_big")
@@ -153,18 +153,18 @@ class TestFound:
 
 
 class TestImporter:
-    """What the job does with them."""
+    """How the job imports them."""
 
     @pytest.fixture
     def importer(self, monkeypatch):
-        """Give an importer, first of all."""
+        """Return an importer that comes before all others."""
         importer = Modules()
         monkeypatch.setattr(sys, "meta_path", [importer, *sys.meta_path])
         yield importer
         importer.install({})
 
     def test_modules_and_packages_are_imported_from_memory(self, importer):
-        """With relative imports, under the names of their files."""
+        """Relative imports work, and ``__file__`` is the user's file."""
         importer.install(
             {
                 "cp_pack": ("/no/cp_pack/__init__.py", True, b"from .sub import x"),
@@ -191,7 +191,7 @@ class TestImporter:
         assert importlib.import_module("cp_one").x == 2
 
     def test_files_beside_a_package_are_found_where_they_can_be_seen(self, importer, tmp_path):
-        """On a shared file system."""
+        """That is, on a shared file system."""
         (tmp_path / "data.txt").write_text("here")
         init = str(tmp_path / "__init__.py")
         importer.install({"cp_pack": (init, True, b"")})

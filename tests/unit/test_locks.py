@@ -1,4 +1,4 @@
-"""Locks and waits that Control-C leaves whole."""
+"""Locks and waits that Control-C cannot corrupt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def interrupt():
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block():
-    """What was begun is done; then KeyboardInterrupt is raised."""
+    """The block runs to its end; then KeyboardInterrupt is raised."""
     done = []
 
     @uninterrupted
@@ -35,8 +35,8 @@ def test_an_interrupt_waits_for_the_end_of_the_block():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_error_of_the_block_gives_way_to_the_interrupt():
-    """It is the interrupt's context."""
+def test_the_interrupt_is_raised_instead_of_an_error_of_the_block():
+    """The error is the interrupt's context."""
 
     @uninterrupted
     def work():
@@ -49,7 +49,7 @@ def test_an_error_of_the_block_gives_way_to_the_interrupt():
 
 
 def test_the_handler_of_the_program_is_called():
-    """Whatever it is that SIGINT does there."""
+    """A SIGINT handler of the program's own keeps working."""
     calls = []
     before = signal.signal(signal.SIGINT, lambda *_: calls.append(1))
     try:
@@ -62,8 +62,8 @@ def test_the_handler_of_the_program_is_called():
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_where_python_raises_nothing_nothing_is_changed(handler):
-    """An ignored signal stays ignored, and other threads are not concerned."""
+def test_sig_ign_and_sig_dfl_are_not_changed(handler):
+    """Python raises no KeyboardInterrupt then, so there is nothing to delay."""
     before = signal.signal(signal.SIGINT, handler)
     try:
         with uninterrupted:
@@ -72,8 +72,8 @@ def test_where_python_raises_nothing_nothing_is_changed(handler):
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_wait_is_interrupted_at_once_and_has_the_lock_again():
-    """Also by what came just before it."""
+def test_a_wait_is_interrupted_at_once_and_holds_the_lock_again():
+    """Also by an interrupt that came just before the wait."""
     monitor = Monitor()
 
     def work():
@@ -87,12 +87,12 @@ def test_a_wait_is_interrupted_at_once_and_has_the_lock_again():
     with pytest.raises(KeyboardInterrupt):
         work()
     assert not monitor.is_held
-    with monitor:  # nobody else has it
+    with monitor:  # no other thread holds it
         pass
 
 
-def test_news_wake_all_who_wait():
-    """A wait without news ends with its time."""
+def test_notify_all_wakes_all_waiting_threads():
+    """A wait without a notification ends at its timeout."""
     monitor, woken = Monitor(), []
 
     def wait():
@@ -116,8 +116,8 @@ def test_news_wake_all_who_wait():
         assert monitor.wait_for(lambda: 3) == 3
 
 
-def test_wherever_interrupts_fall_the_lock_is_whole():
-    """Thousands of them, at every step: what it guards is never seen half-way."""
+def test_interrupts_at_any_moment_leave_the_lock_intact():
+    """Thousands of interrupts: the data that it guards is never seen half changed."""
     monitor, stop = Monitor(), threading.Event()
     pair, interrupts, chance = [0, 0], 0, random.Random(1)
 
@@ -160,8 +160,8 @@ def test_wherever_interrupts_fall_the_lock_is_whole():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_forked_child_is_interrupted_as_ever():
-    """It begins with nothing kept waiting."""
+def test_a_forked_child_is_interrupted_as_usual():
+    """It starts with no interrupt pending."""
     with uninterrupted:
         child = os.fork()
         if not child:

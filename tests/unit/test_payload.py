@@ -49,7 +49,7 @@ class TestContainer:
 
     @pytest.mark.parametrize("cut", [0, 5, 30, -1])
     def test_half_a_file_is_no_container(self, tmp_path, cut):
-        """A reader never takes a part for the whole."""
+        """A reader never takes part of a file for all of it."""
         path = tmp_path / "x"
         container.write(str(path), {}, [b"x" * 50])
         path.write_bytes(path.read_bytes()[:cut])
@@ -58,7 +58,7 @@ class TestContainer:
         assert payload.read_outcome(path) is None
 
     def test_it_is_private_and_leaves_no_scratch(self, tmp_path):
-        """Mode 0600, one file."""
+        """It is one file of mode 0600."""
         container.write(str(tmp_path / "x"), {}, [])
         (file,) = tmp_path.iterdir()
         assert file.stat().st_mode & 0o777 == 0o600
@@ -109,7 +109,7 @@ class TestProgram:
         assert "1 / x" in str(outcome.errors[1].__cause__) or "lambda" in str(outcome.errors[1].__cause__)  # fmt: skip
 
     def test_a_class_of_the_notebook_is_the_same_class_when_it_comes_back(self, make):
-        """So that isinstance works on results."""
+        """``isinstance`` works on results."""
 
         class Point:
             pass
@@ -123,7 +123,7 @@ class TestProgram:
         assert outcome.values == ["job", "y"]
 
     def test_a_call_may_do_odd_things(self, make):
-        """Close its output, change the directory, leave threads behind."""
+        """It may close its output, change the directory, or leave threads behind."""
 
         def odd(_):
             import threading
@@ -139,7 +139,7 @@ class TestProgram:
 
 
 class Odd:
-    """Has a name that is none."""
+    """A callable with any ``__name__``."""
 
     def __init__(self, name):
         self.given = name
@@ -152,14 +152,14 @@ class Odd:
         return self.given
 
     def __call__(self, _):
-        """Be a function."""
+        """Do nothing."""
 
 
 class TestNames:
     """Functions are called by the name that users know."""
 
-    def test_partials_are_known_by_what_they_wrap(self):
-        """And builtins by their names."""
+    def test_partials_have_the_name_of_what_they_wrap(self):
+        """Builtins and lambdas have their own names."""
         assert payload.name_of(len) == "len"
         assert payload.name_of(functools.partial(pow, 2)) == "pow"
         assert payload.name_of(lambda: 0) == "<lambda>"
@@ -181,19 +181,19 @@ class TestNames:
         ],
     )
     def test_a_name_is_one_line(self, given, shown):
-        """Whatever the function says it is called."""
+        """The function may have any ``__name__``."""
         assert payload.name_of(Odd(given)) == shown
 
 
 class Lock:
-    """Has what cannot be pickled."""
+    """Contains an object that cannot be pickled."""
 
     def __init__(self):
         self.lock = threading.Lock()
 
 
 class Raises:
-    """Raises what it is told to when it is pickled."""
+    """Raises the given error when it is pickled."""
 
     def __init__(self, error):
         self.error = error
@@ -212,7 +212,7 @@ def uses_sim(_):
 
 @pytest.fixture
 def write(tmp_path):
-    """Write what is sent, of each kind."""
+    """Return functions that write each kind of file that is sent."""
 
     def share(value):
         return payload.Shared("s", value)
@@ -233,7 +233,7 @@ def write(tmp_path):
 
 
 class TestWhatCannotBeSent:
-    """The error names the object by the way to it."""
+    """The error names the object by the path to it."""
 
     @pytest.mark.parametrize(
         ("kind", "given", "words"),
@@ -247,7 +247,7 @@ class TestWhatCannotBeSent:
         ],
     )
     def test_the_way_to_it_is_named(self, write, kind, given, words):
-        """As users write it."""
+        """It is written as in Python."""
         with pytest.raises(condorpool.PayloadError, match=words) as caught:
             getattr(write, kind)(*given)
         assert isinstance(caught.value, TypeError)
@@ -263,7 +263,7 @@ class TestWhatCannotBeSent:
         ],
     )
     def test_arguments_are_named_as_they_are_given(self, write, items, way):
-        """With the number of the call."""
+        """The error has the number of the call."""
         with pytest.raises(condorpool.PayloadError, match=f"call 7 .* `{way}` is of type"):
             write.chunk(*items, first=8 - len(items))
 
@@ -271,7 +271,7 @@ class TestWhatCannotBeSent:
         "error", [RuntimeError("x"), KeyError("x"), OSError(28, "full"), pickle.PicklingError("x")]
     )
     def test_it_is_of_the_class_that_was_raised(self, write, error):
-        """Code that names that class catches it."""
+        """Code that expects that class catches it."""
         with pytest.raises(type(error), match="Raises") as caught:
             write.chunk(Raises(error))
         assert isinstance(caught.value, condorpool.PayloadError)
@@ -279,14 +279,14 @@ class TestWhatCannotBeSent:
         assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
 
     def test_what_is_too_deep_is_a_recursion_error_too(self, write):
-        """As in multiprocessing."""
+        """It is one in multiprocessing."""
         deep = []
         for _ in range(100_000):
             deep = [deep]
         with pytest.raises(RecursionError) as caught:
             write.chunk(deep)
         assert isinstance(caught.value, condorpool.PayloadError)
-        while deep:  # else taking it apart is too deep, too
+        while deep:  # else deleting it would recurse too deep
             deep = deep[0]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
@@ -296,8 +296,8 @@ class TestWhatCannotBeSent:
             write.chunk(Raises(error))
         assert caught.value is error
 
-    def test_an_error_that_says_nothing(self, write):
-        """Its words may be what is broken, or endless."""
+    def test_an_error_without_a_usable_text(self, write):
+        """Its ``__str__`` may raise, or return a very long text."""
 
         class Mute(Exception):
             def __str__(self):
@@ -311,17 +311,17 @@ class TestWhatCannotBeSent:
 
 
 class TestRandomNumbers:
-    """Copies of a generator repeat each other's numbers, which users are told."""
+    """Copies of a generator repeat each other's numbers, and the user is warned."""
 
     @pytest.fixture
-    def told(self):
-        """Record what is told."""
+    def warned(self):
+        """Record warnings."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield caught
 
-    def test_one_that_goes_with_the_function(self, write, told):
-        """It is told once, with its name, and at the user's line."""
+    def test_one_that_is_sent_with_the_function(self, write, warned):
+        """There is one warning, with its name, at the user's line."""
         rng = numpy.random.default_rng(1)
 
         def draw(_):
@@ -329,9 +329,9 @@ class TestRandomNumbers:
 
         write.call(draw)
         write.call(draw)
-        (warning,) = told
+        (warning,) = warned
         assert warning.category is condorpool.RepeatedNumbersWarning
-        assert "`rng` goes along with the function 'draw'" in str(warning.message)
+        assert "`rng` is sent with the function 'draw'" in str(warning.message)
         assert "SeedSequence" in str(warning.message)
         assert warning.filename == __file__
 
@@ -344,22 +344,22 @@ class TestRandomNumbers:
             ("shared", lambda rng: {"a": rng}, "value['a']"),
         ],
     )
-    def test_wherever_it_is(self, write, told, kind, make, name):
+    def test_wherever_it_is(self, write, warned, kind, make, name):
         """Each job gets a copy of each of these."""
         getattr(write, kind)(make(numpy.random.RandomState(1)))
-        assert f"`{name}` goes along with" in str(told[0].message)
+        assert f"`{name}` is sent with" in str(warned[0].message)
 
-    def test_the_same_for_several_calls(self, write, told):
-        """The second chunk that has it repeats the first."""
+    def test_the_same_for_several_calls(self, write, warned):
+        """The second chunk that has it repeats the numbers of the first."""
         rng = random.Random(1)
         write.chunk((1, rng))
-        assert not told
+        assert not warned
         write.chunk((2, None), (3, rng), first=1)
-        (warning,) = told
-        assert "`item[1]` goes along with several calls" in str(warning.message)
+        (warning,) = warned
+        assert "`item[1]` is sent with several calls" in str(warning.message)
 
-    def test_one_that_went_on_repeats_nothing(self, write, told):
-        """It was seeded anew."""
+    def test_one_whose_state_has_changed_repeats_nothing(self, write, warned):
+        """Here it was seeded again."""
 
         class Mine(random.Random):
             pass
@@ -368,31 +368,31 @@ class TestRandomNumbers:
         for seed in range(3):
             rng.seed(seed)
             write.chunk(((rng,), {}))
-        assert not told
+        assert not warned
 
-    def test_one_for_each_call_is_the_cure(self, write, told):
-        """Also when the cell runs again."""
+    def test_one_for_each_call_is_the_cure(self, write, warned):
+        """Nor is there a warning when the cell runs again."""
         for _ in range(2):
             seeds = numpy.random.SeedSequence(42).spawn(20)
             for first in range(0, 20, 5):
                 write.chunk(*map(numpy.random.default_rng, seeds[first : first + 5]), first=first)
-        assert not told
+        assert not warned
 
-    def test_the_global_ones_are_each_jobs_own(self, write, told):
-        """A job's are seeded by themselves."""
+    def test_the_global_ones_are_each_jobs_own(self, write, warned):
+        """Each job seeds its own."""
         write.call(lambda _: (random.random(), numpy.random.rand()))
         write.call(random.random)
         write.call(numpy.random.mtrand._rand.normal)
-        assert not told
+        assert not warned
 
     def test_not_more_are_remembered_than_needed(self, write):
-        """Memory stays flat."""
+        """Memory use is limited."""
         write.chunk(*map(numpy.random.PCG64, range(copies.REMEMBERED + 100)))
         assert len(copies._states) == copies.REMEMBERED
 
 
 def test_the_kernels_own_variables_stay_here(monkeypatch):
-    """A job has no matplotlib of a kernel's."""
+    """A job, for one, does not use the kernel's backend of matplotlib."""
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("JPY_SESSION_NAME", "x")
     monkeypatch.setenv("CP_MINE", "1")
@@ -426,7 +426,7 @@ call = lambda: Thing().value
 
 
 def codes(code):
-    """Give code and all that is in it."""
+    """Yield code and all code inside it."""
     yield code
     for const in code.co_consts:
         if isinstance(const, type(code)):
@@ -434,11 +434,11 @@ def codes(code):
 
 
 class TestCode:
-    """Code that is sent by value knows where it stands, whatever cloudpickle makes of that."""
+    """Code that is sent by value keeps its file name, unlike with cloudpickle alone."""
 
     @pytest.fixture
     def cell(self, monkeypatch):
-        """Give the names of a cell that was run."""
+        """Return the names of a cell that was run."""
         scope = {"__name__": "__main__"}
         name = "/tmp/ipykernel_1/1.py"
         exec(compile(CELL, name, "exec"), scope)
@@ -446,7 +446,7 @@ class TestCode:
         return scope
 
     def test_it_is_sent_with_its_file(self, cell):
-        """Also inner functions, comprehensions, lambdas and what is in classes."""
+        """So are inner functions, comprehensions, lambdas and methods."""
         frames, _, files = pickling.pickled([cell["outer"], cell["Thing"], cell["call"]])
         outer, thing, call = container.loads(frames)
         functions = [outer, call, thing.method, thing.static, vars(thing)["value"].fget]
@@ -454,12 +454,12 @@ class TestCode:
         assert known == files == {"/tmp/ipykernel_1/1.py"}
 
     def test_it_comes_back_with_its_file(self, cell):
-        """What a job returns was pickled there."""
+        """Code that a job returns was pickled there."""
         back = container.loads(pickled(cell["outer"]))
         assert {c.co_filename for c in codes(back.__code__)} == {"/tmp/ipykernel_1/1.py"}
 
-    def test_its_source_goes_along(self, cell, tmp_path):
-        """That of cells, and of scripts; what has none is sent without."""
+    def test_its_source_is_sent(self, cell, tmp_path):
+        """Cells and scripts have one; code without a source is sent without."""
         script = tmp_path / "script.py"
         script.write_text("def twice(x):\n    return 2 * x\n")
         scope = {"__name__": "__main__"}

@@ -1,4 +1,4 @@
-"""How HTCondor's programs and Debian's mirror are found; nothing is installed."""
+"""How HTCondor's programs and Debian's mirror are found; the tests install nothing."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ import pytest
 from condorpool.personal import debian
 from condorpool.values.exceptions import InstallError
 
-# The package gives the function of this name.
+# As an attribute of the package this name is the function.
 install = importlib.import_module("condorpool.personal.install")
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -88,7 +88,7 @@ def test_no_sources_mean_no_mirror(tmp_path):
     ],
 )
 def test_layouts_of_installations_are_known(tmp_path, monkeypatch, sbin, libexec):
-    """From where condor_master is follows where everything else is."""
+    """The other folders are derived from condor_master's."""
     for name in (f"{sbin}/condor_master", f"{sbin}/../bin/condor_q", f"{libexec}/condor_chirp"):
         program = tmp_path / name
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def own_installation(prefix):
 
 
 def test_an_earlier_installation_is_found_without_a_process(tmp_path, monkeypatch):
-    """What was installed before is found by its record alone."""
+    """Its record is enough."""
     own_installation(tmp_path / "htcondor")
     monkeypatch.setenv("CONDORPOOL_CACHE", str(tmp_path))
     monkeypatch.setattr(install.subprocess, "run", None)
@@ -133,14 +133,14 @@ def test_an_installation_that_was_moved_is_not_used(tmp_path, monkeypatch):
 
 @pytest.fixture
 def nothing_installed(tmp_path, monkeypatch):
-    """No HTCondor anywhere, and an empty cache."""
+    """Return an empty cache folder on a machine without HTCondor."""
     monkeypatch.setenv("CONDORPOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(install, "find", lambda: None)
     return tmp_path / "cache"
 
 
 def test_without_apt_the_error_says_what_to_do(nothing_installed, monkeypatch):
-    """Where Debian's packages cannot be used, two other ways are named."""
+    """Where Debian's packages cannot be used, it names two other ways."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(InstallError, match="no apt-get") as caught:
         install.install(progress=None)
@@ -149,15 +149,15 @@ def test_without_apt_the_error_says_what_to_do(nothing_installed, monkeypatch):
 
 
 def test_without_a_mirror_the_error_names_the_option(nothing_installed, monkeypatch):
-    """The sources may name no Debian mirror; the user can."""
+    """If the sources name no Debian mirror, the user can."""
     monkeypatch.setattr(debian, "check_machine", lambda: None)
     monkeypatch.setattr(debian, "mirror", lambda: None)
     with pytest.raises(InstallError, match="--mirror URL"):
         install.install(progress=None)
 
 
-def test_a_full_disk_is_said_before_anything_is_downloaded(nothing_installed, monkeypatch):
-    """Half a download would be of no use."""
+def test_a_full_disk_is_reported_before_the_download(nothing_installed, monkeypatch):
+    """Half a download would be useless."""
     monkeypatch.setattr(debian, "check_machine", lambda: None)
     monkeypatch.setattr(debian, "SPACE_NEEDED", 2**60)
     with pytest.raises(InstallError, match="no room"):
@@ -166,8 +166,8 @@ def test_a_full_disk_is_said_before_anything_is_downloaded(nothing_installed, mo
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt's own words are tested on Debian")
-def test_a_failing_download_gives_apts_own_words_and_leaves_nothing(nothing_installed, tmp_path):
-    """The error has what apt says, and no file stays behind."""
+def test_a_failing_download_quotes_apt_and_leaves_nothing(nothing_installed, tmp_path):
+    """The error has apt's own message, and no file remains."""
     with pytest.raises(InstallError, match="apt-get says") as caught:
         install.install(progress=None, mirror=f"file://{tmp_path}/no-such-mirror")
     assert "no-such-mirror" in str(caught.value)
@@ -175,8 +175,8 @@ def test_a_failing_download_gives_apts_own_words_and_leaves_nothing(nothing_inst
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt's own words are tested on Debian")
-def test_what_is_installed_counts_if_it_shall(tmp_path):
-    """HTCondor comes with all that it needs, a program for this machine with what is missing."""
+def test_apt_counts_installed_packages_only_if_asked(tmp_path):
+    """HTCondor comes with all dependencies, a program for this machine with the missing ones."""
     lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     here = debian.Apt(tmp_path / "here", lock, ["dpkg"])
     here.prepare_as_here()

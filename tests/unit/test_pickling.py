@@ -1,4 +1,4 @@
-"""What goes to jobs by name, and what by value."""
+"""What is pickled by name, and what by value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(repr(loads(read(sys.argv[2])[1])()))
 
 @pytest.fixture
 def main(monkeypatch):
-    """Give the module of a notebook, which no other process can import."""
+    """Return the module of a notebook, which no other process can import."""
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
     return module
@@ -37,7 +37,7 @@ def main(monkeypatch):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Make a call in another process, as a job would; return what it shows."""
+    """Return a function that makes a call in another process, as a job would."""
 
     def call(func):
         container.write(str(tmp_path / "x"), {}, pickled(func)[0])
@@ -49,7 +49,7 @@ def elsewhere(tmp_path):
     return call
 
 
-#: Definitions of a cell, what a call does with them, and what that gives.
+#: Definitions of a cell, what a call does with them, and the result.
 CELLS = {
     "lru_cache": (
         """
@@ -105,7 +105,7 @@ CELLS = {
     "enums": (
         """
         import enum
-        class Colour(enum.Enum):
+        class Color(enum.Enum):
             RED = 1
         class Named(enum.Enum):
             RED = 1
@@ -113,7 +113,7 @@ CELLS = {
         Named_RED = RED = Named.RED
         Made = enum.Enum("Made", "X Y")
         """,
-        "Colour.RED is Colour(1), RED is Named.RED, Made.Y.value",
+        "Color.RED is Color(1), RED is Named.RED, Made.Y.value",
         "(True, True, 2)",
     ),
     "dataclass": (
@@ -194,7 +194,7 @@ if sys.version_info >= (3, 12):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_a_cell_defines_is_there_in_the_job(main, elsewhere, cell):
-    """Nothing of a notebook goes by name: a job cannot import it."""
+    """It is pickled by value, since a job cannot import a notebook."""
     source, expression, expected = CELLS[cell]
     lines = source.splitlines()
     indent = len(source) - len(source.lstrip()) - 1 if len(lines) > 1 else 0
@@ -203,8 +203,8 @@ def test_what_a_cell_defines_is_there_in_the_job(main, elsewhere, cell):
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_modules_without_a_file_go_along(main, monkeypatch, elsewhere, is_known):
-    """With functions, classes, and what they refer to; also when they are in sys.modules."""
+def test_modules_without_a_file_go_by_value(main, monkeypatch, elsewhere, is_known):
+    """So do their functions and classes, also when the module is in ``sys.modules``."""
     made = types.ModuleType("made_up")
     source = """
 import functools, math
@@ -226,8 +226,10 @@ class Box:
 
 
 @pytest.mark.parametrize("file", ["other.ipynb", "other.py"])
-def test_a_module_that_is_from_elsewhere_goes_along(monkeypatch, main, tmp_path, elsewhere, file):
-    """A file that Python does not import, such as another notebook, or one that is not there."""
+def test_a_module_that_is_from_elsewhere_goes_by_value(
+    monkeypatch, main, tmp_path, elsewhere, file
+):
+    """Its file may be one that Python does not import, such as a notebook, or not exist."""
     module = types.ModuleType("other")
     module.__file__ = str(tmp_path / file)
     exec("def f(): return 3", vars(module))
@@ -237,11 +239,11 @@ def test_a_module_that_is_from_elsewhere_goes_along(monkeypatch, main, tmp_path,
 
 
 class Facade(types.ModuleType):
-    """Stands for a module."""
+    """A module of another type."""
 
 
 def test_modules_of_another_type_go_by_name(main, monkeypatch, elsewhere):
-    """Some packages put an object of a class of their own there."""
+    """Some packages put an object of their own class into ``sys.modules``."""
     module = Facade("json")
     module.__file__ = pickle.__file__
     monkeypatch.setitem(sys.modules, "json", module)
@@ -252,26 +254,26 @@ def test_modules_of_another_type_go_by_name(main, monkeypatch, elsewhere):
 
 @pytest.mark.parametrize("name", ["os", "os.path", "sys", "zipimport", "json.decoder", "numpy.linalg", "condorpool.engine", "not_imported"])  # fmt: skip
 def test_what_can_be_imported_goes_by_name(name):
-    """Whether it is a file, frozen, built in, or compiled."""
+    """It may be a file, frozen, built in, or compiled."""
     assert is_importable(name)
 
 
 @pytest.mark.parametrize("value", [random.randint, functools.lru_cache, dataclasses.dataclass, numpy.sin, numpy.linalg.norm, numpy.linalg, Path])  # fmt: skip
 def test_installed_things_stay_small(value):
-    """Nothing of a library is taken along."""
+    """They are pickled by name."""
     assert pickle.loads(pickled(value)[0][0]) == value
     assert len(pickled(value)[0][0]) < 200
 
 
 class Missing:
-    """Is told by being the same object."""
+    """A sentinel, which is compared by identity."""
 
     def __reduce__(self):
         return "MISSING"
 
 
-def test_one_of_a_kind_of_a_notebook_is_refused(main):
-    """A copy would be another, and its name is not there."""
+def test_a_sentinel_of_a_notebook_is_refused(main):
+    """A copy would be another object, and a job cannot import its name."""
     Missing.__module__ = "__main__"
     main.MISSING = Missing()
     with pytest.raises(pickle.PicklingError, match=r"__main__\.MISSING.*jobs cannot import"):
@@ -279,13 +281,13 @@ def test_one_of_a_kind_of_a_notebook_is_refused(main):
 
 
 def test_the_notebook_itself_is_refused(main):
-    """A job's __main__ is another, without a word."""
+    """A job would silently use its own ``__main__``."""
     with pytest.raises(pickle.PicklingError, match="__main__"):
         pickled(main)
 
 
 class Holder:
-    """Has something."""
+    """Has an attribute."""
 
     def __init__(self, value):
         self.value = value
@@ -302,14 +304,14 @@ GLOBALS = {
 
 @pytest.mark.parametrize("name", GLOBALS)
 def test_functions_of_the_global_generators_go_by_name(name):
-    """Each job's own generator gives the numbers, and that is seeded by itself."""
+    """Each job uses its own generator, which it seeds itself."""
     func, generator = GLOBALS[name]
     closure = (lambda: func), (lambda x=func: x)
     values = [func, functools.partial(func, 1), *closure, Holder(func), {"f": [func]}, generator]
     for value in values:
         frames, generators, _ = pickled(value)
         assert not generators
-        assert len(frames[0]) < 2500  # the state of a generator is more
+        assert len(frames[0]) < 2500  # the state of a generator is larger
         pickle.loads(frames[0])
     assert pickle.loads(pickled(func)[0][0]).__self__ is generator
     assert pickle.loads(pickled(generator)[0][0]) is generator
@@ -327,7 +329,7 @@ def test_functions_of_the_global_generators_go_by_name(name):
     ],
 )
 def test_other_generators_are_found(make):
-    """Themselves and their methods, wherever they are."""
+    """They are found themselves and through their methods, wherever they are."""
     generator = make()
     values = [generator, Holder(generator), [generator], lambda: generator]
     values += [getattr(generator, name) for name in ("normal", "gauss") if hasattr(generator, name)]
@@ -336,7 +338,7 @@ def test_other_generators_are_found(make):
     assert not pickled(random.SystemRandom())[1]
 
 
-def test_arrays_travel_out_of_band():
+def test_arrays_are_sent_out_of_band():
     """An array is written from its own memory."""
     array = numpy.zeros(1000)
     frames = pickled([array])[0]
@@ -345,7 +347,7 @@ def test_arrays_travel_out_of_band():
 
 
 def test_registered_modules_go_by_value(main, elsewhere):
-    """As cloudpickle has it."""
+    """Modules that are registered with cloudpickle are respected."""
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)
     try:

@@ -1,8 +1,8 @@
 """The protocol of chunks and runners (runner/PROTOCOL.md), through every interleaving.
 
 A small model of the rules, explored exhaustively: from every state each actor takes
-each step that it may take.  The file operations are the protocol's own; what is
-checked is what the page promises.
+each step that it may take.  The file operations are those of the protocol, and the
+tests check what the page promises.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-# The calls of "c" are the second half of "a", until a runner leaves them to others.
+# The calls of "c" are the second half of "a", until a runner posts them for others.
 CHUNKS = ("a", "b", "c")
 A, C = 0, 2
 
@@ -19,7 +19,7 @@ A, C = 0, 2
 class World(NamedTuple):
     """Everything that outlives a process, and what each process is about to do."""
 
-    where: tuple[str, ...]  # each token: none, written, posted, taken by 0/1, done; whole or half
+    where: tuple[str, ...]  # each token: none, written, posted, taken by 0/1, finished; or half
     outcomes: frozenset[str]
     announced: frozenset[str]  # in the event log, each once or twice
     read: tuple[str, ...]  # what the client has delivered, in order
@@ -39,7 +39,7 @@ def replace_at(values, index, value):
 
 
 def steps(world):
-    """Give every world that one step leads to."""
+    """Yield every world that one step leads to."""
     yield from client_steps(world)
     for who in range(len(world.runners)):
         yield from runner_steps(world, who)
@@ -47,7 +47,7 @@ def steps(world):
 
 
 def client_steps(world):
-    """Post what is written; deliver what an event or the reconcile tells of."""
+    """Post written chunks; deliver outcomes that an event or the reconcile shows."""
     if world.client == "posting":
         for chunk, here in enumerate(world.where):
             if here == "written":
@@ -60,7 +60,7 @@ def client_steps(world):
 
 
 def runner_steps(world, who):
-    """Take a chunk, or find one's own again; split it; leave its outcome; announce it."""
+    """Take a chunk, or find it again after an eviction; split it; write its outcome; announce it."""
     runner = world.runners[who]
     for chunk, name in enumerate(CHUNKS):
         here, _, half = world.where[chunk].partition("/")
@@ -79,7 +79,7 @@ def runner_steps(world, who):
             mine = here == f"taken {who}"
             yield world._replace(
                 announced=world.announced | {name},
-                where=replace_at(world.where, chunk, "done") if mine else world.where,
+                where=replace_at(world.where, chunk, "finished") if mine else world.where,
                 runners=replace_at(world.runners, who, "idle"),
             )
     if runner == "has a" and world.where[C] == "none":
@@ -96,7 +96,7 @@ def runner_steps(world, who):
 
 
 def fates(world, who):
-    """Be evicted; have one's chunk posted again meanwhile; be run again by HTCondor."""
+    """Evict a runner; post its chunk again meanwhile; run it again."""
     if world.runners[who] != "evicted":
         if world.deaths:
             runners = replace_at(world.runners, who, "evicted")
@@ -112,7 +112,7 @@ def fates(world, who):
 
 
 def explore(start):
-    """Return every world that can be reached, and the worlds that nothing follows."""
+    """Return every world that can be reached, and the worlds without a next step."""
     seen, todo, ends = {start}, [start], []
     while todo:
         world = todo.pop()
@@ -128,7 +128,7 @@ def explore(start):
 
 @pytest.mark.parametrize("deaths", [0, 1, 2])
 def test_no_call_is_lost_and_none_counts_twice(deaths):
-    """Wherever things stop, every chunk was delivered, once."""
+    """In every final world each chunk was delivered once."""
     seen, ends = explore(START._replace(deaths=deaths))
     assert len(seen) > 50
     assert ends
@@ -140,15 +140,15 @@ def test_no_call_is_lost_and_none_counts_twice(deaths):
 
 
 def test_runners_finish_what_a_dead_client_has_posted():
-    """The work goes on without the client."""
+    """The runners continue without the client."""
     posted = START._replace(where=("posted", "posted", "none"), client="dead", deaths=1)
     _, ends = explore(posted)
     assert ends
     assert all(world.outcomes == set(CHUNKS) for world in ends)
 
 
-def test_nobody_makes_what_another_has():
-    """Without an eviction a chunk is in at most one runner's hands."""
+def test_no_two_runners_have_the_same_chunk():
+    """Without an eviction at most one runner has a chunk."""
     seen, _ = explore(START._replace(deaths=0))
     for world in seen:
         busy = [runner.split()[1][0] for runner in world.runners if " " in runner]

@@ -1,4 +1,4 @@
-"""What is said where the tests cannot be set up."""
+"""The message where the tests cannot be set up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from condorpool.values.exceptions import InstallError
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        pytest.param("here is no apt-get", "here is no apt-get", id="not Debian"),
+        pytest.param("this machine has no apt-get", "this machine has no apt-get", id="not Debian"),
         pytest.param(
             "apt-get says:\nReading\nW: Failed to fetch http://mirror.test: no name\nW: Some index files",
             "W: Failed to fetch http://mirror.test: no name",
@@ -28,12 +28,12 @@ from condorpool.values.exceptions import InstallError
     ],
 )  # fmt: skip
 def test_the_reason_is_one_line(said, reason):
-    """The last that apt complained of, if it was apt."""
+    """It is apt's last complaint, if apt failed."""
     assert provision._in_one_line(InstallError(said)) == reason
 
 
 def test_one_line_says_what_to_install(tmp_path):
-    """Before anything runs."""
+    """It is printed before anything runs."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib, shutil\n"
         "importlib.import_module('condorpool.personal.install').find = lambda: None\n"
@@ -51,11 +51,11 @@ def test_one_line_says_what_to_install(tmp_path):
     [line] = done.stderr.splitlines()
     for package in provision.PACKAGES.values():
         assert package in line
-    assert "here is no apt-get" in line
+    assert "this machine has no apt-get" in line
 
 
 def test_programs_are_found_in_the_cache_too(tmp_path, monkeypatch):
-    """Where they are laid for who is not root; a missing one fails with what brings it."""
+    """They are there for ordinary users; the error for a missing one says what installs it."""
     monkeypatch.setenv("CONDORPOOL_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(provision.PACKAGES, "sample", "sample-package")

@@ -1,4 +1,4 @@
-"""What is written down for other processes, which may have another version of condorpool."""
+"""Records for other processes, which may have another version of condorpool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from condorpool.values.exceptions import JobFailedError, JobRemovedError, TaskTi
 
 @pytest.fixture
 def directory(tmp_path):
-    """Make a submit directory, which is this process's."""
+    """Return a submit directory that this process owns."""
     directory = SubmitDir.new(tmp_path)
     directory.make(lease=60.0, queue="here", notebook="a.ipynb")
     yield directory
@@ -27,7 +27,7 @@ def directory(tmp_path):
 
 
 def test_records_are_read_as_they_were_written(directory):
-    """By their numbers."""
+    """They are found by their numbers."""
     batch = BatchRecord(
         crew=1, title="f", name="n", calls=3, killstats=("Held",), parts=((0, 2, 0),)
     )
@@ -40,7 +40,7 @@ def test_records_are_read_as_they_were_written(directory):
 
 
 def test_options_are_restored():
-    """All but the initializer, which is in the crew's own file."""
+    """Only the initializer is not: it is in the crew's own file."""
     options = JobOptions(processes=3, killstats=("Held",), cleanupfiles=("a", "b"))
     written = CrewRecord.parse(str(CrewRecord(options=options.recorded()))).options
     assert JobOptions.restored({**written, "later": 1}, None, ()) == options
@@ -50,13 +50,13 @@ def test_options_are_restored():
     "error",
     [
         JobFailedError("7.1", "it exited with code 1", host="h", stderr="e", hint="Look."),
-        JobRemovedError("7.1", "somebody removed it", host="h"),
+        JobRemovedError("7.1", "no reason was given", host="h"),
         TaskTimeoutError("7.1", "too long", stderr="where"),
     ],
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_is_restored(error):
-    """Of the same class, with the same words."""
+    """It has the same class and the same text."""
     restored = ErrorRecord.parse(str(ErrorRecord.of(error, 3))).error()
     assert type(restored) is type(error)
     assert str(restored) == str(error)

@@ -1,4 +1,4 @@
-"""Whose a directory is: names of owners, entries that move, locks that end with a process."""
+"""Who owns a directory: names of owners, entries that move, locks that end with a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from condorpool.engine.submitdir import SubmitDir
 
 @pytest.fixture
 def state(tmp_path, monkeypatch):
-    """Give the test a registry of its own."""
+    """Return the folder of a registry for this test alone."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return registry.state()
 
@@ -36,8 +36,8 @@ def entry(state, tmp_path):
 class TestOwner:
     """A process has a name that no other ever has."""
 
-    def test_the_name_says_all(self):
-        """It is read back from its folder's name, also with dots and dashes in the host's."""
+    def test_it_is_read_back_from_its_name(self):
+        """Also with dots and dashes in the host's name."""
         owner = replace(Owner.this(), host="node-1.example.org")
         assert Owner.named(str(owner)) == owner
         for other in ("kept", "cleaner.log", "1-2-3@host", "x-1-2-3@host"):
@@ -47,19 +47,19 @@ class TestOwner:
         ("changes", "is_alive"),
         [
             pytest.param({}, True, id="this process"),
-            pytest.param({"start": 1}, False, id="its id, used again"),
+            pytest.param({"start": 1}, False, id="its id, reused"),
             pytest.param({"boot": "before"}, False, id="before a reboot"),
             pytest.param({"space": "1"}, False, id="another container of this host"),
             pytest.param({"host": "elsewhere", "start": 1}, True, id="another host"),
         ],
     )
-    def test_signs_of_life(self, changes, is_alive):
-        """What cannot be known from here lives."""
+    def test_is_alive(self, changes, is_alive):
+        """An owner that cannot be seen from here counts as alive."""
         assert replace(Owner.this(), **changes).is_alive is is_alive
 
 
 class TestEntry:
-    """What is known of a directory."""
+    """What the registry knows about a directory."""
 
     def test_it_is_read_as_it_was_written(self, entry):
         """Also when it was changed."""
@@ -68,18 +68,18 @@ class TestEntry:
         assert entry.file.stat().st_mode & 0o777 == 0o600
 
     def test_its_work_may_be_resumed_elsewhere(self, entry):
-        """Then the cleaner looks for its jobs there."""
+        """The cleaner then looks for its jobs there."""
         entry.write(origin={"schedd": "c"})
         assert registry.entries(entry.file.parent)[0].origin == {"schedd": "c"}
 
     def test_another_version_may_have_written_it(self, entry):
-        """Fields that are not known are ignored."""
+        """Unknown fields are ignored."""
         text = entry.file.read_text()
         entry.file.write_text(text.replace("{", '{"later": 1, ', 1))
         assert registry.entries(entry.file.parent) == [entry]
 
-    def test_it_belongs_to_whom_it_was_moved_to(self, entry, state):
-        """With what was said about it; a second one who wants it is told."""
+    def test_it_belongs_to_the_folder_that_it_was_moved_to(self, entry, state):
+        """Its note moves along; a second process that moves it gets an error."""
         entry.say("waits")
         moved = entry.move(state / registry.KEPT)
         assert (moved.owner, moved.note) == (None, "waits")
@@ -88,14 +88,14 @@ class TestEntry:
         moved.discard()
         assert not list(registry.everything())
 
-    def test_what_is_none_is_passed_over(self, entry):
-        """Broken files do not keep anybody from the others."""
+    def test_files_that_are_no_entries_are_skipped(self, entry):
+        """The other entries are still found."""
         entry.file.with_name("other.json").write_text("{")
         entry.file.with_name("more.json").write_text('{"path": "/x"}')
         assert registry.entries(entry.file.parent) == [entry]
 
     def test_the_log_is_bounded(self, state, monkeypatch):
-        """The last one is kept beside it."""
+        """The previous one is kept beside it."""
         monkeypatch.setattr(registry, "LOG_SIZE", 1000)
         for number in range(100):
             registry.log(f"line {number}")
@@ -103,8 +103,8 @@ class TestEntry:
         assert set(logs) == {"cleaner.log", "cleaner.log.old"}
         assert max(logs.values()) < 1100
 
-    def test_a_folder_that_others_may_write_to_is_not_trusted(self, state):
-        """Another one is used."""
+    def test_a_folder_that_other_users_can_write_to_is_not_trusted(self, state):
+        """The registry is in another one."""
         state.chmod(0o777)
         assert registry.state() != state
 
@@ -127,15 +127,15 @@ class TestOwnership:
 
     @pytest.fixture
     def directory(self, tmp_path):
-        """Make a submit directory, which is this process's."""
+        """Make a submit directory that this process owns."""
         directory = SubmitDir.new(tmp_path)
         directory.make()
         yield directory
         directory.remove()
         assert not directory.path.exists()
 
-    def test_exactly_one(self, directory):
-        """Until it lets go."""
+    def test_there_is_one_owner(self, directory):
+        """It owns the directory until it releases it."""
         assert ownership.acquire(directory.path)
         assert run(self.ACQUIRE, directory.path) == "False"
         ownership.release(directory.path)
@@ -150,12 +150,12 @@ class TestOwnership:
         "subprocess.run([sys.executable, '-c', {0!r}, sys.argv[1]])"
     )
 
-    def test_a_forked_child_has_nothing(self, tmp_path):
-        """Neither the lock, nor the means to end its parent's."""
+    def test_a_forked_child_owns_nothing(self, tmp_path):
+        """It neither has its parent's lock nor can release it."""
         assert run(self.FORK.format(self.ACQUIRE), tmp_path).split() == ["True", "0", "False"]
 
-    def test_a_found_directory_proves_what_it_is(self, directory, tmp_path):
-        """By its manifest, which says its name."""
+    def test_a_found_directory_is_identified_by_its_manifest(self, directory, tmp_path):
+        """The manifest has the directory's name, so a copy is not accepted."""
         assert SubmitDir.found(directory.path).manifest.pid == os.getpid()
         copy = tmp_path / "copy"
         copy.mkdir()

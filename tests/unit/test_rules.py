@@ -22,7 +22,7 @@ IDLE, RUNNING, HELD = JobState.IDLE, JobState.RUNNING, JobState.HELD
     [
         pytest.param(4, 2, 0, 2, id="one for each chunk"),
         pytest.param(4, 9, 0, 4, id="not more than the limit"),
-        pytest.param(4, 9, 3, 1, id="beside those that there are"),
+        pytest.param(4, 9, 3, 1, id="besides those that there are"),
         pytest.param(4, 1, 3, 0, id="enough"),
     ],
 )
@@ -41,7 +41,7 @@ def test_runners_missing(limit, chunks, runners, missing):
     ],
 )
 def test_surplus_since(since, waiting, has_chunks, expected):
-    """Runners are surplus that wait for a slot and have no chunk to take."""
+    """Runners that wait for a slot without a chunk to take are surplus."""
     found = rules.surplus_since(since, 9.0, waiting=waiting, has_chunks=has_chunks)
     assert found == expected
 
@@ -63,7 +63,7 @@ def test_surplus_since(since, waiting, has_chunks, expected):
     ],
 )
 def test_after_the_last_runner(job, had_chunk, spares_others, then):
-    """What remains is made by others, unless they would end alike."""
+    """Other jobs make the remaining chunks, unless they would end in the same way."""
     exited = {"exit": f"it exited with code {job['exit_code']}"} if "exit_code" in job else {}
     state = JobState.REMOVED if "reason" in job else JobState.COMPLETED
     usual = {"state": state, "reason": "", "exit": "", "exit_code": None}
@@ -81,7 +81,7 @@ def test_after_the_last_runner(job, had_chunk, spares_others, then):
     ],
 )  # fmt: skip
 def test_killstats(batches, killstats):
-    """Those of all batches; jobs that only linger are not waited for when they are stopped."""
+    """Those of all batches; lingering jobs are removed when they are held or suspended."""
     assert rules.killstats(batches) == killstats
 
 
@@ -114,13 +114,13 @@ def crew_end(*remove, kills=False, submit=0, has_jobs=False):
     ],
 )  # fmt: skip
 def test_crew_end(jobs, tokens, expected):
-    """What is posted is made; jobs that have nothing to do, or are stopped, are removed."""
+    """Posted chunks are made; jobs that have nothing to do, or are held, are removed."""
     end = rules.crew_end(CrewRecord(limit=2), jobs, tokens, {"Held"}, may_submit=True)
     assert end == expected
 
 
 def test_a_crew_may_get_no_more_jobs():
-    """Then what is posted is not made."""
+    """Then posted chunks are not made."""
     end = rules.crew_end(CrewRecord(limit=2), {}, [token(0)], {"Held"}, may_submit=False)
     assert end == crew_end()
 
@@ -133,7 +133,7 @@ def test_idle_jobs_of_a_plain_crew_have_a_chunk():
 
 
 def test_failed_chunks():
-    """Those of jobs that crashed, which have no outcome."""
+    """They are the chunks of crashed jobs without an outcome."""
     crews = {
         1: CrewRecord(clusters=(Submission(7, 3, None),)),
         2: CrewRecord(is_resident=False, clusters=(Submission(8, 2, (0, 5)),)),
@@ -164,12 +164,12 @@ def test_failed_chunks():
     ],
 )  # fmt: skip
 def test_cleaning(batch, named, failed, expected):
-    """Results with a name stay, and what failed jobs leave."""
+    """Results with a name, and the files of failed jobs, are kept."""
     assert rules.cleaning({1: BatchRecord(**batch)}, named, failed) == expected
 
 
 def test_cleaning_beside_named_results():
-    """Other batches go, but for what failed jobs leave."""
+    """Other batches are deleted, except the files of failed jobs."""
     batches = {
         1: BatchRecord(name="b"),
         2: BatchRecord(name="a"),

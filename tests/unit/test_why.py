@@ -78,17 +78,17 @@ def fitting(**facts):
         pytest.param({"slots": 0}, "no slots now", id="no slots"),
         pytest.param(
             {"too_much": {"Memory": (921_600, 24_576), "GPUs": (1, 0)}},
-            "it has request_memory = 900 GiB, and no slot has more than 24 GiB; "
-            "it has request_gpus = 1, and no slot has any. Remove it",
+            "it has request_memory = 900 GiB, but no slot has more than 24 GiB; "
+            "it has request_gpus = 1, but no slot has any. Remove it",
             id="too much",
         ),
-        pytest.param({"unmet": ("X",)}, "of 10 slots none meets its requirement X.", id="unmet"),
-        pytest.param({"acceptable": 0}, "none of 10 slots meets all", id="not all at once"),
+        pytest.param({"unmet": ("X",)}, "none of 10 slots meets its requirement X.", id="unmet"),
+        pytest.param({"acceptable": 0}, "none of 10 slots meets them all", id="not all at once"),
         pytest.param({"willing": 0}, "their own requirements refuse it", id="refused"),
         pytest.param({"free": 1}, "1 of 10 slots could take it now", id="free"),
-        pytest.param({"running": 9, "own": 2}, "9 jobs of this access point run, 2 of them yours", id="full"),
+        pytest.param({"running": 9, "own": 2}, "9 jobs of this access point are running, 2 of them yours", id="full"),
     ],
 )  # fmt: skip
 def test_why_idle(facts, expected):
-    """Every reason is told, the first that is in the way."""
+    """The first reason that applies is the one that is shown."""
     assert expected in why_idle(fitting(**facts))

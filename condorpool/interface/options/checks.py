@@ -13,8 +13,6 @@ from condorpool.interface.options.keywords import OnHold, Policy
 from condorpool.values.events import JobState
 from condorpool.values.text import MAX_NAME, one_line
 
-_STATES = tuple(state.value for state in JobState)
-
 #: The keys of jobkwargs, and what they take.
 _JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "submitdir": ((str, os.PathLike), "a folder"),
@@ -138,10 +136,11 @@ def on_hold(value: OnHold | None) -> OnHold | None:
 
 def killstats(states: Any) -> tuple[str, ...]:
     """Return the states in which jobs are removed."""
+    known = [state.value for state in JobState]
     chosen = (states,) if isinstance(states, str) else tuple(iterable("killstats", states))
     for state in chosen:
-        if state not in _STATES:
-            raise ValueError(f"killstats has {state!r}; the states are {', '.join(_STATES)}")
+        if state not in known:
+            raise ValueError(f"killstats has {state!r}; the states are {', '.join(known)}")
     return chosen
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
+from condorpool.values.events import KILLSTATS
+
 if TYPE_CHECKING:
     from condorpool.interface.job import QueuedJob
     from condorpool.personal import PersonalHTCondor
@@ -82,7 +84,7 @@ DEFAULTS: Mapping[str, Any] = {
     "progress": "auto",
     "return_exceptions": False,
     "maxtries": 5,
-    "killstats": ("Held", "Suspended"),
+    "killstats": KILLSTATS,
     "submitdir": ".",
     "linger": 10.0,
     "retire_after": math.inf,

@@ -278,10 +278,10 @@ class TestJobs:
         with pytest.raises(condorpool.JobRemovedError):
             held.get(timeout=20)
 
-    def test_a_result_by_its_name(self, shell, held, capsys):
-        """A magic acts on a whole result."""
-        run(shell, "%condor_rm held  # the whole result")
-        assert capsys.readouterr().out == "removed 2 jobs or waiting calls\n"
+    def test_the_word_held(self, shell, held, capsys):
+        """`held` means all held jobs, even if a variable has that name."""
+        run(shell, "%condor_rm held  # both jobs")
+        assert capsys.readouterr().out == "removed 2 jobs\n"
         held.wait(20)
         assert held.ready()
         run(shell, "%condor_why held")

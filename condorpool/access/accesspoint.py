@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,18 +19,18 @@ from condorpool.values.exceptions import (
 )
 from condorpool.values.locks import uninterrupted
 
-# The versions of bindings and schedds between these refuse each other's way of
-# naming the folder by which they prove who they are (HTCONDOR-3883).
+# Bindings and schedds of some versions refuse each other's FS authentication: they
+# name its directory in different ways (HTCONDOR-3883).
 _SKEW = re.compile(r"FS:1004|Directory name doesn't match")
 
 _FAULTS = (htcondor2.HTCondorException, OSError)
 
 T = TypeVar("T")
 
-#: What can be done to jobs: hold, release, remove, removex, vacate, vacatefast, suspend, continue.
+#: Actions on jobs: hold, release, remove, removex, vacate, vacatefast, suspend, continue.
 ACTIONS = {action.name.lower(): action for action in htcondor2.JobAction}
 
-#: Submit commands by which a job asks for its user's Kerberos ticket.
+#: Submit commands that request the user's Kerberos ticket for a job.
 _SENDS_CREDENTIAL = ("my.sendcredential", "+sendcredential", "send_credential")
 
 
@@ -41,7 +41,7 @@ def _has_memory_max(version: str) -> bool:
 
 @dataclass
 class AccessPoint:
-    """Where jobs are submitted, and which HTCondor pool they go to.
+    """Where jobs are submitted, and the collector of the HTCondor pool where they run.
 
     Parameters
     ----------
@@ -52,19 +52,19 @@ class AccessPoint:
     version
         The schedd's ``CondorVersion``.
     started
-        When the schedd started, in seconds since 1970, if that is known.
-    claims
-        Seconds for which it pays at most to keep a slot from other jobs: more than it
-        takes to be given another does not.
+        When the schedd started, in seconds since 1970; 0 if unknown.
+    max_keep_claim
+        Seconds for which a slot is kept for the next call at most: about as long as it
+        takes to get another slot.
     memory
-        MiB that a job asks for unless its user says; None leaves it to HTCondor.
+        MiB that a job requests by default; None leaves it to HTCondor.
     relocate
         Finds this access point again: a schedd that was restarted has a new address.
     origin
-        The same as plain values, for another process: the arguments of `locate`, or
-        the folder of a ``personal`` HTCondor.
+        The access point as plain values, for another process: the arguments of `locate`,
+        or the folder of a ``personal`` HTCondor.
     queue
-        Names its queue, so that no other is taken for it whose jobs have the same numbers.
+        Identifies its queue: jobs in another queue may have the same numbers.
     """
 
     name: str
@@ -72,24 +72,24 @@ class AccessPoint:
     collector_address: str
     version: str = ""
     started: float = 0.0
-    claims: float = math.inf
+    max_keep_claim: float = math.inf
     memory: int | None = None
     relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
 
     def keep_claim(self, seconds: float) -> float:
-        """Return for how long a slot is best kept for the next call, if its user says so long.
+        """Return how long to keep a slot for the next call, at most the given seconds.
 
-        In its first 10 s a schedd does not look at kept claims (``keep_claim_idle``;
-        schedd.cpp, RegisterTimers), while the negotiator finds their slots taken.
+        In its first 10 s a schedd does not use kept claims (``keep_claim_idle``;
+        schedd.cpp, RegisterTimers), and the negotiator cannot give their slots to jobs.
         """
-        return min(seconds, self.claims) if time.time() > self.started + 11 else 0.0
+        return min(seconds, self.max_keep_claim) if time.time() > self.started + 11 else 0.0
 
     @classmethod
     @uninterrupted
     def locate(cls, schedd: str | None = None, collector: str | None = None) -> AccessPoint:
-        """Find a schedd by name, or the configured one, in the configured or given pool."""
+        """Return a schedd by name, or the configured one, in the configured or given pool."""
         wanted = f"schedd {schedd!r}" if schedd else "the local schedd"
         pool = f" in the HTCondor pool {collector!r}" if collector else ""
         try:
@@ -100,8 +100,8 @@ class AccessPoint:
                 ad = central.locate(htcondor2.DaemonType.Schedd, schedd)
         except (*_FAULTS, ValueError) as error:
             raise HTCondorNotFoundError(
-                f"no answer for {wanted}{pool}: {error}. Check the name with "
-                "`condor_status -schedd`, and that HTCondor is up."
+                f"cannot find {wanted}{pool}: {error}. Check the name with "
+                "`condor_status -schedd`, and that HTCondor is running."
             ) from error
         if ad is None:
             raise HTCondorNotFoundError(
@@ -121,17 +121,17 @@ class AccessPoint:
         )
 
     def check_memory_max(self) -> None:
-        """Raise unless jobs that need more memory can be run again with more.
+        """Raise unless HTCondor can rerun jobs that need more memory with more.
 
-        The access point does it, and the bindings write into the job how.
+        The access point does it, as the bindings that submit a job wrote into its ad.
         """
         ours = htcondor2.version()
         if not (_has_memory_max(self.version) and _has_memory_max(ours)):
             raise HTCondorError(
                 f"memory_max needs HTCondor 25.2.1 at the access point and in the Python bindings: "
                 f"access point {self.name} runs {self.version}, and the bindings are {ours}. "
-                "`pip install -U htcondor` brings new bindings; or leave memory_max out and give "
-                "memory= more."
+                "Update the bindings with `pip install -U htcondor`, or leave out memory_max= and "
+                "raise memory=."
             )
 
     def _schedd(self) -> Any:
@@ -140,7 +140,7 @@ class AccessPoint:
 
     @uninterrupted
     def _ask(self, doing: str, operation: Callable[[Any], T]) -> T:
-        """Do something with the schedd, or tell what could not be done."""
+        """Return what an operation on the schedd returns; an error says what it was ``doing``."""
         try:
             return self._try(operation)
         except _FAULTS as error:
@@ -148,7 +148,7 @@ class AccessPoint:
 
     @uninterrupted
     def _try(self, operation: Callable[[Any], T]) -> T:
-        """Do something with the schedd; find it again if it has moved."""
+        """Return what an operation on the schedd returns; locate it again if it has moved."""
         try:
             return operation(self._schedd())
         except _FAULTS:
@@ -168,19 +168,19 @@ class AccessPoint:
         return True
 
     def _fault(self, doing: str, error: Exception) -> HTCondorError:
-        """Turn what the bindings raised into an error with its cure."""
+        """Return an exception of the bindings as ours, which says what to do."""
         if _SKEW.search(str(error)):
             return VersionSkewError(
                 f"cannot {doing} at access point {self.name}: it runs HTCondor "
                 f"{self.version or 'of another version'}, and these Python bindings are "
-                f"{htcondor2.version().split()[1]}; the two prove who you are in different ways. "
-                "Either install the bindings of the access point's own version "
+                f"{htcondor2.version().split()[1]}; the two authenticate you in different ways. "
+                "Install the bindings of the access point's version "
                 "(pip install 'htcondor==<its version>'), or set "
                 "SEC_FS_ENFORCE_CHANNEL_BINDING = False in your HTCondor configuration."
             )
         return HTCondorError(
             f"cannot {doing} at access point {self.name}: {error}. "
-            "Is HTCondor up (`condor_status -schedd`, `condorpool personal status`)?"
+            "Check that HTCondor is running (`condor_status -schedd`, `condorpool personal status`)."
         )
 
     @uninterrupted
@@ -192,7 +192,7 @@ class AccessPoint:
             add_kerberos_tokens(self.collector_address or None)
         try:
             submit = htcondor2.Submit(dict(description))
-            submit.setQArgs("from")  # of no effect beside items; 24.0 fails without
+            submit.setQArgs("from")  # has no effect with items; 24.0 fails without it
             done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
             return int(done.cluster())
         except (*_FAULTS, ValueError) as error:
@@ -200,7 +200,7 @@ class AccessPoint:
                 raise self._fault("submit", error) from error
             text = "\n".join(f"    {key} = {value}" for key, value in description.items())
             raise SubmitError(
-                f"access point {self.name} did not take the jobs: {error}\n"
+                f"access point {self.name} refused the jobs: {error}\n"
                 f"The submit description was:\n{text}\nNothing was submitted."
             ) from error
 
@@ -213,13 +213,13 @@ class AccessPoint:
         return True
 
     @uninterrupted
-    def hurry(self, cluster: int) -> None:
-        """Have a new cluster looked at now instead of at the next interval.
+    def nudge_cluster(self, cluster: int) -> None:
+        """Have the schedd start the jobs of a new cluster now, not at its next interval.
 
-        An action that touches a job makes the schedd try the claims that it has
-        kept (``keep_claim_idle``) at once, and releasing jobs that are idle
-        already does nothing else; rescheduling asks for a negotiation cycle.
-        Without the two a second call waits up to a whole cycle.
+        Any action on a job makes the schedd try the claims that it has kept
+        (``keep_claim_idle``) at once, and releasing idle jobs has no other effect;
+        rescheduling requests a negotiation cycle.  Without both, a second call
+        waits up to a whole cycle.
         """
         try:
             schedd = self._schedd()
@@ -229,7 +229,7 @@ class AccessPoint:
             return  # the jobs are in the queue, and start with the next cycle
 
     def act(self, action: str, jobs: str | Sequence[str], reason: str = "") -> int:
-        """Do one of `ACTIONS` to jobs; return to how many.
+        """Apply one of `ACTIONS` to jobs; return for how many it succeeded.
 
         Parameters
         ----------
@@ -237,71 +237,71 @@ class AccessPoint:
             Job ids (``"12.3"``), or one constraint.
         """
         spec = jobs if isinstance(jobs, str) else list(jobs)
-        # The bindings drop a reason that is not in a pair with its subcode.
+        # The bindings drop a reason that is not paired with a subcode.
         why = (reason, 0) if reason else None
         done = self._ask(f"{action} jobs", lambda schedd: schedd.act(ACTIONS[action], spec, why))
         return int(done["TotalSuccess"])
 
     def edit(self, jobs: str | Sequence[str], attribute: str, value: str) -> int:
-        """Change an attribute of jobs, given as for `act`; return of how many.
+        """Change an attribute of jobs, given as for `act`; return how many were changed.
 
-        If one of them has left the queue, none is changed.  Jobs that HTCondor has
-        not made yet keep what they were described with: the bindings cannot change that.
+        If one of them has left the queue, none is changed.  Jobs that HTCondor has not
+        created yet keep the value they were submitted with: the bindings cannot change it.
         """
         spec = jobs if isinstance(jobs, str) else list(jobs)
         doing = f"change {attribute} of jobs"
         return int(self._ask(doing, lambda schedd: schedd.edit(spec, attribute, value)))
 
-    def rouse(self, jobs: Sequence[str]) -> None:
-        """Have the schedd list anew what can start, if one of these jobs waits.
+    def nudge_idle(self, jobs: Sequence[str]) -> None:
+        """Have the schedd rebuild its list of jobs that can start, if one of these is idle.
 
-        It does so when it is told a priority, also one that the job has.
+        It does so whenever a job's priority is set, even to the same value.
         """
-        waits = f"JobStatus == 1 && ({any_job(jobs)})"
-        for ad in self.query(waits, ["ClusterId", "ProcId", "JobPrio"])[:1]:
+        idle = f"JobStatus == 1 && ({any_job(jobs)})"
+        for ad in self.query(idle, ["ClusterId", "ProcId", "JobPrio"])[:1]:
             job = f"{ad['ClusterId']}.{ad['ProcId']}"
             self.edit([job], "JobPrio", str(ad.get("JobPrio", 0)))
 
     def query(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
-        """Return these attributes of the jobs that are in the queue."""
+        """Return these attributes of the jobs in the queue that meet a constraint."""
         wanted = list(projection)
         ads = self._ask("query jobs", lambda schedd: schedd.query(constraint, wanted))
         return [dict(ad) for ad in ads]
 
     def most_memory(self, jobs: Sequence[str]) -> int:
-        """Return the most MiB that one of these jobs asks for, or has used."""
+        """Return the most MiB that any of these jobs requests or has used."""
         ads = self._ask("query jobs", lambda schedd: schedd.query(any_job(jobs)))
         # Both may be expressions over other attributes.
-        told = [
+        values = [
             ad.eval(name) for ad in ads for name in ("RequestMemory", "MemoryUsage") if name in ad
         ]
-        return max((int(value) for value in told if isinstance(value, int | float)), default=0)
+        return max((int(value) for value in values if isinstance(value, int | float)), default=0)
 
     def history(self, constraint: str, projection: Sequence[str]) -> list[dict[str, Any]]:
-        """Return these attributes of the jobs that have left the queue; slow."""
+        """Return these attributes of jobs that have left the queue; slow."""
         doing, wanted = "ask for the history of jobs", list(projection)
         ads = self._ask(doing, lambda schedd: schedd.history(constraint, wanted))
         return [dict(ad) for ad in ads]
 
-    def slots(self) -> Iterator[dict[str, Any]]:
-        """Give the slots that the collector knows: name, CPUs, memory (MiB), state."""
+    @uninterrupted
+    def slots(self) -> list[dict[str, Any]]:
+        """Return the slots that the collector knows: name, CPUs, memory (MiB), state."""
         projection = ["Name", "Machine", "TotalSlotCpus", "TotalSlotMemory", "State", "SlotType"]
         try:
-            with uninterrupted:
-                central = htcondor2.Collector(self.collector_address or None)
-                ads = central.query(htcondor2.AdType.Startd, projection=projection)
-            yield from map(dict, ads)
+            central = htcondor2.Collector(self.collector_address or None)
+            ads = central.query(htcondor2.AdType.Startd, projection=projection)
         except _FAULTS as error:
-            raise self._fault("ask the collector for slots", error) from error
+            raise self._fault("query the collector for slots", error) from error
+        return [dict(ad) for ad in ads]
 
     @uninterrupted
     def fit(self, job: str | Mapping[str, str]) -> matching.Fit | None:
-        """Compare what a job asks for with what the slots have; None if it left the queue.
+        """Compare what a job requests with what the slots have; None if it left the queue.
 
         Parameters
         ----------
         job
-            Its id, or the submit description of one that is not submitted.
+            Its id, or the submit description of a job that is not submitted.
         """
         try:
             if isinstance(job, str):
@@ -318,18 +318,18 @@ class AccessPoint:
 
 
 def any_job(jobs: Iterable[str]) -> str:
-    """Return the constraint that is true of these jobs (``"12.3"``) alone."""
+    """Return the constraint that only these jobs (``"12.3"``) meet."""
     each = ["ClusterId == {} && ProcId == {}".format(*job.split(".")) for job in jobs]
     return " || ".join(f"({one})" for one in each) if len(each) > 1 else "".join(each) or "false"
 
 
 def any_cluster(numbers: Iterable[int]) -> str:
-    """Return the constraint that is true of the jobs of these clusters."""
+    """Return the constraint that only the jobs of these clusters meet."""
     return " || ".join(f"ClusterId == {number}" for number in numbers)
 
 
 def check_expression(name: str, text: str) -> str:
-    """Return a ClassAd expression that HTCondor can read."""
+    """Return a text that HTCondor can parse as a ClassAd expression."""
     try:
         classad2.ExprTree(text)
     except (classad2.ClassAdException, ValueError) as error:
@@ -338,7 +338,7 @@ def check_expression(name: str, text: str) -> str:
 
 
 def is_configured() -> bool:
-    """Tell whether a configuration names an HTCondor pool here."""
+    """Return whether HTCondor's configuration here names a pool."""
     return bool(htcondor2.param.get("COLLECTOR_HOST"))
 
 
@@ -349,12 +349,12 @@ def add_kerberos_tokens(pool: str | None = None) -> tuple[Any, Any]:
     Parameters
     ----------
     pool
-        Address of the HTCondor pool's collector; by default of the configured one.
+        Address of the HTCondor pool's collector; the configured one by default.
 
     Returns
     -------
     tuple
-        The ``htcondor2.Collector`` and ``htcondor2.Credd`` that were asked.
+        The ``htcondor2.Collector`` and ``htcondor2.Credd`` that were used.
     """
     try:
         collector = htcondor2.Collector(pool)
@@ -362,7 +362,7 @@ def add_kerberos_tokens(pool: str | None = None) -> tuple[Any, Any]:
         credd.add_user_cred(htcondor2.CredType.Kerberos, None)
     except (*_FAULTS, TypeError, ValueError) as error:
         raise HTCondorError(
-            f"cannot hand your Kerberos ticket to HTCondor: {error}. Nothing was submitted. It takes "
+            f"cannot hand your Kerberos ticket to HTCondor: {error}. Nothing was submitted. It needs "
             "a condor_credd that the collector knows, SEC_CREDENTIAL_PRODUCER in HTCondor's "
             "configuration here, and a valid ticket (`klist`)."
         ) from error

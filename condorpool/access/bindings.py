@@ -11,7 +11,7 @@ import warnings
 _before = os.environ.get("CONDOR_CONFIG")
 
 with warnings.catch_warnings():
-    # Bindings before 25.11 warn of it, and we have just undone what they warn of.
+    # Bindings before 25.11 warn of this change, which is undone below.
     warnings.filterwarnings("ignore", ".*CONDOR_CONFIG", UserWarning)
     import classad2
     import htcondor2

@@ -12,7 +12,7 @@ from pathlib import Path
 from condorpool.access.bindings import htcondor2
 from condorpool.values.events import JobEvent
 
-#: The attributes that are kept of each kind of event.
+#: The attributes that `JobEvent` keeps for each kind of event.
 _FACTS = {
     "EXECUTE": ("ExecuteHost", "SlotName"),
     "JOB_EVICTED": ("ReasonCode", "ReasonSubCode"),
@@ -27,18 +27,18 @@ _FACTS = {
 
 
 class EventLog:
-    """The events that access point and shadows write about the jobs of a pool."""
+    """The log in which the access point and its shadows record events of a pool's jobs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._log = htcondor2.JobEventLog(str(path))
 
     def new_events(self) -> Iterator[JobEvent]:
-        """Give the events written since the last call, without waiting.
+        """Yield the events written since the last call, without waiting.
 
-        HTCondor's reader may wait by itself, but then it keeps every other
-        reader of this process waiting too: all of them share one lock
-        (job_event_log.cpp).  So waiting is `FileWatch`'s.
+        HTCondor's reader can wait by itself, but then it blocks every other
+        reader of this process: all of them share one lock (job_event_log.cpp).
+        So `FileWatch` waits instead.
         """
         for event in self._log.events(stop_after=0):
             kind = event.type.name
@@ -51,10 +51,10 @@ class EventLog:
 
 
 class FileWatch:
-    """Wait until one of some files grows, or somebody calls `wake`.
+    """Waits until one of its files grows or another thread calls `wake`.
 
-    Uses Linux's inotify.  Elsewhere, and for changes made by another machine on
-    a network file system, `wait` ends after its timeout, and the caller looks.
+    Uses Linux's inotify.  On other systems, and for changes made by another machine on
+    a network file system, `wait` ends after its timeout, and the caller reads the files.
     """
 
     _IN_MODIFY = 0x2
@@ -71,24 +71,24 @@ class FileWatch:
         self.is_prompt = self._inotify >= 0
 
     def add(self, path: Path) -> None:
-        """Wait for this file too."""
+        """Watch this file too."""
         if self.is_prompt:
             self._libc.inotify_add_watch(self._inotify, os.fsencode(path), self._IN_MODIFY)
 
     def wake(self) -> None:
-        """End the wait that is on, or the next one, at once.  Any thread may call this."""
+        """End the current wait, or else the next one, at once.  Any thread may call this."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"x")
 
     def wait(self, timeout: float) -> None:
-        """Wait for a change, at most ``timeout`` seconds; spurious ends are normal."""
+        """Wait for a change, at most ``timeout`` seconds; spurious wake-ups are normal."""
         sources = [self._wake_read] + ([self._inotify] if self.is_prompt else [])
         for source in select.select(sources, [], [], timeout)[0]:
             with contextlib.suppress(BlockingIOError):
                 os.read(source, 65536)
 
     def close(self) -> None:
-        """Give back the descriptors."""
+        """Close the descriptors."""
         for descriptor in (self._wake_read, self._wake_write, self._inotify):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What the slots of an HTCondor pool say to a job: matchmaking, asked and counted."""
+"""Matchmaking: compare a job with the slots of an HTCondor pool, and count those that match."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from condorpool.values.sizes import size_in
 
 _RESOURCES = ("Cpus", "Memory", "Disk", "GPUs")
 
-#: What HTCondor takes for said if nobody says more.
+#: The requests of a job whose submit description makes none.
 _DEFAULTS = {"Cpus": "1", "Memory": "128", "Disk": "1024"}
 
-#: The units of the sizes in ads.
+#: The units of sizes in ads.
 _UNITS = {"Memory": "M", "Disk": "K"}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a job fits the slots of its HTCondor pool, which are looked at as if empty.
+    """How a job fits the slots of its HTCondor pool, as if all slots were empty.
 
     Parameters
     ----------
     slots
-        How many there are.
+        Number of slots.
     too_much
-        Resource by resource, what the job asks for and the most that a slot
-        has, where that is less.  Memory in MiB, disk in KiB.
+        Resources that the job requests more of than any slot has: the request, and the
+        most that a slot has.  Memory in MiB, disk in KiB.
     unmet
-        Those of the job's requirements that no slot meets.
+        The job's requirements that no slot meets.
     acceptable
-        Slots that meet all of them.
+        Number of slots that meet all of the job's requirements.
     willing
-        Those of them whose own requirements the job meets.
+        Number of slots where the job meets the slot's requirements, too.
     free
-        Those of them that could take the job right now.
+        Number of slots that could take the job now.
     running, own
-        Jobs of the access point that run, and those of them that are of the
-        same user.
+        Number of running jobs of the access point, and of those of the same user.
     """
 
     slots: int
@@ -55,17 +54,17 @@ class Fit:
 
 
 def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
-    """Match the ad of a job with the ads of slots that are no slot's part.
+    """Match the ad of a job with the ads of slots other than dynamic ones.
 
     Parameters
     ----------
     owners
-        Whose jobs run.
+        The owner of each running job of the access point.
     """
     free = [slot.symmetricMatch(job) and slot.get("State") == "Unclaimed" for slot in slots]
     for slot in slots:
         for name in _RESOURCES:
-            # What a partitionable slot has given away comes back.
+            # A partitionable slot gets back what its dynamic slots have.
             if (total := slot.get(f"TotalSlot{name}")) is not None:
                 slot[name] = total
     acceptable = [slot.matches(job) for slot in slots]
@@ -94,7 +93,7 @@ def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
 
 
 def ad_of(description: Mapping[str, str]) -> Any:
-    """Return the ad of a job that is not submitted, as far as it matters for slots."""
+    """Return the ad of a job that is not submitted, with the attributes that slots match."""
     ad = classad2.ClassAd()
     terms = [f"({description.get('requirements', 'true')})"]
     for name in _RESOURCES:
@@ -109,12 +108,12 @@ def ad_of(description: Mapping[str, str]) -> Any:
 
 
 def _number(value: object) -> float:
-    """Return a number that an ad has; what cannot be evaluated asks for nothing."""
+    """Return the number in an ad; 0 if it cannot be evaluated."""
     return float(value) if isinstance(value, (int, float)) else 0
 
 
 def conditions(expression: str) -> Iterator[str]:
-    """Give the conditions that a requirement joins by ``&&``, in parentheses or not."""
+    """Yield the conditions that an expression joins by ``&&``, in parentheses or not."""
     tokens = re.findall(r'"(?:\\.|[^"\\])*"|&&|\|\||=\?=|.', expression.strip(), re.DOTALL)
     depths = list(itertools.accumulate((t in "([{") - (t in ")]}") for t in tokens))
     if tokens[0] == "(" and 0 not in depths[:-1]:
@@ -123,7 +122,7 @@ def conditions(expression: str) -> Iterator[str]:
     outer = {n: token for n, token in enumerate(tokens) if depths[n] == 0}
     joints = [n for n in outer if tokens[n] == "&&"]
     if not joints or {"||", "?"} & set(outer.values()):
-        yield "".join(tokens)  # these bind less than && does
+        yield "".join(tokens)  # these bind more loosely than &&
         return
     for first, last in itertools.pairwise([-1, *joints, len(tokens)]):
         yield from conditions("".join(tokens[first + 1 : last]))

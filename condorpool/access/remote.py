@@ -1,8 +1,8 @@
 """An access point that is reached through another machine, over ssh.
 
-Everything but the submit directory is there: an agent, which is this module run
-as a program, asks that machine's HTCondor, and answers through its standard
-output.  The submit directory must be on a file system that both machines share.
+An agent, which is this module run as a program on that machine, calls the methods
+of its access point and returns their results through its standard output.  The
+submit directory must be on a file system that both machines share.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 import pickle
 import shlex
 import subprocess
@@ -18,20 +17,23 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.values.exceptions import HTCondorError, HTCondorNotFoundError
 from condorpool.values.locks import uninterrupted
 
-#: The agent's first line: what login scripts print comes before it.
+#: The agent's first line.  What login scripts print comes before it.
 _READY = b"condorpool-agent-1\n"
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Agent:
-    """The program on the other machine, started when it is needed."""
+    """The connection to the program on the other machine, which it starts when needed."""
 
     def __init__(self, host: str, schedd: str | None, collector: str | None) -> None:
         self.host = host
@@ -40,7 +42,7 @@ class Agent:
         self._ssh: subprocess.Popen[bytes] | None = None
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Have a method of the access point called there; return what it returns."""
+        """Return what a method of the access point there returns, or raise what it raises."""
         with uninterrupted, self._lock:
             if self._ssh is None or self._ssh.poll() is not None:
                 self._ssh = self._start()
@@ -55,11 +57,11 @@ class Agent:
             questions.flush()
             error, value = pickle.load(answers)  # noqa: S301 - the user's own account
         except (OSError, EOFError, pickle.UnpicklingError) as lost:
-            # Not asked again: what submits may have been done before the line broke.
+            # Not repeated: jobs may have been submitted before the connection broke.
             _end(ssh)
             raise HTCondorError(
-                f"the connection to {self.host} was lost ({type(lost).__name__}). Look what "
-                "is in the queue there, and try again."
+                f"the connection to {self.host} was lost ({type(lost).__name__}). Check the "
+                "queue there with condor_q, and try again."
             ) from lost
         if error:
             raise error
@@ -68,26 +70,26 @@ class Agent:
     def _start(self) -> subprocess.Popen[bytes]:
         path = shlex.quote(str(Path(__file__).parents[2]))
         command = f"PYTHONPATH={path} exec {shlex.quote(sys.executable)} -m {__name__}"
-        with tempfile.TemporaryFile() as complaints:
+        with tempfile.TemporaryFile() as stderr:
             try:
                 ssh = subprocess.Popen(
                     ["ssh", "-T", "-o", "BatchMode=yes", "--", self.host, command],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=complaints,
-                    start_new_session=True,  # an interrupt is not for the connection
+                    stderr=stderr,
+                    start_new_session=True,  # an interrupt goes to the whole process group
                 )
             except OSError as error:
                 raise HTCondorNotFoundError(f"remote={self.host!r} needs ssh: {error}.") from error
-            # When the program ends the pipe does, and ssh with it; pools may need it till then.
+            # Not at exit, when pools may still need it: ssh ends with its pipe to this process.
             weakref.finalize(self, _end, ssh).atexit = False
             if _READY not in iter(ssh.stdout.readline, b""):  # type: ignore[union-attr]
                 _end(ssh)
-                complaints.seek(0)
-                said = complaints.read().decode(errors="replace").strip()
+                stderr.seek(0)
+                message = stderr.read().decode(errors="replace").strip()
                 raise HTCondorNotFoundError(
-                    f"cannot submit through {self.host}: {said or 'ssh ended'}. `ssh {self.host}` "
-                    f"must work without a password, and {sys.executable} with condorpool be there."
+                    f"cannot submit through {self.host}: {message or 'ssh ended'}. `ssh {self.host}` "
+                    f"must work without a password and find {sys.executable} with condorpool."
                 )
         return ssh
 
@@ -103,39 +105,51 @@ def _end(ssh: subprocess.Popen[bytes]) -> None:
     ssh.wait()
 
 
+def _relayed(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[RemoteAccessPoint, P], T]:
+    """Return the method of the same name that runs on the other machine."""
+
+    @functools.wraps(method)
+    def relay(self: RemoteAccessPoint, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        value: T = self.agent.ask(method.__name__, *args, **kwargs)
+        return value
+
+    return relay
+
+
 @dataclasses.dataclass
 class RemoteAccessPoint(AccessPoint):
-    """Does everything through an agent on another machine."""
+    """An access point whose HTCondor is asked by an agent on another machine."""
 
     agent: Agent = dataclasses.field(kw_only=True, repr=False)
 
+    # Everything that uses the bindings.  The rest is inherited.
+    check_memory_max = _relayed(AccessPoint.check_memory_max)
+    submit = _relayed(AccessPoint.submit)
+    nudge_cluster = _relayed(AccessPoint.nudge_cluster)
+    act = _relayed(AccessPoint.act)
+    edit = _relayed(AccessPoint.edit)
+    query = _relayed(AccessPoint.query)
+    most_memory = _relayed(AccessPoint.most_memory)
+    history = _relayed(AccessPoint.history)
+    slots = _relayed(AccessPoint.slots)
+    fit = _relayed(AccessPoint.fit)
+
     @classmethod
     def reach(cls, host: str, schedd: str | None, collector: str | None) -> RemoteAccessPoint:
-        """Find an access point from another machine, by default its own."""
+        """Return the access point that another machine finds by name, its own by default."""
         agent = Agent(host, schedd, collector)
         known = agent.ask("locate", schedd, collector)
         known["origin"] = {**known["origin"], "remote": host}
         return cls(**known, agent=agent)
 
 
-def _relayed(name: str, method: Any) -> Any:
-    @functools.wraps(method)
-    def relay(self: RemoteAccessPoint, *args: Any, **kwargs: Any) -> Any:
-        return self.agent.ask(name, *args, **kwargs)
-
-    return relay
-
-
-for _name, _method in list(vars(AccessPoint).items()):
-    if inspect.isfunction(_method) and not _name.startswith("_"):
-        setattr(RemoteAccessPoint, _name, _relayed(_name, _method))
-
-
 # -- on the other machine --------------------------------------------------------------
 
 
 def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until nobody asks any more."""
+    """Answer questions until the other side closes the connection."""
     answers.write(_READY)
     answers.flush()
     point: AccessPoint | None = None
@@ -150,14 +164,14 @@ def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
                 value: Any = {**vars(point), "relocate": None}
             else:
                 value = getattr(point, name)(*args, **kwargs)
-            answer = pickle.dumps((None, list(value) if isinstance(value, Iterator) else value))
-        except Exception as error:  # noqa: BLE001 - raised where it was asked for
+            answer = pickle.dumps((None, value))
+        except Exception as error:  # noqa: BLE001 - raised again by the other side
             answer = pickle.dumps((error, None))
         answers.write(answer)
         answers.flush()
 
 
 if __name__ == "__main__":
-    # Whatever else is printed must not come between the answers.
+    # Other output must not get between the answers.
     _answers, sys.stdout = sys.stdout, sys.stderr
     serve(sys.stdin.buffer, _answers.buffer)

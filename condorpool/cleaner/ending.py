@@ -318,7 +318,7 @@ def _state(job: Job) -> JobState:
 
 def in_words(jobs: Iterable[Job]) -> str:
     """Return the number of jobs in each state, as text."""
-    counts = Counter(_state(job).value.lower() for job in jobs)
+    counts = Counter(_state(job).word for job in jobs)
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 

@@ -113,7 +113,7 @@ def _show(arguments: argparse.Namespace) -> int:
     for leftover in _calls(arguments.name):
         failed = [value for value in leftover.values() if isinstance(value, BaseException)]
         print(
-            f"{leftover.name}: {leftover.calls} calls, {leftover.done} ended, "
+            f"{leftover.name}: {leftover.calls} calls, {leftover.ended} ended, "
             f"{len(failed)} of them failed"
         )
         print(f"    {_state(leftover.entry)}\n    {leftover.entry.path}")

@@ -1,4 +1,4 @@
-"""How far the calls of a source are, as plain values."""
+"""How far calls are, as plain values."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from condorpool.access.outlook import Outlook, lookout
+from condorpool.access.capacity import Capacity, probe
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
 from condorpool.engine.jobs import Cluster
 from condorpool.values.events import JobState
 
 if TYPE_CHECKING:
-    from condorpool.display.source import Source
+    from condorpool.engine.calls import Calls
 
 #: The states of jobs that are in the queue, in the order of a job's life.
 IN_QUEUE = tuple(state for state in JobState if not state.is_final)
@@ -29,7 +29,7 @@ SHORT = 3.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the calls of one source are.
+    """How far some calls are.
 
     Parameters
     ----------
@@ -83,30 +83,30 @@ class Progress:
 
 
 class Meter:
-    """Reads a source's progress again and again, for its rate; one thread at a time may.
+    """Reads the progress of calls again and again, for its rate; one thread at a time may.
 
     Asks neither disk nor access point: it reports what the event log said last,
     and what the HTCondor pool looked like a moment ago.
     """
 
-    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
-        self._source = source
+    def __init__(self, calls: Calls, clock: Callable[[], float] = time.monotonic) -> None:
+        self._calls = calls
         self._clock = clock
         self._begun = clock()
-        self._past = collections.deque([(self._begun, source.calls_ended)])
+        self._past = collections.deque([(self._begun, calls.ended)])
         self._held = HeldGroups()
         self._failures = FailedGroups()
 
     def read(self) -> Progress:
         """Return how far the calls are by now."""
-        source, session = self._source, self._source.session
-        failures = self._failures.update(source.errors)
+        calls, session = self._calls, self._calls.session
+        failures = self._failures.update(calls.errors)
         with session.changed:
-            ended = source.calls_ended
-            is_over = source.ready() or session.is_closed
+            ended = calls.ended
+            is_over = calls.is_ready or session.is_closed
             unreachable = session.state.unreachable
             silent = unreachable[1] if unreachable else None
-            batch = source.batch
+            batch = calls.batch
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
             jobs = _count_jobs(clusters)
@@ -114,14 +114,14 @@ class Meter:
             away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
-        rate, eta = self._speed(ended, source.calls, is_moving="running" in jobs)
-        now, failed = self._clock(), source.calls_failed
-        outlook = None
+        rate, eta = self._speed(ended, calls.size, is_moving="running" in jobs)
+        now, failed = self._clock(), calls.failed
+        capacity = None
         if "idle" in jobs and now - self._begun > SHORT and not is_over:
-            outlook = lookout(session.access_point.collector_address).read()
+            capacity = probe(session.access_point.collector_address).read()
         return Progress(
-            name=source.name,
-            calls=source.calls,
+            name=calls.name,
+            calls=calls.size,
             done=max(0, ended - failed),
             failed=failed,
             pending=pending,
@@ -140,7 +140,7 @@ class Meter:
                 stuck=stuck,
                 ended=ended,
                 silent=silent and now - silent,
-                outlook=outlook,
+                capacity=capacity,
             ),
             ended=is_over,
             elapsed=now - self._begun,
@@ -209,7 +209,7 @@ def _note(
     stuck: bool,
     ended: int,
     silent: float | None,
-    outlook: Outlook | None,
+    capacity: Capacity | None,
 ) -> str:
     if silent is not None:
         return f"The access point has not answered for {silent:.0f} s; its jobs continue."
@@ -217,21 +217,21 @@ def _note(
         return "Only held jobs remain: release or remove them."
     if away:
         return f"{away:,} jobs are out of reach; HTCondor is waiting for their machines to return."
-    if outlook and "transferring" not in jobs:
-        return _wait_for_slots(jobs["idle"], outlook)
+    if capacity and "transferring" not in jobs:
+        return _wait_for_slots(jobs["idle"], capacity)
     if ended and "running" in jobs:
         return ""
     waits = (text for word, text in _WAITS.items() if word in jobs)
     return next(waits, "Jobs are being submitted.")
 
 
-def _wait_for_slots(idle: int, outlook: Outlook) -> str:
+def _wait_for_slots(idle: int, capacity: Capacity) -> str:
     jobs = "1 job is waiting" if idle == 1 else f"{idle:,} jobs are waiting"
-    is_full = outlook.cpus > 0 and not outlook.free
-    free = f"{outlook.free:,} of the pool's {outlook.cpus:,} CPUs are free"
+    is_full = capacity.cpus > 0 and not capacity.free
+    free = f"{capacity.free:,} of the pool's {capacity.cpus:,} CPUs are free"
     if is_full:
-        free = f"all {outlook.cpus:,} CPUs of the pool are in use"
-    seconds = outlook.until_negotiation(time.time())
+        free = f"all {capacity.cpus:,} CPUs of the pool are in use"
+    seconds = capacity.until_negotiation(time.time())
     then = "" if is_full else "; a job's analyze() says why it gets none of them"
     if seconds is not None:
         then = f"; the next negotiation is in about {seconds:.0f} s"

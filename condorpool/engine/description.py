@@ -18,6 +18,7 @@ from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import submitdir as names
 from condorpool.runner.container import PYTHON
 from condorpool.runner.names import PROGRAM
+from condorpool.values.events import KILLSTATS
 
 #: The most jobs that are in the queue at once when the user sets no limit.  With ten times as
 #: many, each query of the access point takes a second.
@@ -91,7 +92,7 @@ class JobOptions:
     maxtasksperchild: int | None = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
-    killstats: tuple[str, ...] = ("Held", "Suspended")
+    killstats: tuple[str, ...] = KILLSTATS
     cleanup: bool = True
     cleanfailed: bool = False
     cleanupfiles: tuple[str, ...] = ()

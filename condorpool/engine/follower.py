@@ -204,7 +204,7 @@ class Follower:
         idle = [job.id for job in due if job.state is JobState.IDLE]
         if idle:
             with contextlib.suppress(HTCondorError):  # it lists them again when it restarts
-                self._state.access_point.rouse(idle[:50])  # a sample is enough
+                self._state.access_point.nudge_idle(idle[:50])  # a sample is enough
 
     def _job_ended(self, job: Job) -> None:
         """Finish the chunks of a job that has ended, or put them back."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.submitdir import Token
 from condorpool.runner.names import EX_NO_CHIRP, EX_SOFTWARE
-from condorpool.values.events import JobState
+from condorpool.values.events import KILLSTATS, JobState
 
 #: The reason for removing a runner that has no chunk to take.  Never change it: event logs
 #: contain it, and another version of condorpool may read them.
@@ -94,7 +94,7 @@ def after_last_runner(job: EndedJob, *, had_chunk: bool, spares_others: bool) ->
 def killstats(batches: Collection[BatchRecord]) -> set[str]:
     """Return the states in which jobs of a crew with these batches are removed."""
     if not batches:  # its jobs only linger
-        return {JobState.HELD.value, JobState.SUSPENDED.value}
+        return set(KILLSTATS)
     return {state for batch in batches for state in batch.killstats}
 
 

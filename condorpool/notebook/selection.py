@@ -12,7 +12,8 @@ from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine.description import title
 from condorpool.interface.job import Jobs, QueuedJob, act
-from condorpool.interface.pool import Pool, open_pools
+from condorpool.interface.openpools import open_pools, workloads
+from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Handle
 from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
@@ -36,7 +37,7 @@ class NotebookPool:
     def get(self, processes: int | None = None) -> Pool:
         """Return the pool, or the one like it with so many processes."""
         pool = self._pools.get(processes)
-        if pool is None or pool._closed:  # noqa: SLF001
+        if pool is None or pool.closed():
             number = {} if processes is None else {"processes": processes}
             if number and self._arguments is None:
                 raise LineError("--processes is for a pool that %condor_pool makes, not for yours")
@@ -51,7 +52,7 @@ class NotebookPool:
             arguments = inspect.signature(Pool).bind(*args, **kwargs).arguments
             pool = Pool(**arguments)
         for old in self._pools.values() if self._arguments is not None else ():
-            if all(handle._calls.batch.is_done for handle in _handles(old) if handle._calls.batch):  # noqa: SLF001
+            if all(calls.batch.is_done for calls in workload_of(old).handles() if calls.batch):
                 old.terminate()  # its jobs only linger
                 old.join()
         self._arguments, self._pools = arguments, {None: pool}
@@ -69,7 +70,7 @@ class NotebookPool:
         pools = [*self._pools.values(), *self._others]
         self._pools, self._others = {}, []
         for pool in pools:
-            folders = [session.directory for session in pool._sessions]  # noqa: SLF001
+            folders = [session.directory for session in workload_of(pool).sessions]
             try:
                 pool.close()
             finally:
@@ -86,16 +87,12 @@ def left_behind() -> list[Entry]:
 
 def fit(pool: Pool, description: Mapping[str, str]) -> Any:
     """Return how a submit description fits the slots of a pool's HTCondor."""
-    return pool._access_point.fit(description)  # noqa: SLF001
+    return workload_of(pool).access_point.fit(description)
 
 
 def known_results() -> list[Handle]:
     """Return the results that pools of this notebook still know."""
-    return [handle for pool in open_pools() for handle in _handles(pool)]
-
-
-def _handles(pool: Pool) -> list[Handle]:
-    return [*pool.results, *pool._iterators]  # noqa: SLF001
+    return [handle for work in workloads() for handle in work.handles().values()]
 
 
 def held_jobs() -> list[QueuedJob]:
@@ -144,8 +141,9 @@ def _named(word: str) -> list[Handle]:
     name = title(word)
     return [
         handle
-        for handle in known_results()
-        if (batch := handle._calls.batch) and batch.options.submitkwargs.get("batch_name") == name  # noqa: SLF001
+        for work in workloads()
+        for calls, handle in work.handles().items()
+        if calls.batch and calls.batch.options.submitkwargs.get("batch_name") == name
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.access.outlook import total_cpus
+from condorpool.access.capacity import total_cpus
 from condorpool.personal import configuration, folders, guardian
 from condorpool.personal.install import Installation
 from condorpool.values.events import STATE_OF_STATUS
@@ -163,7 +163,7 @@ def access_point_in(folder: Path) -> AccessPoint | None:
         collector_address=collector[0],
         version=schedd[1],
         started=started,
-        claims=configuration.CLAIMS,
+        max_keep_claim=configuration.CLAIMS,
         memory=configuration.fair_memory(),
         relocate=lambda: access_point_in(folder),
         origin={"personal": str(folder)},
@@ -208,4 +208,4 @@ def _jobs(access_point: AccessPoint | None) -> dict[str, int]:
     except HTCondorError:
         return {}
     states = (STATE_OF_STATUS[int(job["JobStatus"])] for job in jobs)
-    return dict(Counter(state.value.lower() for state in states))
+    return dict(Counter(state.word for state in states))

@@ -1,1 +1,1 @@
-"""Pure values: exceptions, events, states and options.  Imports nothing of ours."""
+"""What the other folders share: events, states, exceptions, locks.  Imports none of them."""

@@ -1,4 +1,4 @@
-"""What the event log says, and the state that it leaves a job in."""
+"""Events of the event log, and the states of jobs with all their words and numbers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class JobState(enum.Enum):
-    """Where a job stands, in HTCondor's words."""
+    """The state of a job, in HTCondor's words."""
 
-    UNMATERIALIZED = "Queued"  # HTCondor makes the job when the queue has room for it
+    UNMATERIALIZED = "Queued"  # HTCondor creates the job when the queue has room for it
     IDLE = "Idle"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
@@ -29,10 +29,21 @@ class JobState(enum.Enum):
         """The state in the middle of a sentence."""
         return self.value.lower()
 
+    @property
+    def original_word(self) -> str:
+        """The original CondorPool's word for the state."""
+        return _ORIGINAL_WORDS.get(self, self.value)
+
 
 _FINAL = frozenset({JobState.COMPLETED, JobState.REMOVED})
 
-#: HTCondor's ``JobStatus`` numbers, for what the queue says.
+#: Where the original's word is another one.
+_ORIGINAL_WORDS = {JobState.UNMATERIALIZED: "Idle", JobState.REMOVED: "Removing"}
+
+#: By default, jobs in these states are removed when their pool is closed.
+KILLSTATS = (JobState.HELD.value, JobState.SUSPENDED.value)
+
+#: The state for each of HTCondor's ``JobStatus`` numbers, which the queue shows.
 STATE_OF_STATUS = {
     1: JobState.IDLE,
     2: JobState.RUNNING,
@@ -41,6 +52,12 @@ STATE_OF_STATUS = {
     5: JobState.HELD,
     6: JobState.RUNNING,
     7: JobState.SUSPENDED,
+}
+
+#: The original CondorPool's word for each ``JobStatus``.
+STATUS_CODES = {
+    **{code: state.original_word for code, state in STATE_OF_STATUS.items()},
+    6: "Transferring Output",
 }
 
 #: The state that an event leaves a job in; any other event changes nothing.
@@ -64,7 +81,7 @@ def state_after(state: JobState, kind: str) -> JobState:
 
     A final state absorbs everything: after a restart the access point may
     write an event twice, and a job never leaves ``COMPLETED`` or ``REMOVED``.
-    A held job stays held when the end of its run is told late.
+    A held job stays held when an event reports the end of its run late.
     """
     if state.is_final:
         return state
@@ -84,7 +101,7 @@ class JobEvent:
     cluster, proc
         The job; ``proc`` is -1 for events of a whole cluster.
     facts
-        What this kind of event tells, under HTCondor's attribute names.
+        The event's attributes that are used here, under HTCondor's names.
     time
         When it happened, in whole seconds since 1970.
     """

@@ -6,24 +6,24 @@ CondorPoolError
 ├── SubmitError                              HTCondor or the file system refused the jobs
 ├── ResultTimeoutError      (both TimeoutErrors)  the wait ended before the result came
 ├── PayloadError            (PicklingError)  a function or argument cannot be sent
-├── CallError                                a call ended, and its result cannot be given
+├── CallError                                a call ended, and its result cannot be returned
 │   ├── ResultPicklingError (PicklingError)  the result or exception cannot be pickled or rebuilt
 │   └── EnvironmentMismatchError             the job's Python cannot run the payload
-├── JobError                                 a job ended, or stands, without an outcome
+├── JobError                                 a job ended or was held without an outcome
 │   ├── JobHeldError                         HTCondor holds the job
 │   ├── JobRemovedError                      the job was removed from the queue
 │   └── JobFailedError                       the job crashed, was killed or was lost
 │       └── TaskTimeoutError                 a call took longer than its task_timeout
-└── HTCondorError                            no HTCondor, or it does not do what we ask
+└── HTCondorError                            HTCondor is missing, does not answer, or refuses
     ├── HTCondorNotFoundError                no pool is configured and no program is installed
-    ├── VersionSkewError                     bindings and access point do not understand each other
+    ├── VersionSkewError                     bindings and access point are incompatible
     ├── InstallError                         HTCondor could not be installed
     └── PersonalError                        the personal HTCondor did not start or stop
 
 An exception that the user's function raises is none of these: it is raised
 again as itself, with the remote traceback as its cause (`condorpool.RemoteTraceback`).
 
-What stands in for the standard library's classes, so that code which names those works:
+Stand-ins for classes of the standard library, so that code that catches those works:
 
 multiprocessing
     TimeoutError                the builtin, too: ResultTimeoutError
@@ -31,20 +31,20 @@ multiprocessing
     pool.MaybeEncodingError     ResultPicklingError, with its exc and value
     pool.RemoteTraceback        condorpool.RemoteTraceback, with its tb
     ProcessError, AuthenticationError, BufferTooShort
-                                of its own connections: nothing here
+                                concern its own connections: not raised here
 pickle
     PicklingError               PayloadError, ResultPicklingError
-    UnpicklingError, or whatever else pickling or rebuilding raises
-                                PayloadError and ResultPicklingError are then of its class, too,
-                                with its attributes: an OSError has its errno.  Not of
-                                StopIteration, by which loops end; and no result is of
-                                TimeoutError, by which get(timeout) says to ask again.
+    UnpicklingError, or any other exception that pickling or rebuilding raises
+                                PayloadError and ResultPicklingError are then of that class, too,
+                                with its attributes: an OSError has its errno.  Neither is a
+                                StopIteration, which ends loops; a ResultPicklingError is no
+                                TimeoutError, by which get(timeout) says to call it again.
 concurrent.futures
     CancelledError, InvalidStateError
-                                raised by the futures of Executor as they are
-    BrokenExecutor              JobFailedError, for the calls that the job had alone
+                                raised unchanged by the futures of Executor
+    BrokenExecutor              JobFailedError, for the calls of that job only
 
-KeyboardInterrupt, SystemExit and other exceptions that end programs stay what they are.
+KeyboardInterrupt, SystemExit and other exceptions that end programs are raised unchanged.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ from collections.abc import Callable, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeVar
 
-#: A flag of classes that were not made in C.
+#: The flag of classes that are defined in Python (Py_TPFLAGS_HEAPTYPE).
 _IS_OF_PYTHON = 1 << 9
 
 E = TypeVar("E", bound="CondorPoolError")
 
-#: What an error has of its own class, whatever the class says that it stands in for.
+#: Methods that an error keeps from its own class, also when it stands in for another one.
 _OWN = (
     "__init__ __str__ __repr__ __eq__ __hash__ __getattribute__ __setattr__ __delattr__ "
     "__setstate__".split()
@@ -71,10 +71,10 @@ _OWN = (
 
 
 def words_of(error: BaseException, show: Callable[[BaseException], str] = str) -> str:
-    """Return what an exception says, whatever code its class runs for that."""
+    """Return the text of an exception, or its class's name if its own code fails."""
     try:
         return show(error)
-    except BaseException:  # noqa: BLE001 - also SystemExit: the words are not the point
+    except BaseException:  # noqa: BLE001 - the user's class may raise anything, even SystemExit
         return type(error).__name__
 
 
@@ -82,36 +82,34 @@ class CondorPoolError(Exception):
     """The root of every error that condorpool raises by itself."""
 
 
-# Loops end silently by these, and ours have a meaning of their own.
-_MEANS_MORE = (StopIteration, StopAsyncIteration, CondorPoolError)
-# From get(timeout) they say that the call goes on.
-_MEANS_ASK_AGAIN = (TimeoutError, multiprocessing.TimeoutError)
+# The first two end loops silently, and ours have a meaning of their own.
+_NOT_COMBINED = (StopIteration, StopAsyncIteration, CondorPoolError)
+# From get(timeout) these say that the call has not ended.
+_TIMEOUTS = (TimeoutError, multiprocessing.TimeoutError)
 
 
 def in_place_of(kind: type[E], error: BaseException, *args: Any) -> E:
-    """Return an error of ours that is also of the class of the one that it is about.
+    """Return an error of a kind of ours that is also of the class of ``error``.
 
-    So code that names that class catches ours, too, and finds the other's attributes.
-    Where there can be no such class the error is of ours alone.
+    Code that catches that class then catches ours, too, and finds its attributes.
+    Where the two classes cannot be combined, the error is of our kind only.
     """
     other: Any = type(error)
     if (
-        not isinstance(
-            error, Exception
-        )  # what ends programs is caught by nobody who does not mean it
+        not isinstance(error, Exception)  # ours must not pass for one that ends programs
         or issubclass(kind, other)
-        or issubclass(other, _MEANS_MORE)
-        or (issubclass(kind, CallError) and issubclass(other, _MEANS_ASK_AGAIN))
+        or issubclass(other, _NOT_COMBINED)
+        or (issubclass(kind, CallError) and issubclass(other, _TIMEOUTS))
     ):
         return kind(*args)
     try:
         return _made(kind, other, args, BaseException.args.__get__(error), _facts(error))  # type: ignore[attr-defined]
-    except Exception:  # noqa: BLE001 - making a class may run the user's code
+    except Exception:  # noqa: BLE001 - creating a class may run the user's code
         return kind(*args)
 
 
 def _facts(error: Exception) -> dict[str, Any]:
-    """Return the attributes of an error, also those that its class keeps elsewhere."""
+    """Return the attributes of an error, also those in slots and in C structures."""
     facts = dict(object.__getattribute__(error, "__dict__"))
     for cls in type(error).__mro__:
         for name, kept in vars(cls).items():
@@ -132,7 +130,7 @@ def _made(
     both = _class_of_both(kind, other)
     made: E = both.__new__(both, *others)
     for name, value in facts.items():
-        with contextlib.suppress(AttributeError, TypeError):  # __new__ has set what nobody may
+        with contextlib.suppress(AttributeError, TypeError):  # read-only ones are set by __new__
             setattr(made, name, value)
     kind.__init__(made, *args)
     made.__dict__["_made_of"] = (kind, other, args, others, facts)
@@ -150,7 +148,7 @@ def _class_of_both(kind: type[CondorPoolError], other: type[Exception]) -> Any:
     base = both
     while base.__flags__ & _IS_OF_PYTHON:
         base = base.__base__
-    both.__new__ = base.__new__  # takes any arguments, as that of the user's class may not
+    both.__new__ = base.__new__  # takes any arguments; the user's class may not
     return both
 
 
@@ -160,7 +158,7 @@ def _reduced(error: Any, _protocol: int = 0) -> tuple[Any, ...]:
         with contextlib.suppress(Exception):
             pickle.dumps((*parts, sent))
             return _made, (*parts, sent)
-    return parts[0], parts[2]  # nobody knows the other class by its name
+    return parts[0], parts[2]  # the other class cannot be imported by name
 
 
 def _copied(error: Any, _memo: object = None) -> Any:
@@ -180,16 +178,16 @@ class UnsubmittedError(CondorPoolError, ValueError):
 
 
 class SubmitError(CondorPoolError):
-    """The jobs could not be submitted; nothing was left in the queue."""
+    """The jobs could not be submitted; none of them is in the queue."""
 
 
 class ResultTimeoutError(CondorPoolError, multiprocessing.TimeoutError, TimeoutError):
-    """The result did not come in time.  The jobs go on; ask again later.
+    """The result was not ready in time.  The jobs continue; call ``get`` again.
 
     Parameters
     ----------
     timeout
-        Seconds that were waited.
+        Seconds that the call waited.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -197,7 +195,7 @@ class ResultTimeoutError(CondorPoolError, multiprocessing.TimeoutError, TimeoutE
         self.timeout = timeout
 
     def __str__(self) -> str:
-        return f"Timeout after {self.timeout:g} s! The jobs go on: call get() again."
+        return f"Timeout after {self.timeout:g} s! The jobs continue: call get() again."
 
 
 class PayloadError(CondorPoolError, pickle.PicklingError):
@@ -205,7 +203,7 @@ class PayloadError(CondorPoolError, pickle.PicklingError):
 
 
 class CallError(CondorPoolError):
-    """A call was made, and its result cannot be given."""
+    """A call ended, and its result cannot be returned."""
 
 
 class ResultPicklingError(
@@ -213,12 +211,12 @@ class ResultPicklingError(
     pickle.PicklingError,
     multiprocessing.pool.MaybeEncodingError,  # type: ignore[name-defined, misc]
 ):
-    """The value or exception of a call cannot be pickled, or not be rebuilt here.
+    """The value or exception of a call cannot be pickled there, or rebuilt here.
 
     Parameters
     ----------
     exc, value
-        What went wrong with what, as text, as `multiprocessing` has them.
+        The error and the value as text, as in `multiprocessing.pool.MaybeEncodingError`.
     """
 
     def __init__(self, text: str, exc: str = "", value: str = "") -> None:
@@ -231,18 +229,18 @@ class ResultPicklingError(
 
 
 class EnvironmentMismatchError(CallError):
-    """The Python that the job found cannot run what this Python wrote."""
+    """The job's Python cannot run what this Python wrote."""
 
 
 class JobError(CondorPoolError):
-    """A job ended, or stands, without an outcome.
+    """A job ended or was held without an outcome.
 
     Parameters
     ----------
     job_id
-        ``ClusterId.ProcId``, as HTCondor prints it; empty if no job had the call.
+        ``ClusterId.ProcId``, as HTCondor prints it; empty for a call without a job.
     reason
-        What HTCondor says.
+        HTCondor's reason, or ours.
     host
         The execution point, if the job ever ran.
     stderr
@@ -266,7 +264,7 @@ class JobError(CondorPoolError):
 
     def __str__(self) -> str:
         where = f" on {self.host}" if self.host else ""
-        job = f"job {self.job_id}" if self.job_id else "a call that no job had"
+        job = f"job {self.job_id}" if self.job_id else "a call without a job"
         text = f"{job} {self.state}{where}: {self.what}."
         if self.stderr:
             text += f"\nIts standard error ends with:\n{self.stderr}"
@@ -304,36 +302,37 @@ class JobHeldError(JobError):
         self.what = f"{self.what} (hold code {code}.{subcode})"
 
     def __str__(self) -> str:
-        others = f" {self.count - 1} more jobs of this call are held." if self.count > 1 else ""
-        return super().__str__() + others
+        others = self.count - 1
+        held = "job of this call is" if others == 1 else "jobs of this call are"
+        return super().__str__() + (f" {others:,} more {held} held." if others > 0 else "")
 
 
 class JobRemovedError(JobError):
-    """The job was removed from the queue before it left an outcome."""
+    """The job was removed from the queue before it wrote an outcome."""
 
     state = "was removed"
 
 
 class JobFailedError(JobError):
-    """The job crashed, was killed or was lost before it left an outcome."""
+    """The job crashed, was killed or was lost before it wrote an outcome."""
 
 
 class TaskTimeoutError(JobFailedError):
-    """A call took longer than the ``task_timeout`` that it was given.
+    """A call took longer than its ``task_timeout``.
 
-    The call alone is ended, and its job goes on.  A call that does not let itself be
-    interrupted ends with its job, and so do the other calls of its chunk.
+    Only this call is ended, and its job continues.  If the call cannot be interrupted,
+    its job is ended, with the other calls of its chunk.
     """
 
-    state = "ran over time"
+    state = "exceeded task_timeout"
 
     def __init__(self, job_id: str, reason: str, **facts: str) -> None:
-        facts.setdefault("hint", "Give task_timeout= more, or the call less to do.")
+        facts.setdefault("hint", "Raise task_timeout=, or make the call shorter.")
         super().__init__(job_id, reason, **facts)
 
 
 class HTCondorError(CondorPoolError):
-    """HTCondor is not there, or does not do what it was asked."""
+    """HTCondor is missing, does not answer, or refused a request."""
 
 
 class HTCondorNotFoundError(HTCondorError):
@@ -341,11 +340,11 @@ class HTCondorNotFoundError(HTCondorError):
 
 
 class VersionSkewError(HTCondorError):
-    """The bindings here and the access point do not understand each other."""
+    """The bindings here and the access point are incompatible."""
 
 
 class InstallError(HTCondorError):
-    """HTCondor could not be installed; nothing half-done was left."""
+    """HTCondor could not be installed; no partial installation remains."""
 
 
 class PersonalError(HTCondorError):

@@ -1,6 +1,6 @@
 """A debug switch: with CONDORPOOL_DEBUG_LOCKS set, a write without the lock raises.
 
-Without it a guarded class is the class as it is written: nothing is checked, at no cost.
+Without it the class decorator changes nothing, so that checks cost nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 DEBUG = bool(os.environ.get("CONDORPOOL_DEBUG_LOCKS"))
 
-#: Writes without the lock, as they are raised: threads log what they raise, and carry on.
+#: Writes without the lock, for tests: a thread may log the exception and continue.
 breaches: list[str] = []
 
-#: The methods that change a container; the first takes in what another has.
+#: The methods that change a container; the first adds the items of another container.
 _CHANGING: dict[type, str] = {
     dict: "update __setitem__ __delitem__ __ior__ clear pop popitem setdefault",
     list: "extend __setitem__ __delitem__ __iadd__ append clear insert pop remove reverse sort",
@@ -34,16 +34,16 @@ _CHANGING: dict[type, str] = {
 
 
 def guarded(by: str) -> Callable[[type[T]], type[T]]:
-    """Return a class decorator: attributes are written only by threads that hold a lock.
+    """Return a class decorator: only threads that hold a lock may change instances.
 
-    That is for the attributes themselves and for the dicts, lists and sets that they are.
+    It checks writes of attributes and changes of dicts, lists and sets that are attributes.
     The first value of an attribute, as ``__init__`` sets it, needs no lock.
 
     Parameters
     ----------
     by
-        The `Monitor`, as seen from an instance: ``"cluster.crew.lock"``.  An instance for
-        which it is None is not shared between threads.
+        The attribute path from an instance to its `Monitor`: ``"cluster.crew.lock"``.  Where
+        that is None, the instance is not shared between threads and not checked.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -55,7 +55,7 @@ def guarded(by: str) -> Callable[[type[T]], type[T]]:
 
 
 def check(cls: type, by: str) -> None:
-    """Have every write to instances of a class checked."""
+    """Check every write to instances of a class."""
     lock_of = operator.attrgetter(by)
 
     def check_lock(instance: object, name: str) -> None:
@@ -69,7 +69,7 @@ def check(cls: type, by: str) -> None:
         if hasattr(instance, name):
             check_lock(instance, name)
         if type(value) in _CHANGING:
-            # Weak: an instance must not live longer than without the checks.
+            # Weak: the checks must not keep an instance alive.
             value = _checked(value, check_lock, weakref.ref(instance), name)
         object.__setattr__(instance, name, value)
 
@@ -82,7 +82,7 @@ def _checked(
     instance: Callable[[], object],
     name: str,
 ) -> Any:
-    """Return the container as one that checks the lock of its instance before each change."""
+    """Return a copy of the container that checks the lock of its instance before each change."""
 
     def check() -> None:
         if (alive := instance()) is not None:

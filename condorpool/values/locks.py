@@ -1,14 +1,14 @@
-"""Locks that Control-C cannot break, and news that waits are woken by.
+"""Locks that Control-C cannot break, and waits that it can end.
 
 Python raises KeyboardInterrupt in the main thread between any two steps.  Between
-taking a lock and noting that it is taken, or half-way through a change, it leaves
-what no other thread can go on from: a lock that is never given back, calls that no
-job will make.  So SIGINT is kept waiting there, for as long as that takes.
+taking a lock and recording that it is taken, or in the middle of a change, it leaves
+a state from which no thread can continue: a lock that is never released, calls that
+no job will make.  So SIGINT is deferred there, to the end of the block.
 """
 
 from __future__ import annotations
 
-import _signal  # signal.py makes enumerations: 8 us a call
+import _signal  # signal.py converts to enums, which takes 8 us a call
 import _thread
 import collections
 import contextlib
@@ -21,37 +21,37 @@ from typing import Any
 
 
 class _Interrupts:
-    """What has become of SIGINT in the main thread.  One for the process: so are signals."""
+    """Whether SIGINT is deferred in the main thread.  One for the process, like signal handlers."""
 
     def __init__(self) -> None:
         self.depth = 0
-        #: Whose turn it is when SIGINT is kept waiting no more; None as long as it is not.
+        #: The program's handler, called at the end of the block; None outside of one.
         self.handler: Callable[[int, Any], Any] | None = None
-        #: Whether the main thread is in a wait, which may be interrupted at any point.
+        #: Whether the main thread is in a wait, where SIGINT is handled at once.
         self.in_wait = False
-        self.has_come = False
+        self.is_pending = False
 
-    def take(self, signum: int, frame: Any) -> None:
-        """Handle SIGINT: now in a wait, later elsewhere."""
+    def handle(self, signum: int, frame: Any) -> None:
+        """Handle SIGINT at once in a wait, else later."""
         if self.in_wait and self.handler:
             self.handler(signum, frame)
         else:
-            self.has_come = True
+            self.is_pending = True
 
     def deliver(self) -> None:
-        """Raise what has come meanwhile."""
-        if self.has_come and self.handler:
-            self.has_come = False
-            self.handler(_signal.SIGINT, sys._getframe())  # noqa: SLF001 - what handlers are given
+        """Handle a SIGINT that was deferred."""
+        if self.is_pending and self.handler:
+            self.is_pending = False
+            self.handler(_signal.SIGINT, sys._getframe())  # noqa: SLF001 - handlers take a frame
 
 
 _interrupts = _Interrupts()
 
 
 class _Uninterrupted(contextlib.ContextDecorator):
-    """A block, or a function, in which KeyboardInterrupt waits until its end.
+    """A block, or a function, during which KeyboardInterrupt is deferred to its end.
 
-    It may be entered again inside, and in any thread; only the main one is interrupted.
+    Blocks may be nested, and entered in any thread; Python interrupts only the main thread.
     """
 
     def __enter__(self) -> None:
@@ -60,10 +60,10 @@ class _Uninterrupted(contextlib.ContextDecorator):
         state = _interrupts
         if not state.depth:
             handler = _signal.getsignal(_signal.SIGINT)
-            if callable(handler):  # else nothing is raised
-                state.handler, state.has_come = handler, False
-                # From the middle of this on nothing is raised any more.
-                _signal.signal(_signal.SIGINT, state.take)
+            if callable(handler):  # else SIGINT is ignored or ends the process
+                state.handler, state.is_pending = handler, False
+                # From some point in this call on, SIGINT is deferred.
+                _signal.signal(_signal.SIGINT, state.handle)
         state.depth += 1
 
     def __exit__(self, *_: object) -> None:
@@ -74,22 +74,22 @@ class _Uninterrupted(contextlib.ContextDecorator):
         if state.depth or state.handler is None:
             return
         handler, state.handler = state.handler, None
-        if _signal.getsignal(_signal.SIGINT) == state.take:
+        if _signal.getsignal(_signal.SIGINT) == state.handle:
             _signal.signal(_signal.SIGINT, handler)
-        # From here on it is raised where it comes.
-        if state.has_come:
-            state.has_come = False
-            handler(_signal.SIGINT, sys._getframe())  # noqa: SLF001 - what handlers are given
+        # From here on SIGINT is no longer deferred.
+        if state.is_pending:
+            state.is_pending = False
+            handler(_signal.SIGINT, sys._getframe())  # noqa: SLF001 - handlers take a frame
 
 
 uninterrupted = _Uninterrupted()
 
 
 class Monitor:
-    """A lock, and the news of those who changed what it guards.
+    """A reentrant lock and condition, like `threading.Condition`.
 
-    As `threading.Condition`, but KeyboardInterrupt is kept waiting while the main
-    thread has it, and raised in `wait`.  A thread may take it again that has it.
+    But KeyboardInterrupt is deferred while the main thread holds the lock, and raised
+    in `wait`.
     """
 
     def __init__(self) -> None:
@@ -114,56 +114,56 @@ class Monitor:
 
     @property
     def is_held(self) -> bool:
-        """Whether this thread has it."""
+        """Whether this thread holds the lock."""
         return self._owner == _thread.get_ident()
 
     def notify_all(self) -> None:
-        """Wake all who wait.  Called with the lock held."""
+        """Wake all waiting threads.  Called with the lock held."""
         while self._waiters:
             self._waiters.popleft().release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Give the lock back until there is news; return whether there was in time."""
+        """Release the lock until `notify_all` is called; return whether that was in time."""
         waiter = _thread.allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
         depth, self._depth, self._owner = self._depth, 0, 0
         is_main = _thread.get_ident() == threading.main_thread().ident
         state = _interrupts
-        is_news = False
+        is_notified = False
         self._lock.release()
-        # Assignments alone are never interrupted (ceval.c looks for signals in calls and
-        # in jumps back), so that what is set here before and after the wait is set for sure.
+        # No assignment is interrupted: ceval.c checks for signals at calls and backward
+        # jumps only.  So the lines before and after the wait always run.
         try:
             if is_main:
                 state.in_wait = True
                 state.deliver()
             limit = -1 if timeout is None else max(0.0, min(timeout, _thread.TIMEOUT_MAX))
-            is_news = waiter.acquire(True, limit)
+            is_notified = waiter.acquire(True, limit)
         finally:
             if is_main:
                 state.in_wait = False
             self._lock.acquire()
             self._owner, self._depth = _thread.get_ident(), depth
-            if not is_news and waiter in self._waiters:
+            if not is_notified and waiter in self._waiters:
                 self._waiters.remove(waiter)
-        return is_news
+        return is_notified
 
     def wait_for(self, over: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Wait until ``over()``, which is asked with the lock held; return its last answer."""
+        """Wait until ``over()``, which is called with the lock held; return its last value."""
         end = None if timeout is None else time.monotonic() + timeout
-        while not (answer := over()):
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
+        while not (value := over()):
+            remaining = None if end is None else end - time.monotonic()
+            if remaining is not None and remaining <= 0:
                 break
-            self.wait(left)
-        return answer
+            self.wait(remaining)
+        return value
 
 
 def _forget() -> None:
-    # A forked child has a main thread of its own, which may have forked in the middle.
+    # The child's main thread may have forked in the middle of a block, which never ends there.
     state = _interrupts
-    if state.handler is not None and _signal.getsignal(_signal.SIGINT) == state.take:
+    if state.handler is not None and _signal.getsignal(_signal.SIGINT) == state.handle:
         _signal.signal(_signal.SIGINT, state.handler)
     state.__init__()  # type: ignore[misc]
 

@@ -1,4 +1,4 @@
-"""Processes of our own, from a package that need not be installed."""
+"""Processes that run a module of this package, which need not be installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _RUN = "import sys; sys.path[0] = sys.argv.pop(1); from {} import main; main(sys
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    """Return the command that gives a list of arguments to the ``main`` of a module."""
+    """Return the command that calls ``main`` of a module with a list of arguments."""
     root = Path(__file__).parents[2]
     return [sys.executable, "-c", _RUN.format(module), str(root), *map(str, arguments)]

@@ -8,9 +8,9 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:([KMGT])(?:i?B)?)?\s*", re.IG
 
 
 def size_in(unit: str, text: str) -> float | None:
-    """Return a size in a unit, one of ``KMGT``, which is also that of a bare number.
+    """Return a size in a unit, one of ``KMGT``; None for a text that is not a size.
 
-    Returns None for a text that is not a size.
+    A bare number is in that unit already.
 
     >>> size_in("M", "2GB"), size_in("K", "512"), size_in("M", "much")
     (2048.0, 512.0, None)

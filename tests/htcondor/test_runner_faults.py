@@ -244,7 +244,8 @@ def client(last):
             return value
         return asks
 
-    AccessPoint.submit, AccessPoint.hurry = counted(AccessPoint.submit), counted(AccessPoint.hurry)
+    AccessPoint.submit = counted(AccessPoint.submit)
+    AccessPoint.nudge_cluster = counted(AccessPoint.nudge_cluster)
     sys.addaudithook(count)
     here = pathlib.Path.cwd()
     pool = condorpool.Pool(2, personal={personal!r}, linger=0.2)

@@ -1,4 +1,4 @@
-"""A write of shared state without its lock is told about; on in the whole suite."""
+"""A write of shared state without its lock raises; the check is on in all tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from condorpool.values.locks import Monitor
 
 @guards.guarded(by="lock")
 class Shelf:
-    """Has an attribute of each kind that is checked."""
+    """An object with an attribute of each kind that is checked."""
 
     def __init__(self, lock):
         self.lock = lock
@@ -27,13 +27,13 @@ WRITES = {
     "update": lambda shelf: shelf.books.update(a=1),
     "append": lambda shelf: shelf.order.append(1),
     "add": lambda shelf: shelf.seen.add(1),
-    "a container that came later": lambda shelf: setattr(shelf, "order", []),
+    "a new container": lambda shelf: setattr(shelf, "order", []),
 }
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_a_breach_raises(write):
-    """With the lock held it does not."""
+    """A write raises, except with the lock held."""
     shelf = Shelf(Monitor())
     with pytest.raises(AssertionError, match="is written without the lock"):
         write(shelf)
@@ -44,13 +44,13 @@ def test_a_breach_raises(write):
     assert not guards.breaches
 
 
-def test_what_no_thread_shares_needs_no_lock():
+def test_an_unshared_object_needs_no_lock():
     """Its lock is None."""
     Shelf(None).books["a"] = 1
     assert not guards.breaches
 
 
 def test_the_engine_is_guarded():
-    """The switch is on in this suite."""
+    """The checks are on in all tests."""
     assert guards.DEBUG
     assert Crew.__setattr__ is not object.__setattr__

@@ -16,7 +16,7 @@ import pytest
 import condorpool
 from condorpool import JobState
 from condorpool.values import exceptions
-from condorpool.values.events import state_after
+from condorpool.values.events import STATUS_CODES, state_after
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,28 @@ def test_state_follows_the_event_log(events, expected):
     assert functools.reduce(state_after, events, JobState.UNMATERIALIZED) is expected
 
 
+def test_the_original_words_for_states():
+    """Code written for the original CondorPool compares them, and HTCondor's numbers for them."""
+    assert STATUS_CODES == {
+        1: "Idle", 2: "Running", 3: "Removing", 4: "Completed", 5: "Held",
+        6: "Transferring Output", 7: "Suspended",
+    }  # fmt: skip
+    assert [state.original_word for state in JobState] == [
+        "Idle", "Idle", "Running", "Suspended", "Held", "Completed", "Removing"
+    ]  # fmt: skip
+
+
 ERRORS = [e for _, e in inspect.getmembers(exceptions, inspect.isclass) if e.__module__ == exceptions.__name__]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_every_error_is_public_and_ours(error):
-    """Users can name it and catch all with one class."""
+    """Users can catch one error by its name, and all of them by one class."""
     assert getattr(condorpool, error.__name__) is error
     assert issubclass(error, condorpool.CondorPoolError)
 
 
-def test_errors_are_the_standard_ones_too():
+def test_errors_are_also_standard_errors():
     """Code that was written for multiprocessing catches them."""
     assert issubclass(condorpool.PoolClosedError, ValueError)
     assert issubclass(condorpool.PayloadError, pickle.PicklingError)
@@ -59,12 +70,12 @@ def test_errors_are_the_standard_ones_too():
 
     assert issubclass(condorpool.ResultPicklingError, multiprocessing.pool.MaybeEncodingError)
     assert issubclass(condorpool.RemoteTraceback, multiprocessing.pool.RemoteTraceback)
-    # From get(timeout) it would say that the call goes on.
+    # From get(timeout) it would mean that the call continues.
     assert not issubclass(condorpool.TaskTimeoutError, (TimeoutError, multiprocessing.TimeoutError))
 
 
-def test_errors_travel():
-    """A job's error keeps its facts when it is pickled."""
+def test_a_job_error_pickles():
+    """It keeps its attributes."""
     error = condorpool.JobHeldError("12.3", "no disk", 34, 1, count=5, host="slot1@e", stderr="oh")
     other = pickle.loads(pickle.dumps(error))
     assert str(other) == str(error)
@@ -83,7 +94,7 @@ MADE = {
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
 @pytest.mark.parametrize("error", [*ERRORS, condorpool.RemoteTraceback])
 def test_every_error_pickles_and_copies(error, way):
-    """With its words and its facts."""
+    """The copy has the same text, arguments and attributes."""
     made = error(*MADE.get(error.__name__, ("said",)))
     other = way(made)
     assert type(other) is error
@@ -91,15 +102,15 @@ def test_every_error_pickles_and_copies(error, way):
 
 
 class Needs(Exception):
-    """Cannot be made without its facts."""
+    """Cannot be made without its keyword argument."""
 
-    def __init__(self, number, *, colour):
+    def __init__(self, number, *, color):
         super().__init__(number)
-        self.colour = colour
+        self.color = color
 
 
 class Slots(ValueError):
-    """Has no dict of its own."""
+    """Keeps its attribute in a slot."""
 
     __slots__ = ("number",)
 
@@ -108,7 +119,7 @@ class Slots(ValueError):
 
 
 class Mute(Exception):
-    """Cannot be shown or compared, and lets nobody touch it."""
+    """Raises when it is shown or compared, or when an attribute is used."""
 
     def __str__(self):
         raise RuntimeError
@@ -124,10 +135,10 @@ class Mute(Exception):
 
 
 class New(Exception):
-    """Is made in its own way."""
+    """Has its own ``__new__``."""
 
     def __new__(cls, one, two):
-        """Take two."""
+        """Take two arguments."""
         return super().__new__(cls, one, two)
 
 
@@ -136,14 +147,14 @@ class Meta(type):
 
 
 class WithMeta(Exception, metaclass=Meta):
-    """Has one."""
+    """Has a metaclass."""
 
 
 STANDARD = [
     RuntimeError("x"), KeyError("x"), FileNotFoundError(2, "no", "file"), RecursionError("deep"),
     UnicodeEncodeError("ascii", "ä", 0, 1, "why"), SyntaxError("x", ("f", 1, 2, "t")), MemoryError(),
     AttributeError("x", name="n"), ImportError("x", name="n"), NotImplementedError(), pickle.UnpicklingError("x"),
-    pickle.PicklingError("x"), Needs(1, colour="red"), Slots(), Mute, New(1, 2), WithMeta("x"),
+    pickle.PicklingError("x"), Needs(1, color="red"), Slots(), Mute, New(1, 2), WithMeta("x"),
 ]  # fmt: skip
 if sys.version_info >= (3, 11):
     STANDARD.append(builtins.ExceptionGroup("two", [ValueError(1), TypeError(2)]))
@@ -153,42 +164,42 @@ if sys.version_info >= (3, 11):
 @pytest.mark.parametrize(
     "error", STANDARD, ids=lambda e: e.__name__ if isinstance(e, type) else type(e).__name__
 )
-def test_an_error_stands_for_another(error, kind):
-    """It is of both classes, has the facts of both, and ours is what it says."""
-    error = error() if isinstance(error, type) else error  # pytest may not touch it
+def test_an_error_in_place_of_another(error, kind):
+    """It is an instance of both classes, with the other's attributes and our text."""
+    error = error() if isinstance(error, type) else error  # pytest cannot show an instance of Mute
     other = type(error)
-    made = exceptions.in_place_of(kind, error, "our words")
+    made = exceptions.in_place_of(kind, error, "our text")
     ways = (lambda e: e, copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)))
     for way in ways:
         found = way(made)
         assert isinstance(found, kind)
         assert isinstance(found, other)
-        assert (str(found), type(found).__name__) == ("our words", kind.__name__)
+        assert (str(found), type(found).__name__) == ("our text", kind.__name__)
         assert type(found).__module__ == kind.__module__
-        assert "our words" in repr(found)
+        assert "our text" in repr(found)
         assert found == found  # noqa: PLR0124
         if not issubclass(other, Mute):
-            for name in ("errno", "filename", "reason", "name", "colour", "number", "lineno"):
+            for name in ("errno", "filename", "reason", "name", "color", "number", "lineno"):
                 assert getattr(found, name, None) == getattr(error, name, None)
     with pytest.raises(other):
         raise made
 
 
-def test_a_local_class_is_stood_for_here():
-    """Elsewhere nobody knows it, and the error is ours."""
+def test_in_place_of_a_local_class():
+    """A process that cannot import the class gets our error alone."""
 
     class Local(Exception):
         pass
 
-    made = exceptions.in_place_of(condorpool.PayloadError, Local(), "our words")
+    made = exceptions.in_place_of(condorpool.PayloadError, Local(), "our text")
     assert isinstance(copy.copy(made), Local)
     loaded = pickle.loads(pickle.dumps(made))
     assert type(loaded) is condorpool.PayloadError
-    assert str(loaded) == "our words"
+    assert str(loaded) == "our text"
 
 
 class Final(Exception):
-    """Has no subclasses."""
+    """Cannot be subclassed."""
 
     def __init_subclass__(cls):
         raise TypeError
@@ -197,14 +208,14 @@ class Final(Exception):
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
-        (condorpool.PayloadError, StopIteration(1)),  # a loop would end
+        (condorpool.PayloadError, StopIteration(1)),  # would end a loop
         (condorpool.PayloadError, condorpool.SubmitError("x")),
-        (condorpool.ResultPicklingError, TimeoutError()),  # get(timeout) would say: ask again
+        (condorpool.ResultPicklingError, TimeoutError()),  # would mean: call get(timeout) again
         (condorpool.PayloadError, Final()),
     ],
 )
-def test_some_are_not_stood_for(kind, error):
-    """What they mean to those who catch them would be wrong, or they do not let us."""
-    made = exceptions.in_place_of(kind, error, "our words")
+def test_some_errors_are_ours_alone(kind, error):
+    """The other class would mislead code that catches it, or it cannot be subclassed."""
+    made = exceptions.in_place_of(kind, error, "our text")
     assert type(made) is kind
-    assert str(made) == "our words"
+    assert str(made) == "our text"

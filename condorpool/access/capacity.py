@@ -1,7 +1,7 @@
-"""What an HTCondor pool may soon offer: its free CPUs, and its next negotiation.
+"""The capacity of an HTCondor pool: its free CPUs, and when it negotiates next.
 
-It is asked from a process of its own: the bindings hold the interpreter while
-they wait for a collector, and what only shows how work goes on must not stop it.
+A separate process queries the collector: the bindings hold the GIL while they wait for
+it, and a progress display must not block the notebook.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any
 
 from condorpool.values.programs import command
 
-#: Seconds between two looks, and within which one must come to something.
+#: Seconds between two queries; a query that takes longer is ended.
 INTERVAL = 30.0
 
-#: Seconds between two negotiations from which on they are worth telling of.
-LONG = 5.0
+#: Users are told of the next negotiation where cycles are at least this many seconds apart.
+MIN_PERIOD = 5.0
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What a pool had when it was looked at.
+class Capacity:
+    """What a pool had when it was queried.
 
     Parameters
     ----------
     cpus, free
-        All CPUs of its slots, and those that no job has.
+        All CPUs of its slots, and those that no job uses.
     period, cycle
-        Seconds between the beginnings of negotiation cycles, 0 if they are not
-        known, and when one began, in seconds since 1970.
+        Seconds between the starts of negotiation cycles, 0 if unknown, and when one
+        started, in seconds since 1970.
     """
 
     cpus: int
@@ -45,55 +45,55 @@ class Outlook:
     cycle: float = 0.0
 
     def until_negotiation(self, now: float) -> float | None:
-        """Return the seconds to the next negotiation, in steps of 10; None if it cannot be told.
+        """Return the seconds to the next negotiation, in steps of 10; None if unknown.
 
-        The negotiator tells of its cycles every few minutes only: what is
-        expected from that is wrong by as much as they vary.
+        The negotiator reports its cycles only every few minutes, so this is an
+        extrapolation, and wrong by as much as the cycles vary.
         """
-        if self.period < LONG or now - self.cycle > 10 * self.period:
+        if self.period < MIN_PERIOD or now - self.cycle > 10 * self.period:
             return None
         return math.ceil((self.period - (now - self.cycle) % self.period) / 10) * 10.0
 
 
-class Lookout:
-    """Looks at a pool now and then, as long as somebody asks for it."""
+class Probe:
+    """Queries a pool's capacity every `INTERVAL`, as long as `read` is called."""
 
     def __init__(self, collector: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._collector = collector
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
-        self._begun = -math.inf
-        self._seen: Outlook | None = None
+        self._started = -math.inf
+        self._last: Capacity | None = None
 
-    def read(self) -> Outlook | None:
-        """Return what was seen last, and have another look if it is time; never waits."""
-        is_late = self._clock() > self._begun + INTERVAL
+    def read(self) -> Capacity | None:
+        """Return the last capacity, and start another query if it is time; never waits."""
+        is_late = self._clock() > self._started + INTERVAL
         if self._process is not None:
             if self._process.poll() is not None:
-                self._seen = self._answer(self._process)
+                self._last = self._answer(self._process)
                 self._process = None
             elif is_late:
                 self._process.kill()
         elif is_late:
-            self._begun = self._clock()
+            self._started = self._clock()
             with contextlib.suppress(OSError):
                 self._process = subprocess.Popen(
                     command(__name__, self._collector),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # an interrupt in a notebook is not for it
+                    start_new_session=True,  # an interrupt goes to the whole process group
                 )
-        return self._seen
+        return self._last
 
     @staticmethod
-    def _answer(process: subprocess.Popen[bytes]) -> Outlook | None:
+    def _answer(process: subprocess.Popen[bytes]) -> Capacity | None:
         with process, contextlib.suppress(ValueError, TypeError):
-            return Outlook(**json.loads(process.stdout.read() if process.stdout else b""))
+            return Capacity(**json.loads(process.stdout.read() if process.stdout else b""))
         return None
 
 
-lookout = functools.cache(Lookout)
+probe = functools.cache(Probe)
 
 
 def total_cpus(slots: Iterable[Mapping[str, Any]]) -> int:
@@ -103,12 +103,12 @@ def total_cpus(slots: Iterable[Mapping[str, Any]]) -> int:
     )
 
 
-def summary(slots: list[Mapping[str, Any]], negotiator: Mapping[str, Any]) -> Outlook:
-    """Add up slots that are no part of another, and read when their negotiator began cycles."""
+def capacity_of(slots: list[Mapping[str, Any]], negotiator: Mapping[str, Any]) -> Capacity:
+    """Return the capacity of slots that are no part of another, and of their negotiator."""
     periods = [negotiator.get(f"LastNegotiationCyclePeriod{n}", 0) for n in range(3)]
-    return Outlook(
+    return Capacity(
         cpus=total_cpus(slots),
-        # Of a partitionable slot that is what is left, whatever its state.
+        # The Cpus of a partitionable slot are the unused ones, whatever its state.
         free=sum(
             int(slot.get("Cpus", 0))
             for slot in slots
@@ -120,14 +120,14 @@ def summary(slots: list[Mapping[str, Any]], negotiator: Mapping[str, Any]) -> Ou
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Look at the pool of a collector, and print what is seen."""
+    """Query the pool of a collector, and print its capacity."""
     (collector,) = arguments
-    from condorpool.access.bindings import htcondor2  # noqa: PLC0415 - only this process asks
+    from condorpool.access.bindings import htcondor2  # noqa: PLC0415 - only this process needs them
 
     central = htcondor2.Collector(collector or None)
     wanted = ["TotalSlotCpus", "Cpus", "PartitionableSlot", "State"]
     slots = central.query(htcondor2.AdType.Startd, 'SlotType =!= "Dynamic"', wanted)
     negotiators = central.query(htcondor2.AdType.Negotiator)
-    # A pool may have several; which of them serves these jobs is not told.
-    seen = summary(slots, negotiators[0] if len(negotiators) == 1 else {})
-    sys.stdout.write(json.dumps(vars(seen)))
+    # A pool may have several; nothing says which of them serves these jobs.
+    capacity = capacity_of(slots, negotiators[0] if len(negotiators) == 1 else {})
+    sys.stdout.write(json.dumps(vars(capacity)))

@@ -39,11 +39,11 @@ TimeoutError = ResultTimeoutError  # noqa: A001 - multiprocessing's name for it
 
 
 def register_joblib() -> None:
-    """Let `joblib` know the back end "condorpool".
+    """Register the back end "condorpool" with `joblib`.
 
-    After it, ``with joblib.parallel_config("condorpool", n_jobs=-1):`` has the calls of
-    `joblib.Parallel` made as HTCondor jobs, those of scikit-learn too; the keywords of
-    `Pool` go there as well.
+    Then ``with joblib.parallel_config("condorpool", n_jobs=-1):`` makes the calls of
+    `joblib.Parallel`, and those of scikit-learn, as HTCondor jobs.  It takes the keywords of
+    `Pool`, too.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def register_joblib() -> None:
     ...     joblib.Parallel()(joblib.delayed(pow)(2, n) for n in range(4))
     [1, 2, 4, 8]
     """
-    from condorpool.interface import joblib  # noqa: F401, PLC0415 - joblib is not for everyone
+    from condorpool.interface import joblib  # noqa: F401, PLC0415 - joblib is optional
 
 
 __version__ = "0.1.0"
@@ -62,13 +62,13 @@ __version__ = "0.1.0"
 
 def load_ipython_extension(shell: _Any) -> None:
     """Load the magics: ``%load_ext condorpool``."""
-    from condorpool.notebook import magics  # noqa: PLC0415 - nobody else needs IPython
+    from condorpool.notebook import magics  # noqa: PLC0415 - scripts do not need IPython
 
     magics.load(shell)
 
 
 def unload_ipython_extension(shell: _Any) -> None:
-    """Take the magics away: ``%unload_ext condorpool``."""
+    """Unload the magics: ``%unload_ext condorpool``."""
     from condorpool.notebook import magics  # noqa: PLC0415
 
     magics.unload(shell)

@@ -1,7 +1,8 @@
 """Progress shown to users: a live widget, a line of text, reports, timelines, notices.
 
-Results pass a `Source` to `show`.  The modules that draw are imported when the first is shown:
-most scripts show nothing.
+Results pass their `Calls` to `show`; iterators pass a proxy, which raises `ReferenceError` when
+the iterator was dropped.  The modules that draw are imported when the first are shown: most
+scripts show nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from condorpool.display import notices
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from condorpool.display.source import Source
+    from condorpool.engine.calls import Calls
 
 #: Displays open at once, and results in a report, at most: more would clutter the notebook.
 MOST = 10
 
 
 class Display(Protocol):
-    """An open display of one source."""
+    """An open display of some calls."""
 
     #: A waiting thread calls `poll_clicks` at least once in this many seconds.
     poll_interval: float
@@ -40,8 +41,8 @@ class Display(Protocol):
         """Show the final state.  May be called again."""
 
 
-def show(source: Source, kind: str | None) -> Display | None:
-    """Show a source from now on, and return its display; None if it is not shown."""
+def show(calls: Calls, kind: str | None) -> Display | None:
+    """Show calls from now on, and return their display; None if they are not shown."""
     if kind is None:
         return None
     from condorpool.display.refresher import refresher  # noqa: PLC0415 - see above
@@ -55,7 +56,7 @@ def show(source: Source, kind: str | None) -> Display | None:
         wants_widget = kernel and os.environ.get("CONDORPOOL_WIDGET") != "0" and has_widgets()
         kind = "widget" if wants_widget else "text"
     if kind == "text":
-        return refresher.add(TextBar(source, notices.stream(), is_live=is_live))
+        return refresher.add(TextBar(calls, notices.stream(), is_live=is_live))
     if not kernel or not has_widgets():
         raise ValueError(
             "progress='widget' needs a Jupyter kernel with anywidget: "
@@ -63,17 +64,16 @@ def show(source: Source, kind: str | None) -> Display | None:
         )
     from condorpool.display.widget import Panel  # noqa: PLC0415 - imports IPython
 
-    return refresher.add(Panel(source, kernel))
+    return refresher.add(Panel(calls, kernel))
 
 
-def html(sources: Iterable[Source], title: str = "") -> str:
-    """Return HTML with the progress of several sources, under a title."""
+def html(shown: Iterable[Calls], title: str = "") -> str:
+    """Return HTML with the progress of several results, under a title."""
     from condorpool.display import report  # noqa: PLC0415 - see above
     from condorpool.display.progress import Meter  # noqa: PLC0415
 
     bodies = [
-        report.render(Meter(source).read(), chunks=source.chunks())["text/html"]
-        for source in sources
+        report.render(Meter(calls).read(), chunks=calls.chunks())["text/html"] for calls in shown
     ]
     return "\n".join([f"<div>{escape(title)}</div>"] * bool(title) + bodies)
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from condorpool.display.notices import plural
 from condorpool.display.page import jobs_in, page
-from condorpool.engine import actions
+from condorpool.engine import actions, submitdir
 from condorpool.engine.jobs import Job
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.display.source import Source
+    from condorpool.engine.calls import Calls
 
 logger = logging.getLogger("condorpool")
 
@@ -31,13 +31,13 @@ TAIL = 32_768
 _PAST = {"release": "released", "remove": "removed", "hold": "held"}
 
 
-def perform(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+def perform(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     """Perform an order from a front end, and return the answer."""
     perform_one = _ORDERS.get(str(order.get("do")))
     if perform_one is None:
         return {"said": f"there is no action {order.get('do')!r}"}
     try:
-        return perform_one(source, order)
+        return perform_one(calls, order)
     except CondorPoolError as error:
         return {"said": str(error)}
     except ReferenceError:
@@ -48,28 +48,28 @@ def perform(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
         return {"said": f"the action failed: {error!r}"}
 
 
-def _act(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     """Hold, release or remove all jobs, or those that the order names."""
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
-        count = source.act(action)
+        count = calls.act(action)
         what = "jobs removed or calls taken back" if action == "remove" else f"jobs {past}"
         return {"said": f"{count:,} {what}"}
-    chosen = _chosen(source, order)
-    done = actions.act_on_jobs(source.session.state, action, chosen)
+    chosen = _chosen(calls, order)
+    done = actions.act_on_jobs(calls.session.state, action, chosen)
     return {"said": _answer(past, done, _asked(order, len(chosen)))}
 
 
-def _release_with_memory(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = _chosen(source, order)
-    done, memory = actions.release_with_memory(source.session.state, chosen)
+def _release_with_memory(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = _chosen(calls, order)
+    done, memory = actions.release_with_memory(calls.session.state, chosen)
     said = _answer("released", done, _asked(order, len(chosen)))
     return {"said": f"{said}, with {memory:,} MiB each" if done else said}
 
 
-def _chosen(source: Source, order: Mapping[str, Any]) -> list[Job]:
+def _chosen(calls: Calls, order: Mapping[str, Any]) -> list[Job]:
     state = "held" if order.get("held") else None
-    return list(jobs_in(source, state, order.get("group"), order.get("ids") or ()))
+    return list(jobs_in(calls, state, order.get("group"), order.get("ids") or ()))
 
 
 def _asked(order: Mapping[str, Any], found: int) -> int:
@@ -86,29 +86,34 @@ def _answer(past: str, done: int, asked: int) -> str:
     return f"{answer}; {missed:,} had already {why}"
 
 
-def _rerun(source: Source, _: Mapping[str, Any]) -> dict[str, Any]:
-    if not source.can_rerun:
+def _rerun(calls: Calls, _: Mapping[str, Any]) -> dict[str, Any]:
+    if not calls.can_rerun:
         return {"said": "calls of an iterator cannot be rerun"}
-    source.rerun_at_end()
+    calls.rerun_at_end()
     return {"said": "the failed calls will be rerun when the others have ended"}
 
 
-def _page(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+def _page(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     offset, count = max(0, int(order["offset"])), min(MOST_ROWS, int(order["count"]))
-    total, rows = page(source, order.get("state"), offset, count, time.time())
+    total, rows = page(calls, order.get("state"), offset, count, time.time())
     return {"page": {"total": total, "offset": offset, "rows": [*map(dataclasses.asdict, rows)]}}
 
 
-def _log(source: Source, order: Mapping[str, Any]) -> dict[str, Any]:
+def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     job = str(order["job"])
-    found = next(jobs_in(source, ids=[job]), None)
-    if found is None:
+    if not any(jobs_in(calls, ids=[job])):
         return {"log": {"job": job, "text": "The job is no longer in the queue."}}
-    texts = [f"== {name} ==\n{text[-TAIL:]}" for name, text in source.logs(found) if text]
+    directory = calls.session.directory
+    found = {
+        "events": directory.events([job]),
+        "standard error": directory.text(submitdir.stderr_name(job)),
+        "output": directory.text(submitdir.stdout_name(job)),
+    }
+    texts = [f"== {name} ==\n{text[-TAIL:]}" for name, text in found.items() if text]
     return {"log": {"job": job, "text": "\n".join(texts) or "The job has written nothing yet."}}
 
 
-_ORDERS: dict[str, Callable[[Source, Mapping[str, Any]], dict[str, Any]]] = {
+_ORDERS: dict[str, Callable[[Calls, Mapping[str, Any]], dict[str, Any]]] = {
     **dict.fromkeys(_PAST, _act),
     "release_with_memory": _release_with_memory,
     "rerun": _rerun,

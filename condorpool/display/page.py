@@ -12,7 +12,7 @@ from condorpool.engine.jobs import Job
 from condorpool.values.events import JobState
 
 if TYPE_CHECKING:
-    from condorpool.display.source import Source
+    from condorpool.engine.calls import Calls
 
 _STATE_OF = {state.word: state for state in IN_QUEUE}
 
@@ -31,10 +31,10 @@ class Row:
 
 
 def jobs_in(
-    source: Source, state: str | None = None, group: str | None = None, ids: Sequence[str] = ()
+    calls: Calls, state: str | None = None, group: str | None = None, ids: Sequence[str] = ()
 ) -> Iterator[Job]:
     """Yield the queued jobs in a state, in a group of held jobs, or with these ids."""
-    batch = source.batch
+    batch = calls.batch
     wanted = JobState.HELD if group else _STATE_OF.get(state or "")
     chosen = set(ids)
     for cluster in list(batch.crew.clusters) if batch else ():
@@ -48,11 +48,11 @@ def jobs_in(
 
 
 def page(
-    source: Source, state: str | None, offset: int, count: int, now: float
+    calls: Calls, state: str | None, offset: int, count: int, now: float
 ) -> tuple[int, list[Row]]:
     """Return how many jobs are in a state, and a page of them; ``now`` is in Unix time."""
-    with source.session.changed:
-        chosen = list(jobs_in(source, state))
+    with calls.session.changed:
+        chosen = list(jobs_in(calls, state))
         return len(chosen), [_row(job, now) for job in chosen[offset : offset + count]]
 
 

@@ -1,4 +1,4 @@
-"""The progress of a source's calls, as plain values."""
+"""The progress of calls, as plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from condorpool.engine.jobs import Cluster
 from condorpool.values.events import JobState
 
 if TYPE_CHECKING:
-    from condorpool.display.source import Source
+    from condorpool.engine.calls import Calls
 
 #: The states of jobs that are in the queue, in the order of a job's life.
 IN_QUEUE = tuple(state for state in JobState if not state.is_final)
@@ -29,7 +29,7 @@ LOOKUP_DELAY = 3.0
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of one source's calls.
+    """The progress of some calls.
 
     Parameters
     ----------
@@ -84,30 +84,30 @@ class Progress:
 
 
 class Meter:
-    """Reads a source's progress repeatedly, to measure its rate; not thread-safe.
+    """Reads the progress of calls repeatedly, to measure its rate; not thread-safe.
 
     Reads neither the disk nor the access point, only the latest known states of the jobs
     and a recent state of the HTCondor pool.
     """
 
-    def __init__(self, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
-        self._source = source
+    def __init__(self, calls: Calls, clock: Callable[[], float] = time.monotonic) -> None:
+        self._calls = calls
         self._clock = clock
         self._begun = clock()
-        self._past = collections.deque([(self._begun, source.calls_ended)])
+        self._past = collections.deque([(self._begun, calls.ended)])
         self._held = HeldGroups()
         self._failures = FailedGroups()
 
     def read(self) -> Progress:
         """Return the current progress."""
-        source, session = self._source, self._source.session
-        failures = self._failures.update(source.errors)
+        calls, session = self._calls, self._calls.session
+        failures = self._failures.update(calls.errors)
         with session.changed:
-            ended = source.calls_ended
-            is_over = source.ready() or session.is_closed
+            ended = calls.ended
+            is_over = calls.is_ready or session.is_closed
             unreachable = session.state.unreachable
             unreachable_since = unreachable[1] if unreachable else None
-            batch = source.batch
+            batch = calls.batch
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
             jobs = _count_jobs(clusters)
@@ -115,14 +115,14 @@ class Meter:
             away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
-        rate, eta = self._speed(ended, source.calls, is_moving="running" in jobs)
-        now, failed = self._clock(), source.calls_failed
+        rate, eta = self._speed(ended, calls.size, is_moving="running" in jobs)
+        now, failed = self._clock(), calls.failed
         capacity = None
         if "idle" in jobs and now - self._begun > LOOKUP_DELAY and not is_over:
             capacity = probe(session.access_point.collector_address).read()
         return Progress(
-            name=source.name,
-            calls=source.calls,
+            name=calls.name,
+            calls=calls.size,
             done=max(0, ended - failed),
             failed=failed,
             pending=pending,

@@ -10,7 +10,7 @@ from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.display.source import Source
+    from condorpool.engine.calls import Calls
 
 #: Seconds before calls are shown: most have ended by then.
 DELAY = 1.0
@@ -32,8 +32,8 @@ class TextBar:
 
     poll_interval = 1.0
 
-    def __init__(self, source: Source, stream: TextIO, *, is_live: bool) -> None:
-        self._meter = Meter(source)
+    def __init__(self, calls: Calls, stream: TextIO, *, is_live: bool) -> None:
+        self._meter = Meter(calls)
         self._stream = stream
         self._is_live = is_live
         self._lock = threading.Lock()

@@ -24,7 +24,7 @@ from condorpool.engine.chunks import Chunk
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
-    from condorpool.display.source import Source
+    from condorpool.engine.calls import Calls
 
 logger = logging.getLogger("condorpool")
 
@@ -55,16 +55,17 @@ class JobWidget(anywidget.AnyWidget):
 
 
 class Panel:
-    """A widget for one source, replaced by static HTML when all calls have ended.
+    """A widget for some calls, replaced by static HTML when all have ended.
 
     Until `close`, only the refresher's thread changes the widget.
     """
 
-    def __init__(self, source: Source, kernel: Any) -> None:
-        self._source = source
+    def __init__(self, calls: Calls, kernel: Any) -> None:
+        self._calls = calls
+        self._can_rerun = calls.can_rerun
         self._clicks = clicks(kernel)
         self.poll_interval = self._clicks.poll_interval
-        self._meter = Meter(source)
+        self._meter = Meter(calls)
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._begun = time.monotonic()
@@ -89,7 +90,7 @@ class Panel:
         now = time.monotonic()
         if self._is_closed:
             return False
-        if self._widget is None and self._source.ready():
+        if self._widget is None and self._calls.is_ready:
             self._end(None)
             return False
         if now - self._begun < DELAY:
@@ -128,10 +129,10 @@ class Panel:
         self._is_closed = True
         chunks: Sequence[Chunk] = ()
         with contextlib.suppress(ReferenceError):
-            chunks = self._source.chunks()
-        # The widget stays for reloaded pages; it must not keep the calls' values alive.
+            chunks = self._calls.chunks()
+            # The widget stays for pages that are loaded anew; values live as their users want.
+            self._calls = self._calls.weakly()
         del self._meter
-        self._source.hold_weakly()
         if self._widget is None or progress is None:
             return
         # A reloaded page does not receive the update of the output, only this state.
@@ -145,7 +146,7 @@ class Panel:
 
     def _state(self, progress: Progress) -> dict[str, Any]:
         state = dataclasses.asdict(progress)
-        return {**state, "shares": progress.shares, "reruns": self._source.can_rerun}
+        return {**state, "shares": progress.shares, "reruns": self._can_rerun}
 
     # -- the user's side -------------------------------------------------------------
     def poll_clicks(self) -> None:
@@ -164,7 +165,7 @@ class Panel:
         number = order.get("id")
         widget.send({"id": number, "taken": True})
         orders.worker.do(
-            lambda: self._send(widget, {"id": number, **orders.perform(self._source, order)})
+            lambda: self._send(widget, {"id": number, **orders.perform(self._calls, order)})
         )
 
     def _send(self, widget: JobWidget, message: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ import logging
 import math
 import sys
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from condorpool.engine import actions
 from condorpool.engine.batches import Batch
@@ -100,9 +101,25 @@ class Calls:
         """Whether the calls were posted, or ended without need for a job."""
         return self.batch is not None or self.is_ready
 
+    #: Whether failed calls can be made again.
+    can_rerun: ClassVar[bool] = False
+
+    def rerun_at_end(self) -> None:
+        """When all calls have ended, make the failed ones again before the calls count as ready."""
+        raise NotImplementedError
+
     def mark_reported(self) -> None:
         """Note that the user knows how the calls ended."""
         self.is_reported = True
+
+    def chunks(self) -> list[Chunk]:
+        """Return when and where chunks of calls were made, in the order in which they ended."""
+        with self.session.changed:
+            return list(self.records)
+
+    def weakly(self) -> Calls:
+        """Return a proxy that does not keep these calls alive; later it raises ReferenceError."""
+        return cast("Calls", weakref.proxy(self))
 
     # -- their jobs ----------------------------------------------------------------
     def holders(self) -> list[Job]:
@@ -170,7 +187,7 @@ class Calls:
             if job:
                 job.last_chunk_end = max(job.last_chunk_end, chunk.end)
             self.records.append(chunk)
-            self.session.made.append(chunk)
+            self.session.chunk_records.append(chunk)
 
     def _print(self, outcome: Outcome) -> None:
         """Print what the calls of a chunk printed, if the user wants that."""
@@ -217,6 +234,8 @@ class GatheredCalls(Calls):
     values
         What the calls returned; None for calls that failed or have not ended.
     """
+
+    can_rerun = True
 
     def __init__(
         self,
@@ -281,10 +300,15 @@ class GatheredCalls(Calls):
     def take_up(self, session: Session, chain: Chain) -> None:
         """Follow what another process posted, and post what it had no time to."""
         self._session = session
-        for number, known in chain:
-            rerun = [n for begin, end, _ in known.parts for n in range(begin, end)]
-            self._reset_missing(rerun, len(rerun) or known.calls or 0)
-            before, self.batch = self.batch, session.take_up(number, known, self.deliver)
+        self._reset_missing((), chain[0][1].calls or 0)
+        made_again = [
+            {n for begin, end, _ in known.parts for n in range(begin, end)} for _, known in chain
+        ]
+        for i, (number, known) in enumerate(chain):
+            # Batches deliver in threads of their own: outcomes may come in any order.
+            outdated = set().union(*made_again[i + 1 :])
+            deliver = functools.partial(self.deliver, outdated=outdated)
+            before, self.batch = self.batch, session.take_up(number, known, deliver)
             if before is None:
                 self._first = self.batch
             else:
@@ -320,12 +344,19 @@ class GatheredCalls(Calls):
 
     @uninterrupted
     def rerun(self) -> int:
-        """Make the failed calls again; return how many."""
+        """Make the failed calls again; return how many.  If that cannot be posted, change nothing."""
         numbers = sorted(self.errors)
         if numbers:
             assert self.batch is not None  # noqa: S101 - failed calls were posted
+            failed, was_ready = dict(self.errors), self._is_ready
             self._reset_missing(numbers, len(numbers))
-            self.batch = self.session.repost(self.batch, numbers, self.deliver)
+            try:
+                self.batch = self.session.repost(self.batch, numbers, self.deliver)
+            except BaseException:
+                with self.session.changed:
+                    self.errors, self.missing, self._is_ready = failed, 0, was_ready
+                    self.session.changed.notify_all()
+                raise
         return len(numbers)
 
     def rerun_at_end(self) -> None:
@@ -346,23 +377,33 @@ class GatheredCalls(Calls):
 
     # -- deliveries --------------------------------------------------------------
     def deliver(
-        self, first: int, end: int, result: Outcome | JobError, job: Job | None
+        self,
+        first: int,
+        end: int,
+        result: Outcome | JobError,
+        job: Job | None,
+        outdated: Collection[int] = (),
     ) -> Callable[[], object] | None:
-        """Keep the values and errors of a chunk; return the callback if it was the last one."""
+        """Keep the values and errors of a chunk; return the callback if it was the last one.
+
+        The outcomes of ``outdated`` calls are ignored: they were made again before this
+        process resumed them.
+        """
         self._record(first, end, result, job)
+        numbers = [n for n in range(first, end) if n not in outdated]
         if isinstance(result, JobError):
-            self.errors.update(dict.fromkeys(range(first, end), result))
+            self.errors.update(dict.fromkeys(numbers, result))
         else:
-            self.values[first:end] = result.values[: end - first]
-            self.errors.update(
-                (first + n, error) for n, error in result.errors.items() if first + n < end
-            )
-            if result.stdout or result.stderr:
+            for number in numbers:
+                self.values[number] = result.values[number - first]
+                if number - first in result.errors:
+                    self.errors[number] = result.errors[number - first]
+            if numbers and (result.stdout or result.stderr):
                 self._printed[first] = result.stdout, result.stderr
                 self._print(result)
         with self.session.changed:  # other threads deliver too, when calls are taken back
-            self.missing -= end - first
-            is_last = not self.missing
+            self.missing -= len(numbers)
+            is_last = bool(numbers) and not self.missing
         return self._finish() if is_last and not self._rerun_failed() else None
 
     def _rerun_failed(self) -> bool:
@@ -370,12 +411,10 @@ class GatheredCalls(Calls):
         wanted, self._reruns = self._reruns, False
         if not wanted or not self.errors:
             return False
-        errors = dict(self.errors)
         try:
             self.rerun()
         except CondorPoolError:
             logger.exception("condorpool could not make the failed calls again")
-            self.errors = errors
             return False
         return True
 

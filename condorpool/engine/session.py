@@ -19,7 +19,7 @@ from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.staffing import Staffing
-from condorpool.engine.state import PATIENCE, SessionState
+from condorpool.engine.state import PATIENCE, SessionState, ignore
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobRemovedError
@@ -31,7 +31,7 @@ T = TypeVar("T")
 LEAVE_TIME = 10.0
 
 #: How many chunk records are kept where there is no limit to the number of chunks.
-MOST_MADE = 10_000
+MOST_RECORDS = 10_000
 
 TERMINATED = "the condorpool Pool was terminated"
 
@@ -59,7 +59,7 @@ class Session:
         self.staffing = Staffing(self.state)
         self.follower = Follower(self.state, self.staffing)
         #: When and where the latest chunks were made; a pool gives all its sessions the same.
-        self.made: collections.deque[Any] = collections.deque(maxlen=MOST_MADE)
+        self.chunk_records: collections.deque[Any] = collections.deque(maxlen=MOST_RECORDS)
         self._modules: payload.Shared[Any] | None = None
         self._former_crews: dict[int, Crew] = {}  # of the owner before this process
         self._numbers = itertools.count(1)
@@ -225,19 +225,27 @@ class Session:
 
     @uninterrupted
     def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
-        """Post some calls of a finished batch again, as a new batch; they keep their numbers."""
+        """Post some calls of a finished batch again, all or none, as a new batch.
+
+        They keep their numbers.
+        """
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
-            self.directory.copy_batch(old.number, number, {origin for *_, origin in parts})
             crew = self.staffing.crew(number, old.record.title, old.options)
             record = replace(
                 old.record, crew=crew.number, time=time.time(), reruns=old.number, parts=parts
             )
-            batch = self.open(Batch(number, crew, deliver, old.options, record))
+            batch = Batch(number, crew, deliver, old.options, record)
             with self.changed:
                 batch.origins, batch.size = old.origins, old.size
-            self._post_parts(batch, parts)
+            try:
+                self.directory.copy_batch(old.number, number, {origin for *_, origin in parts})
+                self.open(batch)
+                self._post_parts(batch, parts)
+            except BaseException:
+                self.withdraw(batch)
+                raise
         with self.changed:
             old.successor = batch
         self.end(batch)
@@ -301,6 +309,9 @@ class Session:
     def withdraw(self, batch: Batch) -> None:
         """Take back the chunks of a batch that no job has taken, and delete its files."""
         with self.changed:
+            # A runner may have taken chunks already: their outcomes come too late.
+            batch.pending.clear()
+            batch.deliver = ignore
             # The tracker may have forgotten it already.
             self.state.batches.pop(batch.number, None)
             batch.crew.batches = [other for other in batch.crew.batches if other is not batch]

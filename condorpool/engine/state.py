@@ -61,8 +61,8 @@ OUTCOME_LAG = 20.0
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
 
-def _ignore(*_: object) -> None:
-    """Replace a batch's ``deliver`` once everything is delivered."""
+def ignore(*_: object) -> None:
+    """Replace a batch's ``deliver`` once nothing more is delivered."""
 
 
 @guarded(by="changed")
@@ -250,7 +250,7 @@ class SessionState:
             with self.changed:
                 batch.delivering -= 1
                 if not batch.undelivered:
-                    batch.deliver = _ignore  # the batch may outlive its calls: let them go
+                    batch.deliver = ignore  # the batch may outlive its calls: let them go
                     self.changed.notify_all()
         if after:
             after()

@@ -192,6 +192,14 @@ class SubmitDir:
         except OSError:
             return None
 
+    def events(self, jobs: Iterable[str]) -> str | None:
+        """Return the events of these jobs from the event log, or None if there are none (yet)."""
+        pairs = (job.split(".") for job in jobs)
+        marks = tuple(f"({int(cluster):03d}.{int(proc):03d}." for cluster, proc in pairs)
+        events = (self.text(EVENT_LOG) or "").split("...\n")
+        found = [event for event in events if event.partition(" ")[2].startswith(marks)]
+        return "...\n".join([*found, ""]) or None
+
     def tail(self, name: str, lines: int = 12, size: int = 8192) -> str:
         """Return the last lines of a file, at most ``size`` bytes of them."""
         try:

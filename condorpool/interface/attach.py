@@ -6,18 +6,20 @@ from typing import Any
 
 from condorpool.cleaner.owner import notebook_path
 from condorpool.interface.leftovers import leftovers
-from condorpool.interface.pool import Pool, open_pools
+from condorpool.interface.openpools import open_pools
+from condorpool.interface.pool import Pool
 from condorpool.values.exceptions import CondorPoolError
 
 
 def attach(name: str | None = None, pool: Pool | None = None) -> Any:
-    """Resume calls of a process that has ended; without a name list what there is.
+    """Resume calls of a process that has ended; without a name return a list of such calls.
 
     Parameters
     ----------
     name
-        The name that was given to the calls, the function's, or the end of the submit
-        directory's name.  Of several the latest is resumed, one of this notebook first.
+        The ``name`` of the calls, the name of their function, or the end of the submit
+        directory's name.  If several match, the latest of this notebook is resumed, else
+        the latest.
     pool
         The pool that gets the result; by default a new one, at the access point
         where the jobs are.
@@ -25,7 +27,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     Raises
     ------
     CondorPoolError
-        There are no such calls, or another process has them.
+        There are no such calls, or another process works on them.
 
     Examples
     --------
@@ -36,21 +38,26 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     found = leftovers()
     if name is None:
         return found
-    matching = [left for left in found if name == left.name or left.run.endswith(name)]
+    matching = [
+        leftover for leftover in found if name == leftover.name or leftover.run.endswith(name)
+    ]
     here = notebook_path()
-    matching.sort(key=lambda left: (not left.in_use, bool(here) and left.notebook == here))
+    matching.sort(
+        key=lambda leftover: (not leftover.in_use, bool(here) and leftover.notebook == here)
+    )
     if not matching:
-        # This process may have taken them up already, together with other calls.
+        # This process may have resumed them already, together with other calls.
         for known in (result for owner in open_pools() for result in owner.jobs[::-1]):
             if known.name == name:
                 return known
-        there = ", ".join(dict.fromkeys(left.name for left in found)) or "nothing"
-        raise CondorPoolError(f"no calls named {name!r} were left behind: there is {there}.")
+        names = ", ".join(dict.fromkeys(leftover.name for leftover in found))
+        hint = f" attach() can resume: {names}." if names else ""
+        raise CondorPoolError(f"no calls named {name!r} were left behind.{hint}")
     if matching[-1].in_use:
         raise CondorPoolError(f"{name!r} is {matching[-1].in_use}: {matching[-1].entry.cure}.")
-    left = matching[-1]
+    leftover = matching[-1]
     if pool is None:
-        alive = left.entry.access_point() is not None
-        origin: dict[str, Any] = dict(left.entry.origin) if alive else {}
-        pool = Pool(**origin, submitdir=left.entry.path.parent)
-    return pool.take_up(left)
+        alive = leftover.entry.access_point() is not None
+        origin: dict[str, Any] = dict(leftover.entry.origin) if alive else {}
+        pool = Pool(**origin, submitdir=leftover.entry.path.parent)
+    return pool.take_up(leftover)

@@ -1,11 +1,11 @@
-"""The executor: concurrent.futures' interface to a pool."""
+"""The executor: the interface of `concurrent.futures` to a pool."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +15,10 @@ from condorpool.engine.payload import Call
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import PoolKeywords, takes
-from condorpool.interface.pool import Pool
+from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import AsyncResult, not_stopping
 from condorpool.interface.waiting import Waiting
+from condorpool.interface.workload import Workload
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobRemovedError, ResultTimeoutError
 from condorpool.values.locks import Monitor
@@ -33,13 +34,31 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 class Future(concurrent.futures.Future[T]):
-    """A call of an `Executor`: can be cancelled as long as no job makes it."""
+    """A call of an `Executor`: it can be cancelled until a job makes it."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        func: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
         super().__init__()
         self._waiting: Waiting | None = None  # until the call has ended
+        # Done-callbacks of a future do not wait for those of others.
+        result = workload.post(
+            AsyncResult,
+            Call(func, "apply"),
+            [(args, kwargs)],
+            1,
+            self._succeed,
+            self._fail,
+            in_order=False,
+            progress=None,
+        )
+        self._waiting = result._waiting  # noqa: SLF001 - it knows the result's display
 
-    # -- the deliveries' side ----------------------------------------------------
+    # -- called by deliveries ----------------------------------------------------
     def _succeed(self, value: T) -> None:
         self._waiting = None
         if self.set_running_or_notify_cancel():
@@ -52,16 +71,16 @@ class Future(concurrent.futures.Future[T]):
         if self.set_running_or_notify_cancel():
             self.set_exception(not_stopping(error))
 
-    # -- the user's side -----------------------------------------------------------
+    # -- called by users -------------------------------------------------------------
     def cancel(self) -> bool:
-        """Take the call back unless a job makes it, or has made it; tell whether it is cancelled."""
+        """Take the call back unless a job makes or made it; return whether it is cancelled."""
         waiting = self._waiting
         if waiting and waiting.calls.take_back():
             super().cancel()
         return self.cancelled()
 
     def running(self) -> bool:
-        """Tell whether a job makes the call."""
+        """Return whether a job makes the call now."""
         waiting = self._waiting
         if waiting is None or self.done():
             return False
@@ -74,9 +93,9 @@ class Future(concurrent.futures.Future[T]):
         Raises
         ------
         JobHeldError
-            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+            Only held jobs remain (``on_hold="raise"``).  They stay in the queue.
         concurrent.futures.CancelledError, TimeoutError
-            As ever.
+            As in `concurrent.futures`.
         """
         return super().result(self._waited(timeout))
 
@@ -85,7 +104,7 @@ class Future(concurrent.futures.Future[T]):
         return super().exception(self._waited(timeout))
 
     def _waited(self, timeout: float | None) -> float | None:
-        """Wait as the pool's results do, which know about held jobs; return the time left."""
+        """Wait as the pool's results do, which check for held jobs; return the remaining time."""
         waiting = self._waiting
         try:
             if waiting:
@@ -103,13 +122,13 @@ class Executor(concurrent.futures.Executor):
     max_workers
         The most jobs at once; ``processes`` of `Pool`.
     mp_context
-        Accepted for code written for `ProcessPoolExecutor`; HTCondor has none.
+        Accepted for code written for `ProcessPoolExecutor`, and ignored.
     initializer, initargs
         ``initializer(*initargs)`` is called once in each job, before its calls.
     max_tasks_per_child
         Calls that a job makes before it ends.
     **arguments
-        What else `Pool` takes.
+        The keywords of `Pool`.
 
     Attributes
     ----------
@@ -140,6 +159,7 @@ class Executor(concurrent.futures.Executor):
         checks.optional_count("max_workers", max_workers)
         checks.optional_count("max_tasks_per_child", max_tasks_per_child)
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
+        self._workload = workload_of(self.pool)
         self._is_shut_down = False
         self._closer: threading.Thread | None = None
         self._closing = Monitor()
@@ -160,17 +180,16 @@ class Executor(concurrent.futures.Executor):
             The executor was shut down.
         PayloadError
             The function or an argument cannot be pickled; nothing was submitted.
+
+        Examples
+        --------
+        >>> from condorpool import Executor
+        >>> with Executor() as executor:
+        ...     executor.submit(int, "ff", base=16).result()
+        255
         """
         self._check()
-        future: Future[T] = Future()
-        # What is told of a future does not wait for what others are told.
-        done, failed = future._succeed, future._fail  # noqa: SLF001
-        call, items = Call(fn, "apply"), [(args, kwargs)]
-        result = self.pool._post(  # noqa: SLF001
-            AsyncResult, call, items, 1, done, failed, in_order=False, progress=None
-        )
-        future._waiting = result._waiting  # noqa: SLF001
-        return future
+        return Future(self._workload, fn, args, kwargs)
 
     def map(
         self,
@@ -185,17 +204,18 @@ class Executor(concurrent.futures.Executor):
         Parameters
         ----------
         timeout
-            Seconds from now in which all results are to come.
+            Seconds from now by which all results must have come.
         chunksize
-            Calls that a job makes in one go; more than 1 is much faster for short calls.
+            Calls that a job takes at a time; more than 1 is much faster for short calls.
         buffersize
-            The most chunks that are under way or whose results wait to be taken; the
-            iterables may then be endless.  By default all items are taken now.
+            With it the iterables may be endless: at most ``buffersize * chunksize`` calls are
+            under way or have results that wait to be taken.  By default all items are taken
+            now.
 
         Raises
         ------
         TimeoutError
-            The time is over; calls that no job makes yet are taken back.
+            The time is over.  Calls that no job makes yet are taken back.
 
         Examples
         --------
@@ -212,9 +232,7 @@ class Executor(concurrent.futures.Executor):
             ahead = max(1, len(items))
         else:
             items, ahead = self._while_open(items), buffersize * chunksize
-        results: ResultIterator[T] = self.pool._imap(  # noqa: SLF001
-            fn, items, chunksize, ahead, style="starmap", ordered=True
-        )
+        results = self._workload.stream(fn, "starmap", items, chunksize, ahead, ordered=True)
         return _results(results, end)
 
     def _while_open(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -223,27 +241,26 @@ class Executor(concurrent.futures.Executor):
             yield item
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls, and clean up when the last has ended.
+        """Accept no more calls, and clean up when the last one has ended.
 
         Parameters
         ----------
         wait
-            Whether to wait for that here; what is told of a future, as a done-callback, does not.
+            Whether to wait for that; in a done-callback there is no wait.
         cancel_futures
             Whether to take back the calls that no job makes yet.
         """
         self._is_shut_down = True
         if cancel_futures:
-            self.pool._take_back()  # noqa: SLF001
+            self._workload.take_back()
         with self._closing:
             if self._closer is None:
-                # Not a daemon: as ever, a program ends when its calls have.
+                # Not a daemon: as in concurrent.futures, a program ends when its calls have ended.
                 self._closer = threading.Thread(target=self._close, name="condorpool-closer")
                 self._closer.start()
-            # What is told of a future must not wait for itself.
-            delivers = any(s.deliveries.depth for s in self.pool._sessions)  # noqa: SLF001
-            # Thread.join takes a thread for ended after an interrupt (bpo-45274).
-            if wait and not delivers:
+            # A done-callback would wait for its own end.  Not Thread.join: after an interrupt it
+            # takes a running thread for ended (bpo-45274).
+            if wait and not self._workload.is_delivering:
                 self._closing.wait_for(lambda: self._is_closed)
 
     def _close(self) -> None:
@@ -261,13 +278,13 @@ class Executor(concurrent.futures.Executor):
         trace: TracebackType | None,
     ) -> None:
         if kind is KeyboardInterrupt:
-            # Whoever interrupts does not want to wait.
-            tell("the jobs go on; executor.pool.terminate() removes them")
+            # A user who interrupts does not want to wait.
+            tell("the jobs continue; executor.pool.terminate() removes them")
         self.shutdown(wait=kind is not KeyboardInterrupt)
 
 
 def _results(results: ResultIterator[T], end: float | None) -> Generator[T, None, None]:
-    """Give results until ``end``; take back what is left when nobody wants more."""
+    """Yield results until ``end``; take back the remaining calls when no more are wanted."""
     try:
         while True:
             yield results.next(None if end is None else max(0.0, end - time.monotonic()))

@@ -1,4 +1,4 @@
-"""What a wait does about held jobs."""
+"""What a wait does about held jobs when the user gave a function for it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from condorpool.values.exceptions import JobHeldError
 
 
 class Decisions:
-    """Asks a function about the held jobs of a batch: once for each time that one is held."""
+    """Asks a function about the held jobs of a batch, once each time that a job is held."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._made: set[tuple[Job, int]] = set()
 
     def due(self, batch: Batch) -> list[Job]:
-        """Return the held jobs about which the function was not asked."""
+        """Return the held jobs about which the function was not asked yet."""
         with self._session.changed:
             return [job for job in batch.held if (job, job.holds) not in self._made]
 
     def make(self, decide: Callable[[QueuedJob], Decision], batch: Batch) -> JobHeldError | None:
-        """Ask, and do what the function answers; return the error that is to be raised.
+        """Ask the function and do what it returns; return the error to raise, if any.
 
         Called without the session's lock: the function is the user's.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from condorpool.engine.calls import Calls
 from condorpool.engine.streams import Raised, StreamedCalls
 from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.results import Handle, not_stopping
@@ -14,9 +15,9 @@ T = TypeVar("T")
 class ResultIterator(Handle, Generic[T]):
     """The results of calls as they come, in order or not.
 
-    A thread takes items from the iterable as results are taken from here, so
-    that it may be endless, and that memory and disk have no more than
-    ``buffersize`` calls.  It takes no more when this iterator is gone.
+    A thread takes items from the iterable as you take results.  So the iterable may be
+    endless, and memory and disk hold at most ``buffersize`` calls.  When this iterator is
+    deleted, the thread takes no more items.
 
     Examples
     --------
@@ -32,19 +33,23 @@ class ResultIterator(Handle, Generic[T]):
     def __init__(self, calls: StreamedCalls, on_hold: OnHold | None) -> None:
         super().__init__(calls, on_hold)
 
+    def _to_show(self) -> Calls:
+        # A display must not keep them: the thread takes items until they are garbage.
+        return self._calls.weakly()
+
     def next(self, timeout: float | None = None, *, on_hold: OnHold | None = None) -> T:
-        """Return the next result; waits for it at most ``timeout`` seconds.
+        """Wait for the next result, at most ``timeout`` seconds, and return it.
 
         Raises
         ------
         StopIteration
-            There are no more.
+            There are no more results.
         ResultTimeoutError
-            It did not come in time; ask again.
+            It did not come in time.  Call again to wait longer.
         JobHeldError
             Only held jobs remain (``on_hold="raise"``).  They stay in the queue.
         Exception
-            What the call raised, or in its place what the iterable raised.
+            What the call raised, or what the iterable raised in its place.
         """
         calls = self._calls
         if not calls.has_next:
@@ -65,4 +70,4 @@ class ResultIterator(Handle, Generic[T]):
 
     def __repr__(self) -> str:
         remaining = self.calls - self.calls_ended
-        return f"<ResultIterator: {self._calls.taken} results taken, {remaining} calls left>"
+        return f"<ResultIterator: {self._calls.taken} results taken, {remaining} calls remaining>"

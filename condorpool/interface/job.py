@@ -1,4 +1,4 @@
-"""HTCondor jobs, as users see them: what to ask of them, and what to do to them."""
+"""HTCondor jobs, as users see them: queries and actions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from condorpool.values.events import STATUS_CODES, JobState
 
 
 class Jobs:
-    """What can be asked of some HTCondor jobs, and done to them.
+    """Queries about some HTCondor jobs, and actions on them.
 
-    The names are the original CondorPool's.  An action returns how many jobs it
-    was done to; on a resident runner it touches all calls that the runner has.
+    The names are the original CondorPool's.  An action returns the number of jobs that it
+    changed.  A job may have taken several calls: an action on it affects them all.
     """
 
-    #: What can be done, by HTCondor's number for it.
+    #: The actions, by their HTCondor numbers.
     actions: ClassVar[Mapping[int, Any]] = MappingProxyType({int(a): a for a in ACTIONS.values()})
 
     #: The words for HTCondor's ``JobStatus``.
@@ -31,47 +31,47 @@ class Jobs:
     _session: Session
 
     def _jobs(self) -> list[Job]:
-        """Return which jobs these are."""
+        """Return the jobs."""
         raise NotImplementedError
 
     def _act(self, action: str) -> int:
         return act_on_jobs(self._session.state, action, self._jobs())
 
-    # -- to be done ------------------------------------------------------------------
+    # -- actions ---------------------------------------------------------------------
     def hold(self) -> int:
-        """Put on hold: what runs is stopped, and waits until it is released."""
+        """Put the jobs on hold: running ones are stopped, and all wait until they are released."""
         return self._act("hold")
 
     def release(self) -> int:
-        """Let held jobs run again."""
+        """Release held jobs, so that they run again."""
         return self._act("release")
 
     def remove(self) -> int:
-        """Remove from the queue."""
+        """Remove the jobs from the queue."""
         return self._act("remove")
 
     def removex(self) -> int:
-        """Forget jobs that were removed and whose execution point does not say that they ended."""
+        """Drop removed jobs from the queue without waiting for their execution point (``-forcex``)."""
         return self._act("removex")
 
     def suspend(self) -> int:
-        """Stop in the middle of things; slot and memory stay occupied."""
+        """Suspend running jobs: they keep their slot and memory, and `Continue` resumes them."""
         return self._act("suspend")
 
     def Continue(self) -> int:  # noqa: N802 - the original's name: continue is Python's
-        """Go on after `suspend`."""
+        """Resume suspended jobs."""
         return self._act("continue")
 
     def vacate(self) -> int:
-        """Send away from the execution point, gently; the job then waits to run again."""
+        """Evict running jobs, with time to shut down; they wait to run again."""
         return self._act("vacate")
 
     def vacatefast(self) -> int:
-        """Send away from the execution point at once; the job then waits to run again."""
+        """Evict running jobs at once; they wait to run again."""
         return self._act("vacatefast")
 
     def act(self, action: Any) -> int:
-        """Do what a name (``"hold"``), an ``htcondor2.JobAction`` or its number says."""
+        """Perform an action: a name (``"hold"``), an ``htcondor2.JobAction`` or its number."""
         named = str(action).lower() if isinstance(action, str) else ""
         for name, known in ACTIONS.items():
             if name == named or known == action:
@@ -79,32 +79,33 @@ class Jobs:
                 return int(getattr(self, verb)())
         raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}")
 
-    # -- to be asked -----------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------
     @property
     def clusterid(self) -> int | None:
-        """The ClusterId of the (first) job; None if there is none yet."""
+        """The ClusterId of the first job; None if there is no job yet."""
         return next((job.cluster.number for job in self._jobs()), None)
 
     def constraint(self) -> str:
-        """Return the ClassAd expression that is true of these jobs alone."""
+        """Return a ClassAd expression that is true for these jobs alone."""
         return any_job(job.id for job in self._jobs())
 
     def query(self, *projection: str, checkhistory: bool = True) -> list[dict[str, Any]]:
-        """Return these attributes of the jobs as the access point has them now.
+        """Ask the access point for attributes of the jobs.
 
         Parameters
         ----------
         *projection
             Names of attributes; by default ``JobStatus``.
         checkhistory
-            Ask its history, which may be slow, when none of the jobs is in the queue.
+            Whether to search its history, which may be slow, if none of the jobs is in the
+            queue.
         """
         point, wanted = self._session.access_point, projection or ("JobStatus",)
         found = point.query(self.constraint(), wanted)
         return found or (point.history(self.constraint(), wanted) if checkhistory else [])
 
     def analyze(self) -> str:
-        """Say why the jobs are idle or held, as ``condor_q -better-analyze`` does."""
+        """Return why the jobs are idle or held, as ``condor_q -better-analyze`` does."""
         return "\n".join(why(self._session.access_point, job) for job in self._jobs())
 
     @classmethod
@@ -113,11 +114,11 @@ class Jobs:
         return cls.statuscodes[code]
 
     def stdout(self) -> str | None:
-        """Return what the jobs printed; None if there is nothing (yet)."""
+        """Return the standard output of the jobs; None if there is none yet."""
         return self._text(names.stdout_name)
 
     def stderr(self) -> str | None:
-        """Return what the jobs wrote to standard error; None if there is nothing (yet)."""
+        """Return the standard error of the jobs; None if there is none yet."""
         return self._text(names.stderr_name)
 
     def _text(self, name_of: Callable[[str], str]) -> str | None:
@@ -126,26 +127,23 @@ class Jobs:
         return "".join(found) if found else None
 
     def log(self) -> str | None:
-        """Return the jobs' events from the event log; None if there are none (yet)."""
-        text = self._session.directory.text(names.EVENT_LOG) or ""
-        marks = tuple(f"({job.cluster.number:03d}.{job.proc:03d}." for job in self._jobs())
-        events = [e for e in text.split("...\n") if e.partition(" ")[2].startswith(marks)]
-        return "...\n".join([*events, ""]) or None
+        """Return the jobs' events from the event log; None if there are none yet."""
+        return self._session.directory.events(job.id for job in self._jobs())
 
     def get_text_output(self, which: str) -> str | None:
         """Return the text of ``"output"``, ``"error"`` or ``"log"``."""
         texts = {"output": self.stdout, "error": self.stderr, "log": self.log}
         if which not in texts:
-            raise ValueError(f"get_text_output({which!r}): there are {', '.join(texts)}")
+            raise ValueError(f"get_text_output({which!r}): the outputs are {', '.join(texts)}")
         return texts[which]()
 
 
 class QueuedJob(Jobs):
     r"""One HTCondor job, which makes calls.
 
-    A resident runner makes many: what it prints is then of all of them; a
-    result's own `stdout` is what its calls printed.  Its ``state`` is what the
-    event log said last; looking at it asks nobody.
+    It may make many: then its output is that of all of them, and the `stdout` of a result
+    is that of the result's calls alone.  Its ``state`` comes from the event log, without
+    asking the access point.
 
     Examples
     --------
@@ -171,21 +169,21 @@ class QueuedJob(Jobs):
 
     @property
     def state(self) -> JobState:
-        """Where the job stands."""
+        """The state that the event log gave last."""
         return self._job.state
 
     @property
     def host(self) -> str:
-        """The execution point (slot) where the job ran last; empty before it runs."""
+        """The execution point (slot) where the job runs or ran last; empty before that."""
         return self._job.host
 
     @property
     def hold_reason(self) -> str:
-        """Why HTCondor holds the job; empty if it does not."""
+        """Why HTCondor holds the job; empty if it is not held."""
         return self._job.reason if self.state is JobState.HELD else ""
 
     def status(self) -> str:
-        """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, ..."""
+        """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, and so on."""
         return self.state.value
 
     def __repr__(self) -> str:
@@ -193,8 +191,8 @@ class QueuedJob(Jobs):
 
 
 def act(action: str, jobs: Iterable[QueuedJob]) -> int:
-    """Do something to jobs, with one request to each access point; return to how many."""
+    """Perform an action on jobs, with one request for each access point; return how many changed."""
     chosen: dict[Session, list[Job]] = {}
     for job in jobs:
-        chosen.setdefault(job._session, []).append(job._job)  # noqa: SLF001
+        chosen.setdefault(job._session, []).append(job._job)  # noqa: SLF001 - of the class above
     return sum(act_on_jobs(session.state, action, some) for session, some in chosen.items())

@@ -1,4 +1,4 @@
-"""A back end of joblib, for code that uses joblib, such as scikit-learn."""
+"""A back end for joblib, for code that uses joblib, such as scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, register_parallel_backend
 
 from condorpool.interface.executor import Executor
+from condorpool.interface.pool import workload_of
 
 
 class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -17,7 +18,7 @@ class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
     Parameters
     ----------
     **arguments
-        What `Executor` takes but for ``max_workers``, which is ``n_jobs``.
+        The arguments of `Executor` except ``max_workers``, which is ``n_jobs``.
     """
 
     supports_retrieve_callback = True
@@ -41,15 +42,15 @@ class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         return self._executor
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return how many jobs there may be; all CPUs of the HTCondor pool for -1."""
+        """Return the most jobs at once; for -1 the number of CPUs of the HTCondor pool."""
         if n_jobs == 0:
             raise ValueError("n_jobs=0: it must be at least 1, or -1 for all CPUs")
         if n_jobs is not None and n_jobs > 0:
             return n_jobs
-        return self._start(n_jobs).pool._count_cpus()  # noqa: SLF001
+        return workload_of(self._start(n_jobs).pool).count_cpus()
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
-        """Make the executor, for a `Parallel` that begins."""
+        """Make the executor for a `Parallel` that starts."""
         self.parallel = parallel
         self._start(n_jobs)
         return self.effective_n_jobs(n_jobs)
@@ -67,7 +68,7 @@ class CondorPoolBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore
         """Return what a batch of calls returned, or raise what it raised."""
         return out.result()
 
-    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 - a new pool is made quickly
+    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 - a new pool is quickly made
         """Remove all jobs: their results are not needed."""
         if self._executor:
             self._executor.pool.terminate()

@@ -9,15 +9,15 @@ from typing import Any
 from condorpool.engine.calls import GatheredCalls
 from condorpool.interface.results import Result
 
-#: Results of blocking verbs that raised, whose other values can still be asked for, at most.
+#: The most results of blocking verbs that raised to keep, so that their other values can be read.
 MOST_RAISED = 5
 
 
 class KeptResults:
     """The results that users may ask a pool for, the latest last.
 
-    A result leaves when the pool need not keep it: its values were returned and all is well,
-    or it was dropped.  One with a name can be found by that until it is forgotten.
+    A result is dropped when all its calls have returned and its user has the values, or on
+    request.  One with a name can be found by the name until it is forgotten.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class KeptResults:
 
     @property
     def listed(self) -> list[Result[Any]]:
-        """All but those that are kept for their name alone."""
+        """All results except those that are kept for their name alone."""
         return list(self._listed.values())
 
     def add(self, calls: GatheredCalls, result: Result[Any]) -> None:
-        """Keep a result of these calls."""
+        """Keep the result of these calls."""
         calls.keeper = self
         self._listed[calls] = result
 
@@ -44,21 +44,23 @@ class KeptResults:
         return self._named.get(name)
 
     def note_raised(self, result: Result[Any]) -> None:
-        """Drop the earliest of many results that raised.
+        """Note that a blocking verb raised; drop the earliest such result if there are many.
 
-        What is raised has all frames that it comes through, with the values in them.
+        An exception refers to all frames that it passed, and to the values in them.
         """
         self._raised.append(result)
         if len(self._raised) > MOST_RAISED:
             earliest = self._raised.popleft()
             self.drop(lambda calls: self._listed.get(calls) is earliest)
 
-    def select(self, wanted: Callable[[GatheredCalls], object]) -> list[Result[Any]]:
-        """Return those whose calls are like this."""
-        return [result for calls, result in list(self._listed.items()) if wanted(calls)]
+    @property
+    def unsettled(self) -> dict[GatheredCalls, Result[Any]]:
+        """Those that have not ended, or have errors, by their calls."""
+        listed = list(self._listed.items())
+        return {calls: result for calls, result in listed if not calls.is_ready or calls.errors}
 
     def unreported(self) -> list[tuple[Result[Any], BaseException]]:
-        """Return those with failed calls of which the user does not know, and their first errors."""
+        """Return the results with failures that were not reported, and the first error of each."""
         return [
             (result, calls.errors[min(calls.errors)])
             for calls, result in list(self._listed.items())
@@ -66,26 +68,26 @@ class KeptResults:
         ]
 
     def mark_reported(self) -> None:
-        """Note that the user need not hear how the calls of any end."""
+        """Note that no failure needs to be reported to the user."""
         for calls in list(self._listed):
             calls.mark_reported()
 
     def drop(self, unwanted: Callable[[GatheredCalls], object]) -> None:
-        """List those no longer whose calls are like this."""
+        """Drop the results whose calls are unwanted."""
         for calls in [calls for calls in list(self._listed) if unwanted(calls)]:
             self._listed.pop(calls, None)
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop all results."""
         self._listed.clear()
         self._named.clear()
         self._raised.clear()
 
-    # -- what calls say ------------------------------------------------------------
+    # -- called by calls -----------------------------------------------------------
     def release(self, calls: GatheredCalls) -> None:
-        """List the result no longer: its user has the values."""
+        """Drop the result: its user has the values."""
         self._listed.pop(calls, None)
 
     def forget(self, calls: GatheredCalls) -> None:
-        """Do not find the result by its name any more."""
+        """Stop finding the result by its name."""
         self._named.pop(calls.name, None)

@@ -1,4 +1,4 @@
-"""Leftovers: calls of processes that have ended, and results that are kept."""
+"""Leftovers: unfinished calls of processes that have ended, and kept results."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Leftover:
     run
         Their submit directory's name.
     notebook, cell
-        Where the calls were made; empty and 0 if in no notebook.
+        Where the calls were submitted; empty and 0 outside notebooks.
     time
         When, in seconds since 1970.
-    calls, done
-        How many there are, and how many of them have an outcome.
+    calls, ended
+        How many there are, and how many of them have returned or failed.
     in_use
-        The process that has taken them up, if one has.
+        Which process works on them, if one does.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Leftover:
     cell: int
     time: float
     calls: int
-    done: int
+    ended: int
     in_use: str
     entry: Entry = field(repr=False)
     chain: Chain = field(repr=False)
@@ -54,12 +54,13 @@ class Leftover:
         return self.chain[0][1].digest
 
     def values(self) -> list[Any]:
-        """Read the results so far; the calls are not taken up.
+        """Return the results so far; the calls are not resumed.
 
         Returns
         -------
         list
-            In order: values, exceptions, and `Missing` for calls that have not ended.
+            In the order of the calls: values, exceptions, and `Missing` for calls that have
+            not ended.
         """
         found: list[Any] = [Missing] * self.calls
         directory = SubmitDir(self.entry.path)
@@ -78,15 +79,15 @@ class Missing:
 
 
 class Leftovers(list[Leftover]):
-    """All that `condorpool.attach` can take up, the oldest first, as a table."""
+    """The calls that `condorpool.attach` can resume, the oldest first, shown as a table."""
 
-    _HEAD = ("name", "calls done", "made", "cell", "notebook", "submit directory", "")
+    _HEAD = ("name", "calls ended", "submitted", "cell", "notebook", "submit directory", "")
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
             (
                 each.name,
-                f"{each.done} of {each.calls}",
+                f"{each.ended} of {each.calls}",
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(each.time)),
                 str(each.cell or ""),
                 Path(each.notebook).name,
@@ -117,7 +118,7 @@ class Leftovers(list[Leftover]):
 
 
 def leftovers() -> Leftovers:
-    """Return this user's calls that run without their process, are kept, or are in use elsewhere."""
+    """Return this user's calls whose process has ended, that are kept, or that other processes use."""
     found = (each for entry in registry.everything() for each in _found_in(entry))
     return Leftovers(sorted(found, key=lambda each: each.time))
 
@@ -137,7 +138,7 @@ def _found_in(entry: Entry) -> Iterator[Leftover]:
             cell=record.cell,
             time=record.time,
             calls=record.calls or 0,
-            done=directory.calls_ended(number, record.crew, record.calls or 0),
+            ended=directory.calls_ended(number, record.crew, record.calls or 0),
             in_use=entry.in_use,
             entry=entry,
             chain=chain,

@@ -1,4 +1,4 @@
-"""Where a pool finds its HTCondor."""
+"""How a pool finds its HTCondor."""
 
 from __future__ import annotations
 
@@ -17,24 +17,21 @@ def find_access_point(
     personal: embedded.PersonalHTCondor | Path | str | bool | None = None,
     remote: str | None = None,
 ) -> AccessPoint:
-    """Return the access point that the arguments name, else the best there is.
+    """Return the access point that the arguments name, else a default one.
 
-    In this order: what the arguments say; the HTCondor that is configured here;
-    the user's personal HTCondor, started if need be.  A call that is a job of a
-    personal HTCondor submits to the same.
+    The default is the HTCondor that is configured here, else the user's personal
+    HTCondor, started if needed.  In a job of a personal HTCondor it is that one.
     """
     if personal and (schedd or collector or remote):
-        raise ValueError(
-            "give either personal or schedd, collector and remote: they exclude each other"
-        )
+        raise ValueError("personal excludes schedd, collector and remote: pass only one kind")
     if remote:
         return RemoteAccessPoint.reach(remote, schedd, collector)
     if schedd or collector:
         return AccessPoint.locate(schedd, collector)
     if personal in (None, True) and (around := embedded.surrounding()):
         tell(
-            "a pool in a job: its jobs need slots beside those of the jobs that wait for them. "
-            "Leave some free: give the notebook's pool fewer processes."
+            "this pool is in a job, and its jobs need free slots while that job waits for them. "
+            "Give the outer pool fewer processes than there are slots."
         )
         return around
     if personal is None or personal is False:
@@ -42,8 +39,8 @@ def find_access_point(
             return AccessPoint.locate()
         if personal is False:
             raise HTCondorNotFoundError(
-                "no HTCondor is configured here and personal=False forbids to start one. "
-                "Set CONDOR_CONFIG, or give schedd and collector."
+                "no HTCondor is configured here, and personal=False does not start one. "
+                "Set CONDOR_CONFIG, or pass schedd and collector."
             )
     if isinstance(personal, embedded.PersonalHTCondor):
         return personal.access_point()

@@ -12,7 +12,7 @@ from condorpool.engine.payload import Call
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import JobKeywords
-from condorpool.interface.pool import Pool
+from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Result
 from condorpool.values.events import KILLSTATS
 from condorpool.values.exceptions import (
@@ -36,26 +36,27 @@ def _own_pool(remote: str | None) -> Pool:
 class Job(Result[T]):
     """One call that is an HTCondor job of its own, as in the original CondorPool.
 
-    It needs no pool; what jobs leave is cleaned up when the program ends.
+    It needs no pool.  Its files are deleted when the program ends.
 
     Parameters
     ----------
     target, args, kwargs
         The call: ``target(*args, **kwargs)``.
     submitkwargs
-        Commands of the submit description, as ``{"request_memory": "2GB"}``.
+        Commands of the submit description, such as ``{"request_memory": "2GB"}``.
     submitdir
-        Where the job's files are, and where it works on a shared file system.
+        The folder for the job's files; on a shared file system it also runs there.
     cleanup, cleanupfiles, cleanfailed
-        Whether to delete its files; which others of ``submitdir`` too; and whether
-        those of a failed job too.  Without ``cleanup`` nobody waits for it at the end.
+        Whether to delete the job's files; other files of ``submitdir`` to delete; and
+        whether to delete the files of a failed job, too.  Without ``cleanup`` the program
+        ends without waiting for the job.
     polltime
-        Accepted for code written for the original; nothing is polled.
+        Accepted for code written for the original, and ignored.
     killstats
         States in which `wait` and the end of the program remove the job.
     pool
-        The `Pool` whose HTCondor it is for, and which waits for it when it closes.  By
-        default what ``Pool()`` finds.
+        The `Pool` at whose HTCondor the job is submitted, and which waits for it when it
+        closes.  By default one that ``Pool()`` makes.
 
     Examples
     --------
@@ -94,7 +95,7 @@ class Job(Result[T]):
         }
         self._killstats = killstats
         if not callable(target):
-            raise TypeError(f"target is a function, not {type(target).__name__}")
+            raise TypeError(f"target must be a function, not {type(target).__name__}")
         items = [
             (
                 checks.positional("args", args),
@@ -109,7 +110,7 @@ class Job(Result[T]):
         Parameters
         ----------
         maxtries, wait
-            How often to try an access point that does not answer, and the seconds between.
+            How often to try if the access point does not answer, and the seconds in between.
 
         Raises
         ------
@@ -124,13 +125,13 @@ class Job(Result[T]):
         """
         if self.submitted():
             raise ValueError(f"{self!r} was submitted already: make another Job")
-        pool = self._pool or _own_pool(self._remote)
-        pool._check_call(self._calls.func)  # noqa: SLF001
+        work = workload_of(self._pool or _own_pool(self._remote))
+        work.check_call(self._calls.func)
         given = {"submitkwargs": self._submitkwargs, "jobkwargs": self._jobkwargs}
-        options = pool._options(JobKeywords, given)  # noqa: SLF001
+        options = work.options(JobKeywords, given)
         job = dataclasses.replace(options.job, maxtasksperchild=1)
-        session = pool._session(options.base)  # noqa: SLF001
-        pool._start(self._calls, self, session, job, maxtries, wait)  # noqa: SLF001
+        session = work.session(options.base)
+        work.start(self._calls, self, session, job, maxtries, wait)
         return cast("int", self.clusterid)
 
     @property
@@ -139,19 +140,19 @@ class Job(Result[T]):
         return next(iter(self.jobs), None)
 
     def status(self) -> str | None:
-        """Return where the job stands; None if it was not submitted."""
+        """Return the state of the job, as for a result; None if it was not submitted."""
         return super().status() if self.submitted() else None
 
     def successful(self) -> bool | None:
-        """Return whether the call returned; None as long as it has not ended."""
+        """Return whether the call returned; None until it has ended."""
         return super().successful() if self.ready() else None
 
     def query(self, *projection: str, checkhistory: bool = True) -> Any:
-        """Return these attributes of the job, as of a result; None if it was not submitted."""
+        """Return attributes of the job, as for a result; None if it was not submitted."""
         return super().query(*projection, checkhistory=checkhistory) if self.submitted() else None
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:
-        """Wait until the job is idle no more, at most ``timeout`` seconds."""
+        """Wait until the job is no longer idle, at most ``timeout`` seconds."""
         self._session.state.check_reach()
         super().wait_to_start(timeout, polltime)
 
@@ -164,22 +165,22 @@ class Job(Result[T]):
     ) -> None:
         """Wait until the job has ended, at most ``timeout`` seconds.
 
-        As the ``wait`` of other results, but ``killstats`` are by default the job's own.
+        Like the ``wait`` of other results, but ``killstats`` defaults to the job's own.
         """
         super().wait(
             timeout, polltime, timeouterror, self._killstats if killstats is None else killstats
         )
 
     def stdout(self) -> str | None:  # type: ignore[override]
-        """Return what the job has printed; None if there is nothing (yet)."""
+        """Return what the job printed; None if there is nothing yet."""
         return super().stdout() or Jobs.stdout(self)
 
     def stderr(self) -> str | None:  # type: ignore[override]
-        """Return what the job has written to standard error; None if there is nothing (yet)."""
+        """Return what the job wrote to standard error; None if there is nothing yet."""
         return super().stderr() or Jobs.stderr(self)
 
     def log(self) -> str | None:
-        """Return the job's events from the event log; None if there are none (yet)."""
+        """Return the job's events from the event log; None if there are none yet."""
         return super().log() if self.submitted() else None
 
     def _act(self, action: str) -> int:
@@ -195,7 +196,7 @@ class Job(Result[T]):
             raise self._failure(what) from error
 
     def _failure(self, what: str) -> JobFailedError:
-        """Return the original's one error for all that fails, with its report."""
+        """Return the one error that the original raises for every failure, with its report."""
         (job,) = self.jobs
         facts = [f"submitted: {self.submitted()}", f"completed: {self.completed()}"]
         facts += [f"output exists: {self.output_exists()}"]
@@ -210,7 +211,7 @@ class RemoteJob(Job[T]):
     Parameters
     ----------
     remote
-        The machine, as for `Pool`; the other parameters are those of `Job`.
+        The machine, as for `Pool`.  The other parameters are those of `Job`.
     """
 
     def __init__(self, remote: str, target: Callable[..., T], *args: Any, **kwargs: Any) -> None:

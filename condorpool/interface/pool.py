@@ -1,42 +1,24 @@
 """The pool: multiprocessing's verbs, whose calls run as HTCondor jobs.
 
-Nearly half of this module is what users read with ``pool.map?``.  What they may give is checked in
-`options`; submit directories are the business of `sessions`.
+Most of this module is what users read with ``pool.map?``.  `workload` does the work, and `options`
+checks arguments.
 """
 
 from __future__ import annotations
 
-import atexit
-import math
-import os
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from condorpool import display
-from condorpool.access.capacity import total_cpus
 from condorpool.cleaner import custody
-from condorpool.cleaner.owner import kernel_id
-from condorpool.display.notices import tell, warn_of_hash
+from condorpool.display.notices import tell
 from condorpool.display.timeline import timeline
-from condorpool.engine import actions, payload
-from condorpool.engine.calls import GatheredCalls
-from condorpool.engine.description import JobOptions
-from condorpool.engine.fingerprint import fingerprint
-from condorpool.engine.session import Session
-from condorpool.engine.state import PATIENCE
-from condorpool.engine.streams import StreamedCalls
-from condorpool.engine.tracker import tracker
-from condorpool.interface import sources
+from condorpool.engine import payload
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.kept import KeptResults
-from condorpool.interface.leftovers import Leftover, leftovers
-from condorpool.interface.locate import find_access_point
+from condorpool.interface.leftovers import Leftover
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import (
     CallKeywords,
@@ -45,36 +27,23 @@ from condorpool.interface.options.keywords import (
     ResultKeywords,
     takes,
 )
-from condorpool.interface.options.settings import CallOptions, Settings
+from condorpool.interface.options.settings import Settings
 from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
-from condorpool.interface.sessions import Sessions
-from condorpool.values.exceptions import (
-    CondorPoolError,
-    HTCondorError,
-    JobFailedError,
-    PoolClosedError,
-    words_of,
-)
-from condorpool.values.locks import uninterrupted
+from condorpool.interface.workload import Workload
+from condorpool.values.exceptions import CondorPoolError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 S = TypeVar("S")
 T = TypeVar("T")
-R = TypeVar("R", AsyncResult[Any], MapResult)
-
-#: Seconds for which resuming calls waits until the results that exist are read.
-READ_TIME = 60.0
-
-_open_pools: set[Pool] = set()
 
 
 class Pool:
     """Run calls as HTCondor jobs, through the interface of `multiprocessing.Pool`.
 
-    Leaving a ``with`` block waits for the jobs that run, removes those that are
-    held or suspended (``killstats``), and deletes the submit directory.
+    Leaving a ``with`` block waits for the running jobs, removes those that are held or
+    suspended (``killstats``), and deletes the submit directory.
 
     Parameters
     ----------
@@ -84,50 +53,50 @@ class Pool:
     initializer, initargs
         ``initializer(*initargs)`` is called once in each job, before its calls.
     maxtasksperchild
-        How many times a job takes new calls (``chunksize`` of them) before it ends.  With 1
-        it never does: each has a job of its own.
+        How many times a job takes calls, ``chunksize`` at a time, before it ends.  With 1,
+        each ``chunksize`` calls are an HTCondor job of their own.
     context
-        Accepted for code written for `multiprocessing`; HTCondor has none.
+        Accepted for code written for `multiprocessing`, and ignored.
     schedd, collector
         Name of the access point, and address of its HTCondor pool's collector.
     personal
-        True for the user's personal HTCondor, a folder, or a running
-        `PersonalHTCondor`; False never starts one.  By default the configured
-        HTCondor is used, else the personal one, started when it is needed.
+        True for the user's personal HTCondor, the folder of one, or a running
+        `PersonalHTCondor`; False never starts one.  By default the HTCondor that is
+        configured here, else the personal one, which is started if needed.
     remote
         A machine that ``ssh`` reaches without a password: jobs are submitted there, at
-        its access point.  ``submitdir`` and this Python must be on a file system that it
-        shares.
+        its access point.  ``submitdir`` and this Python must be on a file system that both
+        machines share.
     memory, disk
         What each job may use: ``"2GB"``, ``"500 MiB"``, or a number of MiB.  KB, MB,
         GB and TB are powers of 1024, as HTCondor reads them.
     memory_max
-        A job that needs more than ``memory`` is run again with twice as much, and
-        so on up to this; its calls are made again.
+        A job that exceeds ``memory`` runs again with twice as much, up to this limit; its
+        calls are made again.
     cpus, gpus
         How many each job may use.
     task_timeout
-        Seconds that one call may take: then it is interrupted and raises
-        `TaskTimeoutError`, and the other calls go on.
+        Seconds that one call may take.  A longer call is interrupted and raises
+        `TaskTimeoutError`; the other calls continue.
     container_image
-        The image that jobs run in, as ``"docker://python:3.11"``.
+        The image that jobs run in, such as ``"docker://python:3.11"``.
     requirements
-        A ClassAd expression that machines must satisfy, as ``"OpSysMajorVer == 9"``.
+        A ClassAd expression that machines must satisfy, such as ``"OpSysMajorVer == 9"``.
     submitkwargs
-        Other commands of the submit description, as ``{"accounting_group": "higgs"}``.
+        Other commands of the submit description, such as ``{"accounting_group": "higgs"}``.
     jobkwargs
         Defaults for what happens to jobs and their files: ``submitdir``, ``killstats``,
         ``cleanup``, ``cleanfailed``, ``cleanupfiles``.
     killstats
-        States whose jobs are removed when the pool closes.
+        Jobs in these states are removed when the pool closes.
     submitdir
         Where the pool makes its private submit directory; by default the
         working directory.
     on_hold
         What a wait does when only held jobs remain: ``"raise"`` `JobHeldError`,
         ``"wait"``, or ``"remove"`` them; by default ``"wait"`` while the widget with its
-        buttons is visible, else ``"raise"``.  Or a function, which the wait calls with the
-        `QueuedJob` each time that one is held, and which returns what to do with it:
+        buttons is visible, else ``"raise"``.  Or a function: the wait calls it with each
+        `QueuedJob` that is put on hold, and it returns what to do with that job:
         ``"raise"``, ``"wait"``, ``"remove"`` or ``"release"``.
     python
         The interpreter on the execution point.  By default this one's path, or
@@ -138,16 +107,16 @@ class Pool:
     retire_after
         Seconds after which a job takes no new calls, for sites that want short jobs.
     echo
-        Print here what calls have printed, when they end.
+        Print the output of calls here when they end.
     progress
-        How calls are shown that take longer than a moment: ``"widget"`` in a
+        How to show calls that take longer than about a second: ``"widget"`` in a
         notebook, ``"text"``, or None for not at all.  By default the widget in a notebook,
         text on a terminal, and nothing elsewhere.
     on_exit
-        What happens to unfinished work when this process ends, in whatever way, without
-        closing the pool: ``"wait"``, another process waits for it and then cleans up as
-        leaving ``with`` does; ``"remove"`` all jobs; or ``"keep"`` everything as it is, to
-        be resumed with `condorpool.attach`.
+        What happens to unfinished work when this process ends, for any reason, without
+        closing the pool.  ``"wait"``: another process waits for it and then cleans up as
+        leaving ``with`` does; ``"remove"``: all jobs are removed; ``"keep"``: everything
+        stays as it is, for `condorpool.attach` to resume.
 
     Examples
     --------
@@ -169,18 +138,10 @@ class Pool:
         **keywords: Unpack[PoolKeywords],
     ) -> None:
         settings = Settings(processes, initializer, initargs, maxtasksperchild, keywords)
-        self._settings = settings
         self.submitkwargs, self.jobkwargs = settings.submitkwargs, settings.jobkwargs
         self.killstats, self.remote = settings.killstats, settings.remote
         custody.sweep_once()
-        self._access_point = find_access_point(
-            settings.schedd, settings.collector, settings.personal, settings.remote
-        )
-        self._cpus: tuple[float, int] = (-math.inf, 1)
-        self._sessions = Sessions(self._access_point, settings.on_exit)
-        self._results = KeptResults()
-        self._iterators: weakref.WeakSet[ResultIterator[Any]] = weakref.WeakSet()
-        self._closed = False
+        self._workload = Workload(self, settings)
 
     # -- multiprocessing's verbs ---------------------------------------------------
     @takes(ResultKeywords)
@@ -202,7 +163,7 @@ class Pool:
         ...     pool.apply(int, ("ff",), {"base": 16})
         255
         """
-        kwargs.setdefault("progress", self._settings.progress)
+        kwargs.setdefault("progress", self._workload.settings.progress)
         return self._wait(self.apply_async(func, args, kwds, **kwargs))
 
     @takes(ResultKeywords)
@@ -225,9 +186,10 @@ class Pool:
             ``submitkwargs``, ``jobkwargs``, ``memory``, ``memory_max``, ``disk``, ``cpus``,
             ``gpus``, ``task_timeout``, ``container_image``, ``requirements`` and ``python``
             update the pool's own for this call; ``on_hold``, ``echo`` and ``progress``
-            replace them, but a single call is only shown if it is waited for, or if
-            ``progress`` says so here; with ``return_exceptions=True`` an exception is
-            returned like a value.  An access point that does not answer is tried
+            replace them.  A single call is shown only by `apply`, or if ``progress`` is given
+            here.  With ``return_exceptions=True`` an exception is returned like a value.
+            With a ``name`` results are kept on disk: the same calls with the same name
+            are not made again.  If the access point does not answer, the client tries
             ``maxtries`` times (5), every 20 s.
 
         Raises
@@ -249,7 +211,7 @@ class Pool:
         items = [(checks.positional("args", args), keywords)]
         call = payload.Call(func, "apply")
         kwargs.setdefault("progress", None)
-        return self._post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
+        return self._workload.post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
 
     @takes(ResultKeywords)
     def map(
@@ -266,9 +228,8 @@ class Pool:
         Parameters
         ----------
         chunksize
-            Calls that a job makes in one go.  By default so many that each CPU of the
-            HTCondor pool gets four such portions, which are split when calls turn out to
-            be long.
+            Calls that a job takes at a time.  By default a quarter of each process's share;
+            these portions are split when calls turn out to be long.
         **kwargs
             As for `apply_async`.
 
@@ -297,8 +258,21 @@ class Pool:
         error_callback: Callback | None = None,
         **kwargs: Unpack[ResultKeywords],
     ) -> MapResult:
-        """Submit the calls of `map` and return their `MapResult` at once."""
-        return self._map(func, "map", iterable, chunksize, callback, error_callback, **kwargs)
+        """Submit the calls of `map` and return their `MapResult` at once.
+
+        Takes the parameters of `map` and `apply_async`.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async(abs, [-1, -2, -3])
+        ...     result.get(timeout=60)
+        [1, 2, 3]
+        """
+        return self._workload.post_map(
+            func, "map", iterable, chunksize, callback, error_callback, **kwargs
+        )
 
     @takes(ResultKeywords)
     def starmap(
@@ -329,9 +303,22 @@ class Pool:
         error_callback: Callback | None = None,
         **kwargs: Unpack[ResultKeywords],
     ) -> MapResult:
-        """Submit the calls of `starmap` and return their `MapResult` at once."""
+        """Submit the calls of `starmap` and return their `MapResult` at once.
+
+        Takes the parameters of `map` and `apply_async`.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.starmap_async(pow, [(2, 3), (3, 2)])
+        ...     result.get(timeout=60)
+        [8, 9]
+        """
         items = map(checks.unpacked, checks.iterable("iterable", iterable))
-        return self._map(func, "starmap", items, chunksize, callback, error_callback, **kwargs)
+        return self._workload.post_map(
+            func, "starmap", items, chunksize, callback, error_callback, **kwargs
+        )
 
     @takes(CallKeywords)
     def imap(
@@ -350,12 +337,12 @@ class Pool:
         Parameters
         ----------
         chunksize
-            Calls that a job makes in one go; more than 1 is much faster for short calls.
+            Calls that a job takes at a time; more than 1 is much faster for short calls.
         buffersize
             The most calls that are under way or whose results wait to be taken.  By
             default 16 times ``chunksize`` for each process.
         **kwargs
-            As for `apply_async`, but for ``return_exceptions``.
+            As for `apply_async`, except ``return_exceptions``, ``name`` and ``maxtries``.
 
         Examples
         --------
@@ -366,7 +353,9 @@ class Pool:
         ...         if root == 9:
         ...             break
         """
-        return self._imap(func, iterable, chunksize, buffersize, ordered=True, **kwargs)
+        return self._workload.stream(
+            func, "map", iterable, chunksize, buffersize, ordered=True, **kwargs
+        )
 
     @takes(CallKeywords)
     def imap_unordered(
@@ -377,7 +366,7 @@ class Pool:
         buffersize: int | None = None,
         **kwargs: Unpack[CallKeywords],
     ) -> ResultIterator[T]:
-        """Like `imap`, but each result comes when its call has ended.
+        """Like `imap`, but results come in the order in which the calls end.
 
         Examples
         --------
@@ -386,16 +375,18 @@ class Pool:
         ...     sorted(pool.imap_unordered(abs, [-2, -1]))
         [1, 2]
         """
-        return self._imap(func, iterable, chunksize, buffersize, ordered=False, **kwargs)
+        return self._workload.stream(
+            func, "map", iterable, chunksize, buffersize, ordered=False, **kwargs
+        )
 
     def share(self, value: T) -> payload.Shared[T]:
-        """Send an object that many calls use once to each job, and not with every call.
+        """Send an object to each job once, for all calls that use it.
 
         Returns
         -------
         Shared
-            What to give to calls instead: there it is the object itself.  It is
-            good for calls of this pool (and this ``submitdir``) as long as it is open.
+            Pass this to calls in place of the object: they get the object itself.  It is
+            valid for calls of this pool (with this ``submitdir``) while the pool is open.
 
         Examples
         --------
@@ -406,9 +397,8 @@ class Pool:
         ...     pool.starmap(np.take, [(field, i) for i in (0, 10)])
         [np.int64(0), np.int64(10)]
         """
-        if self._closed:
-            raise PoolClosedError
-        return self._session(Path(self.jobkwargs["submitdir"]).absolute()).share(value)
+        self._workload.check_open()
+        return self._workload.session(Path(self.jobkwargs["submitdir"]).absolute()).share(value)
 
     @takes(JobKeywords)
     def submit_description(
@@ -418,9 +408,10 @@ class Pool:
         chunksize: int | None = None,
         **kwargs: Unpack[JobKeywords],
     ) -> dict[str, str]:
-        """Return exactly what HTCondor would get for a map of so many calls.
+        """Return the submit description that HTCondor would get for a map of ``calls`` calls.
 
-        Nothing is submitted or written.  Takes what describes jobs, as `apply_async` does.
+        Nothing is submitted or written.  Takes the keywords of `apply_async` that describe
+        jobs.
 
         Examples
         --------
@@ -429,114 +420,24 @@ class Pool:
         ...     pool.submit_description(abs, memory="2GB")["request_memory"]
         '2048MB'
         """
-        self._check_call(func)
-        checks.count("calls", calls)
-        checks.optional_count("chunksize", chunksize)
-        options = self._options(JobKeywords, kwargs)
-        staffing = self._sessions.staffing(options.base)
-        jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
-        resident = staffing.is_resident(options.job)
-        limit = min(jobs, options.job.limit(is_resident=resident))
-        batch, name = None if resident else 0, payload.name_of(func)
-        return staffing.describe(0, batch, limit, name, options.job)
+        return self._workload.describe(func, calls, chunksize, kwargs)
 
     @property
     def queue(self) -> list[QueuedJob]:
         """The HTCondor jobs of this pool that are in the queue."""
         return [
-            QueuedJob(session, job) for session in self._sessions for job in session.state.live_jobs
+            QueuedJob(session, job)
+            for session in self._workload.sessions
+            for job in session.state.live_jobs
         ]
 
     def timeline(self, ax: Any = None) -> Any:
-        """Plot when and where the latest calls were made, at most 10,000 bars; as for a result."""
-        return timeline(list(self._sessions.made), ax)
+        """Plot when and where the latest calls were made, as `MapResult.timeline` does.
 
-    # -- posting ----------------------------------------------------------------------
-    def _check_call(self, func: Callable[..., Any]) -> None:
-        if self._closed:
-            raise PoolClosedError
-        warn_of_hash(checks.called(func))
-
-    def _options(self, kind: type, keywords: Mapping[str, Any]) -> CallOptions:
-        # Only a pool without a size of its own needs to ask the collector.
-        cpus = 1 if self._settings.processes else self._count_cpus()
-        return self._settings.of_call(kind, keywords, self._access_point, cpus)
-
-    def _session(self, base: Path) -> Session:
-        _open_pools.add(self)
-        return self._sessions.get(base)
-
-    def _post(
-        self,
-        kind: type[R],
-        call: payload.Call,
-        items: Sequence[Any],
-        chunksize: int,
-        callback: Callback | None,
-        error_callback: Callback | None,
-        *,
-        in_order: bool = True,
-        **keywords: Unpack[ResultKeywords],
-    ) -> R:
-        self._check_call(call.func)
-        checks.function("callback", callback)
-        checks.function("error_callback", error_callback)
-        options = self._options(ResultKeywords, keywords)
-        name = options.name
-        if name is not None:
-            call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
-            if known := self._known(call):
-                return cast("R", known)
-        calls = GatheredCalls.of(
-            call,
-            items,
-            chunksize,
-            echo=options.echo,
-            callback=callback,
-            error_callback=error_callback,
-            return_exceptions=options.return_exceptions,
-            in_order=in_order,
-        )
-        result = kind(calls, options.on_hold)
-        self._start(calls, result, self._session(options.base), options.job, options.maxtries)
-        if name is not None:
-            self._results.add_name(calls, result)
-        result.show(options.progress)
-        return result
-
-    def _known(self, call: payload.Call) -> Result[Any] | None:
-        """Return the result of the same calls under the same name; None if there is none.
-
-        Tells the user, and calls again what failed.
+        Each bar is the calls that a job took at a time, at most the latest 10,000.
         """
-        named = [pool._results.named(call.name) for pool in _open_pools]  # noqa: SLF001
-        mine = [result for result in named if result]
-        found = [left for left in leftovers() if left.digest and left.name == call.name]
-        if mine:
-            digest = mine[-1].digest
-        elif found:
-            digest = found[-1].digest
-        else:
-            return None
-        remedy = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
-        if digest != call.digest:
-            raise ValueError(
-                f"name={call.name!r} has the results of other calls (another function, other "
-                "functions, classes or globals that it uses, or other items): choose another "
-                f"name, or delete them with {remedy}"
-            )
-        if not mine and found[-1].in_use:
-            raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
-        result = mine[-1] if mine else self.take_up(found[-1])
-        if result.ready():
-            result.rerun()
-        tell(
-            f"{call.name!r}: reusing {result.calls_ended} of {result.calls} results computed "
-            f"earlier ({remedy.replace('`', '')} deletes them)"
-        )
-        return result
+        return timeline(list(self._workload.sessions.chunk_records), ax)
 
-    @uninterrupted
     def take_up(self, leftover: Leftover) -> Result[Any]:
         """Resume calls of a process that has ended; return their result.
 
@@ -550,105 +451,10 @@ class Pool:
         Raises
         ------
         CondorPoolError
-            Another process was quicker, or still works on it; or the jobs are in the
+            Another process took them up first, or still runs; or the jobs are in the
             queue of another access point than this pool's.
         """
-        if self._closed:
-            raise PoolClosedError
-        session = self._sessions.take_over(leftover)
-        results = {}
-        for root, chain in session.directory.chains().items():
-            calls = GatheredCalls.taken_up(session, chain)
-            kind: type[Result[Any]] = AsyncResult if calls.is_single else MapResult
-            results[root] = result = kind(calls, self._settings.on_hold)
-            self._results.add(calls, result)
-            if calls.digest:
-                self._results.add_name(calls, result)
-        _open_pools.add(self)
-        self._sessions.follow(session)
-        tracker().look()
-        session.deliveries.wait(READ_TIME)  # what has ended is read first
-        return results[leftover.chain[0][0]]
-
-    def _start(
-        self,
-        calls: GatheredCalls,
-        result: Result[Any],
-        session: Session,
-        options: JobOptions,
-        maxtries: int,
-        wait: float = 20.0,
-    ) -> None:
-        """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
-        wait = checks.seconds("wait", wait)
-        for remaining in reversed(range(checks.count("maxtries", maxtries))):
-            batch = calls.prepare(session, options)
-            try:
-                # From here on an interrupt leaves the calls posted, and their result here.
-                with uninterrupted:
-                    self._results.add(calls, result)
-                    try:
-                        calls.commit(session, batch)
-                    except BaseException:
-                        self._results.release(calls)
-                        raise
-                break
-            except HTCondorError as error:
-                if not remaining:
-                    raise
-                tell(f"{error} Trying again in {wait:g} s.")
-            time.sleep(wait)
-        tracker().look()
-
-    def _map(
-        self,
-        func: Callable[..., Any],
-        style: payload.Style,
-        iterable: Iterable[Any],
-        chunksize: int | None,
-        callback: Callback | None,
-        error_callback: Callback | None,
-        **keywords: Unpack[ResultKeywords],
-    ) -> MapResult:
-        self._check_call(func)
-        checks.optional_count("chunksize", chunksize)
-        items = list(checks.iterable("iterable", iterable))
-        # Chunks whose size the user did not choose are split when calls turn out to be long.
-        call = payload.Call(func, style, splits=chunksize is None)
-        size = chunksize or self._chunksize(len(items))
-        return self._post(MapResult, call, items, size, callback, error_callback, **keywords)
-
-    def _imap(
-        self,
-        func: Callable[[S], T],
-        iterable: Iterable[S],
-        chunksize: int,
-        buffersize: int | None,
-        *,
-        ordered: bool,
-        style: payload.Style = "map",
-        **keywords: Unpack[CallKeywords],
-    ) -> ResultIterator[T]:
-        self._check_call(func)
-        checks.count("chunksize", chunksize)
-        ahead = checks.optional_count("buffersize", buffersize)
-        checks.iterable("iterable", iterable)
-        options = self._options(CallKeywords, keywords)
-        calls = StreamedCalls(
-            self._session(options.base),
-            payload.Call(func, style),
-            iterable,
-            chunksize,
-            options.job,
-            ahead or 16 * chunksize * options.job.limit(is_resident=True),
-            ordered=ordered,
-            echo=options.echo,
-        )
-        iterator: ResultIterator[T] = ResultIterator(calls, options.on_hold)
-        self._iterators.add(iterator)
-        iterator.show(options.progress)
-        tracker().look()
-        return iterator
+        return self._workload.take_up(leftover)
 
     def _wait(self, result: Result[T]) -> T:
         """Return what a blocking verb returns; an interrupt does not affect the jobs."""
@@ -658,23 +464,12 @@ class Pool:
             if not result.ready():  # else the call has raised it
                 tell(
                     "interrupted; the jobs continue. Their result is pool.results[-1]: "
-                    ".get() waits again, .remove() ends them"
+                    ".get() waits again, .remove() removes them"
                 )
             raise
         finally:
             if result.ready() and result.calls_failed:
-                self._results.note_raised(result)
-
-    def _chunksize(self, calls: int) -> int:
-        """Follow multiprocessing's rule: four chunks for each process."""
-        return max(1, math.ceil(calls / (4 * (self._settings.processes or self._count_cpus()))))
-
-    def _count_cpus(self) -> int:
-        asked, cpus = self._cpus
-        if time.monotonic() - asked > 60:
-            cpus = total_cpus(self._access_point.slots())
-            self._cpus = time.monotonic(), max(1, cpus)
-        return self._cpus[1]
+                self._workload.results.note_raised(result)
 
     # -- the end -----------------------------------------------------------------------
     def close(self) -> None:
@@ -685,28 +480,13 @@ class Pool:
         Raises
         ------
         JobFailedError
-            Calls failed and their errors were not raised before; it lists all of them.
+            Calls failed and their errors were not raised before; the message lists them all.
         """
-        self._closed = True
-        for iterator in list(self._iterators):
-            iterator._calls.exhaust()  # noqa: SLF001
-        self._end()
-        unreported = self._results.unreported()
-        jobs = [job.id for result, _ in unreported for job in result.jobs]
-        self._results.clear()
-        if unreported:
-            reports = [f"{r!r}: {words_of(e, repr)}\n{words_of(e)}" for r, e in unreported]
-            raise JobFailedError(
-                ", ".join(jobs) or "",
-                "Pool.close - failed jobs:\n" + "\n==========\n".join(reports),
-            )
+        self._workload.close()
 
     def terminate(self) -> None:
-        """Remove every job that has not ended and accept no more calls."""
-        self._closed = True
-        self._results.mark_reported()
-        self._stop_feeding()
-        self._sessions.terminate()
+        """Accept no more calls and remove every job that has not ended."""
+        self._workload.terminate()
 
     def join(self) -> None:
         """Wait for the jobs of a closed or terminated pool and clean up.
@@ -716,51 +496,37 @@ class Pool:
         ValueError
             The pool is still open.
         """
-        if not self._closed:
+        if not self._workload.is_closed:
             raise ValueError("Pool is still running")
-        self._end()
-
-    def _end(self, patience: float = PATIENCE) -> None:
-        self._sessions.end(patience)
-        _open_pools.discard(self)
-
-    def _stop_feeding(self) -> None:
-        for iterator in list(self._iterators):
-            iterator._calls.stop()  # noqa: SLF001
-
-    def _take_back(self) -> None:
-        self._stop_feeding()
-        for session in self._sessions:
-            actions.take_back(session.state)
+        self._workload.end()
 
     @property
     def jobs(self) -> list[Result[Any]]:
         """The results that were not fetched yet, or that failed, the latest last.
 
-        The name is the original CondorPool's; a result has the jobs that make its calls.
+        The name is the original CondorPool's.  `MapResult.jobs` are HTCondor jobs.
         """
-        return self._results.listed
+        return self._workload.results.listed
 
     def clear_completed(self) -> None:
-        """Take out of `jobs` what has ended."""
-        self._results.drop(lambda calls: calls.is_ready)
+        """Drop the results from `jobs` that have ended."""
+        self._workload.results.drop(lambda calls: calls.is_ready)
 
     def clear_successful(self) -> None:
-        """Take out of `jobs` what has ended without errors."""
-        self._results.drop(lambda calls: calls.is_ready and not calls.errors)
+        """Drop the results from `jobs` that have ended without errors."""
+        self._workload.results.drop(lambda calls: calls.is_ready and not calls.errors)
 
     def closed(self) -> bool:
         """Return whether the pool accepts no more calls."""
-        return self._closed
+        return self._workload.is_closed
 
     @property
     def results(self) -> list[Result[Any]]:
         """The results that have not ended, or have errors, the latest last."""
-        return self._results.select(lambda calls: not calls.is_ready or calls.errors)
+        return list(self._workload.results.unsettled.values())
 
     def __enter__(self) -> Pool:
-        if self._closed:
-            raise PoolClosedError
+        self._workload.check_open()
         return self
 
     def __exit__(
@@ -771,11 +537,11 @@ class Pool:
     ) -> None:
         if kind is KeyboardInterrupt:
             # A user who interrupts does not want to wait.
-            self._closed = True
+            self._workload.is_closed = True
             tell("the jobs continue; pool.join() waits, pool.terminate() removes them")
             return
         if error is not None:
-            self._stop_feeding()
+            self._workload.stop_feeding()
         try:
             self.close()
         except CondorPoolError:
@@ -789,51 +555,14 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def _repr_html_(self) -> str:
-        return sources.html(self.results[-display.MOST :], repr(self))
+        return display.html(list(self._workload.results.unsettled)[-display.MOST :], repr(self))
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
-        batches = [b for s in self._sessions for b in list(s.state.batches.values())]
-        calls = sum(batch.calls_pending for batch in batches)
-        return f"<condorpool.Pool at {self._access_point.name}: {state}, {calls:,} calls remaining>"
+        state = "closed" if self._workload.is_closed else "open"
+        point, calls = self._workload.access_point.name, self._workload.calls_pending
+        return f"<condorpool.Pool at {point}: {state}, {calls:,} calls remaining>"
 
 
-def open_pools() -> list[Pool]:
-    """Return the pools of this process that have, or had, jobs and are not cleaned up."""
-    return list(_open_pools)
-
-
-@atexit.register
-def _close_open_pools() -> None:
-    """Do for pools that were not closed what leaving ``with`` does.
-
-    A kernel has no time for that: its cleaner does what is not done here.
-    """
-    hurries = bool(kernel_id())
-    for pool in list(_open_pools):
-        on_exit, sessions = pool._settings.on_exit, pool._sessions  # noqa: SLF001
-        is_busy = any(session.state.is_busy for session in sessions)
-        if on_exit == "keep" or (on_exit == "wait" and hurries and is_busy):
-            continue
-        try:
-            pool._stop_feeding()  # noqa: SLF001 - no more results are taken
-            if on_exit == "remove":
-                pool.terminate()
-            pool._closed = True  # noqa: SLF001
-            # The program is over: an access point that does not answer is not waited for.
-            pool._end(patience=0.5 if hurries else 5.0)  # noqa: SLF001
-            pool.close()
-        except CondorPoolError as error:
-            tell(str(error))
-
-
-def _forget() -> None:
-    # The pools of a forked child are its parent's, and only its parent may end them.
-    for pool in _open_pools:
-        pool._closed = True  # noqa: SLF001
-        pool._sessions.forget()  # noqa: SLF001
-        pool._results = KeptResults()  # noqa: SLF001
-    _open_pools.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
+def workload_of(pool: Pool) -> Workload:
+    """Return the work of a pool, for modules that do more with it than users."""
+    return pool._workload  # noqa: SLF001 - a public name would be offered to users by the Tab key

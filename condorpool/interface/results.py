@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar, cast
 
+from condorpool import display
 from condorpool.display.timeline import dataframe, timeline
 from condorpool.engine.calls import Calls, GatheredCalls
 from condorpool.engine.chunks import Chunk
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
-from condorpool.interface import sources
 from condorpool.interface.job import Jobs, QueuedJob
+from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import OnHold
-from condorpool.interface.verbs import OriginalVerbs
 from condorpool.interface.waiting import Waiting
+from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobFailedError, ResultTimeoutError
 
 T = TypeVar("T")
 
 Callback = Callable[[Any], object]
 
-#: Seconds after which an ``await`` checks for held jobs: the stop button of a notebook cancels
-#: the task, and does not wake its event loop.
+#: The states of calls; of several the first counts.
+_ADVANCED_FIRST = (
+    JobState.RUNNING,
+    JobState.IDLE,
+    JobState.UNMATERIALIZED,
+    JobState.SUSPENDED,
+    JobState.HELD,
+    JobState.REMOVED,
+    JobState.COMPLETED,
+)
+
+#: Seconds after which these look again, because nothing wakes them: an ``await`` (the stop button of
+#: a notebook cancels the task, but does not wake its event loop), and a wait for jobs to start (no
+#: event says which job takes a call).
 TICK = 0.1
 
 
@@ -30,7 +45,7 @@ def not_stopping(error: BaseException) -> BaseException:
     """Return an exception that iterators and futures may raise.
 
     StopIteration would end them as if there were no more; as in a generator (PEP 479) it
-    is the cause of a RuntimeError.
+    becomes the cause of a RuntimeError.
     """
     if not isinstance(error, StopIteration):
         return error
@@ -40,7 +55,7 @@ def not_stopping(error: BaseException) -> BaseException:
 
 
 class Handle(Jobs):
-    """What users have of some calls: to see them, and to act on their jobs."""
+    """What users hold of some calls: shows how far they are, and acts on their jobs."""
 
     _calls: Calls
 
@@ -51,12 +66,12 @@ class Handle(Jobs):
 
     @property
     def name(self) -> str:
-        """What is called."""
+        """The name of the function, or the ``name`` that was given to the calls."""
         return self._calls.name
 
     @property
     def calls(self) -> int:
-        """How many calls there are; of an iterator, how many items it has taken so far."""
+        """How many calls there are; for an iterator, how many items it has taken so far."""
         return self._calls.size
 
     @property
@@ -77,29 +92,42 @@ class Handle(Jobs):
         """Show how the calls proceed, as the ``progress`` of `Pool` says."""
         self._progress = progress
         if not self.ready():
-            self._waiting.display = sources.show(self, progress)
+            self._waiting.display = display.show(self._to_show(), progress)
+
+    def _to_show(self) -> Calls:
+        """Return the calls as a display gets them."""
+        return self._calls
 
     def chunks(self) -> list[Chunk]:
-        """Return how the chunks of calls were made that have come to something, in that order.
+        """Return when, where and with how much memory calls were made.
 
-        When, where, how long, and with what memory; those that were made again are
-        there twice.  An iterator has the latest 10,000.
+        There is one entry for the calls that a job took at a time (``chunksize``), in the
+        order in which they ended.  Calls that were made again have two.  An iterator has the
+        latest 10,000.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async(abs, range(6), chunksize=2)
+        ...     result.wait()
+        ...     sorted((chunk.first, chunk.calls) for chunk in result.chunks())
+        [(0, 2), (2, 2), (4, 2)]
         """
-        with self._session.changed:
-            return list(self._calls.records)
+        return self._calls.chunks()
 
     def to_dataframe(self) -> Any:
-        """Return the `chunks` as a pandas DataFrame.
+        """Return the entries of `chunks` as a pandas DataFrame.
 
         Raises
         ------
         ModuleNotFoundError
-            There is no pandas.
+            pandas is not installed.
         """
         return dataframe(self.chunks())
 
     def timeline(self, ax: Any = None) -> Any:
-        """Plot when each chunk was made, and where.
+        """Plot when and where calls were made: one bar for each entry of `chunks`.
 
         Parameters
         ----------
@@ -109,24 +137,25 @@ class Handle(Jobs):
         Returns
         -------
         Axes
-            What was drawn into; without matplotlib a picture that notebooks show,
-            and whose ``str()`` is SVG.
+            The axes; without matplotlib a picture that notebooks show, and whose
+            ``str()`` is SVG.
         """
         return timeline(self.chunks(), ax)
 
     @property
     def jobs(self) -> list[QueuedJob]:
-        """The jobs that have, or had, the calls, or are held for them; none for calls that wait."""
+        """The jobs that make or made the calls, or are held; a call that waits for a job has none."""
         return [QueuedJob(self._session, place) for place in self._calls.holders()]
 
     def remove(self) -> int:
-        """Remove the jobs that have the calls, and take back calls that wait; return how many."""
+        """Remove the jobs that make the calls, and take back calls that wait; return how many."""
         return super().remove()
 
     def take_back(self) -> int:
-        """Take back calls that no job makes yet; return in how many chunks.
+        """Take back calls that no job makes yet; the others continue.
 
-        Unlike `remove`, it leaves the others alone.  An iterator takes no more items.
+        They raise `JobRemovedError`.  An iterator takes no more items.  Returns 0 if there
+        were none; calls that a job would take at a time (``chunksize``) count as one.
         """
         return self._calls.take_back()
 
@@ -141,11 +170,11 @@ class Handle(Jobs):
         return self._calls.act(action)
 
     def _repr_html_(self) -> str:
-        return sources.html([self])
+        return display.html([self._calls])
 
 
-class Result(OriginalVerbs, Handle, Generic[T]):
-    """The outcome of calls that were posted together."""
+class Result(Handle, Generic[T]):
+    """The result of calls that were submitted together."""
 
     _calls: GatheredCalls
 
@@ -154,7 +183,7 @@ class Result(OriginalVerbs, Handle, Generic[T]):
 
     @property
     def digest(self) -> str:
-        """What is the same for the same calls, if they have a name."""
+        """A fingerprint that is equal for equal calls; empty for calls without a ``name``."""
         return self._calls.digest
 
     def successful(self) -> bool | None:
@@ -185,13 +214,13 @@ class Result(OriginalVerbs, Handle, Generic[T]):
         timeouterror
             Raise `ResultTimeoutError` when the time is over.
         killstats
-            States, as ``("Held", "Suspended")``: a job that is in one of them, or comes
-            to be, is removed, and its error raised.
+            States, such as ``("Held", "Suspended")``: a job that is in one of them, or
+            enters it, is removed, and `JobFailedError` is raised.
 
         Raises
         ------
         JobHeldError
-            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+            Only held jobs remain (``on_hold="raise"``).  They stay in the queue.
         JobFailedError
             A job was removed for its state.
         """
@@ -253,24 +282,23 @@ class Result(OriginalVerbs, Handle, Generic[T]):
         polltime, killstats
             As for `wait`.
         on_hold
-            What to do when nothing but held jobs is left: ``"raise"``, ``"wait"``
-            or ``"remove"``, or a function that decides for each job, as for `Pool`;
-            by default what the pool was told.  Where nobody has said so, ``"wait"``
-            while the widget with its buttons is seen, else ``"raise"``.
+            What to do when only held jobs remain: ``"raise"``, ``"wait"`` or
+            ``"remove"``, or a function that decides for each job, as for `Pool`; by
+            default what the pool was given.
 
         Raises
         ------
         ResultTimeoutError
             The time is over (it is also a ``multiprocessing.TimeoutError``).
         JobHeldError
-            Only held jobs are left (``on_hold="raise"``).  They stay in the queue.
+            Only held jobs remain (``on_hold="raise"``).  They stay in the queue.
         HTCondorError
             The access point has not answered for ten minutes.
         JobRemovedError, JobFailedError
             A job ended without leaving an outcome.
         Exception
-            Whatever a call raised, with the remote traceback as its cause; of
-            several the first in order.
+            What a call raised, with the remote traceback as its cause; the first in
+            order if several calls failed.
         """
         self._wait(timeout, killstats, on_hold)
         return self._outcome()
@@ -288,7 +316,7 @@ class Result(OriginalVerbs, Handle, Generic[T]):
         return self._wait_in_loop().__await__()
 
     async def _wait_in_loop(self) -> T:
-        import asyncio  # noqa: PLC0415 - 40 ms and 8 MiB that most never need
+        import asyncio  # noqa: PLC0415 - 40 ms and 8 MiB that most programs never need
 
         event = self._calls.event()
         on_hold = self._waiting.on_hold
@@ -313,29 +341,44 @@ class Result(OriginalVerbs, Handle, Generic[T]):
         return {number: self._calls.errors[number] for number in self.failed}
 
     def rerun(self) -> int:
-        """Make the calls again that failed; return how many.
+        """Submit the calls that failed again; return how many.
 
-        The result is then as if they had just been submitted for the first time:
-        `get` waits for them, and callbacks are called again.
+        `get` then waits for them, and callbacks are called again.
 
         Raises
         ------
         ValueError
             Not all calls have ended, or the pool is closed.
+        SubmitError, HTCondorError
+            The submit directory cannot be written, or the access point did not answer.  The
+            result is as before.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from condorpool import Pool
+        >>> hello = Path("hello.txt").absolute()
+        >>> with Pool() as pool:
+        ...     result = pool.apply_async(Path.read_text, (hello,))
+        ...     result.wait()  # it fails: there is no such file
+        ...     size = hello.write_text("hello")
+        ...     result.rerun(), result.get()
+        (1, 'hello')
+        >>> hello.unlink()
         """
         if not self.ready():
-            raise ValueError(f"{self!r} not ready: wait() for it before you rerun what failed")
+            raise ValueError(f"{self!r} not ready: wait() for it before you rerun failed calls")
         count = self._calls.rerun()
         if count:
             self.show(self._progress)
         return count
 
     def forget(self) -> None:
-        """Keep the results no longer for which a ``name`` was given."""
+        """Stop keeping the results on disk under their ``name``."""
         self._calls.forget()
 
     def rerun_at_end(self) -> None:
-        """Make the calls again that have failed when all have ended, before `get` returns."""
+        """When all calls have ended, submit those that failed again once, before `get` returns."""
         self._calls.rerun_at_end()
 
     def stdout(self) -> str:
@@ -346,11 +389,47 @@ class Result(OriginalVerbs, Handle, Generic[T]):
         """Return what the calls that have ended wrote to standard error, in order."""
         return self._calls.printed(1)
 
+    # -- the original CondorPool's names ---------------------------------------------
+    def submitted(self) -> bool:
+        """Return whether the calls were submitted: always true of a pool's results."""
+        return self._calls.is_posted
+
+    def completed(self) -> bool:
+        """Return the same as `ready`."""
+        return self._calls.is_ready
+
+    def output_exists(self) -> bool:
+        """Return whether all calls have returned; false as long as some have not ended."""
+        return self._calls.is_ready and not self._calls.errors
+
+    def status(self) -> str | None:
+        """Return the state of the calls: ``Idle``, ``Running``, ``Suspended``, ``Held``, ...
+
+        ``Completed`` is for calls that have returned or failed.  With several calls the first
+        of these counts: ``Running``, ``Idle``, ``Suspended``, ``Held``.
+        """
+        self._calls.holders()
+        with self._calls.session.changed:
+            states = self._calls.states()
+        return next(state.original_word for state in _ADVANCED_FIRST if state in states)
+
+    def _statuses(self) -> set[str]:
+        """Return, under the lock, the statuses of calls that have not ended."""
+        return {state.original_word for state in self._calls.states()}
+
+    def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:  # noqa: ARG002
+        """Wait until a job runs, or until no call is idle any more, at most ``timeout`` seconds."""
+        timeout = checks.timeout(timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while self.status() == JobState.IDLE.original_word and time.monotonic() < end:
+            with self._calls.session.changed:
+                self._waiting.pause(min(end, time.monotonic() + TICK))
+
     def __repr__(self) -> str:
         calls, batch = self._calls, self._calls.batch
         failed = f", {calls.failed} failed" if calls.failed else ""
         held = len(batch.held) if batch and calls.missing else 0
-        return f"<{type(self).__name__}: {calls.ended} of {calls.size} calls done{failed}" + (
+        return f"<{type(self).__name__}: {calls.ended} of {calls.size} calls ended{failed}" + (
             f", {held} jobs held>" if held else ">"
         )
 
@@ -369,7 +448,7 @@ class AsyncResult(Result[T]):
 
     @property
     def job(self) -> QueuedJob | None:
-        """The job that has, or had, the call; None while the call waits for one."""
+        """The job that makes or made the call; None while the call waits for one."""
         return next(iter(self.jobs), None)
 
 

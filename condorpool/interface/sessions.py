@@ -1,4 +1,4 @@
-"""The submit directories of one pool: begun, taken over from another process, and ended."""
+"""The submit directories of one pool: new ones, and those taken over from other processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from condorpool.cleaner.owner import kernel_id, notebook_path
 from condorpool.display.notices import tell
 from condorpool.engine import description
 from condorpool.engine.chunks import Chunk
-from condorpool.engine.session import MOST_MADE, Session
+from condorpool.engine.session import MOST_RECORDS, Session
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import SubmitDir
@@ -27,12 +27,12 @@ _NOTE_INTERVAL = 10.0
 
 
 class Sessions:
-    """A session for each folder in which a pool has submitted calls.
+    """The sessions of a pool: one for each ``submitdir`` in which it submits calls.
 
     Parameters
     ----------
     on_exit
-        What happens to them when this process ends without closing the pool.
+        What happens to their jobs when this process ends without closing the pool.
     """
 
     def __init__(self, access_point: AccessPoint, on_exit: str) -> None:
@@ -40,25 +40,25 @@ class Sessions:
         self._on_exit = on_exit
         self._lease = 0.0 if on_exit == "keep" else description.LEASE
         self._by_folder: dict[Path, Session] = {}
-        #: When and where the latest chunks were made.
-        self.made: deque[Chunk] = deque(maxlen=MOST_MADE)
+        #: When and where the latest chunks were made, in all sessions.
+        self.chunk_records: deque[Chunk] = deque(maxlen=MOST_RECORDS)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_folder.values()))
 
     def get(self, base: Path) -> Session:
-        """Return the session whose submit directory is in this folder; begin it if there is none."""
+        """Return the session whose submit directory is in this folder, a new one if needed."""
         return self._by_folder.get(base) or self._begin(base)
 
     def staffing(self, base: Path) -> Staffing:
-        """Return what describes the jobs of the session that `get` returns, but write nothing."""
+        """Return the staffing of the session that `get` would return, but write nothing."""
         if known := self._by_folder.get(base):
             return known.staffing
         return Staffing(SessionState(SubmitDir.new(base), self._access_point, self._lease))
 
     @uninterrupted
     def _begin(self, base: Path) -> Session:
-        """Make a submit directory, which is cleaned up whatever happens to this process."""
+        """Make a submit directory, registered so that it is cleaned up if this process dies."""
         directory = SubmitDir.new(base)
         custody.register(directory.path, self._access_point, self._on_exit)
         try:
@@ -75,28 +75,28 @@ class Sessions:
         self.follow(session, base)
         return session
 
-    def take_over(self, left: Leftover) -> Session:
-        """Own what another process has left in a submit directory; nothing of it is followed yet.
+    def take_over(self, leftover: Leftover) -> Session:
+        """Become the owner of the submit directory of a process that has ended; then `follow` it.
 
         Raises
         ------
         CondorPoolError
-            Another process was quicker, or still works on it; or the jobs are in the
-            queue of another access point.
+            Another process took it over first, or still works on it; or the jobs are in
+            the queue of another access point.
         """
-        here, origin = self._access_point, left.entry.origin
-        there = here if origin == here.origin else left.entry.access_point()
+        here, origin = self._access_point, leftover.entry.origin
+        there = here if origin == here.origin else leftover.entry.access_point()
         if there and there.queue != here.queue:
             raise CondorPoolError(
-                f"the jobs of {left.name!r} are at {there.name}, and this pool's at "
-                f"{here.name}: condorpool.attach({left.name!r}) makes a pool there."
+                f"the jobs of {leftover.name!r} are at access point {there.name}, and this pool's "
+                f"are at {here.name}: condorpool.attach({leftover.name!r}) makes a pool there."
             )
-        directory = custody.take_up(left.entry, self._on_exit, here.origin)
+        directory = custody.take_up(leftover.entry, self._on_exit, here.origin)
         return Session.taken_up(directory, here)
 
     def follow(self, session: Session, base: Path | None = None) -> None:
-        """Have the tracker follow a session; new calls in ``base`` are posted there, too."""
-        session.made = self.made
+        """Have the tracker follow a session; later calls in ``base`` are posted there, too."""
+        session.chunk_records = self.chunk_records
         self._by_folder[base or session.directory.path] = session
         tracker().follow(session)
 
@@ -129,12 +129,12 @@ class Sessions:
                     _leave(session, is_over=is_over)
 
     def forget(self) -> None:
-        """Drop the sessions without a word to HTCondor: they are those of a parent process."""
+        """Drop the sessions and leave their jobs alone: they belong to the parent process."""
         self._by_folder = {}
 
 
 def _leave(session: Session, *, is_over: bool) -> None:
-    """Clean up after a session whose calls have ended."""
+    """Clean up a session whose calls have ended."""
     tracker().unfollow(session)
     session.follower.close()
     path = session.directory.path

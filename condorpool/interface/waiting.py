@@ -1,4 +1,4 @@
-"""Waiting for calls, with what is to be done meanwhile about held jobs and clicks."""
+"""Waiting for calls; a wait also handles held jobs and clicks in the widget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import OnHold
 from condorpool.values.exceptions import ResultTimeoutError
 
-#: Seconds after which a wait checks that the tracker's thread is alive, which would wake it.
+#: Seconds after which a wait checks that the thread that would wake it, the tracker's, is alive.
 LOOK = 1.0
 
 
@@ -26,7 +26,7 @@ class Waiting:
     Attributes
     ----------
     display
-        What shows the calls, if anything does.
+        The open display of the calls, if any.
     """
 
     def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
@@ -41,12 +41,12 @@ class Waiting:
     def until(
         self, over: Callable[[], bool], timeout: float | None, on_hold: OnHold | None = None
     ) -> None:
-        """Wait until ``over()``, which is asked under the lock.
+        """Wait until ``over()`` is true; it is called under the lock.
 
         Raises
         ------
         ResultTimeoutError
-            It was not after ``timeout`` seconds.
+            It is still false after ``timeout`` seconds.
         JobHeldError
             Only held jobs remain (``on_hold="raise"``).
         """
@@ -64,7 +64,7 @@ class Waiting:
             on_hold = self.resolve(on_hold)
 
     def is_stuck(self, on_hold: OnHold | None) -> bool:
-        """Return, under the lock, whether to `resolve` that jobs are held; raise if told to."""
+        """Return, under the lock, whether `resolve` must handle held jobs, or raise `JobHeldError`."""
         calls = self.calls
         calls.session.state.check_reach()
         if not calls.is_ready:
@@ -84,7 +84,7 @@ class Waiting:
         return True
 
     def resolve(self, on_hold: OnHold | None) -> OnHold:
-        """Do what is to be done about held jobs; return what is to be done from now on."""
+        """Handle held jobs; return the ``on_hold`` that applies from now on."""
         if not callable(on_hold):
             self.calls.act("remove")
             return "wait"
@@ -96,15 +96,15 @@ class Waiting:
         return on_hold
 
     def pause(self, end: float) -> None:
-        """Wait for news under the lock, at most until ``end``."""
+        """Wait for a change, at most until ``end``; the lock is held before and after."""
         if self.display:
-            # It may have clicks that only this thread can read.
+            # There may be clicks that only this thread can read.
             end = min(end, time.monotonic() + self.display.poll_interval)
         self.calls.session.changed.wait(max(0.0, min(LOOK, end - time.monotonic())))
         if self.display:
             self.display.poll_clicks()
 
     def close_display(self) -> None:
-        """Show the end."""
+        """Have the display show the final state."""
         if self.display:
             self.display.close()

@@ -26,7 +26,8 @@ from condorpool.display.notices import tell
 from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.interface.attach import attach
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.pool import Pool, open_pools
+from condorpool.interface.openpools import open_pools
+from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
 from condorpool.notebook import cell as remote
 from condorpool.notebook import completion, lines, selection

@@ -13,7 +13,8 @@ from condorpool.cleaner.registry import Entry
 from condorpool.display.notices import plural
 from condorpool.engine.description import title
 from condorpool.interface.job import Jobs, QueuedJob, act
-from condorpool.interface.pool import Pool, open_pools
+from condorpool.interface.openpools import open_pools, workloads
+from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Handle
 from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
@@ -37,7 +38,7 @@ class NotebookPool:
     def get(self, processes: int | None = None) -> Pool:
         """Return the pool, or one with the same arguments and this many processes."""
         pool = self._pools.get(processes)
-        if pool is None or pool._closed:  # noqa: SLF001
+        if pool is None or pool.closed():
             number = {} if processes is None else {"processes": processes}
             if number and self._arguments is None:
                 raise LineError("--processes needs a pool that %condor_pool made, not your own")
@@ -52,7 +53,7 @@ class NotebookPool:
             arguments = inspect.signature(Pool).bind(*args, **kwargs).arguments
             pool = Pool(**arguments)
         for old in self._pools.values() if self._arguments is not None else ():
-            if all(handle._calls.batch.is_done for handle in _handles(old) if handle._calls.batch):  # noqa: SLF001
+            if all(calls.batch.is_done for calls in workload_of(old).handles() if calls.batch):
                 old.terminate()  # its jobs only linger
                 old.join()
         self._arguments, self._pools = arguments, {None: pool}
@@ -70,7 +71,7 @@ class NotebookPool:
         pools = [*self._pools.values(), *self._resumed]
         self._pools, self._resumed = {}, []
         for pool in pools:
-            folders = [session.directory for session in pool._sessions]  # noqa: SLF001
+            folders = [session.directory for session in workload_of(pool).sessions]
             try:
                 pool.close()
             finally:
@@ -87,16 +88,12 @@ def left_behind() -> list[Entry]:
 
 def fit(pool: Pool, description: Mapping[str, str]) -> Any:
     """Return how many slots of a pool's HTCondor match a submit description."""
-    return pool._access_point.fit(description)  # noqa: SLF001
+    return workload_of(pool).access_point.fit(description)
 
 
 def known_results() -> list[Handle]:
     """Return the results that the pools of this notebook still hold."""
-    return [handle for pool in open_pools() for handle in _handles(pool)]
-
-
-def _handles(pool: Pool) -> list[Handle]:
-    return [*pool.results, *pool._iterators]  # noqa: SLF001
+    return [handle for work in workloads() for handle in work.handles().values()]
 
 
 def held_jobs() -> list[QueuedJob]:
@@ -145,8 +142,9 @@ def _named(word: str) -> list[Handle]:
     name = title(word)
     return [
         handle
-        for handle in known_results()
-        if (batch := handle._calls.batch) and batch.options.submitkwargs.get("batch_name") == name  # noqa: SLF001
+        for work in workloads()
+        for calls, handle in work.handles().items()
+        if calls.batch and calls.batch.options.submitkwargs.get("batch_name") == name
     ]
 
 

@@ -68,7 +68,7 @@ def make_pool(pool_class):
 
 @pytest.fixture(scope="module")
 def pool(pool_class):
-    """Give a pool of two that the cases of a module share."""
+    """Return a pool of two that the cases of a module share."""
     pool = pool_class(2)
     yield pool
     pool.terminate()
@@ -85,6 +85,6 @@ def executor_class(backend, where):
 
 @pytest.fixture(scope="module")
 def executor(executor_class):
-    """Give an executor of two that the cases of a module share."""
+    """Return an executor of two that the cases of a module share."""
     with executor_class(2) as executor:
         yield executor

@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
 
 def since(*version):
-    """Leave out `ProcessPoolExecutor` where it does not know the keyword yet."""
+    """Skip `ProcessPoolExecutor` where it does not know the keyword yet."""
     both = ["multiprocessing"] * (sys.version_info >= version) + ["condorpool"]
     return pytest.mark.parametrize("backend", both, indirect=True, scope="module")
 
@@ -67,7 +67,7 @@ def raise_it(error, seconds=0.0):
 
 
 def raise_with_a_comment():
-    """Raise on a line that can be recognised."""
+    """Raise on a line that can be recognized."""
     raise RuntimeError(123)  # some comment
 
 
@@ -84,7 +84,7 @@ def set_variable(value):
 
 
 def wait_for_begin(future):
-    """Wait until somebody makes the call, or has made it."""
+    """Wait until the call runs or has ended."""
     while not (future.running() or future.done()):
         time.sleep(0.01)
 
@@ -105,7 +105,7 @@ class TestSubmit:
     """One call, one future."""
 
     def test_it_is_one(self, executor):
-        """Both are what concurrent.futures calls so."""
+        """Executor and future are instances of the classes of concurrent.futures."""
         assert isinstance(executor, concurrent.futures.Executor)
         future = executor.submit(pow, 2, 8)
         assert isinstance(future, concurrent.futures.Future)
@@ -116,13 +116,13 @@ class TestSubmit:
         assert not future.cancelled()
 
     def test_arguments_and_keywords(self, executor):
-        """All arrive, whatever they are called."""
+        """A call gets its arguments and keywords, whatever their names are."""
         assert executor.submit(captured, 1, self=2, fn=3).result() == ((1,), {"self": 2, "fn": 3})
         with pytest.raises(TypeError):
             executor.submit(fn=captured, arg=1)
 
     def test_an_exception(self, executor):
-        """As itself, with the remote traceback as its cause."""
+        """It is raised as itself, with the remote traceback as its cause."""
         future = executor.submit(raise_with_a_comment)
         with pytest.raises(RuntimeError) as caught:
             future.result()
@@ -131,7 +131,7 @@ class TestSubmit:
         assert "raise RuntimeError(123)  # some comment" in str(caught.value.__cause__)
 
     def test_a_timeout(self, executor):
-        """The call goes on."""
+        """The call continues."""
         future = executor.submit(after, 2.0, 7)
         for question in (future.result, future.exception):
             with pytest.raises(concurrent.futures.TimeoutError):
@@ -139,7 +139,7 @@ class TestSubmit:
         assert future.result(timeout=60) == 7
 
     def test_callbacks(self, executor):
-        """Once, with the future; also one that comes late."""
+        """Each is called once with the future, also one that is added after the end."""
         got, there = [], threading.Event()
         future = executor.submit(after, 0.2)
         future.add_done_callback(lambda f: (got.append(f), there.set()))
@@ -147,8 +147,8 @@ class TestSubmit:
         future.add_done_callback(got.append)
         assert got == [future, future]
 
-    def test_a_future_that_nobody_keeps(self, executor):
-        """Nothing of its call stays, by the time of the next."""
+    def test_a_future_without_references(self, executor):
+        """Its call has been garbage-collected by the time of the next one."""
         thing = Thing()
         watch = weakref.ref(thing)
         executor.submit(thing.method)
@@ -161,10 +161,10 @@ class TestSubmit:
 
 
 class TestCancel:
-    """Calls that nobody makes yet can be taken back."""
+    """Calls that no worker makes yet can be taken back."""
 
     def test_cancel(self, executor_class):
-        """What runs goes on, what waits does not begin."""
+        """A running call continues, and a waiting one is not made."""
         with executor_class(1) as executor:
             futures = [executor.submit(after, 0.5, n) for n in range(8)]
             wait_for_begin(futures[0])
@@ -183,7 +183,7 @@ class TestCancel:
         assert [f.result() for f in futures if not f.cancelled()] == list(range(states.index(True)))
 
     def test_those_who_wait_are_told(self, executor_class):
-        """A cancelled future is a done one."""
+        """A cancelled future is done for `wait` and `as_completed`."""
         with executor_class(1) as executor:
             futures = [executor.submit(after, 0.5) for _ in range(5)]
             told = []
@@ -194,7 +194,7 @@ class TestCancel:
 
     @since(3, 11)
     def test_one_task_per_child(self, executor_class):
-        """Also when each call is a process of its own."""
+        """A call can be cancelled, too, when each has a process of its own."""
         with executor_class(1, max_tasks_per_child=1) as executor:
             futures = [executor.submit(after, 0.5) for _ in range(5)]
             while not futures[4].cancel():  # a job that is not in the queue yet cannot be removed
@@ -208,14 +208,14 @@ class TestMap:
 
     @pytest.mark.parametrize("chunksize", [1, 3, 100])
     def test_in_order(self, executor, chunksize):
-        """As the builtin; the shortest iterable ends it."""
+        """Results are those of the builtin; the shortest iterable ends them."""
         results = executor.map(pow, range(10), range(12), chunksize=chunksize)
         assert next(results) == 1
         assert list(results) == list(map(pow, range(10), range(10)))[1:]
         assert list(executor.map(pow, [], [1])) == []
 
     def test_an_exception(self, executor):
-        """It comes in its place, and ends the iteration."""
+        """It is raised in place of its result, and ends the iteration."""
         results = executor.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
         assert [next(results), next(results)] == [(0, 1), (0, 1)]
         with pytest.raises(ZeroDivisionError):
@@ -224,7 +224,7 @@ class TestMap:
             next(results)
 
     def test_a_timeout(self, executor):
-        """For all results together."""
+        """It holds for all results together."""
         results, got = executor.map(after, [0, 0, 3.0], timeout=1.5), []
         with pytest.raises(concurrent.futures.TimeoutError):
             got.extend(iter(lambda: next(results), 1))
@@ -232,7 +232,7 @@ class TestMap:
             next(results)
 
     def test_items_are_taken_at_once(self, executor):
-        """Also when nobody asks for results."""
+        """All items are taken, even if no result is."""
         source = iter(range(5))
         results = executor.map(abs, source)
         assert next(source, None) is None
@@ -240,7 +240,7 @@ class TestMap:
 
     @since(3, 14)
     def test_a_buffer(self, executor):
-        """Then items are taken as results are, and may have no end."""
+        """With it items are taken as results are, and may be endless."""
         source = itertools.count()
         results = executor.map(abs, source, buffersize=4)
         assert [next(results) for _ in range(10)] == list(range(10))
@@ -253,17 +253,17 @@ class TestMap:
         ("size", "error"), [(0, ValueError), (-1, ValueError), ("a", TypeError)]
     )
     def test_a_buffer_has_room(self, executor, size, error):
-        """At least one."""
+        """Its size must be at least 1."""
         with pytest.raises(error, match="buffersize"):
             executor.map(abs, [1], buffersize=size)
 
     def test_a_chunk_has_calls(self, executor):
-        """At least one."""
+        """Its size must be at least 1."""
         with pytest.raises(ValueError, match="chunksize"):
             executor.map(abs, [1], chunksize=0)
 
     def test_results_are_not_kept(self, executor):
-        """Once they were taken."""
+        """A result that was taken is garbage."""
         for thing in executor.map(make_thing, range(5)):
             watch = weakref.ref(thing)
             del thing
@@ -271,7 +271,7 @@ class TestMap:
             assert watch() is None
 
     def test_an_iterable_that_raises(self, executor):
-        """Its own exception."""
+        """Its exception is raised as itself."""
 
         def source():
             yield 1
@@ -285,13 +285,13 @@ class TestWait:
     """Futures are good for concurrent.futures' functions."""
 
     def test_as_completed(self, executor):
-        """What ends first comes first, and each but once."""
+        """Futures come once each, in the order in which their calls end."""
         fast, slow = executor.submit(after, 0), executor.submit(after, 0.7)
         fast.result()
         assert list(as_completed([slow, fast, slow])) == [fast, slow]
 
     def test_as_completed_with_a_timeout(self, executor):
-        """What has ended comes before it."""
+        """The futures that have ended come before it is raised."""
         fast, slow = executor.submit(after, 0), executor.submit(after, 2.0)
         fast.result()
         got = []
@@ -304,7 +304,7 @@ class TestWait:
         [(FIRST_COMPLETED, {0}), (FIRST_EXCEPTION, {0, 1}), (ALL_COMPLETED, {0, 1, 2})],
     )
     def test_wait(self, executor_class, condition, done):
-        """For the first, for the first that raises, for all."""
+        """It waits for the first future, the first that raises, or all."""
         with executor_class(1) as executor:
             futures = [
                 executor.submit(after, 0),
@@ -316,12 +316,12 @@ class TestWait:
             assert ended.not_done == set(futures) - ended.done
 
     def test_wait_with_a_timeout(self, executor):
-        """What has ended by then."""
+        """It returns the futures that have ended by then."""
         future = executor.submit(after, 1.0)
         assert wait([future], timeout=0.05).not_done == {future}
 
     def test_in_a_coroutine(self, executor):
-        """``run_in_executor`` and ``wrap_future``."""
+        """``run_in_executor`` and ``wrap_future`` take the executor and its futures."""
 
         async def both():
             loop = asyncio.get_running_loop()
@@ -341,7 +341,7 @@ class TestShutdown:
     """The end."""
 
     def test_nothing_after_it(self, executor_class):
-        """It may be said again."""
+        """A shut-down executor takes no calls, and may be shut down again."""
         executor = executor_class(1)
         executor.shutdown()
         executor.shutdown(wait=False)
@@ -351,7 +351,7 @@ class TestShutdown:
             executor.map(abs, [1])
 
     def test_leaving_with_waits(self, executor_class):
-        """For all calls, also those of a map that nobody asks."""
+        """It waits for all calls, also those of a map whose results are not taken."""
         with executor_class(2) as executor:
             future = executor.submit(after, 0.5, 1)
             results = executor.map(after, [0.1] * 5, range(5))
@@ -359,7 +359,7 @@ class TestShutdown:
         assert list(results) == list(range(5))
 
     def test_without_waiting(self, executor_class):
-        """The calls go on; a later shutdown waits for them."""
+        """The calls continue; a later shutdown waits for them."""
         executor = executor_class(1)
         futures = [executor.submit(after, 0.5, n) for n in range(2)]
         executor.shutdown(wait=False)
@@ -368,7 +368,7 @@ class TestShutdown:
         assert [future.result(timeout=5) for future in futures] == [0, 1]
 
     def test_cancelling_without_waiting(self, executor_class):
-        """What waits is cancelled, what runs goes on."""
+        """Waiting calls are cancelled, and running ones continue."""
         executor = executor_class(1)
         futures = [executor.submit(after, 0.5, n) for n in range(10)]
         wait_for_begin(futures[0])
@@ -380,7 +380,7 @@ class TestShutdown:
         executor.shutdown()
 
     def test_after_the_program_began_to_end(self, backend, where):
-        """Nothing is submitted any more."""
+        """No call is submitted."""
         package = "condorpool" if backend == "condorpool" else "concurrent.futures"
         name = "Executor" if backend == "condorpool" else "ProcessPoolExecutor"
         arguments = {k: str(getattr(v, "folder", v)) for k, v in where.items() if k != "linger"}
@@ -392,7 +392,7 @@ class TestShutdown:
 
     @since(3, 14)
     def test_a_lazy_map(self, executor_class):
-        """It takes no more items."""
+        """After the end it takes no more items."""
         with executor_class(1) as executor:
             results = executor.map(abs, itertools.count(), buffersize=2)
             assert next(results) == 0
@@ -405,12 +405,12 @@ class TestWorkers:
 
     @pytest.mark.parametrize("number", [0, -1])
     def test_there_is_one(self, executor_class, number):
-        """At least; the error names the argument as it was given."""
+        """There must be at least one worker; the error names the argument."""
         with pytest.raises(ValueError, match="max_workers"):
             executor_class(max_workers=number)
 
     def test_an_initializer(self, executor_class):
-        """Its work is there for the calls; it is called, or it is none."""
+        """Calls see its effects; it must be a function."""
         with executor_class(1, initializer=set_variable, initargs=("green",)) as executor:
             assert executor.submit(os.getenv, "CONTRACT").result() == "green"
         with pytest.raises(TypeError, match="initializer"):
@@ -418,7 +418,7 @@ class TestWorkers:
 
     @since(3, 11)
     def test_tasks_per_child(self, executor_class):
-        """Then another goes on."""
+        """A process ends after so many calls, and another one takes the next."""
         with executor_class(1, max_tasks_per_child=2) as executor:
             pids = [executor.submit(os.getpid).result() for _ in range(5)]
         assert len(set(pids)) == 3
@@ -427,12 +427,12 @@ class TestWorkers:
         "name", ["__init__", "submit", "map", "shutdown", "__enter__", "__exit__"]
     )
     def test_signatures(self, name):
-        """Everything that concurrent.futures takes, in that order."""
+        """Every method takes the parameters of concurrent.futures, in the same order."""
         theirs, ours = (
             list(inspect.signature(getattr(cls, name)).parameters.values())
             for cls in (concurrent.futures.ProcessPoolExecutor, condorpool.Executor)
         )
-        if name != "__exit__":  # its parameters have no names that anybody uses
+        if name != "__exit__":  # it is never called with keywords
             assert [(p.name, p.kind) for p in ours][: len(theirs)] == [
                 (p.name, p.kind) for p in theirs
             ]
@@ -441,7 +441,7 @@ class TestWorkers:
 
 @pytest.mark.parametrize("backend", ["condorpool"], indirect=True, scope="module")
 def test_held_jobs(executor_class):
-    """A wait for a future tells of them."""
+    """A wait for a future raises that its job is held."""
     with executor_class(1) as executor:
         future = executor.submit(after, 60)
         while not executor.pool.results[-1].hold():
@@ -454,7 +454,7 @@ def test_held_jobs(executor_class):
 @pytest.mark.parametrize("backend", ["condorpool"], indirect=True, scope="module")
 @pytest.mark.parametrize("tasks", [None, 1])
 def test_what_waits_behind_others_is_cancelled(executor_class, tasks):
-    """Also what was posted just now, with a job for each call."""
+    """Calls that were posted a moment ago are, too, also with a job for each call."""
     with executor_class(2, max_tasks_per_child=tasks) as executor:
         futures = [executor.submit(after, 2.0, n) for n in range(6)]
         wait_for_begin(futures[0])
@@ -467,7 +467,7 @@ def test_what_waits_behind_others_is_cancelled(executor_class, tasks):
 
 @pytest.mark.parametrize("backend", ["condorpool"], indirect=True, scope="module")
 def test_a_call_that_raises_stopiteration(executor):
-    """It ends neither a map nor an await: it comes as the cause of a RuntimeError (PEP 479)."""
+    """It ends neither a map nor an await: it is the cause of a RuntimeError (PEP 479)."""
     results, got = executor.map(raise_at_two, range(4)), []
     with pytest.raises(RuntimeError, match="StopIteration") as caught:
         got.extend(results)

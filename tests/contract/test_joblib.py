@@ -25,7 +25,7 @@ def parallel(backend, where):
 
 
 def test_in_order(parallel):
-    """As a list, and as they come."""
+    """Results come in order, as a list and as a generator."""
     calls = [joblib.delayed(pow)(x, 2) for x in range(100)]
     with parallel(n_jobs=2):
         assert joblib.Parallel()(calls) == [x * x for x in range(100)]
@@ -33,14 +33,14 @@ def test_in_order(parallel):
 
 
 def test_one_parallel_for_many(parallel):
-    """The jobs stay from one call to the next."""
+    """The jobs stay from one use to the next."""
     with parallel(n_jobs=1), joblib.Parallel() as many:
         pids = [many([joblib.delayed(os.getpid)()]) for _ in range(3)]
     assert len({pid for (pid,) in pids}) == 1
 
 
 def test_an_exception(parallel):
-    """It ends the others."""
+    """It ends the other calls."""
     with parallel(n_jobs=2):
         with pytest.raises(ZeroDivisionError):
             joblib.Parallel()(joblib.delayed(halve)(x) for x in (2, 1, 0, 4))
@@ -48,7 +48,7 @@ def test_an_exception(parallel):
 
 
 def test_how_many(parallel):
-    """All CPUs that there are."""
+    """-1 is all CPUs of the HTCondor pool."""
     with parallel(n_jobs=-1):
         assert joblib.effective_n_jobs() == 2 or os.cpu_count() != 2
     with parallel(), pytest.raises(ValueError, match="n_jobs"):

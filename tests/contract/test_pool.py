@@ -1,24 +1,24 @@
 """multiprocessing.Pool's contract: the same cases on multiprocessing and on HTCondor.
 
-What CPython's own tests of its pool (``Lib/test/_test_multiprocessing.py``)
-look at is here in our words, but for
+The cases cover what CPython's own tests of its pool check
+(``Lib/test/_test_multiprocessing.py``), except
 
 - ``test_make_pool``, the half that counts ``_pool``: a private list of processes;
-- ``test_resource_warning``: it sets a private state; a pool that nobody closes is
-  closed at the program's end, so there is nothing to warn of;
+- ``test_resource_warning``: it sets a private state; a pool that was not closed is
+  closed at the program's end, so no warning is needed;
 - ``test_release_unused_processes``: it replaces the class of the processes;
 - ``test_pool_worker_lifetime``, the half that calls ``_repopulate_pool`` (private);
 - ``test_large_pool``: 20 processes here and not 200, for the sake of two CPUs;
 - ``test_map_unplicklable``: the exception that pickling raised is the cause of
   ours, which says what could not be pickled;
-- what is about managers' proxies of pools and about ``ThreadPool``, which are
-  other classes.
+- the tests of managers' proxies of pools and of ``ThreadPool``, which are other
+  classes.
 
-That what ends first comes first needs two slots at a time, which a case that shares
-its HTCondor may not have: see ``TestIterators`` in ``tests/htcondor/test_results.py``.
+The order in which calls end needs two slots at a time, which a case that shares its
+HTCondor may not get: see ``TestIterators`` in ``tests/htcondor/test_results.py``.
 
-Cases that multiprocessing itself does not survive, or does not have before
-Python 3.15, are marked ``condorpool_only``.
+Cases in which multiprocessing itself hangs, or which it supports only from Python 3.15
+on, are marked ``condorpool_only``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def raise_late(size, wait=0.0):
 
 
 def raise_with_a_comment():
-    """Raise on a line that can be recognised."""
+    """Raise on a line that can be recognized."""
     raise RuntimeError(123)  # some comment
 
 
@@ -199,21 +199,21 @@ class TestApply:
     """One call."""
 
     def test_arguments_and_keywords(self, pool):
-        """Both arrive."""
+        """A call gets its arguments and keywords."""
         assert pool.apply(square, (5,)) == 25
         assert pool.apply(square, (), {"x": 3}) == 9
         assert pool.apply(square, [2], {"wait": 0.01}) == 4
         assert pool.apply(int, ("ff",), {"base": 16}) == 255
 
     def test_a_result_comes_later(self, pool):
-        """After as long as the call takes, and as often as one asks."""
+        """It is ready when the call has ended, and `get` may be called again."""
         start = time.monotonic()
         result = pool.apply_async(square, (7, 0.3))
         assert result.get() == result.get(timeout=1) == 49
         assert time.monotonic() - start >= 0.3
 
     def test_a_timeout(self, make_pool):
-        """It is multiprocessing's; the call goes on."""
+        """The error is multiprocessing's; the call continues."""
         result = make_pool(1).apply_async(square, (6, 1.0))
         with pytest.raises(multiprocessing.TimeoutError):
             result.get(timeout=0.1)
@@ -222,7 +222,7 @@ class TestApply:
         assert result.get(timeout=60) == 36
 
     def test_successful_before_the_end(self, pool):
-        """Nobody knows yet."""
+        """It raises ValueError as long as the call has not ended."""
         result = pool.apply_async(square, (1, 0.5))
         with pytest.raises(ValueError, match="not ready"):
             result.successful()
@@ -247,14 +247,14 @@ class TestApply:
         ],
     )
     def test_whatever_can_be_called(self, pool, func):
-        """Functions, and all that is like one."""
+        """Functions, methods, classes, partials and callable objects can be called."""
         item = "c" if func is str.upper else 4
         assert pool.apply(func, (item,)) == func(item)
         assert pool.map(func, [item] * 3) == [func(item)] * 3
 
     @condorpool_only
     def test_closures(self, pool):
-        """And functions that are made here, which multiprocessing cannot import there."""
+        """So can closures and lambdas, which multiprocessing cannot import in its workers."""
         assert pool.apply(lambda x: x, (4,)) == 4
         offset = 10
 
@@ -270,13 +270,13 @@ class TestMap:
     @pytest.mark.parametrize("chunksize", [None, 1, 20, 1000])
     @pytest.mark.parametrize("items", [range(10), range(100)])
     def test_in_order(self, pool, items, chunksize):
-        """Whatever the chunks."""
+        """Results are in the order of the items, for every chunksize."""
         assert pool.map(square, items, chunksize) == [x * x for x in items]
         assert pool.map_async(square, items, chunksize=chunksize).get() == [x * x for x in items]
 
     @pytest.mark.parametrize("chunksize", [None, 20])
     def test_star(self, pool, chunksize):
-        """Items are unpacked."""
+        """Items are unpacked as arguments."""
         items = [(x, 99 - x) for x in range(100)]
         expected = list(itertools.starmap(difference, items))
         assert pool.starmap(difference, items, chunksize) == expected
@@ -284,7 +284,7 @@ class TestMap:
 
     @pytest.mark.parametrize("empty", [[], (), {}, pytest.param(iter(()), id="iterator")], ids=str)
     def test_nothing(self, pool, empty):
-        """No call, no result, no wait."""
+        """An empty iterable gives an empty list at once."""
         assert pool.map(square, empty) == []
         assert pool.starmap(square, empty) == []
         assert pool.map_async(square, empty, chunksize=1).get(timeout=5) == []
@@ -293,26 +293,26 @@ class TestMap:
 
     @condorpool_only
     def test_the_callback_of_an_empty_map(self, pool):
-        """It comes as every other; multiprocessing forgets it."""
+        """It is called, which multiprocessing does not do."""
         got = []
         pool.map_async(square, [], callback=got.append).wait(5)
         assert got == [[]]
 
     def test_items_without_a_length(self, pool):
-        """Generators, sets, dictionaries, strings."""
+        """Generators, sets, dictionaries and strings are iterables."""
         assert pool.map(square, (x for x in range(5))) == [0, 1, 4, 9, 16]
         assert sorted(pool.map(square, {1, 2, 3})) == [1, 4, 9]
         assert pool.map(str.upper, {"a": 1, "b": 2}) == ["A", "B"]
         assert pool.map(str.upper, "abc") == ["A", "B", "C"]
 
     def test_many_items(self, pool):
-        """A hundred thousand."""
+        """A map of a hundred thousand calls returns."""
         items = range(100_000)
         assert pool.map(identity, items) == list(items)
         assert sum(pool.imap_unordered(identity, items, chunksize=10_000)) == sum(items)
 
     def test_arrays(self, pool):
-        """They come and go whole."""
+        """Arrays are sent and returned unchanged."""
         rows = np.arange(12.0).reshape(3, 4)
         results = pool.map(np.negative, rows)
         assert (np.array(results) == -rows).all()
@@ -320,11 +320,11 @@ class TestMap:
         assert pool.apply(np.sum, (rows,), {"axis": 0}).tolist() == rows.sum(axis=0).tolist()
 
     def test_many_workers(self, make_pool):
-        """More than there are CPUs."""
+        """There may be more workers than CPUs."""
         assert sum(make_pool(20).map(square, range(1000))) == 332833500
 
     def test_threads_share_a_pool(self, pool):
-        """Each gets its own results."""
+        """Each thread gets its own results."""
         got = {}
 
         def work(n):
@@ -343,7 +343,7 @@ class TestIterators:
 
     @pytest.mark.parametrize(("count", "chunksize"), [(10, 1), (1000, 100)])
     def test_in_order(self, pool, count, chunksize):
-        """One after the other, then no more."""
+        """Results come in the order of the items, and then StopIteration."""
         results = pool.imap(square, range(count), chunksize)
         assert iter(results) is results
         assert [next(results) for _ in range(count)] == [x * x for x in range(count)]
@@ -353,12 +353,12 @@ class TestIterators:
 
     @pytest.mark.parametrize(("count", "chunksize"), [(10, 1), (1000, 100)])
     def test_as_they_end(self, pool, count, chunksize):
-        """All of them."""
+        """All results come, in any order."""
         results = pool.imap_unordered(square, range(count), chunksize)
         assert sorted(results) == [x * x for x in range(count)]
 
     def test_a_timeout(self, make_pool):
-        """The result comes with a later request."""
+        """A later request gets the result."""
         results = make_pool(1).imap(functools.partial(square, wait=0.8), [3])
         with pytest.raises(multiprocessing.TimeoutError):
             results.next(timeout=0.05)
@@ -368,13 +368,13 @@ class TestIterators:
 
     @pytest.mark.parametrize("verb", ["imap", "imap_unordered"])
     def test_no_end(self, make_pool, verb):
-        """Items are taken as there is room, and a pool that is terminated takes no more."""
+        """Items are taken as there is room, and a terminated pool takes no more."""
         results = getattr(make_pool(2), verb)(square, itertools.count())
         assert {next(results) for _ in range(5)} <= {x * x for x in range(100)}
 
     @condorpool_only
     def test_how_far_ahead(self, make_pool):
-        """By default 16 chunks for each process; ``buffersize`` says it otherwise."""
+        """It takes 16 chunks ahead for each process, or ``buffersize`` calls."""
         for room, limits in ((3 * 16 * 2, {"chunksize": 3}), (4, {"buffersize": 4})):
             taken = []
             source = (taken.append(x) or x for x in itertools.count())
@@ -385,7 +385,7 @@ class TestIterators:
 
     @pytest.mark.parametrize("verb", ["imap", "imap_unordered"])
     def test_a_call_that_raises(self, pool, verb):
-        """Its exception comes in its place, and the others all the same."""
+        """Its exception is raised in place of its result, and the other results come."""
         results, got = getattr(pool, verb)(functools.partial(divmod, 6), [1, 0, 2]), []
         while True:
             try:
@@ -398,7 +398,7 @@ class TestIterators:
         assert verb == "imap_unordered" or got[1] == (0, 0)
 
     def test_closing_makes_all_that_is_left(self, make_pool):
-        """What was asked for before is there after it."""
+        """After it all remaining results are there."""
         pool = make_pool(2)
         results = pool.imap(square, range(100), 5)
         pool.close()
@@ -407,12 +407,12 @@ class TestIterators:
 
 
 class TestBreakingIterables:
-    """Iterables that raise: the exception is the caller's, and the pool stays good."""
+    """Iterables that raise: the caller gets the exception, and the pool works afterwards."""
 
     @pytest.mark.parametrize("verb", VERBS)
     @pytest.mark.parametrize("source", [lambda: breaking(1, 0), BreakingAtOnce], ids=["", "sized"])
     def test_at_once(self, pool, verb, source):
-        """It is raised as itself, without a remote traceback; also a second time."""
+        """The exception is raised as itself, without a remote traceback, also a second time."""
         for _ in range(2):
             with pytest.raises(Enough) as caught:
                 list(getattr(pool, verb)(square, source(), 1))
@@ -420,7 +420,7 @@ class TestBreakingIterables:
         assert pool.apply(square, (2,)) == 4
 
     def test_midway(self, pool):
-        """A map has no result."""
+        """A map raises the exception."""
         with pytest.raises(Enough):
             pool.map(square, breaking(10, 3), 1)
 
@@ -428,7 +428,7 @@ class TestBreakingIterables:
         ("total", "when", "chunksize", "before"), [(10, 3, 1, 3), (20, 7, 2, 6), (20, 7, 4, 4)]
     )
     def test_midway_in_order(self, pool, total, when, chunksize, before):
-        """Results of whole chunks come before it."""
+        """The results of whole chunks come before the exception."""
         results = pool.imap(square, breaking(total, when), chunksize)
         assert [next(results) for _ in range(before)] == [x * x for x in range(before)]
         with pytest.raises(Enough):
@@ -436,14 +436,14 @@ class TestBreakingIterables:
 
     @pytest.mark.parametrize(("total", "when", "chunksize"), [(10, 3, 1), (20, 7, 2)])
     def test_midway_as_they_end(self, pool, total, when, chunksize):
-        """It comes among the results, or after them."""
+        """The exception comes among the results, or after them."""
         results, left = pool.imap_unordered(square, breaking(total, when), chunksize), set(range(9))
         with pytest.raises(Enough):
             left.difference_update(round(result**0.5) for result in results)
         assert left >= set(range(when, 9))
 
     def test_pickling_fails(self, pool):
-        """A map ends with an error that says why; nothing hangs."""
+        """A map raises an error that says why; nothing hangs."""
         with pytest.raises((RuntimeError, pickle.PicklingError)) as caught:
             pool.map(square, [Stubborn()] * 10)
         assert "cannot pickle" in str(caught.value.__cause__ or caught.value)
@@ -464,7 +464,7 @@ class TestErrors:
         ids=lambda error: type(error).__name__,
     )
     def test_as_itself(self, pool, error):
-        """Class and arguments are those of the exception that was raised."""
+        """The exception has the class and arguments with which the call raised it."""
         with pytest.raises(type(error)) as caught:
             pool.apply(raise_it, (error,))
         assert type(caught.value) is type(error)
@@ -472,7 +472,7 @@ class TestErrors:
         assert vars(caught.value) == vars(error)
 
     def test_the_remote_traceback(self, pool, capsys):
-        """It is the cause, and whoever prints the exception sees the line."""
+        """It is the cause, so that a printed exception shows the line."""
         with pytest.raises(RuntimeError) as caught:
             pool.apply(raise_with_a_comment)
         error, line = caught.value, "raise RuntimeError(123)  # some comment"
@@ -484,7 +484,7 @@ class TestErrors:
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with 3.11")
     def test_groups(self, pool):
-        """With all that is in them."""
+        """Exception groups come with all their exceptions."""
         with pytest.raises(ExceptionGroup) as caught:  # noqa: F821 - since Python 3.11
             pool.apply(raise_group)
         assert [type(error) for error in caught.value.exceptions] == [ValueError, KeyError]
@@ -492,21 +492,21 @@ class TestErrors:
     @condorpool_only
     @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
     def test_what_ends_programs(self, pool, error):
-        """It does not end the worker: multiprocessing never gives a result then."""
+        """SystemExit does not end the worker; with multiprocessing the result never comes."""
         with pytest.raises(type(error)):
             pool.apply(raise_it, (error,))
         assert pool.map(square, [2]) == [4]
 
     @condorpool_only
     def test_what_cannot_be_rebuilt(self, pool):
-        """It is an error that says so, and shows the traceback: multiprocessing stands still."""
+        """The error says so and shows the traceback; multiprocessing hangs."""
         with pytest.raises(condorpool.ResultPicklingError) as caught:
             pool.apply(raise_broken)
         assert "Broken" in str(caught.value)
         assert pool.apply(square, (2,)) == 4
 
     def test_what_cannot_be_pickled(self, make_pool):
-        """No worker is lost by it."""
+        """A result that cannot be pickled ends no worker."""
         pool, got = make_pool(2), []
         for _ in range(20):
             result = pool.apply_async(stubborn, error_callback=got.append)
@@ -516,14 +516,14 @@ class TestErrors:
         assert pool.apply(square, (2,)) == 4
 
     def test_in_a_map(self, pool):
-        """A map raises what its call raised."""
+        """A map raises the exception of its call."""
         with pytest.raises(ZeroDivisionError):
             pool.map(functools.partial(divmod, 1), [1, 0, 2])
         with pytest.raises(ZeroDivisionError):
             pool.starmap(divmod, [(1, 1), (1, 0)], chunksize=1)
 
     def test_a_map_waits_for_all(self, make_pool):
-        """Also when the first call has raised, with much to say."""
+        """It does so even if the first call has raised, with a long message."""
         start, pool = time.monotonic(), make_pool(2)
         with pytest.raises(ValueError, match="xxx"):
             pool.starmap(raise_late, [(1 << 20, 0), (1 << 20, 1.0)], chunksize=1)
@@ -533,12 +533,12 @@ class TestErrors:
 
 
 class TestCallbacks:
-    """Exactly one, exactly once, before ``wait`` returns or a moment later."""
+    """Exactly one is called, once, before ``wait`` returns or a moment later."""
 
     @pytest.mark.parametrize("verb", ["apply_async", "map_async", "starmap_async"])
     @pytest.mark.parametrize(("text", "kind"), [("1", "value"), ("a", "error")])
     def test_once(self, pool, verb, text, kind):
-        """The one for values gets the value, the one for errors the exception."""
+        """``callback`` gets the value, or ``error_callback`` the exception."""
         items = {"apply_async": (text,), "map_async": [text] * 3, "starmap_async": [(text,)] * 3}
         got, done = [], threading.Event()
 
@@ -559,13 +559,13 @@ class TestCallbacks:
             assert isinstance(value, ValueError)
 
     def test_without_one_for_errors(self, pool):
-        """The error waits for ``get``."""
+        """``get`` raises the error."""
         result = pool.apply_async(raise_it, (KeyError("key"),), callback=pytest.fail)
         with pytest.raises(KeyError):
             result.get()
 
     def test_it_may_submit(self, pool):
-        """A callback that goes on with the next call."""
+        """A callback may submit the next call."""
         later, there = [], threading.Event()
 
         def go_on(value):
@@ -582,29 +582,29 @@ class TestLife:
 
     @pytest.mark.parametrize("processes", [0, -1])
     def test_a_pool_has_processes(self, pool_class, processes):
-        """At least one."""
+        """A pool must have at least one process."""
         with pytest.raises(ValueError, match=r"at least 1"):
             pool_class(processes)
 
     @pytest.mark.parametrize("value", [0, -1, 0.5, "12"])
     def test_max_tasks_is_a_number(self, pool_class, value):
-        """And a positive one."""
+        """It must be a positive whole number."""
         with pytest.raises(ValueError, match="maxtasksperchild"):
             pool_class(2, maxtasksperchild=value)
 
     def test_an_initializer_is_called(self, pool_class):
-        """Or it is none."""
+        """It must be a function."""
         with pytest.raises(TypeError, match="initializer"):
             pool_class(1, initializer=1)
 
     def test_it_is_called_once_in_each_process(self, make_pool):
-        """Before the calls, with its arguments."""
+        """It is called before the calls, with its arguments."""
         pool = make_pool(1, set_variable, ("CONTRACT", "green"))
         for _ in range(2):
             assert pool.map(os.getenv, ["CONTRACT", "CONTRACT_TIMES"], 1) == ["green", "1"]
 
     def test_a_process_ends_after_its_tasks(self, make_pool):
-        """Another goes on."""
+        """Another process makes the next calls."""
         pool = make_pool(1, maxtasksperchild=2)
         pids = [pool.apply(process) for _ in range(5)]
         assert len(set(pids)) == 3
@@ -618,13 +618,13 @@ class TestLife:
         assert [result.get(timeout=0) for result in results] == [x * x for x in range(6)]
 
     def test_calls_are_made_elsewhere(self, make_pool):
-        """By at most so many processes."""
+        """They are made in other processes, at most so many."""
         pids = make_pool(2).map(process, [0.05] * 10, chunksize=1)
         assert os.getpid() not in pids
         assert len(set(pids)) <= 2
 
     def test_a_context(self, make_pool):
-        """A pool is closed by leaving ``with``."""
+        """Leaving ``with`` closes the pool."""
         with make_pool(2) as pool:
             assert pool.map_async(square, range(10)).get() == [x * x for x in range(10)]
         pool.join()
@@ -632,7 +632,7 @@ class TestLife:
             pool.map_async(square, range(10))
 
     def test_a_closed_pool_is_not_entered(self, make_pool):
-        """It would not work inside."""
+        """``with`` raises for a closed pool, which takes no calls."""
         pool = make_pool(1)
         with pool:
             pass
@@ -655,14 +655,14 @@ class TestLife:
         ],
     )
     def test_no_call_after_the_end(self, ended_pools, end, verb):
-        """Every verb says so."""
+        """Every verb of an ended pool raises."""
         with pytest.raises(ValueError, match="Pool not running"):
             getattr(ended_pools[end], verb)(square, [(1,)])
 
     @pytest.fixture(scope="class")
     @staticmethod
     def ended_pools(pool_class):
-        """Give pools that have been ended in both ways, twice."""
+        """Return pools that were ended in both ways, twice."""
         pools = {"close": pool_class(1), "terminate": pool_class(1)}
         for end, pool in pools.items():
             getattr(pool, end)()
@@ -672,12 +672,12 @@ class TestLife:
         return pools
 
     def test_an_open_pool_is_not_joined(self, pool):
-        """It would not end."""
+        """``join`` raises, as it would never return."""
         with pytest.raises(ValueError, match="Pool is still running"):
             pool.join()
 
     def test_terminating_does_not_wait(self, make_pool):
-        """For ten thousand calls, each longer than a test may take."""
+        """It does not wait for ten thousand long calls."""
         pool = make_pool(2)
         pool.map_async(time.sleep, [600] * 10_000, chunksize=1)
         pool.imap(time.sleep, itertools.repeat(600))
@@ -688,7 +688,7 @@ class TestLife:
     @condorpool_only
     @pytest.mark.parametrize("maxtasksperchild", [None, 1])
     def test_terminating_while_items_are_taken(self, make_pool, maxtasksperchild):
-        """What comes a moment later is not made."""
+        """A call that is posted a moment later is not made."""
         pool = make_pool(1, maxtasksperchild=maxtasksperchild)
 
         def source():
@@ -701,12 +701,12 @@ class TestLife:
         pool.join()
 
     def test_a_pool_is_not_pickled(self, pool):
-        """A copy would have no processes."""
+        """Pickling it raises: a copy would have no processes."""
         with pytest.raises(NotImplementedError, match="pool objects cannot be passed"):
             pickle.dumps(pool)
 
     def test_nothing_is_kept(self, pool):
-        """Neither arguments nor results, once they were taken."""
+        """Arguments and results that were taken are garbage."""
         objects = [Counted() for _ in range(10)]
         gone = [weakref.ref(item) for item in objects]
         pool.map(identity, objects)
@@ -719,7 +719,7 @@ class TestLife:
         assert Counted.alive == 0
 
     def test_a_pool_can_be_collected(self, pool_class):
-        """Once it has ended, nothing keeps it."""
+        """A pool that has ended is garbage."""
         pool = pool_class(1)
         assert pool.map(square, [3]) == [9]
         pool.close()
@@ -731,37 +731,37 @@ class TestLife:
 
 
 class TestBadInput:
-    """An error, and not a wait without end."""
+    """Bad input raises an error, and never makes a wait endless."""
 
     @pytest.mark.parametrize("verb", VERBS)
     def test_what_is_no_iterable(self, pool, verb):
-        """A TypeError."""
+        """It raises TypeError."""
         with pytest.raises(TypeError):
             list(getattr(pool, verb)(square, 3))
 
     @pytest.mark.parametrize("verb", ["imap", "imap_unordered"])
     @pytest.mark.parametrize("chunksize", [0, -1])
     def test_chunks_have_calls(self, pool, verb, chunksize):
-        """At least one."""
+        """The chunksize must be at least 1."""
         with pytest.raises(ValueError, match=r"(?i)chunksize"):
             getattr(pool, verb)(square, [1], chunksize)
 
     def test_what_is_no_function(self, pool):
-        """A TypeError, here or from the call."""
+        """It raises TypeError, here or from the call."""
         with pytest.raises(TypeError):
             pool.apply(3, (1,))
         with pytest.raises(TypeError):
             pool.map(None, [1])
 
     def test_wrong_arguments_of_the_call(self, pool):
-        """As Python has it."""
+        """They raise TypeError, as in Python."""
         with pytest.raises(TypeError, match="argument"):
             pool.apply(square)
         with pytest.raises(TypeError):
             pool.starmap(square, [1])
 
     def test_unknown_keywords(self, pool, pool_class):
-        """Of pools and of verbs."""
+        """Pools and verbs raise TypeError."""
         with pytest.raises(TypeError, match="argument"):
             pool_class(1, colour="red")
         with pytest.raises(TypeError, match="argument"):
@@ -769,7 +769,7 @@ class TestBadInput:
 
 
 def parameters(function):
-    """Give names and defaults of all but keywords that come without a name."""
+    """Return names and defaults of all parameters except ``**kwargs``."""
     return [
         (p.name, p.default or None)  # an empty dictionary is what None stands for
         for p in inspect.signature(function).parameters.values()
@@ -797,6 +797,6 @@ REFERENCE = {
     + [("AsyncResult", "get"), ("MapResult", "wait")],
 )
 def test_signatures(kind, name):
-    """Every public method takes what multiprocessing's takes, in that order."""
+    """Every public method takes the parameters of multiprocessing's, in the same order."""
     theirs, ours = (parameters(getattr(cls, name)) for cls in REFERENCE[kind])
     assert ours[: len(theirs)] == theirs

@@ -8,38 +8,37 @@ import pytest
 
 from condorpool.display import orders
 from condorpool.display.progress import Meter
-from condorpool.interface.sources import source_of
 
 
 @pytest.fixture
 def held(make_pool):
-    """Give a result whose two jobs are held."""
+    """Return a result whose two jobs are held."""
     pool = make_pool(maxtasksperchild=1, submitkwargs={"request_memory": "100"})
     result = pool.map_async(time.sleep, [60, 60], 1)
-    while len(result.jobs) < 2 or "queued" in Meter(source_of(result)).read().jobs:
+    while len(result.jobs) < 2 or "queued" in Meter(result._calls).read().jobs:
         time.sleep(0.01)
     result.hold()
-    while Meter(source_of(result)).read().jobs.get("held") != 2:
+    while Meter(result._calls).read().jobs.get("held") != 2:
         time.sleep(0.01)
     return result
 
 
 def test_what_was_gone_already_is_told(held, access_point):
-    """Removing tells of jobs that somebody else has removed meanwhile."""
+    """The answer counts jobs that another program has removed meanwhile."""
     access_point.act("remove", [held.jobs[0].id])
-    while Meter(source_of(held)).read().jobs["held"] > 1:
+    while Meter(held._calls).read().jobs["held"] > 1:
         time.sleep(0.01)
     order = {"do": "remove", "held": True, "count": 2}
-    assert orders.perform(source_of(held), order) == {"said": "removed 1 job; 1 had already ended"}
+    assert orders.perform(held._calls, order) == {"said": "removed 1 job; 1 had already ended"}
     held.wait(20)
     assert held.ready()
 
 
 def test_a_group_is_released_with_more_memory(held, access_point):
-    """Jobs of a group are released with twice the memory that they asked for."""
-    [group] = Meter(source_of(held)).read().held
+    """Jobs of a group are released with twice the memory that they requested."""
+    [group] = Meter(held._calls).read().held
     order = {"do": "release_with_memory", "group": group.key, "count": 2}
-    assert orders.perform(source_of(held), order) == {"said": "released 2 jobs, with 200 MiB each"}
+    assert orders.perform(held._calls, order) == {"said": "released 2 jobs, with 200 MiB each"}
     ads = access_point.query("true", ["RequestMemory", "JobStatus"])
     assert [ad["RequestMemory"] for ad in ads] == [200, 200]
     assert all(ad["JobStatus"] != 5 for ad in ads)
@@ -49,39 +48,37 @@ def test_selected_jobs_are_acted_on_alone(held):
     """An action with ids leaves other jobs alone, and may be asked for twice."""
     first, second = held.jobs
     order = {"do": "release", "ids": [first.id]}
-    assert orders.perform(source_of(held), order) == {"said": "released 1 job"}
+    assert orders.perform(held._calls, order) == {"said": "released 1 job"}
     assert not first.hold_reason
     assert second.hold_reason
 
 
 def test_everything_is_removed(held):
-    """Remove all ends all calls."""
-    assert orders.perform(source_of(held), {"do": "remove", "all": True})["said"].startswith("2 ")
+    """Removing all jobs ends all calls."""
+    assert orders.perform(held._calls, {"do": "remove", "all": True})["said"].startswith("2 ")
     held.wait(20)
     assert held.ready()
 
 
 def test_page_and_log(held):
     """Pages of jobs and their logs come on demand, within bounds."""
-    page = orders.perform(
-        source_of(held), {"do": "page", "state": "all", "offset": 1, "count": 10**9}
-    )
+    page = orders.perform(held._calls, {"do": "page", "state": "all", "offset": 1, "count": 10**9})
     [row] = page["page"]["rows"]
     assert (page["page"]["total"], row["state"]) == (2, "held")
-    log = orders.perform(source_of(held), {"do": "log", "job": row["id"]})["log"]
+    log = orders.perform(held._calls, {"do": "log", "job": row["id"]})["log"]
     assert "Job was held" in log["text"]
-    gone = orders.perform(source_of(held), {"do": "log", "job": "0.0"})["log"]
+    gone = orders.perform(held._calls, {"do": "log", "job": "0.0"})["log"]
     assert "no longer in the queue" in gone["text"]
 
 
 def test_an_unknown_order_does_nothing(held):
-    """A front end of another version cannot do harm."""
-    assert "no action 'format'" in orders.perform(source_of(held), {"do": "format"})["said"]
+    """An action of a front end of another version is answered, and does nothing."""
+    assert "no action 'format'" in orders.perform(held._calls, {"do": "format"})["said"]
 
 
 @pytest.mark.parametrize("action", ["remove", "hold", "vacate"])
 def test_what_is_posted_after_an_action_is_not_harmed_by_it(make_pool, action):
-    """A job takes new calls before HTCondor has told it: others make them then."""
+    """Calls that a job takes before the action reaches it are made by other jobs."""
     pool = make_pool(processes=2)
     pool.map(abs, range(4))
     for number in range(6):
@@ -94,7 +91,7 @@ def test_what_is_posted_after_an_action_is_not_harmed_by_it(make_pool, action):
 
 
 def test_an_imap_is_not_held_before_it_has_jobs(make_pool):
-    """Its calls are posted while other calls' jobs are held."""
+    """Its calls are posted while the jobs of other calls are held."""
     pool = make_pool(processes=2)
     for _ in range(5):
         held = pool.map_async(time.sleep, [30, 30], chunksize=1)

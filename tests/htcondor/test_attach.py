@@ -1,4 +1,4 @@
-"""Going on with what a process has left: nothing is computed twice, and no job is lost."""
+"""Resuming the calls of a process that has ended: nothing is computed twice, and no job is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def note(folder, x, seconds=0.0):
-    """Leave a mark for each time that the call is made."""
+    """Leave a mark each time that the call is made."""
     with Path(folder, f"made-{x}").open("a") as file:
         file.write("x")
     time.sleep(seconds)
@@ -53,7 +53,7 @@ def note(folder, x, seconds=0.0):
 def client(htcondor, tmp_path):
     """Run code with a pool in a process that is killed when the code says so.
 
-    What it has left is nobody's after the test.
+    Its unfinished work is dropped after the test.
     """
 
     def run(code, **arguments):
@@ -89,7 +89,7 @@ while result.calls_ended < 3:
 
 @pytest.fixture
 def mine(tmp_path):
-    """Return what is left under a name in the test's folder."""
+    """Return the leftover with a name in the test's folder."""
     return lambda name: [
         left for left in leftovers() if left.name == name and left.entry.path.parent == tmp_path
     ]
@@ -97,7 +97,7 @@ def mine(tmp_path):
 
 @pytest.fixture
 def until_noted(mine):
-    """Wait until the cleaner says this of what is left under a name."""
+    """Wait until the cleaner notes this about a leftover."""
 
     def wait(name, words):
         end = time.monotonic() + 40
@@ -109,11 +109,11 @@ def until_noted(mine):
 
 
 def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone, mine):
-    """What was done is not made again; what runs, and what waits, is waited for."""
+    """Calls that have ended are not made again; running and waiting ones are waited for."""
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     (left,) = mine("note")
     assert (left.calls, left.in_use) == (12, "")
-    assert left.done >= 3
+    assert left.ended >= 3
     with make_pool() as pool:
         result = pool.take_up(left)
         assert result.get(timeout=60) == list(range(12))
@@ -124,7 +124,7 @@ def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone, min
 
 
 def test_the_cleaner_lets_go_of_what_is_taken_up(client, make_pool, tmp_path, gone, until_noted):
-    """While it waits for running jobs, somebody comes back."""
+    """It stops waiting for running jobs when another process resumes the calls."""
     code = f"""
 pool.starmap_async(note, [(folder, x, 3) for x in range(4)], chunksize=1)
 while not os.path.exists(folder + "/made-0"):
@@ -140,7 +140,7 @@ while not os.path.exists(folder + "/made-0"):
 
 
 def test_what_is_there_to_attach(client, make_pool, gone, mine, until_noted):
-    """A table says so; names that are not there are told."""
+    """A table lists it; for an unknown name the error says which names there are."""
     assert client(f"pool.map(abs, range(3), name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")
     table = repr(condorpool.attach())
@@ -169,7 +169,7 @@ def test_what_is_there_to_attach(client, make_pool, gone, mine, until_noted):
 
 
 def test_a_failed_call_is_made_again_where_it_is_taken_up(client, make_pool, tmp_path, mine):
-    """The error is the same there; only that call is repeated."""
+    """The error is the same there; only that call is made again."""
     code = f"""
 def deadly(folder, x):
     with open(f"{{folder}}/made-{{x}}", "a") as file:
@@ -197,10 +197,10 @@ result.wait()
 
 
 class TestNames:
-    """Results with a name are kept until somebody forgets them."""
+    """Results with a name are kept until the user forgets them."""
 
     def test_the_same_calls_are_not_made_again(self, make_pool, tmp_path, capsys, gone):
-        """Not in the same pool, and not in the next; and it says so."""
+        """They are reused in the same pool and in the next, with a notice."""
         calls = [(tmp_path, x) for x in range(6)]
         with make_pool() as pool:
             assert pool.starmap(note, calls, name="scan") == list(range(6))
@@ -217,7 +217,7 @@ class TestNames:
         assert not [entry for entry in registry.everything() if entry.path.parent == tmp_path]
 
     def test_what_failed_is_made_again(self, make_pool, tmp_path, gone):
-        """Only that, also in another pool."""
+        """Only the failed calls are made again, also in another pool."""
         calls = [(tmp_path, x) for x in range(12, 16)]
         pool = make_pool()
         with pytest.raises(ValueError, match="13"):
@@ -231,8 +231,25 @@ class TestNames:
             result.forget()
         assert gone()
 
+    def test_what_another_process_has_made_again(self, make_pool, tmp_path):
+        """Calls have the outcome of the last time that they were made."""
+        calls = [(tmp_path, x) for x in range(112, 12, -1)]
+        with make_pool() as pool:
+            result = pool.starmap_async(note, calls, 1, name="scan")
+            with pytest.raises(ValueError, match="13"):
+                result.get(timeout=60)
+            (tmp_path / "lucky").touch()
+            result.rerun()
+            result.get(timeout=60)
+        with make_pool() as pool:
+            result = pool.starmap_async(note, calls, 1, name="scan")
+            assert result.get(timeout=60) == [x for _, x in calls]
+            assert result.calls_ended == 100
+            result.forget()
+        assert made(tmp_path) == {x: 1 + (x == 13) for _, x in calls}
+
     def test_other_calls_need_another_name(self, make_pool, tmp_path):
-        """Results of one call are never given for another."""
+        """Results of one call are never returned for another."""
         pool = make_pool()
         result = pool.map_async(abs, [1, 2], name="scan")
         for func, items in ((abs, [1, 3]), (str, [1, 2])):
@@ -243,7 +260,7 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["it's $(ClusterId) \\", '"x"', "+größe 😀"])
     def test_any_name_can_be_typed_again(self, make_pool, name):
-        """The command line knows the calls by it."""
+        """The command line finds the calls by it."""
         with make_pool() as pool:
             result = pool.map_async(abs, [-7], name=name)
             result.get(timeout=60)
@@ -254,7 +271,7 @@ class TestNames:
             result.forget()
 
     def test_they_outlive_a_kill(self, client, make_pool, tmp_path, mine, until_noted):
-        """The cleaner finishes the work and keeps what came of it."""
+        """The cleaner finishes the work and keeps the results."""
         calls = "[(folder, x, 0.3) for x in range(8)]"
         code = f"pool.starmap_async(note, {calls}, 1, name='scan'); {KILL}"
         assert client(code, processes=2) == -signal.SIGKILL
@@ -267,7 +284,7 @@ class TestNames:
 
 
 def test_a_process_cannot_take_what_another_uses(client):
-    """It is told which one has it."""
+    """The error names the other process."""
     code = """
 import subprocess, sys
 pool.map_async(abs, [1], name="scan").wait()
@@ -275,7 +292,7 @@ other = "import condorpool; condorpool.attach('scan')"
 done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
 assert done.returncode == 1, done
 assert f"in use by process {os.getpid()}" in done.stderr, done.stderr
-pool._results.named("scan").forget()
+pool._workload.results.named("scan").forget()
 pool.close()
 """
     assert client(code) == 0
@@ -304,7 +321,7 @@ pool.close()
 
 
 def test_one_of_two_gets_it(client, tmp_path, gone):
-    """Both want it at the same moment; the other is told, and nothing is lost."""
+    """When both take it at the same moment, the other one raises, and nothing is lost."""
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     command = [sys.executable, "-c", TAKE_UP + RACE]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -330,7 +347,7 @@ def test_one_of_two_gets_it(client, tmp_path, gone):
     ],
 )
 def test_who_takes_it_up_is_killed(steps, client, make_pool, tmp_path, gone, until_noted):
-    """Wherever that is: the next one goes on."""
+    """Wherever the kill comes, the next process resumes the calls."""
     (tmp_path / "wait").touch()  # else all may have ended, and been cleaned up, before that
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     until_noted("note", "kept")
@@ -347,14 +364,14 @@ def test_who_takes_it_up_is_killed(steps, client, make_pool, tmp_path, gone, unt
 @pytest.mark.parametrize("anew", ["in its folder", "elsewhere"])
 @pytest.mark.parametrize("tasks", [None, 1], ids=["runners", "jobs"])
 def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone, mine):
-    """What was not done is done by another, where the same job numbers are other jobs."""
+    """Another HTCondor, where the same job ids are other jobs, makes the remaining calls."""
     folder = tmp_path / "personal"
     with personal.start(folder, cpus=2):
         arguments = {"personal": str(folder), "on_exit": "keep", "maxtasksperchild": tasks}
         assert client(BEGIN, processes=2, **arguments) == -signal.SIGKILL
     before = made(tmp_path)
     (left,) = mine("note")
-    assert 3 <= left.done < 12
+    assert 3 <= left.ended < 12
     with contextlib.ExitStack() as stack:
         if anew == "elsewhere":
             pool = make_pool()
@@ -368,12 +385,12 @@ def test_its_htcondor_has_ended(anew, tasks, client, make_pool, tmp_path, gone, 
         assert other.get(timeout=60) == [1]
         times = made(tmp_path)
         assert set(times) == set(range(12))
-        assert sum(times.values()) <= 12 + len(before) - left.done
+        assert sum(times.values()) <= 12 + len(before) - left.ended
     assert gone()
 
 
 def test_it_is_elsewhere(client, make_pool, tmp_path, mine):
-    """A pool at another access point does not get it, and it stays where it is."""
+    """A pool at another access point cannot take it, and it stays where it is."""
     assert client(BEGIN, processes=2, on_exit="keep") == -signal.SIGKILL
     with personal.start(tmp_path / "personal", cpus=1) as other:
         pool = make_pool(personal=other)
@@ -385,8 +402,10 @@ def test_it_is_elsewhere(client, make_pool, tmp_path, mine):
         assert pool.take_up(mine("note")[-1]).get(timeout=60) == list(range(12))
 
 
-def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch, mine, until_noted):
-    """It is said, and can be taken up later."""
+def test_another_process_keeps_the_lock(
+    client, make_pool, tmp_path, monkeypatch, mine, until_noted
+):
+    """The error says so, and the calls can be resumed later."""
     assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")
     (left,) = mine("scan")
@@ -406,7 +425,7 @@ def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch, mine
 
 
 def test_half_of_a_map(client, tmp_path, gone, mine):
-    """Who was killed while he wrote it has promised nothing: it is not offered, nor kept."""
+    """A map whose process was killed while writing it is neither offered nor kept."""
     code = f"""
 from condorpool.engine import payload
 write = payload.write_chunk
@@ -428,8 +447,8 @@ pool.starmap_async(note, [(folder, x) for x in range(12)], chunksize=2, name="sc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_directory_of_somebody_else(client, tmp_path, mine, until_noted):
-    """It is not offered and not cleaned up, though it has our marks."""
+def test_a_directory_of_another_user(client, tmp_path, mine, until_noted):
+    """Another user's directory is neither offered nor cleaned up, though it looks like ours."""
     assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")
     (left,) = mine("scan")
@@ -449,7 +468,7 @@ def test_a_directory_of_somebody_else(client, tmp_path, mine, until_noted):
 
 
 def test_looking_at_what_another_uses(client):
-    """Files come and go there meanwhile."""
+    """Files come and go there meanwhile, and nothing raises."""
     code = """
 import subprocess, sys
 look = "from condorpool.interface.leftovers import leftovers\\nwhile True:\\n    leftovers()"

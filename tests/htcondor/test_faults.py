@@ -111,10 +111,10 @@ class TestCrash:
         with pytest.raises(condorpool.JobFailedError, match=str(tmp_path)):
             pool.map(lambda x: x or os._exit(1), [0, 1], chunksize=1)
         pool.close()
-        left = {f.name for f in tmp_path.glob("condorpool-*/*")}
-        assert "1-0.chunk" in left
-        assert any(name.startswith("job-") and name.endswith(".err") for name in left)
-        assert not [name for name in left if name.startswith("1-1")]
+        kept = {f.name for f in tmp_path.glob("condorpool-*/*")}
+        assert "1-0.chunk" in kept
+        assert any(name.startswith("job-") and name.endswith(".err") for name in kept)
+        assert not [name for name in kept if name.startswith("1-1")]
 
     def test_cleanfailed_deletes_them(self, make_pool, gone):
         """With ``cleanfailed`` they are not kept."""
@@ -182,6 +182,25 @@ class TestQueue:
             pool.apply(abs, (1,))
 
 
+@pytest.fixture
+def unlucky(tmp_path):
+    """Return a map of two calls that have failed, and a function that makes later calls return."""
+    mark = tmp_path / "luck"
+
+    def call(x):
+        if not mark.exists():
+            raise LookupError("no luck")
+        return x
+
+    def make(pool):
+        result = pool.map_async(call, range(2), chunksize=1)
+        with pytest.raises(LookupError):
+            result.get(timeout=60)
+        return result, mark.touch
+
+    return make
+
+
 class TestSubmitDir:
     """A submit directory that fails."""
 
@@ -209,6 +228,26 @@ class TestSubmitDir:
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
         with pytest.raises(condorpool.SubmitError, match="Read-only file system"):
             make_pool(submitdir=small).apply(abs, (1,))
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+    def test_full_at_a_rerun(self, make_pool, small, unlucky):
+        """The result is as before, and failed calls can be made again when there is space."""
+        result, luck = unlucky(make_pool(submitdir=small))
+        ballast = small / "ballast"
+        with pytest.raises(OSError, match="No space left"):
+            ballast.write_bytes(bytes(1 << 20))
+        before = set(os.listdir(small))
+        with pytest.raises(condorpool.SubmitError, match="No space left"):
+            result.rerun()
+        assert set(os.listdir(small)) == before
+        assert result.ready()
+        assert result.calls_ended == result.calls_failed == 2
+        with pytest.raises(LookupError, match="no luck"):
+            result.get(timeout=60)
+        ballast.unlink()
+        luck()
+        assert result.rerun() == 2
+        assert result.get(timeout=60) == [0, 1]
 
     def test_no_folder(self, make_pool, tmp_path):
         """There may be a file where the folder should be."""
@@ -246,6 +285,31 @@ class TestReach:
         monkeypatch.setattr(personal.daemons, "find", lambda: None)
         with pytest.raises(condorpool.HTCondorNotFoundError, match="condorpool personal install"):
             condorpool.Pool(personal=tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("maxtasksperchild", [None, 1])
+    def test_an_access_point_that_does_not_answer_at_a_rerun(
+        self, make_pool, unlucky, maxtasksperchild
+    ):
+        """The result is as before, and failed calls can be made again when it answers."""
+        pool = make_pool(maxtasksperchild=maxtasksperchild, linger=0)
+        result, luck = unlucky(pool)
+        point = pool._workload.access_point
+        while pool.queue:
+            time.sleep(0.05)
+        address, relocate = point.schedd_address, point.relocate
+        point.schedd_address, point.relocate = "<127.0.0.1:1>", None
+        try:
+            with pytest.raises(condorpool.HTCondorError, match="cannot submit"):
+                result.rerun()
+        finally:
+            point.schedd_address, point.relocate = address, relocate
+        assert result.failed == [0, 1]
+        with pytest.raises(LookupError, match="no luck"):
+            result.get(timeout=60)
+        luck()
+        assert result.rerun() == 2
+        assert result.get(timeout=60) == [0, 1]
+        assert result.rerun() == 0
 
     def test_the_access_point_is_restarted_during_a_map(self, make_pool, tmp_path):
         """It keeps its queue, so the map finishes."""

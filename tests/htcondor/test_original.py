@@ -1,4 +1,4 @@
-"""Code written for the original CondorPool does here what it did there."""
+"""Code written for the original CondorPool works unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def scale(a, b, factor=1):
 
 
 def nap(seconds):
-    """Sleep, and tell how long."""
+    """Sleep, and return how long."""
     time.sleep(seconds)
     return seconds
 
@@ -57,7 +57,7 @@ def make_job(make_pool):
 
 
 def test_the_scenario(make_pool, tmp_path):  # noqa: PLR0915 - one story
-    """All that can happen to calls, one after the other, then all at once when the pool closes."""
+    """Calls end in every way, one after the other, then all at once when the pool closes."""
     pool = make_pool(submitkwargs={"request_memory": "64MB"}, jobkwargs={"polltime": 1})
     with pool:
         # A call with keywords, and one that raises.
@@ -78,7 +78,7 @@ def test_the_scenario(make_pool, tmp_path):  # noqa: PLR0915 - one story
         with pytest.raises(pickle.PicklingError, match="cannot be pickled"):
             pool.apply(threading.Lock)
 
-        # A running job is removed; its log tells.
+        # A running job is removed; its log says so.
         removed = pool.apply_async(nap, (600,))
         removed.wait_to_start()
         assert removed.status() == "Running"
@@ -88,7 +88,7 @@ def test_the_scenario(make_pool, tmp_path):  # noqa: PLR0915 - one story
         assert removed.status() == "Completed"
         assert not removed.successful()
 
-        # A timeout is not the end, of one call and of many.
+        # A timeout ends neither one call nor many.
         slow = pool.apply_async(nap, (1,))
         with pytest.raises(condorpool.TimeoutError, match=r"Timeout after 0\.1 s!"):
             slow.get(timeout=0.1)
@@ -139,7 +139,7 @@ def test_the_scenario(make_pool, tmp_path):  # noqa: PLR0915 - one story
 
 
 def test_terminate_keeps_what_it_removed(make_pool):
-    """The jobs are gone, and still listed until they are cleared."""
+    """The jobs are gone, but listed until they are cleared."""
     pool = make_pool()
     results = [pool.apply_async(nap, (600,)) for _ in range(3)]
     pool.terminate()
@@ -155,7 +155,7 @@ class TestJob:
     """A job needs no pool of its own."""
 
     def test_it_is_made_submitted_and_got(self, make_job, tmp_path):
-        """It is one HTCondor job, whose files may stay, and whose value can be had again."""
+        """It is one HTCondor job, whose files may stay, and whose value can be read again."""
         job = make_job(scale, (1, 2), {"factor": 2}, {"My.Colour": '"blue"'}, cleanup=False)
         cluster = job.submit(maxtries=2, wait=1)
         assert (job.clusterid, job.constraint()) == (
@@ -171,7 +171,7 @@ class TestJob:
             job.submit()
 
     def test_what_an_unsubmitted_one_says(self, make_job, tmp_path):
-        """There is nothing to ask, to wait for, or to leave behind."""
+        """It has no state, cannot be waited for, and leaves nothing behind."""
         job = make_job(nap, (1,))
         assert not job.submitted()
         assert not job.ready()
@@ -183,7 +183,7 @@ class TestJob:
         assert not list(tmp_path.iterdir())
 
     def test_what_a_failed_one_says(self, make_job, tmp_path):
-        """One error for all that fails, with a report, and with the exception as its cause."""
+        """Every failure raises one error, with a report, and with the exception as its cause."""
 
         def speak():
             sys.stdout.write("to stdout\n")
@@ -214,14 +214,14 @@ class TestJob:
         "end", [threading.Lock, lambda: os._exit(3)], ids=["unpicklable", "exit"]
     )
     def test_every_failure_is_a_failed_job(self, make_job, end):
-        """Also a result that cannot be pickled, and a job that crashes."""
+        """So is a result that cannot be pickled, and a job that crashes."""
         job = make_job(end)
         job.submit()
         with pytest.raises(condorpool.JobFailedError):
             job.get()
 
     def test_what_cannot_be_sent_is_not_submitted(self, make_job, access_point):
-        """The pickling error comes from submit."""
+        """`submit` raises the pickling error."""
         job = make_job(nap, (threading.Lock(),))
         with pytest.raises(pickle.PicklingError, match=r"_thread\.lock"):
             job.submit()
@@ -243,7 +243,7 @@ class TestJob:
         ],
     )
     def test_bad_arguments(self, make_job, access_point, arguments, submit, error, named):
-        """They are named, before anything is submitted."""
+        """The error names them, before anything is submitted."""
         with pytest.raises(error, match=named):
             make_job(*arguments).submit(**submit)
         assert not access_point.query("true", [])
@@ -279,7 +279,7 @@ class TestJob:
 
     @pytest.mark.parametrize(("action", "status"), [("hold", "Held"), ("suspend", "Suspended")])
     def test_waiting_kills_in_killstats(self, make_job, action, status):
-        """`wait` does so by default, `get` when it is told."""
+        """`wait` does so by default, and `get` if it gets killstats."""
         for by_default in (True, False):
             job = make_job(nap, (600,))
             job.submit()
@@ -294,7 +294,7 @@ class TestJob:
             assert comes_to(job, "Completed")
 
     def test_getting_does_not_kill(self, make_job):
-        """A held job is told of, or waited for, and stays."""
+        """It raises for a held job or waits for it, and the job stays."""
         job = make_job(nap, (600,))
         job.submit()
         job.hold()
@@ -349,7 +349,7 @@ True
 
 
 def test_a_script(htcondor, tmp_path):
-    """It runs as it is; at the end the program waits for jobs and cleans up."""
+    """It runs unchanged; at the end the program waits for jobs and cleans up."""
     (tmp_path / "more.txt").write_text("left by a call")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT],
@@ -361,9 +361,9 @@ def test_a_script(htcondor, tmp_path):
 
 
 def test_an_access_point_that_does_not_answer(make_job, pool, access_point, capsys):
-    """It is tried again, with a line that says so."""
+    """`submit` tries again, with a line that says so."""
     job = make_job(nap, (0,))
-    here = job._pool._access_point
+    here = job._pool._workload.access_point
     address, relocate = here.schedd_address, here.relocate
     here.schedd_address, here.relocate = "<127.0.0.1:1>", None
     try:
@@ -379,10 +379,10 @@ def test_an_access_point_that_does_not_answer(make_job, pool, access_point, caps
 
 
 class TestResults:
-    """What `apply_async` and `map_async` return has the verbs of the original's jobs too."""
+    """Results of `apply_async` and `map_async` have the methods of the original's jobs, too."""
 
     def test_an_action_touches_the_runner_that_has_the_call(self, pool):
-        """Hold, release and the rest by their names and numbers."""
+        """Hold, release and the other actions work by name and number."""
         result = pool.apply_async(nap, (5,))
         result.wait_to_start(timeout=30)
         assert result.submitted()
@@ -399,7 +399,7 @@ class TestResults:
         assert result.get(60, 5) == 5
 
     def test_waiting_for_a_held_job(self, pool):
-        """Killstats remove it; without, waiting tells of it and leaves it."""
+        """With killstats the wait removes it; without, it raises and leaves the job."""
         result = pool.apply_async(nap, (600,))
         result.wait_to_start(timeout=30)
         result.hold()
@@ -413,7 +413,7 @@ class TestResults:
             result.get(timeout=30)
 
     def test_a_map_in_killstats(self, make_pool):
-        """The jobs in such a state are removed; the other calls go on."""
+        """The jobs in such a state are removed; the other calls continue."""
         pool = make_pool(maxtasksperchild=1)
         result = pool.map_async(nap, [600, 1], chunksize=1)
         result.jobs[0].hold()
@@ -424,7 +424,7 @@ class TestResults:
 
 
 def test_kerberos_tickets(pool, access_point):
-    """A job that wants the user's ticket is not submitted without; what is missing is told."""
+    """A job that needs the user's ticket is not submitted without it; the error says what is missing."""
     with pytest.raises(condorpool.HTCondorError, match=r"Kerberos ticket.*condor_credd"):
         pool.apply_async(nap, (1,), submitkwargs={"MY.SendCredential": True}, maxtries=1)
     assert not access_point.query("true", [])

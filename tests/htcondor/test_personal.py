@@ -477,7 +477,7 @@ import condorpool
 
 def nested():
     with condorpool.Pool(1) as pool:
-        return pool.apply(abs, (-3,)), pool._access_point.name
+        return pool.apply(abs, (-3,)), pool._workload.access_point.name
 
 if __name__ == "__main__":
     with condorpool.personal.start(sys.argv[1], cpus=2) as own, condorpool.Pool(1, personal=own) as pool:

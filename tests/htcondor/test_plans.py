@@ -1,16 +1,16 @@
-"""What only says what would be done writes nothing."""
+"""Functions that only show what would be submitted write nothing."""
 
 from __future__ import annotations
 
 import pytest
 
-import condorpool
 from condorpool.cleaner import registry
+from condorpool.interface.openpools import open_pools
 
 
 @pytest.fixture
 def written(tmp_path, state):
-    """List what there is where pools write: the parent of the submit directory, and the registry."""
+    """Return a function that lists where pools write: beside the submit directory, and the registry."""
 
     def look():
         return sorted([*tmp_path.rglob("*"), *registry.state().rglob("*")])
@@ -19,18 +19,18 @@ def written(tmp_path, state):
 
 
 def test_a_submit_description(make_pool, tmp_path, written):
-    """No folder is made, not even the one that calls would be submitted in."""
+    """No folder is made, not even the submit directory."""
     pool = make_pool(submitdir=tmp_path / "new")
     before = written()
     planned = pool.submit_description(abs, 1000, memory="2GB")
     assert planned["request_memory"] == "2048MB"
     assert planned["initialdir"].startswith(f"{tmp_path}/new/condorpool-")
     assert written() == before
-    assert pool not in condorpool.interface.pool.open_pools()
+    assert pool not in open_pools()
 
 
 def test_a_submit_description_is_that_of_the_jobs(make_pool, tmp_path):
-    """After calls were submitted it names their submit directory."""
+    """After calls were submitted, it names their submit directory."""
     pool = make_pool(processes=1)
     pool.apply(abs, (-1,))
     (directory,) = tmp_path.iterdir()

@@ -1,4 +1,4 @@
-"""What jobs need, how long calls may take, and what is done about held jobs."""
+"""Resources of jobs, time limits of calls, and policies for held jobs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def asked():
-    """Return what the job asked for, as its ad has it."""
+    """Return what the job requested, from its ad."""
     ad = Path(os.environ["_CONDOR_JOB_AD"]).read_text().splitlines()
     lines = dict(line.split(" = ", 1) for line in ad if " = " in line)
     return {k: v for k, v in lines.items() if k.startswith("Request")}
 
 
 def greedy(mib, seconds=60):
-    """Use so much memory, for long if the job asked for less; return what it asked for."""
+    """Use this much memory, for long if the job requested less; return what it requested."""
     block = b"x" * (mib << 20)
     request = int(asked()["RequestMemory"])
     time.sleep(seconds if request < mib else 0)
@@ -49,15 +49,15 @@ def stubborn(seconds):
 
 
 def deaf(seconds):
-    """Be in one function of C, with the interpreter's lock."""
+    """Stay in one C function that holds the interpreter's lock."""
     return sum(itertools.repeat(0, 10**12 * seconds))
 
 
 class TestKeywords:
-    """Plain keywords beside submitkwargs."""
+    """Keywords for the resources of jobs."""
 
     def test_they_reach_the_job(self, make_pool):
-        """In HTCondor's units, a call's own over the pool's."""
+        """The job has them in HTCondor's units; those of a call replace the pool's."""
         pool = make_pool(memory="0.1GB", disk=50, cpus=1)
         got = pool.apply(asked, memory=64)
         assert (got["RequestMemory"], got["RequestDisk"], got["RequestCpus"]) == (
@@ -69,7 +69,7 @@ class TestKeywords:
 
     @new_bindings
     def test_the_description_shows_them(self, make_pool):
-        """Exactly what HTCondor would get, for the pool and for a call."""
+        """It is what HTCondor would get, for the pool and for a call."""
         pool = make_pool(
             memory="2GB", memory_max="16 GiB", gpus=1, requirements="(OpSysMajorVer == 9)",
             container_image="docker://python:3.11", submitkwargs={"Request_Disk": "1GB"},
@@ -89,7 +89,7 @@ class TestKeywords:
         assert raw["request_memory"] == "5GB"
 
     def test_calls_with_other_needs_get_another_runner(self, make_pool):
-        """And those with the same share one."""
+        """Calls with the same needs share one."""
         pool = make_pool(processes=1)
         plain = pool.apply(os.getpid)
         assert pool.apply(os.getpid, memory="70MB") != plain
@@ -109,7 +109,7 @@ class TestMemory:
 
     @new_bindings
     def test_it_is_made_again_with_more(self, fresh, make_pool):
-        """HTCondor runs the job again, and no other job pays for it."""
+        """HTCondor runs the job again, and other jobs keep their memory."""
         pool = make_pool(personal=fresh, processes=2, memory="64MB", memory_max="1GB")
         result = pool.map_async(greedy, [200, 1, 1], chunksize=1)
         most, *others = result.get(timeout=90)
@@ -118,7 +118,7 @@ class TestMemory:
         assert sum(job.log().count("was evicted") for job in result.jobs) == 2
 
     def test_without_a_most_it_is_held(self, fresh, make_pool):
-        """The error has HTCondor's reason, and the two keywords that help."""
+        """The error has HTCondor's reason and the two keywords that help."""
         pool = make_pool(personal=fresh, memory="64MB")
         with pytest.raises(condorpool.JobHeldError, match="memory usage exceeded") as caught:
             pool.apply_async(greedy, (200,)).get(timeout=60)
@@ -126,10 +126,12 @@ class TestMemory:
         assert "memory_max=" in str(caught.value)
 
     def test_an_access_point_that_cannot(self, make_pool, monkeypatch, tmp_path):
-        """An older HTCondor would ignore it: that is said before anything is written."""
+        """An older HTCondor would ignore memory_max: it raises before anything is written."""
         pool = make_pool(memory=64)
         monkeypatch.setattr(
-            pool._access_point, "version", "$CondorVersion: 24.0.17 2026-01-05 BuildID: 1 $"
+            pool._workload.access_point,
+            "version",
+            "$CondorVersion: 24.0.17 2026-01-05 BuildID: 1 $",
         )
         with pytest.raises(
             condorpool.HTCondorError, match=r"memory_max needs HTCondor 25\.2.*24\.0\.17"
@@ -138,7 +140,7 @@ class TestMemory:
         assert not list(tmp_path.iterdir())
 
     def test_bindings_that_cannot(self, make_pool, monkeypatch):
-        """Older ones would leave it out of the job."""
+        """Older bindings would omit it from the job."""
         pool = make_pool(memory=64)
         monkeypatch.setattr(htcondor2, "version", lambda: "$CondorVersion: 25.0.10 2026-05-14 $")
         with pytest.raises(
@@ -151,7 +153,7 @@ class TestTaskTimeout:
     """A call that takes longer than it may."""
 
     def test_it_alone_is_ended(self, make_pool):
-        """The error names call and seconds; the chunk's other calls, and the job, go on."""
+        """The error names call and seconds; the chunk's other calls and the job continue."""
         pool = make_pool(processes=1, task_timeout=0.5)
         first = pool.apply(os.getpid)
         result = pool.map_async(time.sleep, [0, 0, 30, 0], chunksize=2)
@@ -161,7 +163,7 @@ class TestTaskTimeout:
         assert pool.apply(os.getpid) == first
 
     def test_the_remote_traceback_says_where(self, pool):
-        """As for any exception."""
+        """The line where the call was is in the traceback, as for any exception."""
         with pytest.raises(condorpool.TaskTimeoutError) as caught:
             pool.apply(greedy, (100,), memory=64, task_timeout=0.3)
         assert "in greedy" in str(caught.value.__cause__)
@@ -169,14 +171,14 @@ class TestTaskTimeout:
 
     @pytest.mark.parametrize(("call", "maxtasksperchild"), [(deaf, None), (stubborn, 1)])
     def test_what_cannot_be_interrupted_ends_with_its_job(self, make_pool, call, maxtasksperchild):
-        """It is told where it was, and other chunks are made."""
+        """The error says where the call was, and other chunks are made."""
         pool = make_pool(processes=1, task_timeout=0.5, maxtasksperchild=maxtasksperchild)
         result = pool.map_async(call, [60, 0], chunksize=1)
         with pytest.raises(condorpool.TaskTimeoutError, match=r"than 0\.5 s, and could not"):
             result.get(timeout=60)
         assert list(result._calls.errors) == [0]
         assert f"in {call.__name__}" in str(result._calls.errors[0])
-        pool._results.clear()
+        pool._workload.results.clear()
 
 
 class TestOnHold:
@@ -189,7 +191,7 @@ class TestOnHold:
         return make_pool().apply_async(abs, (-1,), submitkwargs=commands)
 
     def test_it_is_asked_once_for_each_hold(self, held):
-        """After a release the same job is held again, and asked about again."""
+        """A job that is held again after a release is asked about again."""
         seen = []
 
         def decide(job):
@@ -206,18 +208,18 @@ class TestOnHold:
         assert len(seen) == 2
 
     def test_remove(self, held):
-        """The call fails with why its job was held."""
+        """The call fails with the reason why its job was held."""
         with pytest.raises(condorpool.JobRemovedError, match="/no/such/file"):
             held.get(timeout=60, on_hold=lambda job: "remove")
 
     def test_what_it_may_not_say(self, held):
-        """It is told what it may."""
+        """Another return value raises an error that lists the valid ones."""
         with pytest.raises(ValueError, match=r"'relaese'.*'release'"):
             held.get(timeout=60, on_hold=lambda job: "relaese")
 
 
 class TestBadInput:
-    """What is wrong is named, before anything is submitted or written."""
+    """The error names a wrong argument, before anything is submitted or written."""
 
     @pytest.mark.parametrize(
         ("arguments", "error", "named"),
@@ -254,7 +256,7 @@ class TestBadInput:
         ],
     )
     def test_pool(self, htcondor, tmp_path, arguments, error, named):
-        """Every argument of the constructor."""
+        """Every argument of the constructor is checked."""
         with pytest.raises(error, match=named):
             condorpool.Pool(**{"personal": htcondor, "submitdir": tmp_path, **arguments})
         assert not list(tmp_path.iterdir())
@@ -294,7 +296,7 @@ class TestBadInput:
         ],
     )
     def test_verbs(self, pool, access_point, tmp_path, call, error, named):
-        """Every argument of a verb."""
+        """Every argument of a verb is checked."""
         with pytest.raises(error, match=named):
             call(pool)
         assert not list(tmp_path.iterdir())

@@ -275,7 +275,7 @@ def test_a_site_without_chirp(make_pool, tmp_path):
         with pytest.raises(TypeError):
             result.get(timeout=60)
         assert pool.starmap(note, [(tmp_path, x) for x in range(4)], chunksize=2) == [0, 1, 2, 3]
-        assert not pool._sessions.get(tmp_path).staffing.has_chirp
+        assert not pool._workload.sessions.get(tmp_path).staffing.has_chirp
         pool.close()
 
 

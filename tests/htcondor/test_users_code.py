@@ -197,7 +197,7 @@ def test_a_dead_tracker_is_reported(pool, monkeypatch, caplog):
         with pytest.raises(condorpool.CondorPoolError, match=r"has ended .*Bad file descriptor"):
             result.get(timeout=60)
     assert "condorpool no longer follows any jobs" in caplog.text
-    for session in pool._sessions:
+    for session in pool._workload.sessions:
         tracker().follow(session)  # the pool needs it to close
 
 

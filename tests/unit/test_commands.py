@@ -1,4 +1,4 @@
-"""Commands that HTCondor would misread or ignore are refused, named."""
+"""Commands that HTCondor would misread or ignore raise an error that names them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_values_become_text():
     ]
 
 
-def test_an_unknown_command_is_named_with_its_neighbour():
-    """HTCondor would ignore it without a word."""
+def test_an_unknown_command_is_named_with_the_nearest():
+    """The error names a misspelled command, which HTCondor would silently ignore."""
     with pytest.raises(ValueError, match=r"'acounting_group'.*did you mean 'accounting_group'"):
         commands.check({"acounting_group": "atlas"})
 
@@ -40,7 +40,7 @@ def test_an_unknown_command_is_named_with_its_neighbour():
     ],
 )  # fmt: skip
 def test_near_misses(key, meant):
-    """A letter more or less, or two that changed places, also where sites have their own."""
+    """One letter more or less, or two that changed places, is a misspelling."""
     with pytest.raises(ValueError, match=f"'{key}'.*did you mean '{meant}'"):
         commands.check({key: 1})
 
@@ -53,12 +53,12 @@ def test_near_misses(key, meant):
     ],
 )  # fmt: skip
 def test_what_sites_and_users_invent_is_passed_on(key):
-    """So are attributes of one's own, whatever they are called."""
+    """Commands and attributes that sites and users define reach HTCondor."""
     assert commands.check({key: "x"}) == {key: "x"}
 
 
 def test_equal_commands_meet():
-    """HTCondor reads them in any case of letters; of an attribute it shows them."""
+    """HTCondor ignores the case of commands, but shows that of attributes."""
     given = {"Request_Cpus": 2, "Site_Queue": "long", "My.Colour": "1"}
     assert list(commands.check(given)) == ["request_cpus", "site_queue", "My.Colour"]
 
@@ -70,14 +70,14 @@ def test_a_macro_that_is_used_is_passed_on():
 
 @pytest.mark.parametrize("key", ["executable", "Log", "hold", "arguments"])
 def test_reserved(key):
-    """What condorpool sets itself cannot be set, in any case of letters."""
+    """A command that condorpool sets itself cannot be set, in upper or lower case."""
     with pytest.raises(ValueError, match=key):
         commands.check({key: "x"})
 
 
 @pytest.mark.parametrize("value", [None, {}, ["x"], object()])
 def test_values_that_are_no_text(value):
-    """The key and the type are named."""
+    """The error names the key and the type."""
     with pytest.raises(TypeError, match="request_memory"):
         commands.check({"request_memory": value})
 
@@ -89,5 +89,5 @@ def test_a_line_break_cannot_smuggle_commands():
             commands.check({key: "x"})
     with pytest.raises(ValueError, match="line break"):
         commands.check({"accounting_group": "a\nexecutable = /bin/evil"})
-    with pytest.raises(ValueError, match="ends with a backslash"):
+    with pytest.raises(ValueError, match="must not end with a backslash"):
         commands.check({"accounting_group": "a\\ "})

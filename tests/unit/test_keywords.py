@@ -20,7 +20,7 @@ from condorpool.values import holds
     ],
 )  # fmt: skip
 def test_sizes(given, expected):
-    """MiB, rounded up; all units are powers of 1024, as HTCondor has it."""
+    """They are MiB, rounded up; all units are powers of 1024, as in HTCondor."""
     assert resources.mebibytes("memory", given) == expected
 
 
@@ -40,13 +40,13 @@ def test_sizes(given, expected):
     ],
 )  # fmt: skip
 def test_wrong_values(name, value, error):
-    """The keyword is named."""
+    """The error names the keyword."""
     with pytest.raises(error, match=f"^{name}"):
         resources.check({name: value}, {})
 
 
 def test_a_keyword_and_its_command_exclude_each_other():
-    """Both are named, in any case of letters."""
+    """The error names both, in upper or lower case."""
     with pytest.raises(ValueError, match=r"memory= and submitkwargs\['Request_Memory'\]"):
         resources.check({"memory": 1}, {"Request_Memory": "2GB"})
     with pytest.raises(ValueError, match=r"memory_max= and .*retry_request_memory'"):
@@ -54,7 +54,7 @@ def test_a_keyword_and_its_command_exclude_each_other():
 
 
 def test_commands():
-    """What is None is not given; what is no command is not among them."""
+    """Keywords that are None, or set no command, set none."""
     given = {"memory": "1GB", "disk": None, "cpus": 2, "task_timeout": 5, "python": Path("/p")}
     checked = resources.check(given, {})
     assert checked == {"memory": 1024, "cpus": 2, "task_timeout": 5.0, "python": "/p"}
@@ -62,7 +62,7 @@ def test_commands():
 
 
 def test_the_most_memory_needs_a_first():
-    """Which may be a command."""
+    """memory_max needs memory, which may be a submit command."""
     with pytest.raises(ValueError, match="memory_max needs memory"):
         resources.commands({"memory_max": 5}, {})
     resources.commands({"memory_max": 5}, {"request_memory": "2"})
@@ -76,5 +76,5 @@ def test_the_most_memory_needs_a_first():
     ],
 )  # fmt: skip
 def test_what_helps_a_held_job(code, subcode, cure):
-    """It depends on why HTCondor holds it."""
+    """The cure depends on why HTCondor holds it."""
     assert cure in holds.cure(code, subcode)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
 
+import condorpool
 from condorpool import Executor, Pool
 from condorpool.interface.options import keywords, resources
 from condorpool.interface.options.keywords import (
@@ -34,12 +36,34 @@ TAKES = [
 
 @pytest.mark.parametrize(("function", "kind"), TAKES, ids=lambda x: getattr(x, "__qualname__", ""))
 def test_a_function_says_what_it_takes(function, kind):
-    """To a type checker by Unpack, and to `inspect.signature` by name."""
-    unpacked = [hint for hint in function.__annotations__.values() if hint.startswith("Unpack")]
-    assert unpacked == [f"Unpack[{kind.__name__}]"]
+    """Type checkers know it by Unpack; `inspect.signature` and `get_type_hints` name each keyword."""
+    assert f": Unpack[{kind.__name__}]\n" in inspect.getsource(function).replace(",", "")
     parameters = inspect.signature(function).parameters
     assert set(kind.__annotations__) <= set(parameters)
     assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def public_functions():
+    """Yield the functions of all public classes, and those behind their properties."""
+    for name in condorpool.__all__:
+        owner = getattr(condorpool, name)
+        if inspect.isfunction(owner):
+            yield owner
+        for key in dir(owner) if inspect.isclass(owner) else ():
+            found = inspect.getattr_static(owner, key)
+            function = getattr(found, "fget", None) or getattr(found, "__func__", found)
+            is_public = not key.startswith("_") or key == "__init__"
+            if is_public and inspect.isfunction(function):
+                yield function
+
+
+@pytest.mark.parametrize(
+    "function", dict.fromkeys(public_functions()), ids=lambda f: f"{f.__module__}.{f.__qualname__}"
+)
+def test_types_can_be_asked_for(function):
+    """`get_type_hints` returns those of all parameters of all public functions."""
+    hints = typing.get_type_hints(function)
+    assert set(inspect.signature(function).parameters) - {"self", "cls"} <= set(hints)
 
 
 @pytest.mark.parametrize("use_jedi", [False, True])
@@ -66,7 +90,7 @@ def test_the_tab_key(line, expected, use_jedi):
 
 
 def test_the_signature_says_the_defaults():
-    """As ``Pool?`` shows them."""
+    """``Pool?`` shows them."""
     parameters = inspect.signature(Pool).parameters
     assert parameters["linger"].default == 10.0
     assert parameters["memory"].default is None
@@ -74,7 +98,7 @@ def test_the_signature_says_the_defaults():
 
 
 def test_what_jobs_need_is_among_the_keywords():
-    """With what reads it."""
+    """Each resource keyword has a check, and each default a keyword."""
     assert set(resources.KEYWORDS) | {"submitkwargs", "jobkwargs"} == set(
         JobKeywords.__annotations__
     )
@@ -87,11 +111,11 @@ def test_what_jobs_need_is_among_the_keywords():
     [
         (ResultKeywords, "memroy", "'memroy': did you mean memory?"),
         (ResultKeywords, "return_exception", "did you mean return_exceptions?"),
-        (CallKeywords, "return_exceptions", "'return_exceptions': there are memory, "),
+        (CallKeywords, "return_exceptions", "'return_exceptions': the keywords are memory, "),
         (PoolKeywords, "on_ext", "did you mean on_exit?"),
     ],
 )
 def test_a_keyword_that_there_is_not(kind, name, words):
-    """The error says which one is meant, or which there are."""
+    """The error names the keyword that is probably meant, else all."""
     with pytest.raises(TypeError, match=re.escape(words)):
         keywords.complete(kind, {name: 1})

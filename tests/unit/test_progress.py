@@ -38,7 +38,7 @@ class Calls:
     def __init__(self, calls):
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
         self.batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
-        self.batch.size = self.calls = calls
+        self.batch.size = self.size = calls
         self.batch.pending = {n: n + 1 for n in range(calls)}
         self.cluster = Cluster(crew, 1, calls, range(calls))
         crew.clusters.append(self.cluster)
@@ -48,17 +48,18 @@ class Calls:
         self.errors = {}
 
     @property
-    def calls_ended(self):
+    def ended(self):
         """The number of calls that have ended."""
-        return self.calls - len(self.batch.pending)
+        return self.size - len(self.batch.pending)
 
     @property
-    def calls_failed(self):
+    def failed(self):
         """The number of calls that have failed."""
         return len(self.errors)
 
-    def ready(self):
-        """Return whether all calls have ended."""
+    @property
+    def is_ready(self):
+        """Whether all calls have ended."""
         return not self.batch.pending
 
     def log(self, kind, *procs, time=0, **facts):

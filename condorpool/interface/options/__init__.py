@@ -1,1 +1,1 @@
-"""What users may give, by which keywords, and what each is checked for."""
+"""The keywords of pools and verbs, and the checks of their values."""

@@ -1,4 +1,4 @@
-"""Checks of what users give, made before anything is done; each error names the argument."""
+"""Checks of arguments, made before anything else is done; each error names the argument."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from condorpool.interface.options.keywords import OnHold, Policy
 from condorpool.values.events import JobState
 from condorpool.values.text import MAX_NAME, one_line
 
-#: The keys of jobkwargs, and what they take.
+#: The keys of jobkwargs: their types, and the words for those in errors.
 _JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "submitdir": ((str, os.PathLike), "a folder"),
     "killstats": (Iterable, "a state or several"),
@@ -25,7 +25,7 @@ _JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 
 
 def kind(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> Any:
-    """Return the value if it is of this kind, which ``what`` names for the error."""
+    """Return the value if it is of one of these types; ``what`` names them in the error."""
     if not isinstance(value, kinds):
         raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
     return value
@@ -65,21 +65,21 @@ def seconds(name: str, value: Any, *, least: float = 0.0, may_be_infinite: bool 
 
 
 def timeout(value: Any) -> float | None:
-    """Return how long a wait may take, as `multiprocessing` has it: None for ever."""
+    """Return how long a wait may take; None for ever, as in `multiprocessing`."""
     if value is None:
         return None
     return seconds("timeout", value, least=-math.inf, may_be_infinite=True)
 
 
 def function(name: str, value: Any) -> Callable[..., Any] | None:
-    """Return something that can be called, or None."""
+    """Return a function, or None."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function, not {type(value).__name__}")
     return value  # type: ignore[no-any-return]
 
 
 def called(value: Any) -> Callable[..., Any]:
-    """Return the function that is to be called."""
+    """Return the function of a call."""
     if not callable(value):
         raise TypeError(f"the first argument must be a function, not {type(value).__name__}")
     return value  # type: ignore[no-any-return]
@@ -88,8 +88,8 @@ def called(value: Any) -> Callable[..., Any]:
 def positional(name: str, value: Any) -> tuple[Any, ...]:
     """Return the arguments of a call.
 
-    `multiprocessing` would take the letters of a string and the keys of a dict, which is
-    never what is meant.
+    `multiprocessing` would take the letters of a string and the keys of a dict, which no user
+    means.
     """
     if isinstance(value, (str, bytes, Mapping)) or not _is_iterable(value):
         raise TypeError(
@@ -100,14 +100,14 @@ def positional(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def iterable(name: str, value: Any) -> Iterable[Any]:
-    """Return something to iterate over, with or without a length."""
+    """Return an iterable, with or without a length."""
     if not _is_iterable(value):
-        raise TypeError(f"{name} cannot be iterated over: it is of type {type(value).__name__}")
+        raise TypeError(f"{name} must be an iterable, not {type(value).__name__}")
     return value  # type: ignore[no-any-return]
 
 
 def unpacked(item: Any) -> tuple[Any, ...]:
-    """Return the arguments that an item of starmap's iterable has."""
+    """Return the arguments of a call, from an item of starmap's iterable."""
     try:
         return tuple(item)
     except TypeError as error:
@@ -145,7 +145,7 @@ def killstats(states: Any) -> tuple[str, ...]:
 
 
 def jobkwargs(given: Any) -> dict[str, Any]:
-    """Return what happens to jobs and their files."""
+    """Return the options for what happens to jobs and their files."""
     checked = dict(kind("jobkwargs", {} if given is None else given, Mapping, "a mapping"))
     for key, value in checked.items():
         if key not in _JOBKWARGS:
@@ -160,22 +160,22 @@ def jobkwargs(given: Any) -> dict[str, Any]:
 
 
 def calls_name(value: Any) -> str:
-    """Return a name for calls: one line that people can read and type again."""
+    """Return a name for calls: one line that users can read and type again."""
     kind("name", value, str, "a string")
     shown = one_line(value)
     if not shown:
-        raise ValueError(
-            f"name={value!r}: it must not be empty; leave it out for calls without a name"
-        )
+        raise ValueError(f"name={value!r}: it must not be empty; omit it for calls without a name")
     if len(value) > MAX_NAME:
-        raise ValueError(f"name={shown!r}: it has {len(value):,} characters; {MAX_NAME} are enough")
+        raise ValueError(
+            f"name={shown!r}: it has {len(value):,} characters; the limit is {MAX_NAME}"
+        )
     if value.startswith("-"):
         raise ValueError(
-            f"name={value!r}: commands would read it as an option; it must not begin with -"
+            f"name={value!r}: it must not begin with -, which commands read as an option"
         )
     if not value.isprintable() or value != value.strip():
         raise ValueError(
             f"name={value!r}: it must be one line without control characters and without blanks "
-            f"around it, as {shown!r} is"
+            f"around it, such as {shown!r}"
         )
     return value  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Commands of the submit description that users add: ``submitkwargs``."""
+"""Submit commands that users add: ``submitkwargs``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from condorpool.engine.description import LISTS
 from condorpool.interface.options import checks
 
-#: Keys that condorpool sets itself: with others it would not find its own files.
+#: Commands that condorpool sets itself: with other values it would not find its own files.
 _RESERVED = frozenset(
     """arguments error executable hold initial_dir initialdir input leave_in_queue log
     materialize_max_idle max_idle max_materialize noop_job output output_destination queue shell
     stderr stdin stdout transfer_executable transfer_output_remaps universe""".split()
 )
 
-#: Submit commands of HTCondor 25 (condor_submit's manual page): what is almost one of these is a
-#: mistake, which HTCondor would ignore.  All others are passed on: sites invent their own.
+#: Submit commands of HTCondor 25 (condor_submit's manual page).  A key that is almost one of these is
+#: a mistake, which HTCondor would ignore.  All others are passed on: sites define their own.
 _KNOWN = frozenset(
     """accounting_group accounting_group_user allow_arguments_v1 allow_environment_v1
     allowed_execute_duration allowed_job_duration append_files batch_extra_submit_args batch_id
@@ -55,8 +55,8 @@ _KNOWN = frozenset(
     when_to_transfer_output x509userproxy""".split()
 )
 
-#: How much alike two names are, at least, for one to be a misspelling of the other: a letter more
-#: or less, or two that changed places.  ``request_tpus`` is not ``request_gpus``.
+#: The least similarity at which one name is a misspelling of another: one letter more or less, or
+#: two that changed places.  ``request_tpus`` is no misspelling of ``request_gpus``.
 _ALIKE = 0.92
 
 
@@ -66,7 +66,7 @@ def check(submitkwargs: Mapping[str, Any] | None) -> dict[str, str]:
     Raises
     ------
     TypeError, ValueError
-        A key or value that HTCondor would misread or ignore, named.
+        HTCondor would misread or ignore a key or value; the message names it.
     """
     given = {} if submitkwargs is None else submitkwargs
     checks.kind("submitkwargs", given, Mapping, "a mapping")
@@ -74,16 +74,16 @@ def check(submitkwargs: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _key(key: str) -> str:
-    """Return a key in small letters: HTCondor ignores case, and here equal keys must meet."""
+    """Return a key in lower case: HTCondor ignores case, and equal keys must replace each other."""
     checks.kind(f"the key {key!r} of submitkwargs", key, str, "a string")
     if not re.fullmatch(r"\+?[\w.]+", key):
         raise ValueError(f"submitkwargs[{key!r}]: a submit command is one word")
     command = key.lower()
     if command.startswith(("my.", "+")):
-        return key  # an attribute of the job, which is shown as it is written
+        return key  # an attribute of the job, which HTCondor shows as it is written
     if command in _RESERVED:
         raise ValueError(
-            f"submitkwargs[{key!r}] is set by condorpool itself; leave it out. "
+            f"submitkwargs[{key!r}] is set by condorpool itself; omit it. "
             f"Reserved are {', '.join(sorted(_RESERVED))}."
         )
     near = difflib.get_close_matches(command, _KNOWN, n=1, cutoff=_ALIKE)
@@ -106,12 +106,12 @@ def _value(key: str, value: Any) -> str:
         text = os.fspath(value)
     else:
         raise TypeError(
-            f"submitkwargs[{key!r}] is a string, number or bool, not {type(value).__name__}"
+            f"submitkwargs[{key!r}] must be a string, number or bool, not {type(value).__name__}"
         )
     if "\n" in text or "\x1f" in text:
-        raise ValueError(f"submitkwargs[{key!r}] has a line break, which a submit command cannot")
+        raise ValueError(f"submitkwargs[{key!r}] must not contain a line break")
     if text.rstrip().endswith("\\"):
         raise ValueError(
-            f"submitkwargs[{key!r}] ends with a backslash, which would join it to the next command"
+            f"submitkwargs[{key!r}] must not end with a backslash: it would continue on the next line"
         )
     return text

@@ -1,40 +1,40 @@
-"""The keywords of `Pool` and of its verbs: each is named and typed here, and only here."""
+"""The keywords of `Pool` and its verbs: each name and type is written here, and only here."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import os
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
+from condorpool.interface.job import QueuedJob
+from condorpool.personal import PersonalHTCondor
 from condorpool.values.events import KILLSTATS
-
-if TYPE_CHECKING:
-    from condorpool.interface.job import QueuedJob
-    from condorpool.personal import PersonalHTCondor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: What a wait does when only held jobs remain.
 Policy = Literal["raise", "wait", "remove"]
 
-#: What a function may answer that is asked about one held job.
+#: What a function may return that is asked about one held job.
 Decision = Literal["raise", "wait", "remove", "release"]
 
-OnHold = Policy | Callable[["QueuedJob"], Decision]
+OnHold = Policy | Callable[[QueuedJob], Decision]
 
-#: How progress may be shown; ``"auto"`` is what suits the place, or what the pool has.
+#: How progress may be shown; ``"auto"`` depends on notebook or terminal, or on the pool.
 Progress = Literal["auto", "widget", "text"]
 
-#: What happens at the end of the process to work of a pool that was not closed.
+#: What happens to the work of an unclosed pool when the process ends.
 OnExit = Literal["wait", "remove", "keep"]
 
 
 class JobKeywords(TypedDict, total=False):
-    """What describes jobs: for `Pool`, and for a verb, where it updates the pool's own."""
+    """Keywords that describe jobs: for `Pool`, and for verbs, where they update the pool's own."""
 
     memory: str | float | None
     memory_max: str | float | None
@@ -50,7 +50,7 @@ class JobKeywords(TypedDict, total=False):
 
 
 class CallKeywords(JobKeywords, total=False):
-    """What all verbs take."""
+    """Keywords of all verbs."""
 
     on_hold: OnHold | None
     echo: bool | None
@@ -58,7 +58,7 @@ class CallKeywords(JobKeywords, total=False):
 
 
 class ResultKeywords(CallKeywords, total=False):
-    """What verbs take beside that whose calls are all known at once."""
+    """Keywords of the verbs that take all their items at once."""
 
     name: str | None
     return_exceptions: bool
@@ -66,7 +66,7 @@ class ResultKeywords(CallKeywords, total=False):
 
 
 class PoolKeywords(CallKeywords, total=False):
-    """What `Pool` takes beside multiprocessing's arguments, and so what `Executor` does."""
+    """Keywords of `Pool` and `Executor`, beside the arguments of `multiprocessing`."""
 
     schedd: str | None
     collector: str | None
@@ -79,7 +79,7 @@ class PoolKeywords(CallKeywords, total=False):
     on_exit: OnExit
 
 
-#: What keywords are that were not given; all others are None.
+#: Default values of keywords; all others are None.
 DEFAULTS: Mapping[str, Any] = {
     "progress": "auto",
     "return_exceptions": False,
@@ -92,15 +92,21 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def takes(keywords: type) -> Callable[[F], F]:
     """Give a function the signature that its ``**kwargs: Unpack[keywords]`` stands for.
 
-    Type checkers know it from there.  The Tab key and ``?`` ask `inspect.signature`, which does not.
+    Type checkers know it from there.  `inspect.signature`, which the Tab key and ``?`` ask, and
+    `typing.get_type_hints` do not: Python 3.10 has no Unpack, and condorpool needs none to run.
     """
 
     def add(function: F) -> F:
         signature = inspect.signature(function)
-        *parameters, _ = signature.parameters.values()
+        *parameters, rest = signature.parameters.values()
+        del function.__annotations__[rest.name]
+        function.__annotations__.update(_hints(keywords))
         for name, hint in keywords.__annotations__.items():
             parameters.append(
                 inspect.Parameter(
@@ -122,12 +128,12 @@ def complete(keywords: type, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     TypeError
-        A keyword that there is not, with the one that is probably meant.
+        There is no such keyword; the message names the one that is probably meant.
     """
     known = dict.fromkeys(keywords.__annotations__)
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            hint = f"did you mean {near[0]}?" if near else f"the keywords are {', '.join(known)}."
             raise TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
     return {name: given.get(name, DEFAULTS.get(name)) for name in known}

@@ -1,4 +1,4 @@
-"""Keywords for what jobs need: how each is read, and the submit commands that it sets."""
+"""Keywords for the resources of jobs: how each is read, and the submit commands that it sets."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ def mebibytes(name: str, value: Any) -> int:
         size = size_in("M", value)
         if size is None:
             raise ValueError(
-                f"{name}={value!r} is not a size: write it as '2GB', or a number of MiB"
+                f"{name}={value!r} is not a size: write '2GB', for example, or a number of MiB"
             )
         number = size
     elif isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
     else:
-        raise TypeError(f"{name} must be a size as '2GB' or in MiB, not {type(value).__name__}")
+        raise TypeError(
+            f"{name} must be a size such as '2GB' or a number of MiB, not {type(value).__name__}"
+        )
     if not 0 < number < math.inf:
         raise ValueError(f"{name}={value!r}: a size must be more than 0")
     return math.ceil(number)
@@ -41,7 +43,7 @@ def _text(name: str, value: Any) -> str:
 
 def _image(name: str, value: Any) -> str:
     text = _text(name, value)
-    # HTCondor would look for it in the submit directory.
+    # HTCondor would look for a relative path in the submit directory.
     return str(Path(text).absolute()) if Path(text).exists() else text
 
 
@@ -50,12 +52,12 @@ def _expression(name: str, value: Any) -> str:
 
 
 def _duration(name: str, value: Any) -> float:
-    # The timer that ends a call takes 0 for no limit.
+    # For the timer that ends a call, 0 means no limit.
     return checks.seconds(name, value, least=0.001)
 
 
-#: Each keyword: what reads it, and the submit commands that it sets.  A command without a
-#: value is not set, but must not be given along with the keyword.
+#: Each keyword: the function that checks it, and the submit commands that it sets.  A command
+#: without a value is not set, but users must not give it along with the keyword.
 KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
     "memory": (mebibytes, {"request_memory": "{}MB"}),
     "memory_max": (
@@ -77,12 +79,12 @@ KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
 
 
 def check(given: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of those keywords that say what jobs need and are not None.
+    """Return the checked values of the resource keywords that are not None.
 
     Raises
     ------
     TypeError, ValueError
-        A value that a keyword does not take, or a command in ``submitkwargs`` that means the same.
+        A value is wrong, or a command in ``submitkwargs`` means the same as a keyword.
     """
     checked = {}
     for name, (read, commands) in KEYWORDS.items():
@@ -107,7 +109,9 @@ def commands(resources: Mapping[str, Any], submitkwargs: Mapping[str, str]) -> d
     if "memory_max" in resources:
         most, first = resources["memory_max"], resources.get("memory")
         if first is None and "request_memory" not in submitkwargs:
-            raise ValueError("memory_max needs memory, too: how much a job requests at first")
+            raise ValueError(
+                "memory_max needs memory, too: the amount that a job requests at first"
+            )
         if first is not None and first > most:
             raise ValueError(f"memory={first} is more than memory_max={most} (MiB)")
     return {

@@ -1,4 +1,4 @@
-"""What a pool was told, checked; and what that makes of the keywords of a call."""
+"""The checked arguments of a pool, and the options of a call that result from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from condorpool.personal import PersonalHTCondor
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What a verb was told, and what it takes from its pool.
+    """The options of one call of a verb: its own keywords, else those of its pool.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Settings:
     Raises
     ------
     TypeError, ValueError
-        One that is wrong, named.
+        An argument is wrong; the message names it.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Settings:
         self.processes = checks.optional_count("processes", processes)
         try:
             self.maxtasksperchild = checks.optional_count("maxtasksperchild", maxtasksperchild)
-        except TypeError as error:  # as multiprocessing has it, for this one alone
+        except TypeError as error:  # multiprocessing raises ValueError, for this argument alone
             raise ValueError(str(error)) from None
         self.initializer = checks.function("initializer", initializer)
         self.initargs = checks.positional("initargs", initargs)
@@ -98,12 +98,12 @@ class Settings:
     def of_call(
         self, kind: type, keywords: Mapping[str, Any], access_point: AccessPoint, cpus: int
     ) -> CallOptions:
-        """Return what is true of a call with these keywords of a kind, as `ResultKeywords`.
+        """Return the options of a call; ``kind`` says which keywords it takes, as `ResultKeywords`.
 
         Parameters
         ----------
         cpus
-            How many the HTCondor pool has.
+            The number of CPUs of the HTCondor pool.
         """
         given = {**DEFAULTS, **complete(kind, keywords)}
         submit = commands.check(given["submitkwargs"])

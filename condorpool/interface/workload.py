@@ -1,0 +1,388 @@
+"""The work of one pool: posts calls, keeps their results, and ends their jobs.
+
+`Pool` is its face to users; executors and the original's jobs post calls here, too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from condorpool.access.capacity import total_cpus
+from condorpool.display.notices import tell, warn_of_hash
+from condorpool.engine import actions, payload
+from condorpool.engine.calls import Calls, GatheredCalls
+from condorpool.engine.description import JobOptions
+from condorpool.engine.fingerprint import fingerprint
+from condorpool.engine.session import Session
+from condorpool.engine.state import PATIENCE
+from condorpool.engine.streams import StreamedCalls
+from condorpool.engine.tracker import tracker
+from condorpool.interface import openpools
+from condorpool.interface.iterators import ResultIterator
+from condorpool.interface.kept import KeptResults
+from condorpool.interface.leftovers import Leftover, leftovers
+from condorpool.interface.locate import find_access_point
+from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import CallKeywords, JobKeywords, ResultKeywords
+from condorpool.interface.options.settings import CallOptions, Settings
+from condorpool.interface.results import AsyncResult, Callback, Handle, MapResult, Result
+from condorpool.interface.sessions import Sessions
+from condorpool.values.exceptions import (
+    HTCondorError,
+    JobFailedError,
+    PoolClosedError,
+    words_of,
+)
+from condorpool.values.locks import uninterrupted
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from condorpool.interface.pool import Pool
+
+R = TypeVar("R", AsyncResult[Any], MapResult)
+
+#: Seconds for which resuming calls waits until the results that exist are read.
+READ_TIME = 60.0
+
+#: Seconds for which the number of CPUs of the HTCondor pool is not asked for again.
+_COUNT_INTERVAL = 60.0
+
+
+class Workload:
+    """The work of one pool.
+
+    Attributes
+    ----------
+    pool
+        The pool that users hold.
+    sessions
+        Its submit directories.
+    results
+        The results that users may ask for.
+    iterators
+        The iterators that are in use, and the calls of each.
+    is_closed
+        Whether the pool accepts no more calls.
+    """
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.access_point = find_access_point(
+            settings.schedd, settings.collector, settings.personal, settings.remote
+        )
+        self.sessions = Sessions(self.access_point, settings.on_exit)
+        self.results = KeptResults()
+        self.iterators: weakref.WeakKeyDictionary[ResultIterator[Any], StreamedCalls] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.is_closed = False
+        self._cpus: tuple[float, int] = (-math.inf, 1)
+
+    # -- posting -------------------------------------------------------------------
+    def check_open(self) -> None:
+        """Raise `PoolClosedError` if the pool is closed."""
+        if self.is_closed:
+            raise PoolClosedError
+
+    def check_call(self, func: Callable[..., Any]) -> None:
+        """Check that the pool accepts calls of this function."""
+        self.check_open()
+        warn_of_hash(checks.called(func))
+
+    def options(self, kind: type, keywords: Mapping[str, Any]) -> CallOptions:
+        """Return the options of a call; ``kind`` says which keywords it takes, as `ResultKeywords`."""
+        # Only a pool without a size of its own needs to ask the collector.
+        cpus = 1 if self.settings.processes else self.count_cpus()
+        return self.settings.of_call(kind, keywords, self.access_point, cpus)
+
+    def session(self, base: Path) -> Session:
+        """Return where calls whose submit directory is in this folder are posted."""
+        openpools.add(self)
+        return self.sessions.get(base)
+
+    def post(
+        self,
+        kind: type[R],
+        call: payload.Call,
+        items: Sequence[Any],
+        chunksize: int,
+        callback: Callback | None,
+        error_callback: Callback | None,
+        *,
+        in_order: bool = True,
+        **keywords: Unpack[ResultKeywords],
+    ) -> R:
+        """Post calls with these items and return their result, of this kind."""
+        self.check_call(call.func)
+        checks.function("callback", callback)
+        checks.function("error_callback", error_callback)
+        options = self.options(ResultKeywords, keywords)
+        name = options.name
+        if name is not None:
+            call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
+            if known := self._known(call):
+                return cast("R", known)
+        calls = GatheredCalls.of(
+            call,
+            items,
+            chunksize,
+            echo=options.echo,
+            callback=callback,
+            error_callback=error_callback,
+            return_exceptions=options.return_exceptions,
+            in_order=in_order,
+        )
+        result = kind(calls, options.on_hold)
+        self.start(calls, result, self.session(options.base), options.job, options.maxtries)
+        if name is not None:
+            self.results.add_name(calls, result)
+        result.show(options.progress)
+        return result
+
+    def post_map(
+        self,
+        func: Callable[..., Any],
+        style: payload.Style,
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        callback: Callback | None,
+        error_callback: Callback | None,
+        **keywords: Unpack[ResultKeywords],
+    ) -> MapResult:
+        """Post a call for each item of an iterable and return their result."""
+        self.check_call(func)
+        checks.optional_count("chunksize", chunksize)
+        items = list(checks.iterable("iterable", iterable))
+        # Chunks whose size the user did not choose are split when calls turn out to be long.
+        call = payload.Call(func, style, splits=chunksize is None)
+        size = chunksize or self._chunksize(len(items))
+        return self.post(MapResult, call, items, size, callback, error_callback, **keywords)
+
+    def stream(
+        self,
+        func: Callable[..., Any],
+        style: payload.Style,
+        iterable: Iterable[Any],
+        chunksize: int,
+        buffersize: int | None,
+        *,
+        ordered: bool,
+        **keywords: Unpack[CallKeywords],
+    ) -> ResultIterator[Any]:
+        """Return an iterator over the results of a call for each item, which it posts in turn."""
+        self.check_call(func)
+        checks.count("chunksize", chunksize)
+        ahead = checks.optional_count("buffersize", buffersize)
+        checks.iterable("iterable", iterable)
+        options = self.options(CallKeywords, keywords)
+        calls = StreamedCalls(
+            self.session(options.base),
+            payload.Call(func, style),
+            iterable,
+            chunksize,
+            options.job,
+            ahead or 16 * chunksize * options.job.limit(is_resident=True),
+            ordered=ordered,
+            echo=options.echo,
+        )
+        iterator: ResultIterator[Any] = ResultIterator(calls, options.on_hold)
+        self.iterators[iterator] = calls
+        iterator.show(options.progress)
+        tracker().look()
+        return iterator
+
+    def start(
+        self,
+        calls: GatheredCalls,
+        result: Result[Any],
+        session: Session,
+        options: JobOptions,
+        maxtries: int,
+        wait: float = 20.0,
+    ) -> None:
+        """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
+        wait = checks.seconds("wait", wait)
+        for remaining in reversed(range(checks.count("maxtries", maxtries))):
+            batch = calls.prepare(session, options)
+            try:
+                # From here on an interrupt leaves the calls posted, and their result here.
+                with uninterrupted:
+                    self.results.add(calls, result)
+                    try:
+                        calls.commit(session, batch)
+                    except BaseException:
+                        self.results.release(calls)
+                        raise
+                break
+            except HTCondorError as error:
+                if not remaining:
+                    raise
+                tell(f"{error} Trying again in {wait:g} s.")
+            time.sleep(wait)
+        tracker().look()
+
+    def describe(
+        self,
+        func: Callable[..., Any],
+        calls: int,
+        chunksize: int | None,
+        keywords: Mapping[str, Any],
+    ) -> dict[str, str]:
+        """Return the submit description of a map; nothing is submitted or written."""
+        self.check_call(func)
+        checks.count("calls", calls)
+        checks.optional_count("chunksize", chunksize)
+        options = self.options(JobKeywords, keywords)
+        staffing = self.sessions.staffing(options.base)
+        jobs = math.ceil(calls / (chunksize or self._chunksize(calls)))
+        resident = staffing.is_resident(options.job)
+        limit = min(jobs, options.job.limit(is_resident=resident))
+        batch, name = None if resident else 0, payload.name_of(func)
+        return staffing.describe(0, batch, limit, name, options.job)
+
+    def _chunksize(self, calls: int) -> int:
+        """Follow multiprocessing's rule: four chunks for each process."""
+        return max(1, math.ceil(calls / (4 * (self.settings.processes or self.count_cpus()))))
+
+    def count_cpus(self) -> int:
+        """Return how many CPUs the HTCondor pool has; at least 1."""
+        asked, cpus = self._cpus
+        if time.monotonic() - asked > _COUNT_INTERVAL:
+            cpus = total_cpus(self.access_point.slots())
+            self._cpus = time.monotonic(), max(1, cpus)
+        return self._cpus[1]
+
+    # -- resuming ------------------------------------------------------------------
+    def _known(self, call: payload.Call) -> Result[Any] | None:
+        """Return the result of the same calls under the same name; None if there is none.
+
+        Prints a notice, and reruns calls that failed.
+        """
+        named = [work.results.named(call.name) for work in openpools.workloads()]
+        mine = [result for result in named if result]
+        found = [each for each in leftovers() if each.digest and each.name == call.name]
+        if mine:
+            digest = mine[-1].digest
+        elif found:
+            digest = found[-1].digest
+        else:
+            return None
+        remedy = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
+        if digest != call.digest:
+            raise ValueError(
+                f"name={call.name!r} has the results of other calls (another function, other "
+                "functions, classes or globals that it uses, or other items): choose another "
+                f"name, or delete those results with {remedy}"
+            )
+        if not mine and found[-1].in_use:
+            raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
+        result = mine[-1] if mine else self.take_up(found[-1])
+        if result.ready():
+            result.rerun()
+        tell(
+            f"{call.name!r}: reusing {result.calls_ended} of {result.calls} results computed "
+            f"earlier ({remedy.replace('`', '')} deletes them)"
+        )
+        return result
+
+    @uninterrupted
+    def take_up(self, leftover: Leftover) -> Result[Any]:
+        """Resume calls of a process that has ended; return their result."""
+        self.check_open()
+        session = self.sessions.take_over(leftover)
+        results = {}
+        for root, chain in session.directory.chains().items():
+            calls = GatheredCalls.taken_up(session, chain)
+            kind: type[Result[Any]] = AsyncResult if calls.is_single else MapResult
+            results[root] = result = kind(calls, self.settings.on_hold)
+            self.results.add(calls, result)
+            if calls.digest:
+                self.results.add_name(calls, result)
+        openpools.add(self)
+        self.sessions.follow(session)
+        tracker().look()
+        session.deliveries.wait(READ_TIME)  # what has ended is read first
+        return results[leftover.chain[0][0]]
+
+    # -- what is under way -----------------------------------------------------------
+    def handles(self) -> dict[Calls, Handle]:
+        """Return, by their calls, the results that have not ended or have errors, and iterators."""
+        handles: dict[Calls, Handle] = dict(self.results.unsettled.items())
+        handles.update((calls, iterator) for iterator, calls in list(self.iterators.items()))
+        return handles
+
+    @property
+    def calls_pending(self) -> int:
+        """How many calls have not ended."""
+        batches = [batch for s in self.sessions for batch in list(s.state.batches.values())]
+        return sum(batch.calls_pending for batch in batches)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls have not ended."""
+        return any(session.state.is_busy for session in self.sessions)
+
+    @property
+    def is_delivering(self) -> bool:
+        """Whether this thread is in the middle of a delivery, as in a callback."""
+        return any(session.deliveries.depth for session in self.sessions)
+
+    # -- the end ---------------------------------------------------------------------
+    def stop_feeding(self) -> None:
+        """Have iterators take no more items."""
+        for calls in list(self.iterators.values()):
+            calls.stop()
+
+    def take_back(self) -> None:
+        """Take back calls that no job makes yet."""
+        self.stop_feeding()
+        for session in self.sessions:
+            actions.take_back(session.state)
+
+    def close(self) -> None:
+        """Accept no more calls, wait for the jobs, clean up; raise what was not reported."""
+        self.is_closed = True
+        for stream in list(self.iterators.values()):
+            stream.exhaust()
+        self.end()
+        unreported = self.results.unreported()
+        jobs = [job.id for result, _ in unreported for job in result.jobs]
+        self.results.clear()
+        if unreported:
+            reports = [f"{r!r}: {words_of(e, repr)}\n{words_of(e)}" for r, e in unreported]
+            raise JobFailedError(
+                ", ".join(jobs) or "",
+                "Pool.close - failed jobs:\n" + "\n==========\n".join(reports),
+            )
+
+    def terminate(self) -> None:
+        """Remove every job that has not ended and accept no more calls."""
+        self.is_closed = True
+        self.results.mark_reported()
+        self.stop_feeding()
+        self.sessions.terminate()
+
+    def end(self, patience: float = PATIENCE) -> None:
+        """Wait for the jobs and clean up.
+
+        Parameters
+        ----------
+        patience
+            Seconds for an access point that does not answer, and for values to be read.
+        """
+        self.sessions.end(patience)
+        openpools.discard(self)
+
+    def disown(self) -> None:
+        """Have nothing to do with the jobs: they are those of a parent process."""
+        self.is_closed = True
+        self.sessions.forget()
+        self.results = KeptResults()

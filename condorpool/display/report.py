@@ -1,10 +1,11 @@
-"""What stays in the notebook when calls have ended: static HTML that needs no kernel."""
+"""The report that stays in the notebook: static HTML that needs no kernel."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
 
+from condorpool.display.notices import plural
 from condorpool.display.textbar import duration
 from condorpool.display.timeline import Picture
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from condorpool.display.progress import Progress
     from condorpool.engine.chunks import Chunk
 
-#: What a state looks like where JupyterLab's own colours are not known.
-COLOURS = {
+#: The color of each state: JupyterLab's, or the second value elsewhere.
+COLORS = {
     "done": "var(--jp-success-color1, #388e3c)",
     "failed": "var(--jp-error-color1, #d32f2f)",
     "running": "var(--jp-brand-color1, #1976d2)",
@@ -25,14 +26,14 @@ OTHER = "var(--jp-border-color2, #bdbdbd)"
 
 
 def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> dict[str, str]:
-    """Return a bundle for Jupyter: text, and HTML that can be read without its styles, too.
+    """Return a MIME bundle for Jupyter: text, and HTML that is readable without its styles.
 
     Parameters
     ----------
     hint
-        What may be done next.
+        What the user can do next.
     chunks
-        When and where calls were made: a picture shows several.
+        When and where calls were made; two or more are shown as a timeline.
     """
     summary = summarize(progress)
     html = [
@@ -62,18 +63,18 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
 
 
 def summarize(progress: Progress) -> str:
-    """Return one line on how far the calls are."""
-    parts = [f"{progress.done:,} of {progress.calls:,} calls done"]
+    """Return the progress in one line."""
+    parts = [f"{progress.done:,} of {plural(progress.calls, 'call')} done"]
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if not progress.ended:
-        parts += [f"{count:,} jobs {word}" for word, count in progress.jobs.items()]
+        parts += [f"{plural(count, 'job')} {word}" for word, count in progress.jobs.items()]
     return ", ".join(parts) + f", {duration(progress.elapsed)}"
 
 
 def _bar(progress: Progress) -> str:
     shares = "".join(
-        f'<span style="flex: {share:g}; background: {COLOURS.get(word, OTHER)}"></span>'
+        f'<span style="flex: {share:g}; background: {COLORS.get(word, OTHER)}"></span>'
         for word, share in progress.shares.items()
     )
     style = "display: flex; height: 6px; border-radius: 3px; overflow: hidden; margin: 4px 0"

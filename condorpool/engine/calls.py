@@ -312,7 +312,8 @@ class GatheredCalls(Calls):
             if before is None:
                 self._first = self.batch
             else:
-                before.successor = self.batch
+                with session.changed:
+                    before.successor = self.batch
 
     def prepare(self, session: Session, options: JobOptions) -> Batch | None:
         """Write the calls to disk and return their batch; None if there are no calls.

@@ -130,7 +130,7 @@ class Panel:
         chunks: Sequence[Chunk] = ()
         with contextlib.suppress(ReferenceError):
             chunks = self._calls.chunks()
-            # The widget stays for pages that are loaded anew; values live as their users want.
+            # The widget stays for reloaded pages; it must not keep the calls' values alive.
             self._calls = self._calls.weakly()
         del self._meter
         if self._widget is None or progress is None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from condorpool.access.capacity import Capacity, probe
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
+from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Cluster
 from condorpool.values.events import JobState
+from condorpool.values.text import duration, plural
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
@@ -33,10 +35,8 @@ class Progress:
 
     Parameters
     ----------
-    done, failed
-        Calls that returned, and calls that raised or were lost with their job.
-    pending
-        Chunks that have not ended.
+    counts
+        How many calls are in each state.
     jobs
         How many jobs are in each state, in words; those that have ended are not
         counted, and "queued" are those that HTCondor will make later.
@@ -45,7 +45,8 @@ class Progress:
     limit
         The most jobs at once.
     elapsed
-        Seconds since the call; it does not count when two of these are compared.
+        Seconds since the calls were posted, until the last one ended; they do not count when two
+        of these are compared.
     rate, eta
         Calls per second in the last minute, and seconds to go at that rate; None if not known.
     note
@@ -53,10 +54,7 @@ class Progress:
     """
 
     name: str
-    calls: int
-    done: int
-    failed: int
-    pending: int
+    counts: CallCounts
     jobs: dict[str, int]
     hosts: int
     limit: int
@@ -69,17 +67,21 @@ class Progress:
     elapsed: float = field(compare=False)
 
     @property
-    def shares(self) -> dict[str, float]:
-        """How many calls are done, failed, in jobs of each state, or waiting for a job."""
-        remaining = self.calls - self.done - self.failed
-        shares = {"done": float(self.done), "failed": float(self.failed)}
-        moving = {word: n for word, n in reversed(self.jobs.items()) if word != "queued"}
-        # How many calls a job has is not known exactly; a bar need not know it.
-        each = remaining / max(1, sum(moving.values()), self.pending)
-        for word, count in moving.items():
-            shares[word] = count * each
-        shares["waiting"] = max(0.0, remaining - sum(moving.values()) * each)
-        return {word: share for word, share in shares.items() if share}
+    def shares(self) -> dict[str, int]:
+        """The parts of a bar: how many calls are in each state in which there are any."""
+        return {word: count for word, count in self.counts.shown.items() if count}
+
+    @property
+    def summary(self) -> str:
+        """One line on how far the calls are."""
+        parts = [self.counts.summary]
+        if not self.ended:
+            # What the others do can be seen from their calls.
+            waiting = (
+                (n, word) for word, n in self.jobs.items() if word not in ("running", "held")
+            )
+            parts += [f"{plural(n, 'job')} {word}" for n, word in waiting]
+        return ", ".join([*parts, duration(self.elapsed)])
 
 
 class Meter:
@@ -102,7 +104,7 @@ class Meter:
         calls, session = self._calls, self._calls.session
         failures = self._failures.update(calls.errors)
         with session.changed:
-            ended = calls.ended
+            counts = calls.counts()
             is_over = calls.is_ready or session.is_closed
             unreachable = session.state.unreachable
             silent = unreachable[1] if unreachable else None
@@ -110,21 +112,17 @@ class Meter:
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
             jobs = _count_jobs(clusters)
-            pending = len(batch.pending) if batch else 0
             away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
-        rate, eta = self._speed(ended, calls.size, is_moving="running" in jobs)
-        now, failed = self._clock(), calls.failed
+        ended, now = counts.ended, self._clock()
+        rate, eta = self._speed(ended, counts.total, is_moving="running" in jobs)
         capacity = None
         if "idle" in jobs and now - self._begun > SHORT and not is_over:
             capacity = probe(session.access_point.collector_address).read()
         return Progress(
             name=calls.name,
-            calls=calls.size,
-            done=max(0, ended - failed),
-            failed=failed,
-            pending=pending,
+            counts=counts,
             jobs=jobs,
             hosts=len(hosts),
             limit=crew.limit if crew else 0,
@@ -143,7 +141,7 @@ class Meter:
                 capacity=capacity,
             ),
             ended=is_over,
-            elapsed=now - self._begun,
+            elapsed=calls.elapsed,
         )
 
     def _speed(
@@ -175,16 +173,16 @@ def _count_jobs(clusters: Sequence[Cluster]) -> dict[str, int]:
 
 def _survey(
     clusters: Sequence[Cluster],
-) -> tuple[set[str], collections.Counter[tuple[str, int, int]]]:
+) -> tuple[set[str], collections.Counter[tuple[str, int, int, int]]]:
     """Find the machines where jobs run, and why others are held."""
-    hosts, reasons = set(), collections.Counter[tuple[str, int, int]]()
+    hosts, reasons = set(), collections.Counter[tuple[str, int, int, int]]()
     for cluster in clusters:
         if cluster.counts[JobState.RUNNING]:
             running = {job.host for job in cluster.jobs if job.state is JobState.RUNNING}
             hosts |= {host.partition("@")[2] or host for host in running}
         if cluster.counts[JobState.HELD]:
             held = (job for job in cluster.jobs if job.state is JobState.HELD)
-            reasons.update((job.reason, job.code, job.subcode) for job in held)
+            reasons.update((job.reason, job.code, job.subcode, job.holds) for job in held)
     return hosts, reasons
 
 

@@ -134,6 +134,36 @@ class Batch:
         waiting = self.crew.count(JobState.UNMATERIALIZED)
         return not self.crew.count(*MOVING) and (not waiting or len(held) >= self.crew.limit)
 
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """How many of its calls running jobs are making, and how many are held."""
+        if self.crew.count(JobState.HELD) and self.is_stuck:
+            return 0, self.calls_pending
+        running = held = 0
+        known = self.pending.keys() & self.holders.keys()
+        for first in known:
+            state = self.holders[first].state
+            running += state is JobState.RUNNING
+            held += self.pending[first] - first if state is JobState.HELD else 0
+        if self.crew.is_resident:
+            running += min(len(self.pending) - len(known), self._spare_runners)
+        return running, held
+
+    @property
+    def _spare_runners(self) -> int:
+        """How many running jobs may be making chunks of this batch that no job is known to hold.
+
+        No event says that a runner has taken a chunk; but runners take one as long as there are
+        any, those of earlier batches first.
+        """
+        spare, is_earlier = self.crew.count(JobState.RUNNING), True
+        for batch in self.crew.batches:
+            is_earlier = is_earlier and batch is not self
+            known = batch.pending.keys() & batch.holders.keys()
+            spare -= sum(batch.holders[first].state is JobState.RUNNING for first in known)
+            spare -= len(batch.pending) - len(known) if is_earlier else 0
+        return max(0, spare)
+
     def held_error(self, job: Job | None = None) -> JobHeldError:
         """Return the error that says why this job, or else the first held one, is held."""
         held = self.held

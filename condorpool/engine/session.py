@@ -224,14 +224,16 @@ class Session:
         return batch
 
     @uninterrupted
-    def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
+    def repost(
+        self, old: Batch, numbers: Sequence[int], deliver: Deliver, posted_at: float
+    ) -> Batch:
         """Post some calls of a finished batch again, as a new batch, or none; they keep their numbers."""
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
             crew = self.staffing.crew(number, old.record.title, old.options)
             record = replace(
-                old.record, crew=crew.number, time=time.time(), reruns=old.number, parts=parts
+                old.record, crew=crew.number, time=posted_at, reruns=old.number, parts=parts
             )
             batch = Batch(number, crew, deliver, old.options, record)
             with self.changed:

@@ -146,7 +146,7 @@ def test_where_clicks_do_not_come_through_it_is_said(open_notebook):
     notebook.button("Hold all").click()
     expect(notebook.output(1)).to_contain_text("The kernel is busy")
     notebook.go_on()
-    expect(notebook.output(1)).to_contain_text("wait: 1 of 1 calls done")
+    expect(notebook.output(1)).to_contain_text("wait: 1 of 1 call done")
 
 
 def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_end):
@@ -193,9 +193,11 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
         def state(n, calls):
             part = calls // 100
             return dict(
-                name="fit", calls=calls, done=n * part // 2, failed=n * part // 50, pending=1, hosts=900,
+                name="fit", hosts=900,
+                counts=dict(done=n * part // 2, failed=n * part // 50, removed=0, running=30 * part,
+                            held=20 * part, waiting=calls - 50 * part - n * part // 2 - n * part // 50,
+                            total=calls),
                 limit=1000, jobs=dict(idle=40 * part - n, running=30 * part + n, held=20 * part),
-                shares=dict(done=n * part / 2, running=30. * part, held=20. * part, waiting=part),
                 held=[dict(key=str(k), reason="Transfer input files failure " * 5, code=13, subcode=2,
                            count=n + k, cure="Put it there", needs_memory=k == 0) for k in range(20)],
                 failures=[dict(kind="ValueError", message="m" * 300 + str(k), count=n) for k in range(20)],

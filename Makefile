@@ -1,8 +1,8 @@
-# make demo   the quickstart notebook on a real HTCondor, from nothing
-# make test   format, lint, types and the whole suite, on real HTCondor
-# make matrix  the tests that may differ, on Python 3.10 to 3.14 with the newest and lowest packages
-# make pictures  the README's pictures of the widget, in a real JupyterLab
-# make bench  what a call costs, against raw htcondor2 and multiprocessing
+# make demo      run the quickstart notebook on a real HTCondor; installs everything first
+# make test      check format, lint, and types, and run all tests on a real HTCondor
+# make matrix    run the tests that depend on versions: Python 3.10 to 3.14, newest and lowest packages
+# make pictures  take the README's pictures of the widget in a real JupyterLab
+# make bench     measure what a call costs, against raw htcondor2 and multiprocessing
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +16,7 @@ demo: .venv/demo
 test: provision check
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest -n 3 --dist loadscope --basetemp="$$tmp/pytest"
 
-# Chromium, sshd, HTCondor: what the suite needs of the machine.
+# Install the programs that tests start: Chromium, sshd, HTCondor.
 provision: .venv/test
 	@$(BIN)/python tests/provision.py
 
@@ -25,7 +25,7 @@ check: .venv/test
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
-# All, or what CELLS names: make matrix CELLS="3.10 3.13-lowest"
+# Runs all cells, or those in CELLS: make matrix CELLS="3.10 3.13-lowest"
 matrix: provision
 	@$(BIN)/python tests/matrix.py $(CELLS)
 
@@ -42,11 +42,11 @@ format: .venv/test
 clean:
 	rm -rf .venv demo-output .mypy_cache .pytest_cache .ruff_cache
 
-# Installed anew when what is needed changes.
+# Installed again when the dependencies change.
 .venv/demo .venv/test: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
 	  rm -rf .venv; \
-	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; \
+	  echo "make: $(PYTHON) cannot create a virtual environment. On Debian, run: apt-get install python3-venv" >&2; \
 	  exit 1; }
 	@echo "Installing condorpool[$(@F)] into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(@F)]'

@@ -1,4 +1,4 @@
-"""A real HTCondor for all tests of the session, and pools on it that leave nothing behind."""
+"""Fixtures for all tests: a real HTCondor, and pools on it that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# Before condorpool is imported: every write of shared state checks that its lock is held.
+# Set before condorpool is imported: every write of shared state checks that its lock is held.
 os.environ["CONDORPOOL_DEBUG_LOCKS"] = "1"
 
 import condorpool
@@ -23,21 +23,21 @@ from condorpool.values import guards
 
 @pytest.fixture(autouse=True)
 def no_breach():
-    """Fail a test in which any thread has written without the lock: threads only log it."""
+    """Fail a test in which any thread wrote without the lock: the thread itself only logs it."""
     guards.breaches.clear()
     yield
     assert not guards.breaches
 
 
 def pytest_configure():
-    """Take interrupts: what a script's shell starts in the background ignores them, but not tests."""
+    """Handle SIGINT even if a shell started pytest in the background, with SIGINT ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory):
-    """Give the tests a registry of their own, not that of the user who runs them."""
+    """Use a separate registry, not that of the user who runs the tests."""
     folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder))
@@ -46,7 +46,7 @@ def state(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def htcondor(tmp_path_factory):
-    """One personal HTCondor with two CPUs."""
+    """Return a personal HTCondor with two CPUs."""
     personal.install()
     started = personal.start(tmp_path_factory.mktemp("htcondor") / "personal", cpus=2)
     yield started
@@ -55,19 +55,19 @@ def htcondor(tmp_path_factory):
 
 @pytest.fixture
 def access_point(htcondor):
-    """The access point, for what a test does behind the pool's back."""
+    """Return the access point, for actions that bypass the pool."""
     return htcondor.access_point()
 
 
 @pytest.fixture
 def queued(access_point):
-    """Ask for attributes of the one job that is, or soon will be, in the queue."""
+    """Return a function that queries the one job that is, or soon will be, in the queue."""
 
     def ask(projection):
         end = time.monotonic() + 10
         while not (ads := access_point.query("true", projection)):
-            assert time.monotonic() < end, "no job comes into the queue"
-            time.sleep(0.01)  # HTCondor makes it a moment after its cluster
+            assert time.monotonic() < end, "no job appeared in the queue"
+            time.sleep(0.01)  # HTCondor creates the job a moment after its cluster
         (ad,) = ads
         return ad
 
@@ -76,7 +76,7 @@ def queued(access_point):
 
 @pytest.fixture
 def make_pool(htcondor, tmp_path, monkeypatch):
-    """Make pools whose submit directory is the test's own folder."""
+    """Return a function that makes pools with their submit directory in ``tmp_path``."""
     monkeypatch.setattr(tracker(), "reconcile_interval", 1.0)
     pools = []
 
@@ -91,24 +91,24 @@ def make_pool(htcondor, tmp_path, monkeypatch):
         pool.join()
     for entry in registry.entries(registry.state() / registry.KEPT):
         if tmp_path in entry.path.parents:
-            entry.discard()  # what is kept of this test is nothing to the next
+            entry.discard()  # the next test must not see it
     end = time.monotonic() + 10  # a job leaves the queue a moment after its last event
-    while left := htcondor.access_point().query("true", ["ClusterId", "JobStatus"]):
-        assert time.monotonic() < end, f"jobs left in the queue: {left}"
+    while jobs := htcondor.access_point().query("true", ["ClusterId", "JobStatus"]):
+        assert time.monotonic() < end, f"jobs remain in the queue: {jobs}"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def pool(make_pool):
-    """Give a pool that is terminated after the test."""
+    """Return a pool that is terminated after the test."""
     return make_pool()
 
 
 @pytest.fixture
 def beside(tmp_path, monkeypatch):
-    """Give the folder of a notebook, whose modules are found, and forgotten after the test.
+    """Return a notebook's folder, from which modules can be imported during the test.
 
-    It is not the submit directory, and no job looks there.
+    It is not the submit directory, and jobs cannot see it.
     """
     folder = tmp_path / "notebook"
     folder.mkdir()
@@ -122,11 +122,11 @@ def beside(tmp_path, monkeypatch):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Add to a failure what HTCondor knows: event logs, hold reasons, daemon logs."""
+    """Add event logs, hold reasons, and daemon logs to the report of a failed test."""
     report = (yield).get_result()
     if report.when != "call" or not report.failed:
         return
-    shared = item.funcargs.get("where", {})  # the contract's pools have one folder
+    shared = item.funcargs.get("where", {})  # the contract's pools share a folder
     folder = shared.get("submitdir", item.funcargs.get("tmp_path"))
     started = shared.get("personal", item.funcargs.get("htcondor"))
     if folder:
@@ -143,12 +143,12 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def gone(tmp_path):
-    """Return a check that no submit directory is left in the test's folder."""
+    """Return a function that checks that no submit directory remains in the test's folder."""
 
     def check():
         return not list(tmp_path.glob("condorpool-*"))
 
     yield check
     # The folder itself stays: without it a cleaner would wait for its file system.
-    for left in tmp_path.iterdir():
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in tmp_path.iterdir():
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -65,15 +65,22 @@ def _add_personal(commands: Commands) -> None:
     )
     install.add_argument("--mirror", metavar="URL", help="the Debian mirror to download from")
 
-    start = _add(actions, "start", _start, "start it; it runs until you stop it")
+    start = _add(
+        actions, "start", _start, "start a personal HTCondor, which runs until you stop it"
+    )
     start.add_argument("--cpus", type=int, metavar="N", help="offer N CPUs (default: all)")
 
-    stop = _add(actions, "stop", _stop, "stop it and its jobs, and delete its folder")
+    stop = _add(
+        actions, "stop", _stop, "stop the personal HTCondor, and delete its folder and jobs"
+    )
     stop.add_argument("--keep-folder", action="store_true", help="keep its files, to read the logs")
 
-    status = _add(actions, "status", _status, "show whether it runs, who uses it, and its jobs")
+    status = _add(actions, "status", _status, "show whether one runs, who uses it, and its jobs")
     env = _add(
-        actions, "env", _env, 'for eval "$(condorpool personal env)": then condor_q etc. talk to it'
+        actions,
+        "env",
+        _env,
+        'print shell variables for its condor_q etc.: eval "$(condorpool personal env)"',
     )
     for action in (start, stop, status, env):
         action.add_argument("--folder", metavar="DIR", help="the folder with its files")

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     """Add the commands."""
     for name, run, text in (
         ("ls", _ls, "list your submit directories: in use, being cleaned up, or kept"),
-        ("ps", _ps, "show the jobs of those that are in use or being cleaned up"),
+        ("ps", _ps, "show the jobs of submit directories in use or being cleaned up"),
         ("clean", _clean, "clean up after processes that were killed"),
         ("show", _show, "show how many calls have ended, and how many failed with which error"),
         ("results", _results, "print the results of calls, or write them to a file"),

@@ -140,7 +140,7 @@ class Calls:
     can_rerun: ClassVar[bool] = False
 
     def rerun_at_end(self) -> None:
-        """Make the calls again that have failed when all have ended, before they count as ready."""
+        """When all calls have ended, make the failed ones again before the calls count as ready."""
         raise NotImplementedError
 
     def mark_reported(self) -> None:
@@ -153,7 +153,7 @@ class Calls:
             return list(self.records)
 
     def weakly(self) -> Calls:
-        """Return a proxy that does not keep these calls: it raises ReferenceError when they are gone."""
+        """Return a proxy that does not keep these calls alive; later it raises ReferenceError."""
         return cast("Calls", weakref.proxy(self))
 
     # -- their jobs ----------------------------------------------------------------
@@ -222,7 +222,7 @@ class Calls:
             if job:
                 job.last_chunk_end = max(job.last_chunk_end, chunk.end)
             self.records.append(chunk)
-            self.session.made.append(chunk)
+            self.session.chunk_records.append(chunk)
 
     def _print(self, outcome: Outcome) -> None:
         """Print what the calls of a chunk printed, if the user wants that."""
@@ -431,7 +431,8 @@ class GatheredCalls(Calls):
     ) -> Callable[[], object] | None:
         """Keep the values and errors of a chunk; return the callback if it was the last one.
 
-        Outdated are calls that were made again before this process took them up.
+        The outcomes of ``outdated`` calls are ignored: they were made again before this
+        process resumed them.
         """
         self._record(first, end, result, job)
         numbers: Sequence[int] = range(first, end)

@@ -26,7 +26,7 @@ class RepeatedNumbersWarning(UserWarning):
     """A random generator is sent to jobs as a copy, so calls repeat each other's numbers."""
 
 
-class _Known(dict[int, tuple[Any, Any]]):
+class _Facts(dict[int, tuple[Any, Any]]):
     """A fact about each of some objects, which may not be hashable, by their ids."""
 
     def of(self, value: object) -> Any:
@@ -45,8 +45,8 @@ class _Known(dict[int, tuple[Any, Any]]):
             self.pop(list(self)[0], None)  # noqa: RUF015
 
 
-_states = _Known()
-_warned = _Known()
+_states = _Facts()
+_warned = _Facts()
 
 
 def that_repeat(generators: Sequence[Any]) -> list[Any]:

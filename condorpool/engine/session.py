@@ -31,7 +31,7 @@ T = TypeVar("T")
 LEAVE_TIME = 10.0
 
 #: How many chunk records are kept where there is no limit to the number of chunks.
-MOST_MADE = 10_000
+MOST_RECORDS = 10_000
 
 TERMINATED = "the condorpool Pool was terminated"
 
@@ -59,7 +59,7 @@ class Session:
         self.staffing = Staffing(self.state)
         self.follower = Follower(self.state, self.staffing)
         #: When and where the latest chunks were made; a pool gives all its sessions the same.
-        self.made: collections.deque[Any] = collections.deque(maxlen=MOST_MADE)
+        self.chunk_records: collections.deque[Any] = collections.deque(maxlen=MOST_RECORDS)
         self._modules: payload.Shared[Any] | None = None
         self._former_crews: dict[int, Crew] = {}  # of the owner before this process
         self._numbers = itertools.count(1)
@@ -227,7 +227,10 @@ class Session:
     def repost(
         self, old: Batch, numbers: Sequence[int], deliver: Deliver, posted_at: float
     ) -> Batch:
-        """Post some calls of a finished batch again, as a new batch, or none; they keep their numbers."""
+        """Post some calls of a finished batch again, all or none, as a new batch.
+
+        They keep their numbers.
+        """
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():

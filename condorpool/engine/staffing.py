@@ -131,7 +131,7 @@ class Staffing:
             crew.replaced += 1
             return crew.replaced <= rules.MAX_REPLACED
 
-    def starves(self) -> bool:
+    def waits_for_slots(self) -> bool:
         """Return whether a crew has chunks for which all runners, or any plain job, lack slots."""
         return any(
             crew.pending
@@ -142,7 +142,7 @@ class Staffing:
 
     def make_room(self) -> None:
         """Dismiss idle runners if a session of this process waits for slots."""
-        if any(other.starves() for other in list(_all)):
+        if any(other.waits_for_slots() for other in list(_all)):
             self.dismiss_idle()
 
     def dismiss_idle(self, keep: Crew | None = None) -> None:

@@ -16,7 +16,7 @@ from condorpool.engine.calls import Calls
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Call, Outcome, name_of
-from condorpool.engine.session import MOST_MADE, Session
+from condorpool.engine.session import MOST_RECORDS, Session
 from condorpool.values.exceptions import JobError, JobRemovedError, PoolClosedError
 from condorpool.values.locks import uninterrupted
 
@@ -60,7 +60,7 @@ class StreamedCalls(Calls):
         ordered: bool,
         echo: bool = False,
     ) -> None:
-        super().__init__(name_of(call.func), echo=echo, most_records=MOST_MADE)
+        super().__init__(name_of(call.func), echo=echo, most_records=MOST_RECORDS)
         iterator = iter(iterable)
         self._session = session
         self._is_endless = _is_endless(iterator)

@@ -38,22 +38,26 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     found = leftovers()
     if name is None:
         return found
-    matching = [left for left in found if name == left.name or left.run.endswith(name)]
+    matching = [
+        leftover for leftover in found if name == leftover.name or leftover.run.endswith(name)
+    ]
     here = notebook_path()
-    matching.sort(key=lambda left: (not left.in_use, bool(here) and left.notebook == here))
+    matching.sort(
+        key=lambda leftover: (not leftover.in_use, bool(here) and leftover.notebook == here)
+    )
     if not matching:
         # This process may have resumed them already, together with other calls.
         for known in (result for owner in open_pools() for result in owner.jobs[::-1]):
             if known.name == name:
                 return known
-        names = ", ".join(dict.fromkeys(left.name for left in found))
+        names = ", ".join(dict.fromkeys(leftover.name for leftover in found))
         hint = f" attach() can resume: {names}." if names else ""
         raise CondorPoolError(f"no calls named {name!r} were left behind.{hint}")
     if matching[-1].in_use:
         raise CondorPoolError(f"{name!r} is {matching[-1].in_use}: {matching[-1].entry.cure}.")
-    left = matching[-1]
+    leftover = matching[-1]
     if pool is None:
-        alive = left.entry.access_point() is not None
-        origin: dict[str, Any] = dict(left.entry.origin) if alive else {}
-        pool = Pool(**origin, submitdir=left.entry.path.parent)
-    return pool.take_up(left)
+        alive = leftover.entry.access_point() is not None
+        origin: dict[str, Any] = dict(leftover.entry.origin) if alive else {}
+        pool = Pool(**origin, submitdir=leftover.entry.path.parent)
+    return pool.take_up(leftover)

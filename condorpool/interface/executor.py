@@ -258,8 +258,8 @@ class Executor(concurrent.futures.Executor):
                 # Not a daemon: as in concurrent.futures, a program ends when its calls have ended.
                 self._closer = threading.Thread(target=self._close, name="condorpool-closer")
                 self._closer.start()
-            # Not Thread.join: after an interrupt it takes a running thread for ended (bpo-45274).
-            # A done-callback would wait for its own end.
+            # A done-callback would wait for its own end.  Not Thread.join: after an interrupt it
+            # takes a running thread for ended (bpo-45274).
             if wait and not self._workload.is_delivering:
                 self._closing.wait_for(lambda: self._is_closed)
 

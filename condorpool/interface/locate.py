@@ -23,9 +23,7 @@ def find_access_point(
     HTCondor, started if needed.  In a job of a personal HTCondor it is that one.
     """
     if personal and (schedd or collector or remote):
-        raise ValueError(
-            "give either personal or schedd, collector and remote: they exclude each other"
-        )
+        raise ValueError("personal excludes schedd, collector and remote: pass only one kind")
     if remote:
         return RemoteAccessPoint.reach(remote, schedd, collector)
     if schedd or collector:
@@ -42,7 +40,7 @@ def find_access_point(
         if personal is False:
             raise HTCondorNotFoundError(
                 "no HTCondor is configured here, and personal=False does not start one. "
-                "Set CONDOR_CONFIG, or give schedd and collector."
+                "Set CONDOR_CONFIG, or pass schedd and collector."
             )
     if isinstance(personal, embedded.PersonalHTCondor):
         return personal.access_point()

@@ -380,7 +380,7 @@ class Pool:
         )
 
     def share(self, value: T) -> payload.Shared[T]:
-        """Send an object that many calls use to each job once, not with every call.
+        """Send an object to each job once, for all calls that use it.
 
         Returns
         -------
@@ -436,7 +436,7 @@ class Pool:
 
         Each bar is the calls that a job took at a time, at most the latest 10,000.
         """
-        return timeline(list(self._workload.sessions.made), ax)
+        return timeline(list(self._workload.sessions.chunk_records), ax)
 
     def take_up(self, leftover: Leftover) -> Result[Any]:
         """Resume calls of a process that has ended; return their result.

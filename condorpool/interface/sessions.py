@@ -13,7 +13,7 @@ from condorpool.cleaner.owner import kernel_id, notebook_path
 from condorpool.display.notices import tell
 from condorpool.engine import description
 from condorpool.engine.chunks import Chunk
-from condorpool.engine.session import MOST_MADE, Session
+from condorpool.engine.session import MOST_RECORDS, Session
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import SubmitDir
@@ -41,7 +41,7 @@ class Sessions:
         self._lease = 0.0 if on_exit == "keep" else description.LEASE
         self._by_folder: dict[Path, Session] = {}
         #: When and where the latest chunks were made, in all sessions.
-        self.made: deque[Chunk] = deque(maxlen=MOST_MADE)
+        self.chunk_records: deque[Chunk] = deque(maxlen=MOST_RECORDS)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_folder.values()))
@@ -75,7 +75,7 @@ class Sessions:
         self.follow(session, base)
         return session
 
-    def take_over(self, left: Leftover) -> Session:
+    def take_over(self, leftover: Leftover) -> Session:
         """Become the owner of the submit directory of a process that has ended; then `follow` it.
 
         Raises
@@ -84,19 +84,19 @@ class Sessions:
             Another process took it over first, or still works on it; or the jobs are in
             the queue of another access point.
         """
-        here, origin = self._access_point, left.entry.origin
-        there = here if origin == here.origin else left.entry.access_point()
+        here, origin = self._access_point, leftover.entry.origin
+        there = here if origin == here.origin else leftover.entry.access_point()
         if there and there.queue != here.queue:
             raise CondorPoolError(
-                f"the jobs of {left.name!r} are at access point {there.name}, and this pool's "
-                f"are at {here.name}: condorpool.attach({left.name!r}) makes a pool there."
+                f"the jobs of {leftover.name!r} are at access point {there.name}, and this pool's "
+                f"are at {here.name}: condorpool.attach({leftover.name!r}) makes a pool there."
             )
-        directory = custody.take_up(left.entry, self._on_exit, here.origin)
+        directory = custody.take_up(leftover.entry, self._on_exit, here.origin)
         return Session.taken_up(directory, here)
 
     def follow(self, session: Session, base: Path | None = None) -> None:
         """Have the tracker follow a session; later calls in ``base`` are posted there, too."""
-        session.made = self.made
+        session.chunk_records = self.chunk_records
         self._by_folder[base or session.directory.path] = session
         tracker().follow(session)
 

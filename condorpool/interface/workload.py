@@ -268,7 +268,7 @@ class Workload:
         """
         named = [work.results.named(call.name) for work in openpools.workloads()]
         mine = [result for result in named if result]
-        found = [left for left in leftovers() if left.digest and left.name == call.name]
+        found = [each for each in leftovers() if each.digest and each.name == call.name]
         if mine:
             digest = mine[-1].digest
         elif found:

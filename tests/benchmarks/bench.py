@@ -1,9 +1,9 @@
-"""What condorpool costs, against raw htcondor2 in the same run, as a table of ratios.
+"""Measure what condorpool costs, against raw htcondor2 or multiprocessing in the same run.
 
     bench.py [ROW ...]
 
-Starts a personal HTCondor with two CPUs for itself.  Each row is measured several
-times in turn with its floor, and medians are compared.  Nothing else should run
+Starts its own personal HTCondor with two CPUs.  Prints medians, with the baseline
+("floor" or "local") of the same run and the value to reach.  Nothing else should run
 on the machine meanwhile.
 """
 
@@ -34,20 +34,20 @@ import condorpool
 from condorpool import personal
 from condorpool.access.bindings import classad2, htcondor2
 
-#: Seconds after which negotiator and slots have forgotten the last job.
+#: Seconds after which the negotiator and the slots are done with the last job.
 PAUSE = 3.0
 
 ROWS: dict[str, Callable[[personal.PersonalHTCondor, Path], None]] = {}
 
 
 def row(function: Callable[[personal.PersonalHTCondor, Path], None]) -> Callable[..., None]:
-    """Make a function a row of the table, called by its name."""
+    """Register a function as a row of the table, under its name."""
     ROWS[function.__name__.replace("_", "-")] = function
     return function
 
 
 def raw(schedd: str, version: str, folder: Path, jobs: int) -> float:
-    """Submit jobs of an empty Python program with htcondor2 alone; return the seconds to their end."""
+    """Submit jobs that run an empty Python program; return the seconds until all have ended."""
     log = folder / f"raw-{time.time_ns()}.log"
     log.touch()
     description = htcondor2.Submit(
@@ -91,14 +91,14 @@ with condorpool.Pool(personal={htcondor!r}, submitdir={folder!r}, linger=0) as p
 
 
 def fresh(code: str) -> float:
-    """Run code in a fresh interpreter; return the seconds it takes, all included."""
+    """Run code in a new interpreter; return the seconds that it takes, including startup."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     return time.perf_counter() - started
 
 
 def compare(what: str, ours: list[float], floor: list[float], unit: str = "s") -> None:
-    """Print a line of the table."""
+    """Print a line of the table: our median, the floor's, and their ratio."""
     mine, theirs = statistics.median(ours), statistics.median(floor)
     print(
         f"{what:<44} {mine:8.3f} {unit:<3} floor {theirs:8.3f}   ratio {mine / theirs:5.2f}",
@@ -108,7 +108,7 @@ def compare(what: str, ours: list[float], floor: list[float], unit: str = "s") -
 
 @row
 def first_call(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """One call in a fresh process, against one raw job in a fresh process."""
+    """Measure one call in a new process, against one raw job in a new process."""
     place = htcondor.access_point()
     facts = {
         "here": str(Path(__file__).parent), "schedd": place.schedd_address, "version": place.version,
@@ -124,7 +124,7 @@ def first_call(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
 
 
 def show(what: str, value: float, unit: str, against: str) -> None:
-    """Print a line of the table."""
+    """Print a line of the table: a value, and what to compare it with."""
     print(f"{what:<44} {value:8.4g} {unit:<3} {against}", flush=True)
 
 
@@ -139,18 +139,18 @@ def median(action: Callable[[], object], times: int) -> float:
 
 
 def trivial(x: int) -> int:
-    """Do next to nothing."""
+    """Return the next number."""
     return x + 1
 
 
 @row
 def warm(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """Calls and maps while runners linger, against multiprocessing.Pool(2) in the same run."""
+    """Measure calls and maps while runners linger, against multiprocessing.Pool(2)."""
     with (
         condorpool.Pool(personal=htcondor, submitdir=folder) as pool,
         multiprocessing.Pool(2) as local,
     ):
-        pool.map(time.sleep, [0.5] * 4, chunksize=1)  # both runners are up
+        pool.map(time.sleep, [0.5] * 4, chunksize=1)  # starts both runners
         for what, calls, reach in (("1,000", 1000, 0.04), ("10,000", 10_000, 0.15)):
             ours = median(lambda n=calls: pool.map(trivial, range(n)), 9)
             floor = median(lambda n=calls: local.map(trivial, range(n)), 9)
@@ -164,7 +164,7 @@ def warm(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
         show("200 calls of 0.1 s, of ideal", 100 * 10 / ours, "%", "reach 97")
         time.sleep(5)
         show(
-            "single call after 5 s of nothing",
+            "single call after 5 s without calls",
             median(lambda: pool.apply(abs, (-1,)), 1) * 1000,
             "ms",
             "",
@@ -173,7 +173,7 @@ def warm(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
 
 @row
 def million(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """1,000,000 trivial calls in one map."""
+    """Measure 1,000,000 trivial calls in one map."""
     with (
         condorpool.Pool(personal=htcondor, submitdir=folder) as pool,
         multiprocessing.Pool(2) as local,
@@ -183,18 +183,18 @@ def million(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
         before = _resident()
         ours = median(lambda: pool.map(trivial, range(1_000_000)), 1)
         show("1,000,000 trivial calls", ours, "s", f"reach {2 * floor + 2:.1f}  local {floor:.2f}")
-        show("  memory that stays", _resident() - before, "MiB", "")
+        show("  memory kept", _resident() - before, "MiB", "")
         before, most, started = _resident(), 0.0, time.perf_counter()
         for value in pool.imap(trivial, iter(range(1_000_000)), 1000):
             if not value % 100_000:
                 most = max(most, _resident() - before)
         show("imap of a generator of 1,000,000", time.perf_counter() - started, "s", "")
-        show("  more memory meanwhile", most, "MiB", "")
+        show("  most additional memory", most, "MiB", "")
 
 
 @row
 def uneven(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """Calls of which a few are long, in chunks whose size nobody chose, or by hand."""
+    """Measure calls of which a few are long, with the default and with chosen chunk sizes."""
     seconds = [1.0] * 4 + [0.02] * 196
     with condorpool.Pool(personal=htcondor, submitdir=folder) as pool:
         pool.map(time.sleep, [0.5] * 4, chunksize=1)
@@ -205,7 +205,7 @@ def uneven(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
 
 @row
 def arrays(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """20 arrays of 10 MB there, and back."""
+    """Measure sending 20 arrays of 10 MB to jobs, and getting 20 from them."""
     data = [numpy.full(1_250_000, float(i)) for i in range(20)]
     with condorpool.Pool(personal=htcondor, submitdir=folder) as pool:
         pool.map(numpy.ones, [1] * 4, chunksize=1)
@@ -226,7 +226,7 @@ def arrays(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
 
 @row
 def slow_cycle(_: personal.PersonalHTCondor, folder: Path) -> None:
-    """The second map where the negotiator works once a minute, as in production."""
+    """Measure the second map where the negotiator works once a minute, as in production."""
     settings = {
         "NEGOTIATOR_INTERVAL": "60", "NEGOTIATOR_MIN_INTERVAL": "60", "NEGOTIATOR_CYCLE_DELAY": "60",
         "SCHEDD_INTERVAL": "300", "SCHEDD_MIN_INTERVAL": "5",
@@ -245,7 +245,7 @@ def slow_cycle(_: personal.PersonalHTCondor, folder: Path) -> None:
 
 @row
 def footprint(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """What a client is, and what it leaves."""
+    """Measure a client's memory, and count the files that remain after it."""
     place = folder / "footprint"
     code = (
         "import condorpool, pathlib, resource\n"
@@ -255,12 +255,12 @@ def footprint(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     show("client after a map of 100,000", float(done.stdout), "MiB", "reach 60")
-    show("  files left", len(list(place.iterdir())), "", "reach 0")
+    show("  files that remain", len(list(place.iterdir())), "", "reach 0")
 
 
 @row
 def thousand_jobs(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """1,000 calls as 1,000 jobs, against 1,000 raw jobs."""
+    """Measure 1,000 calls as 1,000 jobs, against 1,000 raw jobs."""
     place = htcondor.access_point()
     with condorpool.Pool(personal=htcondor, submitdir=folder, maxtasksperchild=1) as pool:
         started = time.perf_counter()
@@ -272,7 +272,7 @@ def thousand_jobs(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
 
 
 def _processor_seconds(htcondor: personal.PersonalHTCondor) -> Counter[str]:
-    """Return the CPU time of HTCondor's processes so far, by their names."""
+    """Return the CPU seconds of HTCondor's processes so far, by their names."""
     used: Counter[str] = Counter()
     for process in psutil.Process(htcondor.master_pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -280,26 +280,26 @@ def _processor_seconds(htcondor: personal.PersonalHTCondor) -> Counter[str]:
     return used
 
 
-def _looks(folder: Path, seconds: float) -> float:
-    """Return how often a folder is listed in a second."""
+def _listings(folder: Path, seconds: float) -> float:
+    """Return how often per second a folder is listed."""
     libc, opened, closed = ctypes.CDLL(None), 0x20, 0x10
     handle = libc.inotify_init1(os.O_NONBLOCK)
     libc.inotify_add_watch(handle, os.fsencode(folder), opened | closed)
     size, end = 0, time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if select.select([handle], [], [], left)[0]:
+    while (remaining := end - time.monotonic()) > 0:
+        if select.select([handle], [], [], remaining)[0]:
             size += len(os.read(handle, 65536))
     os.close(handle)
-    return size / 16 / 2 / seconds  # an event has 16 bytes, a look two events
+    return size / 16 / 2 / seconds  # an event is 16 bytes, a listing two events
 
 
 @row
 def runners(_: personal.PersonalHTCondor, folder: Path) -> None:
-    """What 60 idle runners cost the access point that look for chunks by chirp, and 1,000 would."""
+    """Measure what 60 idle runners that look for chunks by chirp cost the access point."""
     count, seconds, place = 60, 20.0, folder / "runners"
     submit = {"should_transfer_files": "YES", "request_memory": "32MB", "request_disk": "1MB"}
     with (
-        # Starters tell of their jobs as rarely as at a site.
+        # Starters send updates about their jobs as rarely as at a site.
         personal.start(
             folder / "many", cpus=count, settings={"STARTER_UPDATE_INTERVAL": "300"}
         ) as many,
@@ -307,18 +307,18 @@ def runners(_: personal.PersonalHTCondor, folder: Path) -> None:
             count, personal=many, submitdir=place, submitkwargs=submit, linger=300
         ) as pool,
     ):
-        pool.map(time.sleep, [12.0] * count, chunksize=1)  # all runners are up
-        time.sleep(10)  # the looks are as rare as they become, the daemons quiet
+        pool.map(time.sleep, [12.0] * count, chunksize=1)  # starts all runners
+        time.sleep(10)  # until the looks are at their rarest and the daemons are quiet
         (posted,) = place.glob("*/*.posted")
         log, costs, looks, lines = posted.parent / "events.log", [], 0.0, 0
         family = psutil.Process(many.master_pid).children(recursive=True)
         shadows = [p for p in family if p.name() == "condor_shadow"]
         programs = [p for p in family if not p.name().startswith("condor_")]
-        for is_stopped in (False, True):  # what remains when runners stand still is HTCondor's
+        for is_stopped in (False, True):  # the cost while runners are stopped is HTCondor's own
             for program in programs if is_stopped else []:
                 program.suspend()
             before, lines_before = _processor_seconds(many), log.read_bytes().count(b"\n")
-            rate = _looks(posted, seconds)
+            rate = _listings(posted, seconds)
             used = _processor_seconds(many) - before
             costs.append({name: 100 * spent / seconds for name, spent in used.items()})
             if not is_stopped:
@@ -333,7 +333,7 @@ def runners(_: personal.PersonalHTCondor, folder: Path) -> None:
             show(f"  all {name}s", busy, "%", f"of a core; runners stopped {still:.2f}")
         busy, still = (cost.get("condor_shadow", 0.0) for cost in costs)
         show("  a look", 10 * (busy - still) / looks, "ms", "of a shadow's CPU")
-        # Beyond 10 runners a crew makes 200 looks a second, however many it has.
+        # From 10 runners on, a crew looks 200 times a second in total.
         thousand = 200 * (busy - still) / looks + 1000 * still / len(shadows)
         show("  shadows of 1,000 idle runners", thousand, "%", "of a core, reach 10")
         show("  memory of a shadow (PSS)", memory, "MiB", "")
@@ -341,7 +341,7 @@ def runners(_: personal.PersonalHTCondor, folder: Path) -> None:
 
 @contextlib.contextmanager
 def dask_jobqueue(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Two dask workers as HTCondor jobs."""
+    """Run two dask workers as HTCondor jobs."""
     from dask_jobqueue import HTCondorCluster
     from distributed import Client
 
@@ -359,7 +359,7 @@ def dask_jobqueue(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[]
 
 @contextlib.contextmanager
 def ipyparallel(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Two engines on this machine, without HTCondor."""
+    """Run two engines on this machine, without HTCondor."""
     import ipyparallel
 
     with ipyparallel.Cluster(n=2, ipython_dir=str(folder / "ipython"), log_level=30) as client:
@@ -372,7 +372,7 @@ def ipyparallel(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], 
 
 @contextlib.contextmanager
 def parsl(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Two workers as HTCondor jobs."""
+    """Run two workers as HTCondor jobs."""
     import parsl
     from parsl.executors import HighThroughputExecutor
     from parsl.providers import CondorProvider
@@ -394,8 +394,8 @@ def parsl(folder: Path) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]
 
 @row
 def peers(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """The same calls with other tools, those that are installed."""
-    os.environ.update(htcondor.environment())  # they use the command-line tools
+    """Measure the same calls with other tools, if they are installed."""
+    os.environ.update(htcondor.environment())  # they use HTCondor's command-line tools
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for peer in (dask_jobqueue, ipyparallel, parsl):
         if importlib.util.find_spec(peer.__name__) is None:
@@ -409,7 +409,7 @@ def peers(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
 
 
 class LockWatch(threading.Thread):
-    """Measures for how long at most other threads could not run."""
+    """Measures the longest time for which other threads could not run."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -417,7 +417,7 @@ class LockWatch(threading.Thread):
         self.done = False
 
     def run(self) -> None:
-        """Sleep in small steps and note the longest."""
+        """Sleep in short steps and keep the longest one."""
         last = time.perf_counter()
         while not self.done:
             time.sleep(0.001)
@@ -427,7 +427,7 @@ class LockWatch(threading.Thread):
 
 @row
 def submit_10000(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
-    """Return of a map_async of 10,000 jobs, and what the pending jobs cost this process."""
+    """Measure how soon map_async returns for 10,000 jobs, and what they cost this process."""
     with condorpool.Pool(personal=htcondor, submitdir=folder, maxtasksperchild=1) as pool:
         pool.apply(abs, (1,))
         before = _resident()
@@ -450,12 +450,12 @@ def _resident() -> float:
 
 
 def main(names: list[str]) -> None:
-    """Measure the rows that are named, or all."""
+    """Measure the named rows, or all."""
     personal.install()
     with tempfile.TemporaryDirectory(prefix="condorpool-bench-") as name:
         folder = Path(name)
         with personal.start(folder / "personal", cpus=2) as htcondor:
-            time.sleep(12)  # a schedd is itself only after its first ten seconds
+            time.sleep(12)  # in its first 10 s a schedd does not keep claims (keep_claim_idle)
             for row_name in names or ROWS:
                 ROWS[row_name](htcondor, folder)
                 time.sleep(PAUSE)

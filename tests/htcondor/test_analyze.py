@@ -1,4 +1,4 @@
-"""Why a job does not run, as HTCondor has it."""
+"""Why a job does not run, on a real HTCondor."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def job_of(pool, **submitkwargs):
-    """Return the job of a call, in a pool where each call has its own."""
+    """Return the job of a call, in a pool with a job for each call."""
     return pool.apply_async(time.sleep, (60,), submitkwargs=submitkwargs).job
 
 
 def analysis(job, expected):
-    """Wait for what is expected: the collector hears of slots and jobs a moment later."""
+    """Wait until the analysis has this text: slots and jobs reach the collector a moment later."""
     end = time.monotonic() + 15
     while expected not in (text := job.analyze()) and time.monotonic() < end:
         time.sleep(0.2)
@@ -28,20 +28,20 @@ def analysis(job, expected):
 
 
 def test_no_slot_has_that_much(make_pool):
-    """What was asked for, and the most there is."""
+    """The analysis names the request, and says what to do."""
     job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
     text = analysis(job, f"Job {job.id} is idle: it has request_memory = 900 GiB")
     assert text.endswith("submit the calls again with less.")
 
 
 def test_requirements_that_nothing_meets(make_pool):
-    """The very condition."""
+    """The analysis names the condition."""
     job = job_of(make_pool(maxtasksperchild=1), requirements='Memory > 1 && Arch == "ALPHA"')
     analysis(job, 'none of 1 slot meets its requirement Arch == "ALPHA"')
 
 
 def test_the_pool_is_full(make_pool):
-    """Who has the slots."""
+    """The analysis says whose jobs have the slots."""
     pool = make_pool(maxtasksperchild=1)
     jobs = [job_of(pool) for _ in range(3)]
     analysis(jobs[2], "the pool is full: 1 of 1 slot could run it")
@@ -50,7 +50,7 @@ def test_the_pool_is_full(make_pool):
 
 
 def test_held(make_pool):
-    """HTCondor's reason, and the cure."""
+    """The analysis has HTCondor's reason, and the remedy."""
     job = job_of(
         make_pool(maxtasksperchild=1),
         transfer_input_files="/no/such/file",
@@ -64,33 +64,33 @@ def test_held(make_pool):
 
 
 def test_held_by_its_user(make_pool):
-    """Nothing is to be cured."""
+    """The analysis says so; there is nothing to fix."""
     job = job_of(make_pool(maxtasksperchild=1), request_memory="900GB")
     job.hold()
     assert "A user put the job on hold" in analysis(job, "is held")
 
 
-def test_what_the_pool_has_is_shown(make_pool):
-    """While jobs wait: its CPUs, and how many are free."""
+def test_cpus_are_shown(make_pool):
+    """While jobs wait, the note has the pool's CPUs and how many are free."""
     pool = make_pool(processes=3, maxtasksperchild=1)
     meter = Meter(pool.map_async(time.sleep, [60] * 3, chunksize=1)._calls)
-    comes_to(meter, "1 job is waiting for slots: all 2 CPUs of the pool are in use.")
+    wait_for_note(meter, "1 job is waiting for slots: all 2 CPUs of the pool are in use.")
 
 
-def test_when_it_negotiates_is_shown(make_pool, tmp_path):
-    """Where it does so less often than one can wait."""
+def test_the_next_negotiation_is_shown(make_pool, tmp_path):
+    """The note has it where negotiations are rare."""
     settings = {"NEGOTIATOR_INTERVAL": "8", "NEGOTIATOR_MIN_INTERVAL": "8"}
     settings |= {"NEGOTIATOR_CYCLE_DELAY": "8", "NEGOTIATOR_UPDATE_AFTER_CYCLE": "True"}
     with personal.start(tmp_path / "slow", cpus=1, settings=settings) as htcondor:
         pool = make_pool(personal=htcondor, requirements="false")
         meter = Meter(pool.apply_async(abs, (1,))._calls)
         text = "1 job is waiting for slots: 1 of the pool's 1 CPUs are free; "
-        comes_to(meter, f"{text}the next negotiation is in about 10 s.")
+        wait_for_note(meter, f"{text}the next negotiation is in about 10 s.")
         pool.terminate()
 
 
-def comes_to(meter, note):
-    """Wait until that is what is waited for."""
+def wait_for_note(meter, note):
+    """Wait until the meter shows this note."""
     end = time.monotonic() + 70
     while (seen := meter.read().note) != note and time.monotonic() < end:
         time.sleep(0.2)

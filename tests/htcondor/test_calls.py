@@ -239,7 +239,7 @@ class TestHere:
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (done.stdout, done.stderr, done.returncode) == ("[2.0, 3.0]\n", "", 0)
-        assert not [str(left) for left in tmp_path.rglob("*")]
+        assert not [str(path) for path in tmp_path.rglob("*")]
 
 
 class TestEnd:

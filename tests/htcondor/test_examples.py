@@ -1,4 +1,4 @@
-"""The examples that people read run as they are written."""
+"""The examples in docstrings and the README run as written."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ PUBLIC = [
 
 @pytest.fixture
 def here(htcondor, tmp_path, monkeypatch):
-    """Make ``Pool()`` find the tests' HTCondor, and write nowhere else."""
+    """Make ``Pool()`` use the tests' HTCondor and an empty working directory."""
     monkeypatch.setenv("CONDORPOOL_PERSONAL", str(htcondor.folder))
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("module", PUBLIC)
 def test_docstrings(module, here, monkeypatch, tmp_path_factory):
-    """Every example of a docstring gives what it says."""
+    """Every example in a docstring prints what it shows, and leaves no file behind."""
     if module.endswith("attach"):
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("nothing")))
     failed, tried = doctest.testmod(importlib.import_module(module))
     for pool in original._pools.values():
-        pool.close()  # of jobs that need none
+        pool.close()  # the pools of jobs that were made without one
     assert not failed
     assert tried
     assert not os.listdir()
 
 
 def test_readme(here):
-    """The ten lines of the README."""
+    """The README's ten lines run, and leave no file behind."""
     readme = Path(__file__).parents[2] / "README.md"
     example = re.search(r"## Ten lines\n\n```python\n(.*?)```", readme.read_text(), re.DOTALL)
     shown = io.StringIO()

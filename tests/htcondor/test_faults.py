@@ -111,10 +111,10 @@ class TestCrash:
         with pytest.raises(condorpool.JobFailedError, match=str(tmp_path)):
             pool.map(lambda x: x or os._exit(1), [0, 1], chunksize=1)
         pool.close()
-        left = {f.name for f in tmp_path.glob("condorpool-*/*")}
-        assert "1-0.chunk" in left
-        assert any(name.startswith("job-") and name.endswith(".err") for name in left)
-        assert not [name for name in left if name.startswith("1-1")]
+        kept = {f.name for f in tmp_path.glob("condorpool-*/*")}
+        assert "1-0.chunk" in kept
+        assert any(name.startswith("job-") and name.endswith(".err") for name in kept)
+        assert not [name for name in kept if name.startswith("1-1")]
 
     def test_cleanfailed_deletes_them(self, make_pool, gone):
         """With ``cleanfailed`` they are not kept."""

@@ -21,15 +21,15 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def free_port():
-    """Return a port that nobody listens on."""
+    """Return a port that no process listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def sshd(htcondor, tmp_path_factory):
-    """Run an sshd of the test's user, whose logins find the personal HTCondor configured."""
-    server = provision.program("sshd")  # starts itself anew, by its whole name
+    """Run an sshd as the test's user; its logins use the personal HTCondor."""
+    server = provision.program("sshd")  # a full path: sshd runs itself again
     folder, port = tmp_path_factory.mktemp("ssh"), free_port()
     for name in ("host", "user"):
         command = [
@@ -55,7 +55,7 @@ def sshd(htcondor, tmp_path_factory):
         " LogLevel ERROR\n"
     )
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where its unprivileged half is locked up
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd's unprivileged process is confined there
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([server, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
     while "listening" not in (folder / "log").read_text():
@@ -68,7 +68,7 @@ def sshd(htcondor, tmp_path_factory):
 
 @pytest.fixture
 def other(sshd, tmp_path, monkeypatch):
-    """Return the name under which ssh knows the other machine."""
+    """Return the name of the other machine, as ssh knows it."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ssh").write_text(
         f'#!/bin/sh\nexec {provision.program("ssh")} -F {sshd}/ssh_config "$@"\n'
@@ -79,7 +79,7 @@ def other(sshd, tmp_path, monkeypatch):
 
 
 def test_a_pool_on_another_machine(make_pool, other, gone):
-    """Submitting, acting, asking, failing and ending go through ssh."""
+    """Jobs are submitted, queried, held, and removed through ssh, and errors come back."""
     with make_pool(personal=None, remote=other) as pool:
         assert pool.remote == other
         assert pool.map(abs, [-1, 2, -3]) == [1, 2, 3]
@@ -99,7 +99,7 @@ def test_a_pool_on_another_machine(make_pool, other, gone):
 
 
 def test_a_lost_connection(make_pool, other):
-    """It is told, and the next question makes a new one."""
+    """The next call opens a new one."""
     pool = make_pool(personal=None, remote=other, maxtasksperchild=1)
     assert pool.apply(abs, (-1,)) == 1
     agent = pool._workload.access_point.agent
@@ -109,7 +109,7 @@ def test_a_lost_connection(make_pool, other):
 
 
 def test_a_machine_that_cannot_be_reached(make_pool, other):
-    """What ssh says is told, with what it takes."""
+    """The error has what ssh says, and what is needed."""
     with pytest.raises(
         condorpool.HTCondorNotFoundError, match=r"cannot submit through 127\.0\.0\.1"
     ):
@@ -117,7 +117,7 @@ def test_a_machine_that_cannot_be_reached(make_pool, other):
 
 
 def test_a_remote_job(other, tmp_path):
-    """The original's class, without a pool."""
+    """The original CondorPool's class works without a pool."""
     job = condorpool.RemoteJob(other, pow, (2, 5), submitdir=tmp_path)
     job.submit()
     assert job.get() == 32

@@ -15,24 +15,24 @@ def place():
     return AccessPoint("ap.example", "<127.0.0.1:1>", "", "$CondorVersion: 23.9.6 $")
 
 
-def test_version_skew_names_its_cure():
+def test_version_skew_names_the_remedy():
     """The message names the version, and what to set or install."""
-    words = "AUTHENTICATE:1004|FS:1004:Directory name doesn't match server's network address"
-    error = place()._fault("submit", RuntimeError(words))
+    text = "AUTHENTICATE:1004|FS:1004:Directory name doesn't match server's network address"
+    error = place()._fault("submit", RuntimeError(text))
     assert isinstance(error, VersionSkewError)
-    for told in ("23.9.6", "pip install", "SEC_FS_ENFORCE_CHANNEL_BINDING = False"):
-        assert told in str(error)
+    for expected in ("23.9.6", "pip install", "SEC_FS_ENFORCE_CHANNEL_BINDING = False"):
+        assert expected in str(error)
 
 
 def test_other_faults_name_the_access_point():
-    """The message says what failed."""
+    """The message also says what was tried and why it failed."""
     error = place()._fault("query jobs", RuntimeError("Failed to connect"))
     assert type(error) is HTCondorError
     assert "cannot query jobs at access point ap.example: Failed to connect" in str(error)
 
 
 def test_a_young_schedd_does_not_keep_claims():
-    """It does not use them in its first seconds."""
+    """In its first seconds it does not look at kept claims."""
     young, old = place(), place()
     young.started = time.time() - 1
     assert young.keep_claim(10.0) == 0.0

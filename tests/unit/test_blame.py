@@ -142,7 +142,7 @@ class Derived(Thing):
 
 annotated = uses(1)
 annotated.note = raises
-WAYS = [
+PATHS = [
     (lambda: sim, "sim.cache.lock", LOCK),
     (lambda: config["db"], "config['db']['lock']", LOCK),
     (lambda: tree, "tree['a'][0].fresh", LOCK),
@@ -176,11 +176,13 @@ WAYS = [
     (raises, "", "Raises"),
 ]
 if sys.version_info < (3, 11):  # there pickling asks an object for more
-    WAYS = [way for way in WAYS if way[1] != "hostile.lock"]
+    PATHS = [case for case in PATHS if case[1] != "hostile.lock"]
 
 
-@pytest.mark.parametrize(("value", "path", "kind"), WAYS, ids=[way[1] or "itself" for way in WAYS])
-def test_the_way_is_named(value, path, kind):
+@pytest.mark.parametrize(
+    ("value", "path", "kind"), PATHS, ids=[case[1] or "itself" for case in PATHS]
+)
+def test_the_path_is_named(value, path, kind):
     """It is written as in Python."""
     with pytest.raises(Exception) as caught:
         pickled(value)

@@ -1,4 +1,4 @@
-"""A write of shared state without its lock raises; the check is on in the whole suite."""
+"""A write of shared state without its lock raises; the check is on in all tests."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_write_without_the_lock_raises(write):
-    """With the lock held it does not."""
+def test_a_breach_raises(write):
+    """A write raises, except with the lock held."""
     shelf = Shelf(Monitor())
     with pytest.raises(AssertionError, match="is written without the lock"):
         write(shelf)
@@ -44,13 +44,13 @@ def test_a_write_without_the_lock_raises(write):
     assert not guards.breaches
 
 
-def test_an_object_of_one_thread_needs_no_lock():
+def test_an_unshared_object_needs_no_lock():
     """Its lock is None."""
     Shelf(None).books["a"] = 1
     assert not guards.breaches
 
 
 def test_the_engine_is_guarded():
-    """The switch is on in this suite."""
+    """The checks are on in all tests."""
     assert guards.DEBUG
     assert Crew.__setattr__ is not object.__setattr__

@@ -1,4 +1,4 @@
-"""Imports point down only, and only one folder knows HTCondor's bindings."""
+"""Imports point down only, and only one folder imports HTCondor's bindings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import condorpool
 
 PACKAGE = Path(condorpool.__file__).parent
 
-#: Each layer may import itself and what stands in its list.
+#: Each layer may import itself and the layers in its list.
 BELOW = {
     "values": [],
     "runner": [],
@@ -31,7 +31,7 @@ MODULES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent != PACKAG
 
 
 def imported(file):
-    """Give the names of all modules that a file imports, also inside functions."""
+    """Yield the names of all modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -49,14 +49,14 @@ def test_imports_point_down(file):
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_one_folder_knows_the_bindings(file):
-    """HTCondor's bindings are imported in access/ alone."""
+def test_one_folder_imports_the_bindings(file):
+    """HTCondor's bindings are imported in access/ only."""
     foreign = {name.split(".")[0] for name in imported(file)} & {"htcondor2", "classad2"}
     assert not foreign or file.parent.name == "access"
 
 
 def test_importing_has_no_side_effects(tmp_path):
-    """Nothing is written, started or changed; no notebook library is loaded."""
+    """Importing condorpool writes, starts, and changes nothing, and loads no notebook library."""
     code = (
         "import os, sys, threading; before = dict(os.environ)\n"
         "import condorpool\n"

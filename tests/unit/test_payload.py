@@ -31,7 +31,7 @@ class TestContainer:
     """A header and frames in one file."""
 
     def test_frames_come_back_uncopied_and_writable(self, tmp_path):
-        """Also empty ones."""
+        """Frames may be empty."""
         path = str(tmp_path / "x")
         container.write(path, {"a": "ü"}, [b"one", b"", bytearray(3)])
         about, frames = container.read(path)
@@ -40,7 +40,7 @@ class TestContainer:
         assert not frames[0].readonly
         assert len({id(f.obj) for f in frames}) == 1
 
-    def test_big_buffers_travel_out_of_band(self, tmp_path):
+    def test_big_buffers_are_written_out_of_band(self, tmp_path):
         """An array is written from its own memory."""
         data = bytearray(os.urandom(100_000))
         frames = container.dumps(__import__("pickle").PickleBuffer(data))
@@ -246,7 +246,7 @@ class TestWhatCannotBeSent:
             ("chunk", (sim,), "call 0 .* `item.lock` is of type"),
         ],
     )
-    def test_the_way_to_it_is_named(self, write, kind, given, words):
+    def test_the_path_to_it_is_named(self, write, kind, given, words):
         """It is written as in Python."""
         with pytest.raises(condorpool.PayloadError, match=words) as caught:
             getattr(write, kind)(*given)
@@ -255,16 +255,16 @@ class TestWhatCannotBeSent:
         assert "inside the function" in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("items", "way"),
+        ("items", "path"),
         [
             ([(0, 0), (1, sim)], r"item\[1\].lock"),
             ([((1, sim), {})], r"args\[1\].lock"),
             ([((1,), {"x": sim})], r"kwargs\['x'\].lock"),
         ],
     )
-    def test_arguments_are_named_as_they_are_given(self, write, items, way):
+    def test_arguments_are_named_as_they_are_given(self, write, items, path):
         """The error has the number of the call."""
-        with pytest.raises(condorpool.PayloadError, match=f"call 7 .* `{way}` is of type"):
+        with pytest.raises(condorpool.PayloadError, match=f"call 7 .* `{path}` is of type"):
             write.chunk(*items, first=8 - len(items))
 
     @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ class TestWhatCannotBeSent:
             deep = deep[0]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-    def test_what_ends_programs_stays_what_it_is(self, write, error):
+    def test_what_ends_programs_is_raised_as_itself(self, write, error):
         """Ctrl-C while an argument is pickled is Ctrl-C."""
         with pytest.raises(type(error)) as caught:
             write.chunk(Raises(error))

@@ -120,7 +120,7 @@ def test_crew_end(jobs, tokens, expected):
 
 
 def test_a_crew_may_get_no_more_jobs():
-    """Then posted chunks are not made."""
+    """The posted chunks are not made then."""
     end = rules.crew_end(CrewRecord(limit=2), {}, [token(0)], {"Held"}, may_submit=False)
     assert end == crew_end()
 

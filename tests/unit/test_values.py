@@ -56,12 +56,12 @@ ERRORS = [e for _, e in inspect.getmembers(exceptions, inspect.isclass) if e.__m
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_every_error_is_public_and_ours(error):
-    """Users can name it and catch all with one class."""
+    """Users can catch one error by its name, and all of them by one class."""
     assert getattr(condorpool, error.__name__) is error
     assert issubclass(error, condorpool.CondorPoolError)
 
 
-def test_errors_are_the_standard_ones_too():
+def test_errors_are_also_standard_errors():
     """Code that was written for multiprocessing catches them."""
     assert issubclass(condorpool.PoolClosedError, ValueError)
     assert issubclass(condorpool.PayloadError, pickle.PicklingError)
@@ -70,12 +70,12 @@ def test_errors_are_the_standard_ones_too():
 
     assert issubclass(condorpool.ResultPicklingError, multiprocessing.pool.MaybeEncodingError)
     assert issubclass(condorpool.RemoteTraceback, multiprocessing.pool.RemoteTraceback)
-    # From get(timeout) it would say that the call has not ended.
+    # From get(timeout) it would mean that the call continues.
     assert not issubclass(condorpool.TaskTimeoutError, (TimeoutError, multiprocessing.TimeoutError))
 
 
-def test_errors_travel():
-    """A job's error keeps its attributes when it is pickled."""
+def test_a_job_error_pickles():
+    """It keeps its attributes."""
     error = condorpool.JobHeldError("12.3", "no disk", 34, 1, count=5, host="slot1@e", stderr="oh")
     other = pickle.loads(pickle.dumps(error))
     assert str(other) == str(error)
@@ -94,7 +94,7 @@ MADE = {
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
 @pytest.mark.parametrize("error", [*ERRORS, condorpool.RemoteTraceback])
 def test_every_error_pickles_and_copies(error, way):
-    """With its text and its attributes."""
+    """The copy has the same text, arguments and attributes."""
     made = error(*MADE.get(error.__name__, ("said",)))
     other = way(made)
     assert type(other) is error
@@ -102,7 +102,7 @@ def test_every_error_pickles_and_copies(error, way):
 
 
 class Needs(Exception):
-    """Requires a keyword argument."""
+    """Cannot be made without its keyword argument."""
 
     def __init__(self, number, *, color):
         super().__init__(number)
@@ -110,7 +110,7 @@ class Needs(Exception):
 
 
 class Slots(ValueError):
-    """Has slots instead of a dict."""
+    """Keeps its attribute in a slot."""
 
     __slots__ = ("number",)
 
@@ -119,7 +119,7 @@ class Slots(ValueError):
 
 
 class Mute(Exception):
-    """Raises on every access: cannot be printed or compared."""
+    """Raises when it is shown or compared, or when an attribute is used."""
 
     def __str__(self):
         raise RuntimeError
@@ -135,10 +135,10 @@ class Mute(Exception):
 
 
 class New(Exception):
-    """Has a ``__new__`` with arguments of its own."""
+    """Has its own ``__new__``."""
 
     def __new__(cls, one, two):
-        """Require two arguments."""
+        """Take two arguments."""
         return super().__new__(cls, one, two)
 
 
@@ -164,19 +164,19 @@ if sys.version_info >= (3, 11):
 @pytest.mark.parametrize(
     "error", STANDARD, ids=lambda e: e.__name__ if isinstance(e, type) else type(e).__name__
 )
-def test_an_error_stands_for_another(error, kind):
-    """It is of both classes, with the attributes of both and our text."""
-    error = error() if isinstance(error, type) else error  # pytest cannot handle a Mute
+def test_an_error_in_place_of_another(error, kind):
+    """It is an instance of both classes, with the other's attributes and our text."""
+    error = error() if isinstance(error, type) else error  # pytest cannot show an instance of Mute
     other = type(error)
-    made = exceptions.in_place_of(kind, error, "our words")
+    made = exceptions.in_place_of(kind, error, "our text")
     ways = (lambda e: e, copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)))
     for way in ways:
         found = way(made)
         assert isinstance(found, kind)
         assert isinstance(found, other)
-        assert (str(found), type(found).__name__) == ("our words", kind.__name__)
+        assert (str(found), type(found).__name__) == ("our text", kind.__name__)
         assert type(found).__module__ == kind.__module__
-        assert "our words" in repr(found)
+        assert "our text" in repr(found)
         assert found == found  # noqa: PLR0124
         if not issubclass(other, Mute):
             for name in ("errno", "filename", "reason", "name", "color", "number", "lineno"):
@@ -185,21 +185,21 @@ def test_an_error_stands_for_another(error, kind):
         raise made
 
 
-def test_a_local_class_is_stood_for_here():
-    """It cannot be imported elsewhere, where the error is only of our class."""
+def test_in_place_of_a_local_class():
+    """A process that cannot import the class gets our error alone."""
 
     class Local(Exception):
         pass
 
-    made = exceptions.in_place_of(condorpool.PayloadError, Local(), "our words")
+    made = exceptions.in_place_of(condorpool.PayloadError, Local(), "our text")
     assert isinstance(copy.copy(made), Local)
     loaded = pickle.loads(pickle.dumps(made))
     assert type(loaded) is condorpool.PayloadError
-    assert str(loaded) == "our words"
+    assert str(loaded) == "our text"
 
 
 class Final(Exception):
-    """Refuses subclasses."""
+    """Cannot be subclassed."""
 
     def __init_subclass__(cls):
         raise TypeError
@@ -208,14 +208,14 @@ class Final(Exception):
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
-        (condorpool.PayloadError, StopIteration(1)),  # a loop would end
+        (condorpool.PayloadError, StopIteration(1)),  # would end a loop
         (condorpool.PayloadError, condorpool.SubmitError("x")),
-        (condorpool.ResultPicklingError, TimeoutError()),  # get(timeout) would say: ask again
+        (condorpool.ResultPicklingError, TimeoutError()),  # would mean: call get(timeout) again
         (condorpool.PayloadError, Final()),
     ],
 )
-def test_some_are_not_stood_for(kind, error):
-    """Code that catches them would misread the error, or their class refuses."""
-    made = exceptions.in_place_of(kind, error, "our words")
+def test_some_errors_are_ours_alone(kind, error):
+    """The other class would mislead code that catches it, or it cannot be subclassed."""
+    made = exceptions.in_place_of(kind, error, "our text")
     assert type(made) is kind
-    assert str(made) == "our words"
+    assert str(made) == "our text"

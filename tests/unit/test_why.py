@@ -1,4 +1,4 @@
-"""Why a job does not run: the conditions of its requirements, and the sentences."""
+"""Why a job does not run: matching its requirements, and what users read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from condorpool.engine.why import why_idle
     ],
 )
 def test_conditions(expression, expected):
-    """A requirement is the conditions that it joins."""
+    """Requirements are split at ``&&``, outside parentheses and quotes."""
     assert list(conditions(expression)) == expected
 
 
@@ -67,7 +67,7 @@ def test_fit(description, slots, expected):
 
 
 def fitting(**facts):
-    """Return a fit of ten slots that take the job, but for some facts."""
+    """Return a fit of ten slots that would run the job, with these changes."""
     usual = {"slots": 10, "too_much": {}, "unmet": (), "acceptable": 10, "willing": 10, "free": 0}
     return Fit(**{**usual, **facts})
 
@@ -90,5 +90,5 @@ def fitting(**facts):
     ],
 )  # fmt: skip
 def test_why_idle(facts, expected):
-    """The first reason that applies is the one that is shown."""
+    """The text names the first reason that keeps the job from running."""
     assert expected in why_idle(fitting(**facts))

@@ -87,8 +87,8 @@ class Progress:
 class Meter:
     """Reads the progress of calls again and again, for its rate; one thread at a time may.
 
-    Asks neither disk nor access point: it reports what the event log said last,
-    and what the HTCondor pool looked like a moment ago.
+    Does not ask the access point: it reports what the event log and the runners said last, and
+    what the HTCondor pool looked like a moment ago.
     """
 
     def __init__(self, calls: Calls, clock: Callable[[], float] = time.monotonic) -> None:
@@ -102,6 +102,7 @@ class Meter:
     def read(self) -> Progress:
         """Return how far the calls are by now."""
         calls, session = self._calls, self._calls.session
+        calls.refresh()
         failures = self._failures.update(calls.errors)
         with session.changed:
             counts = calls.counts()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from condorpool.engine import actions
-from condorpool.engine.batches import Batch
+from condorpool.engine.batches import Batch, UnderWay
 from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
@@ -101,15 +101,31 @@ class Calls:
         raise NotImplementedError
 
     def counts(self) -> CallCounts:
-        """Return how many calls are in each state."""
+        """Return how many calls are in each state, as of the last `refresh`."""
         if self._session is None:
             return CallCounts(waiting=self.size)
         with self._session.changed:
             failed, removed = self.failed, self.removed
             done = self.ended - failed - removed
-            running, held = self.batch.under_way if self.batch else (0, 0)
-            waiting = self.size - self.ended - running - held
-        return CallCounts(done, failed, removed, running, held, waiting)
+            now = self.batch.under_way if self.batch else UnderWay()
+            waiting = self.size - self.ended - sum(now)
+        return CallCounts(
+            done + now.done, failed + now.failed, removed, now.running, now.held, waiting
+        )
+
+    def refresh(self) -> None:
+        """Look up how far jobs are with the calls that they have taken; may wait for the disk."""
+        if self.batch and not self.batch.is_done:
+            self.session.state.refresh_made(self.batch.crew)
+
+    @property
+    def longest(self) -> tuple[int, float] | None:
+        """The call that has been running longest, as its number and the seconds; None if unknown."""
+        if self.batch is None:
+            return None
+        with self.session.changed:
+            longest = self.batch.longest
+        return (longest[0], max(0.0, time.time() - longest[1])) if longest else None
 
     @property
     def posted_at(self) -> float:
@@ -349,7 +365,8 @@ class GatheredCalls(Calls):
             if before is None:
                 self._first = self.batch
             else:
-                before.successor = self.batch
+                with session.changed:
+                    before.successor = self.batch
 
     def prepare(self, session: Session, options: JobOptions) -> Batch | None:
         """Write the calls to disk and return their batch; None if there are no calls.

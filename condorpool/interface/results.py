@@ -78,7 +78,7 @@ class Handle(Jobs):
 
     @property
     def calls_ended(self) -> int:
-        """How many calls have returned, failed or been removed."""
+        """How many calls have returned, failed or been removed, and their outcomes have arrived."""
         return self._calls.ended
 
     @property
@@ -103,6 +103,7 @@ class Handle(Jobs):
         ...     print(result.counts())
         2 done
         """
+        self._calls.refresh()
         return self._calls.counts()
 
     @property

@@ -15,7 +15,14 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.payload import Call
 from condorpool.engine.session import Session
 from condorpool.engine.streams import StreamedCalls
-from condorpool.engine.submitdir import SubmitDir, Token, outcome_name, posted_name, taken_name
+from condorpool.engine.submitdir import (
+    SubmitDir,
+    Token,
+    made_name,
+    outcome_name,
+    posted_name,
+    taken_name,
+)
 from condorpool.runner import container
 from condorpool.runner.outcomes import frames_of
 from condorpool.values.events import JobEvent, JobState
@@ -130,6 +137,23 @@ class World:
         """The client looks which job has which chunk."""
         self.state.refresh_holders(self.crew)
 
+    def report(self):
+        """A job reports how many calls it has made, maybe of an earlier chunk, and maybe half."""
+        if (chunks := self.chunks()) and self.crew.is_resident:
+            job, token = self.random.choice(chunks)
+            made = self.random.randint(0, token.end - token.first)
+            failed = self.random.randint(0, made)
+            text = f"{token.batch} {token.first} {made} {failed}\n"
+            text = self.random.choice([text, text, text, text[:-2], "", "1 0 3 3\n", "\0\n"])
+            folder = self.session.directory.path / made_name(self.crew.number)
+            (folder / job.id).write_text(text)
+
+    def read_reports(self):
+        """The client reads the reports."""
+        with self.session.changed:
+            self.crew.looked_at = 0.0
+        self.calls.refresh()
+
     def event(self):
         """The event log has an event of a job, maybe twice."""
         kinds = (
@@ -138,9 +162,10 @@ class World:
         )
         job, kind = self.random.choice(self.jobs), self.random.choice(kinds.split())
         facts = {"HoldReason": "why", "HoldReasonCode": 34}
+        began = int(time.time()) - self.random.randint(-2, 2)
         for _ in range(self.random.randint(1, 2)):
             with self.session.changed:
-                job.cluster.apply(JobEvent(kind, job.cluster.number, job.proc, facts))
+                job.cluster.apply(JobEvent(kind, job.cluster.number, job.proc, facts, began))
 
     def put_back(self):
         """The chunk of a job that was evicted is posted again."""
@@ -226,7 +251,8 @@ class World:
         return counts
 
     STEPS = (
-        *(take, take, take, split, look, event, event, event, event),
+        *(take, take, take, split, look, report, report, read_reports),
+        *(event, event, event, event),
         *(put_back, finish, finish, lose, take_back, tell_again, rerun),
     )
 
@@ -239,8 +265,11 @@ class World:
             step(self)
             self.check()
         self.session.deliveries.wait(10)
-        counts, ends = self.check(), collections.Counter(self.ends.values())
-        assert counts[:3] == (ends["done"], ends["failed"], ends["removed"])
+        calls, ends = self.calls, collections.Counter(self.ends.values())
+        assert (calls.failed, calls.removed) == (ends["failed"], ends["removed"])
+        assert calls.ended == sum(ends.values())
+        counts = self.check()
+        assert counts.done >= ends["done"]  # some may have been made and have no outcome yet
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -278,6 +307,69 @@ def test_one_call_for_each_running_job(tmp_path):
     assert world.calls.counts() == CallCounts(running=1, held=size, waiting=9 - size)
     tell(two, "JOB_HELD")
     assert world.calls.counts() == CallCounts(held=10)  # only held jobs could make them
+
+
+def report(world, text, wait=0.0):
+    """Have the only job of a world take a chunk and report; return what is known of it."""
+    (job,) = world.jobs
+    (world.session.directory.path / made_name(world.crew.number) / job.id).write_text(text)
+    time.sleep(wait)
+    world.read_reports()
+    return world.calls.counts()
+
+
+@pytest.fixture
+def busy(tmp_path):
+    """A job that has taken a chunk of four calls; four more wait."""
+    world = World(tmp_path, 1)
+    world.options = JobOptions(processes=1)
+    world.calls = GatheredCalls.of(Call(abs, "map"), range(8), 4)
+    world.calls.commit(world.session, world.calls.prepare(world.session, world.options))
+    (job,) = world.jobs
+    with world.session.changed:
+        job.cluster.apply(JobEvent("EXECUTE", job.cluster.number, job.proc, {}, 1))
+    world.take()
+    return world
+
+
+def test_calls_that_a_job_reports_are_done(busy):
+    """They count before their chunk has ended, and so do those that failed."""
+    ((_, token),) = busy.chunks()
+    start = f"{token.batch} {token.first}"
+    assert report(busy, "") == CallCounts(running=1, waiting=7)
+    assert busy.calls.longest[0] == token.first
+    assert report(busy, f"{start} 3 1\n", wait=0.2) == CallCounts(2, 1, 0, 1, 0, 4)
+    number, seconds = busy.calls.longest
+    assert number == token.first + 3
+    assert seconds >= 0.2
+    assert report(busy, f"{start} 9 1\n") == CallCounts(3, 1, 0, 0, 0, 4)  # no more than there are
+
+
+@pytest.mark.parametrize("text", ["", "1", "1 0 3 0", "99 0 3 0\n", "1 77 3 0\n", "a b c d\n"])
+def test_reports_of_other_chunks_and_broken_ones_are_ignored(busy, text):
+    """Nothing depends on them."""
+    assert report(busy, text) == CallCounts(running=1, waiting=7)
+
+
+def test_what_an_evicted_job_has_made_is_lost(busy):
+    """It begins its chunk again, and its report does not count any more."""
+    ((job, token),) = busy.chunks()
+    assert report(busy, f"{token.batch} {token.first} 3 0\n").done == 3
+    for kind, running in (("JOB_EVICTED", 0), ("EXECUTE", 1)):
+        event = JobEvent(kind, job.cluster.number, job.proc, {}, int(time.time()) + 1)
+        with busy.session.changed:
+            job.cluster.apply(event)
+        busy.read_reports()
+        assert busy.calls.counts() == CallCounts(running=running, waiting=8 - running)
+
+
+def test_a_chunk_is_split_after_a_report(busy):
+    """What was made of it still counts, and the other half is a chunk of its own."""
+    ((_, token),) = busy.chunks()
+    assert report(busy, f"{token.batch} {token.first} 2 0\n").done == 2
+    busy.split()
+    busy.read_reports()
+    assert busy.check().done in (1, 2)
 
 
 def test_runners_make_the_calls_of_earlier_maps_first(tmp_path):

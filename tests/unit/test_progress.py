@@ -62,9 +62,12 @@ class Calls:
 
     def counts(self):
         """Return how many calls are in each state."""
-        failed, (running, held) = len(self.errors), self.batch.under_way
+        failed, (_, _, running, held) = len(self.errors), self.batch.under_way
         waiting = len(self.batch.pending) - running - held
         return CallCounts(self.ended - failed, failed, 0, running, held, waiting)
+
+    def refresh(self):
+        """Do nothing: there is nothing to look up."""
 
     @property
     def is_ready(self):

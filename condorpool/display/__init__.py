@@ -1,7 +1,7 @@
-"""How calls proceed, shown to users: a live widget, a line of text, reports, timelines, notices.
+"""Progress shown to users: a live widget, a line of text, reports, timelines, notices.
 
-Results hand their `Calls` to `show`; iterators hand a proxy, which raises `ReferenceError` when
-the iterator was dropped.  What draws them is imported with the first that are shown: most
+Results pass their `Calls` to `show`; iterators pass a proxy, which raises `ReferenceError` when
+the iterator was dropped.  The modules that draw are imported when the first are shown: most
 scripts show nothing.
 """
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
     from condorpool.engine.calls import Calls
 
-#: Displays that are open at once, and results in a report, at most: more would bury the notebook.
+#: Displays open at once, and results in a report, at most: more would clutter the notebook.
 MOST = 10
 
 
 class Display(Protocol):
     """An open display of some calls."""
 
-    #: Seconds after which a waiting thread calls `poll_clicks` at the latest.
+    #: A waiting thread calls `poll_clicks` at least once in this many seconds.
     poll_interval: float
 
     def poll_clicks(self) -> None:
         """Process clicks that only the main thread can read."""
 
     def has_viewer(self) -> bool:
-        """Return whether a user sees held jobs here and can act on them."""
+        """Return whether a user can see held jobs here and act on them."""
         ...
 
     def close(self) -> None:
-        """Show the end.  May be called again."""
+        """Show the final state.  May be called again."""
 
 
 def show(calls: Calls, kind: str | None) -> Display | None:
-    """Show calls from now on; return None where there is nothing to show them with."""
+    """Show calls from now on, and return their display; None if they are not shown."""
     if kind is None:
         return None
     from condorpool.display.refresher import refresher  # noqa: PLC0415 - see above
@@ -68,7 +68,7 @@ def show(calls: Calls, kind: str | None) -> Display | None:
 
 
 def html(shown: Iterable[Calls], title: str = "") -> str:
-    """Return HTML that shows how far the calls of several results are, under a title."""
+    """Return HTML with the progress of several results, under a title."""
     from condorpool.display import report  # noqa: PLC0415 - see above
     from condorpool.display.progress import Meter  # noqa: PLC0415
 
@@ -79,12 +79,12 @@ def html(shown: Iterable[Calls], title: str = "") -> str:
 
 
 def running_kernel() -> Any:
-    """Return the IPython kernel that this process is, or None."""
+    """Return the IPython kernel of this process, or None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None)
 
 
 def has_widgets() -> bool:
-    """Return whether the widget can be made here."""
+    """Return whether anywidget is installed."""
     return importlib.util.find_spec("anywidget") is not None

@@ -1,18 +1,18 @@
 """Clicks that arrive while a cell blocks.
 
 A front end's message to a widget waits in the kernel's shell channel until the
-cell has ended.  How ours get through depends on the kernel:
+cell has ended.  How messages to condorpool's widgets are read earlier depends on the kernel:
 
-- ipykernel 7 reads the channel in a thread of its own: ours are taken out there
+- ipykernel 7 reads the channel in a thread of its own: a hook there takes our messages out
   (`Kernel.shell_channel_thread_main`, in 7.0 to 7.4).
-- Where a later version has no such hook, it may still let a comm choose the subshell that
-  its messages go to, as 7.4 does: ours go to one that we have made.
-- ipykernel 6 reads it in the main thread: while that waits for results, it
-  reads the channel itself.
-- Elsewhere clicks are processed when the cell has ended; the widget says so.
+- A later version without this hook may still let a comm choose the subshell for its
+  messages, as 7.4 does: ours choose a subshell that we create.
+- ipykernel 6 reads the channel in the main thread: while that thread waits for results,
+  `Clicks.poll` reads the channel.
+- In other kernels clicks are processed when the cell has ended, and the widget says so.
 
-These are internals of ipykernel, so each step checks first that what it needs
-exists, and passes on every message that is not for us unchanged.
+These are internals of ipykernel, so each step first checks that the attributes it uses
+exist, and passes on every other message unchanged.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Any
 
 logger = logging.getLogger("condorpool")
 
-#: Seconds between two reads of the channel, where the main thread reads it.
+#: Seconds between two reads of the channel where the main thread reads it.
 POLL_INTERVAL = 0.05
 
-#: Seconds within which a kernel makes a subshell, if it makes any.
+#: Seconds to wait for the kernel to create a subshell.
 SUBSHELL_TIMEOUT = 5.0
 
 
 class Clicks:
-    """Delivers messages for our comms at once, in one kernel."""
+    """Delivers messages to our comms at once, in one kernel."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
@@ -41,9 +41,9 @@ class Clicks:
         self._original: Any = None
         self._subshell = ""
         self._polls = False
-        self._is_busy = True  # this is made in a cell
-        kernel.shell.events.register("pre_run_cell", self._note_begin)
-        kernel.shell.events.register("post_run_cell", self._note_end)
+        self._is_busy = True  # a cell creates this
+        kernel.shell.events.register("pre_run_cell", self._note_cell_begin)
+        kernel.shell.events.register("post_run_cell", self._note_cell_end)
         if getattr(kernel, "shell_channel_thread", None) is None:
             self._polls = hasattr(kernel, "schedule_dispatch")
         elif hasattr(kernel, "shell_channel_thread_main") and hasattr(kernel, "shell_stream"):
@@ -53,18 +53,18 @@ class Clicks:
 
     @property
     def poll_interval(self) -> float:
-        """Seconds after which a wait in the main thread calls `poll` at the latest."""
+        """A wait in the main thread calls `poll` at least once in this many seconds."""
         return POLL_INTERVAL if self._polls else 1.0
 
     def take(self, comm: Any) -> None:
-        """Deliver messages for a comm from now on, in this context."""
-        # Kernels find there to which cell an answer belongs.
+        """Deliver messages to a comm from now on, in the current context."""
+        # Kernels keep in the context which cell an answer belongs to.
         self._comms[comm.comm_id] = comm, contextvars.copy_context()
         if self._subshell and hasattr(comm, "_reply_subshell_for"):
             comm._reply_subshell_for = lambda *_: self._subshell  # noqa: SLF001
 
     def drop(self, comm: Any) -> None:
-        """Leave a comm's messages to the kernel."""
+        """Leave the messages of a comm to the kernel again."""
         self._comms.pop(comm.comm_id, None)
 
     def _intercept(self) -> None:
@@ -75,14 +75,14 @@ class Clicks:
             if not self._handle(frames):
                 await original(frames)
 
-        # A hook that is installed after ours passes messages on to ours.
+        # Set as an attribute too, so that a hook installed later can call ours.
         kernel.shell_channel_thread_main = self._hook = hook
         self._listen(hook)
 
-    def _note_begin(self, _: object) -> None:
+    def _note_cell_begin(self, _: object) -> None:
         self._is_busy = True
 
-    def _note_end(self, _: object) -> None:
+    def _note_cell_end(self, _: object) -> None:
         self._is_busy = False
 
     def _listen(self, hook: Any) -> None:
@@ -94,19 +94,19 @@ class Clicks:
         """Restore the channel, unless another hook was installed over ours."""
         self._comms.clear()
         self._polls = False
-        self._kernel.shell.events.unregister("pre_run_cell", self._note_begin)
-        self._kernel.shell.events.unregister("post_run_cell", self._note_end)
+        self._kernel.shell.events.unregister("pre_run_cell", self._note_cell_begin)
+        self._kernel.shell.events.unregister("post_run_cell", self._note_cell_end)
         if self._original and self._kernel.shell_channel_thread_main is self._hook:
             self._kernel.shell_channel_thread_main = self._original
             self._listen(self._original)
-        if _of.get(self._kernel) is self:
-            del _of[self._kernel]
+        if _clicks_of.get(self._kernel) is self:
+            del _clicks_of[self._kernel]
 
     def poll(self) -> None:
-        """Process what has arrived, where only the main thread can read it."""
+        """Process the messages that have arrived, where only the main thread can read them."""
         if not self._polls or threading.current_thread() is not threading.main_thread():
             return
-        import zmq  # noqa: PLC0415 - the kernel has it
+        import zmq  # noqa: PLC0415 - kernels always have it
 
         kernel = self._kernel
         while True:
@@ -115,11 +115,11 @@ class Clicks:
             except zmq.Again:
                 return
             if not self._handle(frames):
-                # Exactly what the kernel does with a message that it reads itself.
+                # As the kernel does with a message that it reads itself.
                 kernel.schedule_dispatch(kernel.dispatch_shell, frames)
 
     def _handle(self, frames: Any) -> bool:
-        """Handle a message if it is for one of our comms; return whether it was."""
+        """Handle a message to one of our comms; return whether it was one."""
         session = self._kernel.session
         try:
             _, body = session.feed_identities(frames, copy=False)
@@ -128,25 +128,25 @@ class Clicks:
             if head["header"]["msg_type"] != "comm_msg":
                 return False
             found = self._comms.get(session.unpack(head["content"])["comm_id"])
-        except Exception:  # noqa: BLE001 - the kernel reports what is wrong with it
+        except Exception:  # noqa: BLE001 - the kernel reports malformed messages
             return False
         if found is None:
             return False
         comm, context = found
         try:
-            self._say("busy", head)
+            self._send_status("busy", head)
             context.copy().run(comm.handle_msg, session.deserialize(body, copy=False))
         except Exception:
-            logger.exception("condorpool cannot handle a click")
+            logger.exception("condorpool failed to handle a click in the widget")
         finally:
-            # A front end waits for "idle" to forget the message, and takes it for the
-            # state of the kernel, which still runs a cell.
-            self._say("idle", head)
+            # A front end tracks the message until "idle", but also shows that as the state
+            # of the kernel, which may still be running a cell.
+            self._send_status("idle", head)
             if self._is_busy:
-                self._say("busy", head)
+                self._send_status("busy", head)
         return True
 
-    def _say(self, state: str, parent: Any) -> None:
+    def _send_status(self, state: str, parent: Any) -> None:
         kernel = self._kernel
         kernel.session.send(
             kernel.iopub_socket,
@@ -158,8 +158,8 @@ class Clicks:
 
 
 def _make_subshell() -> str:
-    """Ask the kernel, as any client may, for a subshell; return its id, or ""."""
-    from ipykernel.connect import get_connection_file  # noqa: PLC0415 - the kernel has both
+    """Create a subshell through the control channel, as any client may; return its id or ""."""
+    from ipykernel.connect import get_connection_file  # noqa: PLC0415 - kernels always have both
     from jupyter_client.blocking.client import BlockingKernelClient  # noqa: PLC0415
 
     client = BlockingKernelClient(connection_file=get_connection_file())
@@ -175,11 +175,11 @@ def _make_subshell() -> str:
         channel.stop()
 
 
-_of: dict[Any, Clicks] = {}
+_clicks_of: dict[Any, Clicks] = {}
 
 
 def clicks(kernel: Any) -> Clicks:
-    """Return what delivers clicks in a kernel."""
-    if kernel not in _of:
-        _of[kernel] = Clicks(kernel)
-    return _of[kernel]
+    """Return the `Clicks` of a kernel."""
+    if kernel not in _clicks_of:
+        _clicks_of[kernel] = Clicks(kernel)
+    return _clicks_of[kernel]

@@ -1,4 +1,4 @@
-"""Held jobs and failed calls, grouped by what is the matter with them."""
+"""Held jobs and failed calls, grouped by cause."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from condorpool.values import holds
 from condorpool.values.exceptions import JobError
 
-#: Reasons and messages are cut: a whole standard error may be in one.
+#: Reasons and messages are cut to this length: one may contain a whole standard error.
 LONGEST = 400
 
-#: Groups of held jobs, or of failed calls, at most.
+#: At most this many groups of held jobs, and of failed calls.
 MOST_GROUPS = 20
 
-# The order matters: a slot has a host in it, and a host has numbers.
+# The order matters: a slot name contains a host name, and a host name may contain numbers.
 _VARYING = re.compile(
     r"""<\d[^>\s]*>                      # <127.0.0.1:9618?addrs=...>
     |   \S*@[\w.-]+                      # slot1_2@host.example.org
@@ -30,13 +30,13 @@ _VARYING = re.compile(
 def fold(reason: str) -> str:
     """Return a hold reason with an ellipsis for each host, slot, path and number.
 
-    Reasons of jobs that are held for the same cause are then the same.
+    This makes the reasons of jobs that are held for the same cause equal.
     """
     return _VARYING.sub("…", reason[:LONGEST])
 
 
 def common(one: str, other: str) -> str:
-    """Return what two reasons that fold alike have in common, with ellipses for the rest."""
+    """Return the common text of two reasons that fold alike, with ellipses for the rest."""
     parts = iter(_VARYING.findall(other[:LONGEST]))
     return _VARYING.sub(lambda m: m[0] if m[0] == next(parts, "") else "…", one[:LONGEST])
 
@@ -48,7 +48,7 @@ class Held:
     Parameters
     ----------
     reason
-        What their reasons have in common.
+        The common text of their reasons.
     times
         How often the one of them that was held most often has been held: more than once if jobs
         are held again after a release.
@@ -66,7 +66,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Failed:
-    """Calls that failed alike; ``message`` is what theirs have in common."""
+    """Calls that failed alike; ``message`` is the common text of their messages."""
 
     kind: str
     message: str
@@ -74,25 +74,25 @@ class Failed:
 
 
 def key_of(reason: str, code: int, subcode: int) -> str:
-    """Return what is the same for jobs that are held for the same cause."""
+    """Return a key that jobs held for the same cause share."""
     return f"{code}.{subcode} {fold(reason)}"
 
 
 class HeldGroups:
-    """Groups reasons for holds again and again; each is folded once."""
+    """Groups hold reasons at each update, and folds each reason only once."""
 
     def __init__(self) -> None:
         self._folded: dict[str, str] = {}
-        self._common: dict[str, str] = {}  # by what is folded
+        self._common: dict[str, str] = {}  # by folded reason
 
     def update(self, reasons: Mapping[tuple[str, int, int, int], int]) -> tuple[Held, ...]:
-        """Return the largest groups of jobs, from how many are held for each reason.
+        """Return the largest groups, given how many jobs are held for each reason.
 
         A reason is its text, its codes, and how often the job has been held.
         """
         groups: dict[tuple[str, int, int], Held] = {}
         for (reason, code, subcode, times), count in reasons.items():
-            if reason not in self._folded:  # there may be as many as jobs
+            if reason not in self._folded:  # there may be one for each job
                 self._folded[reason] = folded = fold(reason)
                 self._common[folded] = common(self._common.get(folded, reason), reason)
             folded = self._folded[reason]
@@ -103,7 +103,7 @@ class HeldGroups:
                 code=code,
                 subcode=subcode,
                 count=count + (found.count if found else 0),
-                cure=holds.cure(code, subcode).replace("()", ""),  # here are buttons
+                cure=holds.cure(code, subcode).replace("()", ""),  # users press buttons here
                 needs_memory=(code, subcode) in holds.MEMORY,
                 times=max(times, found.times if found else 1),
             )
@@ -111,7 +111,7 @@ class HeldGroups:
 
 
 class FailedGroups:
-    """Groups exceptions again and again; each is read once."""
+    """Groups exceptions at each update, and reads each exception only once."""
 
     def __init__(self) -> None:
         self._counted = 0
@@ -119,9 +119,9 @@ class FailedGroups:
 
     def update(self, errors: Mapping[int, BaseException]) -> tuple[Failed, ...]:
         """Return the groups of all exceptions, the largest first."""
-        # A copy in one step of the interpreter: another thread adds to it.
+        # list() copies in one step of the interpreter, while another thread adds to the mapping.
         known = list(errors.values())
-        if len(known) < self._counted:  # failed calls are made again
+        if len(known) < self._counted:  # failed calls are being rerun
             self._groups.clear()
             self._counted = 0
         new, self._counted = known[self._counted :], len(known)
@@ -139,5 +139,5 @@ class FailedGroups:
 def _first_line(error: BaseException) -> str:
     try:
         return str(error).strip().partition("\n")[0]
-    except BaseException:  # noqa: BLE001 - the class is the user's; without its text it is counted
+    except BaseException:  # noqa: BLE001 - the user's class; counted without its text
         return ""

@@ -1,4 +1,4 @@
-"""Lines for people, which no program reads."""
+"""Notices to users, and words that other texts share."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any, TextIO
 
 
 def stream() -> TextIO:
-    """Return standard error; in a cell standard output, where notices do not look like errors."""
+    """Return standard error, or in a cell standard output: notices should not look like errors."""
     return sys.stdout if type(sys.stdout).__module__ == "ipykernel.iostream" else sys.stderr
 
 
 def tell(line: str) -> None:
-    """Write a line that users are owed."""
+    """Print a notice to the user."""
     print(f"condorpool: {line}", file=stream())
 
 
-def mind_hashes(func: Callable[..., Any]) -> None:
-    """Tell, once, whoever calls ``hash`` in jobs that it gives other numbers there."""
+def warn_of_hash(func: Callable[..., Any]) -> None:
+    """Print a notice, once, if ``func`` calls ``hash``, whose values differ in jobs."""
     calls = func is hash or (
         isinstance(func, FunctionType)
         and "hash" in func.__code__.co_names
         and "hash" not in func.__globals__
     )
     if calls and os.environ.get("PYTHONHASHSEED", "random") == "random":
-        _tell_of_hashes()
+        _warn_once()
 
 
 @cache
-def _tell_of_hashes() -> None:
+def _warn_once() -> None:
     tell(
-        "hash() of text gives other numbers in jobs than here, though the same in all jobs of a "
-        "pool. Start the notebook with PYTHONHASHSEED=0, or use zlib.crc32 or hashlib."
+        "hash() of text returns different numbers in jobs than here, but the same in all jobs of "
+        "a pool. Start Python with PYTHONHASHSEED=0, or use zlib.crc32 or hashlib."
     )

@@ -1,4 +1,4 @@
-"""Orders from the widget's buttons, and what is answered."""
+"""Orders from the widget's buttons, and the answers to them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from condorpool.engine import actions, submitdir
 from condorpool.engine.jobs import Job
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
+from condorpool.values.text import plural
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
 
 logger = logging.getLogger("condorpool")
 
-#: Rows of a page of jobs, at most.
+#: A page of jobs has at most this many rows.
 MOST_ROWS = 100
 
-#: Characters of a job's output, and of its events, that are shown.
+#: The last characters of a job's output, and of its events, that are shown.
 TAIL = 32_768
 
 _PAST = {"release": "released", "remove": "removed", "hold": "held"}
@@ -40,11 +41,11 @@ def perform(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     except CondorPoolError as error:
         return {"said": str(error)}
     except ReferenceError:
-        return {"said": "this result is gone: no variable has it any more"}
+        return {"said": "this result no longer exists: no variable refers to it"}
     except Exception as error:
-        # The user who clicked must hear of it, and the front end waits for an answer.
-        logger.exception("condorpool could not do what was clicked")
-        return {"said": f"that did not work: {error!r}"}
+        # The user who clicked needs to know, and the front end waits for an answer.
+        logger.exception("condorpool failed to perform an action of the widget")
+        return {"said": f"the action failed: {error!r}"}
 
 
 def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
         count = calls.act(action)
-        what = "calls taken back or jobs removed" if action == "remove" else f"jobs {past}"
+        what = "jobs removed or calls taken back" if action == "remove" else f"jobs {past}"
         return {"said": f"{count:,} {what}"}
     chosen = _chosen(calls, order)
     done = actions.act_on_jobs(calls.session.state, action, chosen)
@@ -72,24 +73,24 @@ def _chosen(calls: Calls, order: Mapping[str, Any]) -> list[Job]:
 
 
 def _asked(order: Mapping[str, Any], found: int) -> int:
-    """Return how many jobs the user saw when the button was pressed."""
+    """Return how many jobs the user saw when clicking the button."""
     return max(found, int(order.get("count") or len(order.get("ids") or ())))
 
 
 def _answer(past: str, done: int, asked: int) -> str:
-    gone = asked - done
-    if not gone:
-        return f"{past} {done:,}"
-    if past == "removed":
-        return f"removed {done:,}, {gone:,} {'was' if gone == 1 else 'were'} already gone"
-    return f"{past} {done:,}, {gone:,} could not be: gone, or {past} already"
+    missed = asked - done
+    answer = f"{past} {plural(done, 'job')}"
+    if not missed:
+        return answer
+    why = "ended" if past == "removed" else f"ended or been {past}"
+    return f"{answer}; {missed:,} had already {why}"
 
 
 def _rerun(calls: Calls, _: Mapping[str, Any]) -> dict[str, Any]:
     if not calls.can_rerun:
-        return {"said": "the calls of an iterator cannot be made again"}
+        return {"said": "calls of an iterator cannot be rerun"}
     calls.rerun_at_end()
-    return {"said": "the failed calls are made again when the others have ended"}
+    return {"said": "the failed calls will be rerun when the others have ended"}
 
 
 def _page(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
         "output": directory.text(submitdir.stdout_name(job)),
     }
     texts = [f"== {name} ==\n{text[-TAIL:]}" for name, text in found.items() if text]
-    return {"log": {"job": job, "text": "\n".join(texts) or "Nothing has been written yet."}}
+    return {"log": {"job": job, "text": "\n".join(texts) or "The job has written nothing yet."}}
 
 
 _ORDERS: dict[str, Callable[[Calls, Mapping[str, Any]], dict[str, Any]]] = {
@@ -122,30 +123,30 @@ _ORDERS: dict[str, Callable[[Calls, Mapping[str, Any]], dict[str, Any]]] = {
 
 
 class Worker:
-    """Does one thing after the other in a thread of its own.
+    """Performs orders one at a time in a thread of its own.
 
-    The thread that reads clicks must not wait for the access point, nor a click for
-    the cell that blocks.
+    The thread that reads clicks must not wait for the access point, and a click must not
+    wait for a cell that blocks.
     """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     @uninterrupted
-    def do(self, job: Callable[[], object]) -> None:
-        """Do something soon; one thread at a time may ask."""
+    def do(self, task: Callable[[], object]) -> None:
+        """Run a task soon; only one thread at a time may call this."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="condorpool-clicks", daemon=True)
             self._thread.start()
-        self._jobs.put(job)
+        self._tasks.put(task)
 
     def _run(self) -> None:
         while True:
             try:
-                self._jobs.get()()
+                self._tasks.get()()
             except Exception:
-                logger.exception("condorpool could not answer a click")
+                logger.exception("condorpool failed to answer a click in the widget")
 
 
 worker = Worker()

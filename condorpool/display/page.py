@@ -1,4 +1,4 @@
-"""Single jobs, a page at a time."""
+"""The table of jobs, a page at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATE_OF = {state.word: state for state in IN_QUEUE}
 
 @dataclass(frozen=True)
 class Row:
-    """One job of a page; times in seconds, memory in MiB."""
+    """One job on a page; times in seconds, memory in MiB."""
 
     id: str
     state: str
@@ -33,7 +33,7 @@ class Row:
 def jobs_in(
     calls: Calls, state: str | None = None, group: str | None = None, ids: Sequence[str] = ()
 ) -> Iterator[Job]:
-    """Yield the jobs in one state, those of a group of held ones, or those with these ids."""
+    """Yield the queued jobs in a state, in a group of held jobs, or with these ids."""
     batch = calls.batch
     wanted = JobState.HELD if group else _STATE_OF.get(state or "")
     chosen = set(ids)
@@ -50,7 +50,7 @@ def jobs_in(
 def page(
     calls: Calls, state: str | None, offset: int, count: int, now: float
 ) -> tuple[int, list[Row]]:
-    """Return how many jobs are in a state, and some of them; ``now`` in seconds since 1970."""
+    """Return how many jobs are in a state, and a page of them; ``now`` is in Unix time."""
     with calls.session.changed:
         chosen = list(jobs_in(calls, state))
         return len(chosen), [_row(job, now) for job in chosen[offset : offset + count]]

@@ -1,4 +1,4 @@
-"""How far calls are, as plain values."""
+"""The progress of calls, as plain values."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ if TYPE_CHECKING:
 #: The states of jobs that are in the queue, in the order of a job's life.
 IN_QUEUE = tuple(state for state in JobState if not state.is_final)
 
-#: Seconds over which the rate is taken.
+#: Seconds over which the rate is measured.
 WINDOW = 60.0
 
-#: Seconds for which jobs may be idle before the pool's capacity is looked up.
-SHORT = 3.0
+#: Seconds before the pool's capacity is looked up: most jobs start by then.
+LOOKUP_DELAY = 3.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far some calls are.
+    """The progress of some calls.
 
     Parameters
     ----------
     counts
         How many calls are in each state.
     jobs
-        How many jobs are in each state, in words; those that have ended are not
-        counted, and "queued" are those that HTCondor will make later.
+        The number of jobs by the word for their state.  Jobs that have ended are not
+        counted; HTCondor will create those "queued" later.
     hosts
-        On how many machines jobs run now.
+        The number of machines that run jobs now.
     limit
-        The most jobs at once.
+        At most this many jobs run at once.
     elapsed
         Seconds since the calls were posted, until the last one ended; they do not count when two
         of these are compared.
     rate, eta
-        Calls per second in the last minute, and seconds to go at that rate; None if not known.
+        Calls per second in the last minute, and the remaining seconds at that rate; None if
+        not known.
     note
-        What the calls are waiting for.
+        What the calls are waiting for, in a sentence for users.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Progress:
 
 
 class Meter:
-    """Reads the progress of calls again and again, for its rate; one thread at a time may.
+    """Reads the progress of calls repeatedly, to measure its rate; not thread-safe.
 
     Does not ask the access point: it reports what the event log and the runners said last, and
     what the HTCondor pool looked like a moment ago.
@@ -100,7 +101,7 @@ class Meter:
         self._failures = FailedGroups()
 
     def read(self) -> Progress:
-        """Return how far the calls are by now."""
+        """Return the current progress."""
         calls, session = self._calls, self._calls.session
         calls.refresh()
         failures = self._failures.update(calls.errors)
@@ -108,7 +109,7 @@ class Meter:
             counts = calls.counts()
             is_over = calls.is_ready or session.is_closed
             unreachable = session.state.unreachable
-            silent = unreachable[1] if unreachable else None
+            unreachable_since = unreachable[1] if unreachable else None
             batch = calls.batch
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
@@ -119,7 +120,7 @@ class Meter:
         ended, now = counts.ended, self._clock()
         rate, eta = self._speed(ended, counts.total, is_moving="running" in jobs)
         capacity = None
-        if "idle" in jobs and now - self._begun > SHORT and not is_over:
+        if "idle" in jobs and now - self._begun > LOOKUP_DELAY and not is_over:
             capacity = probe(session.access_point.collector_address).read()
         return Progress(
             name=calls.name,
@@ -138,7 +139,7 @@ class Meter:
                 away,
                 stuck=stuck,
                 ended=ended,
-                silent=silent and now - silent,
+                unreachable=unreachable_since and now - unreachable_since,
                 capacity=capacity,
             ),
             ended=is_over,
@@ -156,12 +157,12 @@ class Meter:
         rate = (ended - before) / (now - since) if now > since else 0.0
         if not rate or not is_moving:
             return None, None
-        # With more digits it would change, and be sent to the front end, every time.
+        # Rounded, as each change is sent to the front end.
         return float(f"{rate:.2g}"), _round_time((calls - ended) / rate)
 
 
 def _count_jobs(clusters: Sequence[Cluster]) -> dict[str, int]:
-    """Count jobs by state, in words; of idle ones, those whose files are transferred apart."""
+    """Count jobs by the words for their states; idle ones in file transfer apart."""
     transferring = sum(len(cluster.transferring) for cluster in clusters)
     jobs: dict[str, int] = {}
     for state in IN_QUEUE:
@@ -175,7 +176,7 @@ def _count_jobs(clusters: Sequence[Cluster]) -> dict[str, int]:
 def _survey(
     clusters: Sequence[Cluster],
 ) -> tuple[set[str], collections.Counter[tuple[str, int, int, int]]]:
-    """Find the machines where jobs run, and why others are held."""
+    """Return the machines where jobs run, and how many jobs are held for each reason."""
     hosts, reasons = set(), collections.Counter[tuple[str, int, int, int]]()
     for cluster in clusters:
         if cluster.counts[JobState.RUNNING]:
@@ -196,8 +197,8 @@ def _round_time(seconds: float) -> float:
 _WAITS = {
     "running": "Jobs are running; no call has ended yet.",
     "transferring": "Files are being transferred to the jobs' machines.",
-    "idle": "Jobs are waiting for free slots until HTCondor's next negotiation.",
-    "suspended": "The jobs are suspended: their machines are needed for other work now.",
+    "idle": "HTCondor matches idle jobs with slots at its next negotiation.",
+    "suspended": "The jobs are suspended while their machines do other work.",
 }
 
 
@@ -207,15 +208,16 @@ def _note(
     *,
     stuck: bool,
     ended: int,
-    silent: float | None,
+    unreachable: float | None,
     capacity: Capacity | None,
 ) -> str:
-    if silent is not None:
-        return f"The access point has not answered for {silent:.0f} s; its jobs continue."
+    if unreachable is not None:
+        return f"The access point has not answered for {unreachable:.0f} s; its jobs continue."
     if stuck:
         return "Only held jobs remain: release or remove them."
     if away:
-        return f"{away:,} jobs are out of reach; HTCondor is waiting for their machines to return."
+        are = "1 job is" if away == 1 else f"{away:,} jobs are"
+        return f"{are} disconnected; HTCondor is trying to reconnect."
     if capacity and "transferring" not in jobs:
         return _wait_for_slots(jobs["idle"], capacity)
     if ended and "running" in jobs:

@@ -16,7 +16,7 @@ logger = logging.getLogger("condorpool")
 #: Seconds between two rounds.
 INTERVAL = 0.25
 
-#: A display may take this part of a thread's time.
+#: The largest share of the time that one display may take.
 SHARE = 0.05
 
 
@@ -35,7 +35,7 @@ class Refresher:
     """Refreshes displays until they have no more to show.
 
     Each is called in a copy of the context that it was added in: Jupyter's
-    kernels find there to which cell an output belongs.
+    kernels keep in the context which cell an output belongs to.
     """
 
     def __init__(self) -> None:
@@ -45,11 +45,11 @@ class Refresher:
 
     @property
     def count(self) -> int:
-        """How many displays there are."""
+        """The number of open displays."""
         return len(self._entries)
 
     def add(self, display: D) -> D:
-        """Call a display from now on, first after an interval."""
+        """Refresh a display from now on, first after an interval; return it."""
         with uninterrupted, self._lock:
             self._entries.append((display, contextvars.copy_context()))
             if self._thread is None:
@@ -62,14 +62,14 @@ class Refresher:
     def _run(self) -> None:
         due: dict[int, float] = {}
         while True:
-            # This thread is never notified: a map of milliseconds must not pay for that.
+            # Polling, not a condition: notifying would slow maps that take milliseconds.
             time.sleep(INTERVAL)
             with uninterrupted, self._lock:
                 entries = list(self._entries)
                 if not entries:
                     self._thread = None
                     return
-            over = []
+            ended = []
             for entry in entries:
                 display, context = entry
                 begun = time.monotonic()
@@ -78,16 +78,16 @@ class Refresher:
                 try:
                     has_more = context.run(display.refresh)
                 except BaseException:
-                    # A display must never stop the calls, and the texts of errors run users' code.
-                    logger.exception("condorpool cannot show the progress of calls")
+                    # A display must never stop the calls, and errors' texts run users' code.
+                    logger.exception("condorpool failed to show progress; the calls continue")
                     has_more = False
                 now = time.monotonic()
                 due[id(display)] = now + (now - begun) / SHARE
                 if not has_more:
-                    over.append(entry)
+                    ended.append(entry)
                     del due[id(display)]
             with uninterrupted, self._lock:
-                self._entries = [entry for entry in self._entries if entry not in over]
+                self._entries = [entry for entry in self._entries if entry not in ended]
 
 
 refresher = Refresher()

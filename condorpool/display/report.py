@@ -1,4 +1,4 @@
-"""What stays in the notebook when calls have ended: static HTML that needs no kernel."""
+"""The report that stays in the notebook: static HTML that needs no kernel."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from condorpool.display.progress import Progress
     from condorpool.engine.chunks import Chunk
 
-#: What a state looks like where JupyterLab's own colours are not known.
-COLOURS = {
+#: The color of each state: JupyterLab's, or the second value elsewhere.
+COLORS = {
     "done": "var(--jp-success-color1, #388e3c)",
     "failed": "var(--jp-error-color1, #d32f2f)",
     "running": "var(--jp-brand-color1, #1976d2)",
@@ -24,14 +24,14 @@ OTHER = "var(--jp-border-color2, #bdbdbd)"
 
 
 def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> dict[str, str]:
-    """Return a bundle for Jupyter: text, and HTML that can be read without its styles, too.
+    """Return a MIME bundle for Jupyter: text, and HTML that is readable without its styles.
 
     Parameters
     ----------
     hint
-        What may be done next.
+        What the user can do next.
     chunks
-        When and where calls were made: a picture shows several.
+        When and where calls were made; two or more are shown as a timeline.
     """
     summary = progress.summary
     html = [
@@ -62,7 +62,7 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
 
 def _bar(progress: Progress) -> str:
     shares = "".join(
-        f'<span style="flex: {share:g}; background: {COLOURS.get(word, OTHER)}"></span>'
+        f'<span style="flex: {share:g}; background: {COLORS.get(word, OTHER)}"></span>'
         for word, share in progress.shares.items()
     )
     style = "display: flex; height: 6px; border-radius: 3px; overflow: hidden; margin: 4px 0"

@@ -1,4 +1,4 @@
-"""A line of text that shows how calls proceed, for terminals and logs."""
+"""A line of text that shows progress in terminals and logs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from condorpool.values.text import duration
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
 
-#: Seconds for which calls are not shown: most have ended by then.
+#: Seconds before calls are shown: most have ended by then.
 DELAY = 1.0
 
-#: Seconds between two lines where lines cannot be written over.
+#: Seconds between two lines where a line cannot be overwritten.
 LINE_INTERVAL = 10.0
 
 WIDTH = 20
 
 
 class TextBar:
-    """Writes a bar again and again over itself, or a line now and then.
+    """Overwrites one line with a progress bar, or writes a line from time to time.
 
     Parameters
     ----------
     is_live
-        Whether a carriage return goes back to the start of the line there.
+        Whether a carriage return lets a line be overwritten.
     """
 
     poll_interval = 1.0
@@ -40,28 +40,28 @@ class TextBar:
         self._lock = threading.Lock()
         self._next = time.monotonic() + DELAY
         self._shown = ""
-        self._is_over = False
+        self._is_closed = False
 
     def refresh(self) -> bool:
-        """Write the line, if it has changed and it is time."""
+        """Write the line if it has changed and is due; return whether there will be more."""
         with uninterrupted, self._lock:
-            if self._is_over:
+            if self._is_closed:
                 return False
             now = time.monotonic()
             try:
                 progress = self._meter.read()
             except ReferenceError:  # the iterator was dropped
-                self._is_over = True
+                self._is_closed = True
                 return False
             if progress.ended and not self._shown and progress.elapsed < DELAY:
-                self._is_over = True
+                self._is_closed = True
             elif progress.ended or now >= self._next:
                 self._next = now + (0.0 if self._is_live else LINE_INTERVAL)
-                self._is_over = progress.ended
+                self._is_closed = progress.ended
                 self._write(line(progress))
-            if self._is_over:
-                del self._meter  # values live as long as their users want
-            return not self._is_over
+            if self._is_closed:
+                del self._meter  # must not keep the calls' values alive
+            return not self._is_closed
 
     def close(self) -> None:
         """Write the last line."""
@@ -71,14 +71,14 @@ class TextBar:
         """Do nothing: there is nothing to click."""
 
     def has_viewer(self) -> bool:
-        """Return that no user can act here."""
+        """Return False: users cannot act here."""
         return False
 
     def _write(self, text: str) -> None:
-        if text == self._shown and not self._is_over:
+        if text == self._shown and not self._is_closed:
             return
         if self._is_live:
-            end = "\n" if self._is_over else ""
+            end = "\n" if self._is_closed else ""
             self._stream.write(f"\r{text.ljust(len(self._shown))}{end}")
         else:
             self._stream.write(f"condorpool: {text}\n")
@@ -87,7 +87,7 @@ class TextBar:
 
 
 def line(progress: Progress) -> str:
-    """Return a line that says how far the calls are."""
+    """Return the line for this progress."""
     full = WIDTH * progress.counts.ended // max(1, progress.counts.total)
-    eta = "" if progress.eta is None else f", about {duration(progress.eta)} left"
+    eta = "" if progress.eta is None else f", eta {duration(progress.eta)}"
     return f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {progress.summary}{eta}"

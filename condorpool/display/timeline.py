@@ -1,4 +1,4 @@
-"""Timelines: when each chunk of calls was made, and where."""
+"""Timelines: when and where each chunk of calls was made."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from html import escape
 from typing import Any, NamedTuple
 
 from condorpool.engine.chunks import Chunk
+from condorpool.values.text import plural
 
-#: Colours that are seen on light and on dark pages: a picture does not know where it is.
+#: Colors that are visible on light and on dark pages: an image cannot adapt to its page.
 DONE, FAILED, TEXT = "#43a047", "#e53935", "#808080"
 
-#: Bars of a picture, at most: beyond that, neighbours are drawn as one.
+#: A picture has at most this many bars: beyond that, neighbors are drawn as one.
 MOST_BARS = 500
 
-#: Rows of a picture, at most: beyond that, it shows some of the slots.
+#: A picture has at most this many rows: beyond that, it shows some of the slots.
 MOST_ROWS = 40
 
-#: The picture's width, its part for the names of hosts, and the height of its rows, in pixels.
+#: The picture's width, the part of it for host names, and the height of all rows, in pixels.
 WIDTH, MARGIN, HEIGHT = 720, 110, 200
 
-#: Letters of a host's name that have room.
+#: Characters of a host name that fit into the margin.
 LONGEST = 15
 
 
-#: What they look like in matplotlib.
-LOOKS: dict[bool, dict[str, Any]] = {
+#: How bars look in matplotlib, by whether a call of theirs failed.
+STYLES: dict[bool, dict[str, Any]] = {
     False: {"label": "done", "facecolor": "tab:green", "edgecolor": "white"},
     True: {"label": "with failed calls", "facecolor": "tab:red", "edgecolor": "black"},
 }
@@ -40,11 +41,11 @@ def dataframe(chunks: Iterable[Chunk]) -> Any:
     """Return a pandas DataFrame with a row for each chunk."""
     if not importlib.util.find_spec("pandas"):
         raise ModuleNotFoundError(
-            "to_dataframe() needs pandas: pip install pandas, or take chunks(), which has the "
+            "to_dataframe() needs pandas: pip install pandas, or use chunks(), which returns the "
             "same rows",
             name="pandas",
         )
-    import pandas as pd  # noqa: PLC0415 - half a second that most never need
+    import pandas as pd  # noqa: PLC0415 - takes half a second, rarely used
 
     frame = pd.DataFrame(list(chunks), columns=list(Chunk._fields))
     frame["started"] = pd.to_datetime(frame["started"], unit="s", utc=True)
@@ -52,25 +53,25 @@ def dataframe(chunks: Iterable[Chunk]) -> Any:
 
 
 def timeline(chunks: Sequence[Chunk], ax: Any = None) -> Any:
-    """Plot when each chunk was made, and where: by matplotlib if it is there, else as `Picture`."""
+    """Plot when and where each chunk was made: with matplotlib, or without it as a `Picture`."""
     if ax is None and not importlib.util.find_spec("matplotlib"):
         return Picture(chunks)
     if ax is None:
-        from matplotlib import pyplot as plt  # noqa: PLC0415 - a second that most never need
+        from matplotlib import pyplot as plt  # noqa: PLC0415 - takes a second, rarely used
 
         _, ax = plt.subplots(layout="constrained")
     return plot(Picture(chunks), ax)
 
 
 class Bar(NamedTuple):
-    """A chunk, or several, in a picture.
+    """One chunk, or several neighbors, in a picture.
 
     Parameters
     ----------
     begin, end
-        Seconds since the picture's begin.
+        Seconds since the picture's beginning.
     failed
-        Seconds that went into chunks with failed calls.
+        The seconds of chunks with failed calls.
     """
 
     begin: float
@@ -79,14 +80,14 @@ class Bar(NamedTuple):
 
 
 class Picture:
-    """When each chunk was made, and where, as HTML for notebooks; ``str()`` is the SVG.
+    """A timeline of chunks as HTML for notebooks; ``str()`` returns the SVG.
 
     Attributes
     ----------
     begin, seconds
-        When the first chunk began, in seconds since 1970, and how long all took.
+        When the first chunk began, in seconds since 1970, and how long all of them took.
     hosts
-        For each host as many rows as it had chunks at a time, as a slot's are.
+        The rows of each host: as many as it made chunks at the same time, one for each slot.
     """
 
     def __init__(self, chunks: Iterable[Chunk]) -> None:
@@ -98,7 +99,7 @@ class Picture:
         self.begin = timed[0][0] if timed else 0.0
         self.seconds = max((end for _, end, _ in timed), default=0.0) - self.begin
         for started, ended, chunk in timed:
-            # A moment is more than nothing: what failed is to be seen.
+            # Never zero: a failed chunk must stay visible.
             failed = max(1e-6, ended - started) if chunk.failed else 0.0
             bar = Bar(started - self.begin, ended - self.begin, failed)
             rows = self.hosts.setdefault(_short(chunk.host), [])
@@ -109,20 +110,20 @@ class Picture:
 
     def __repr__(self) -> str:
         if not self.chunks:
-            return "<timeline: nothing has ended yet>"
+            return "<timeline: no call has ended yet>"
         failed = f", {self.failed:,} with failed calls (half as high)" if self.failed else ""
-        words = _count(self.chunks, "chunk"), _count(len(self.hosts), "host")
-        return f"<timeline: {words[0]} on {words[1]}{failed}>"
+        groups, hosts = plural(self.chunks, "group"), plural(len(self.hosts), "host")
+        return f"<timeline: {groups} of calls on {hosts}{failed}>"
 
     def _repr_html_(self) -> str:
         return self.html() or escape(repr(self))
 
     def html(self) -> str:
-        """Return an image for pages; nothing if there is nothing to be seen."""
+        """Return an HTML image; an empty string if there is nothing to show."""
         if not self.chunks:
             return ""
-        # JupyterLab takes SVG elements from notebooks that it does not trust, and leaves
-        # their text; an image stays.
+        # JupyterLab removes SVG elements from notebooks that it does not trust, but keeps
+        # their text as text.  It keeps images.
         image = base64.b64encode(str(self).encode()).decode()
         return (
             f'<img alt="{escape(repr(self))}" width="{WIDTH + 20}" style="max-width: 100%" '
@@ -134,7 +135,7 @@ class Picture:
             return ""
         slots = [row for rows in self.hosts.values() for row in rows]
         every = math.ceil(len(slots) / MOST_ROWS)
-        # Of several the one that was at work last: whoever is waited for is to be seen.
+        # Of several slots show the one that ended last: the calls waited for it.
         groups = (slots[i : i + every] for i in range(0, len(slots), every))
         rows = [max(group, key=lambda row: row[-1].end) for group in groups]
         height = min(14.0, HEIGHT / len(rows))
@@ -153,7 +154,7 @@ class Picture:
                         f"M{x:.1f} {y + thick / 2:.1f}h{part:.1f}v{thick / 2:.1f}H{x:.1f}z"
                     )
         size = f"{WIDTH + 20} {bottom + 18:.0f}"
-        # One path for all: a tenth of what an element for each would cost.
+        # One path for all bars: a tenth of the size of an element for each.
         return (
             f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {size}' "
             f"fill='{TEXT}' font-size='11' font-family='sans-serif'>"
@@ -164,7 +165,7 @@ class Picture:
         )
 
     def _names(self, height: float) -> Iterator[str]:
-        """Give the names of hosts that have room for it."""
+        """Yield the names of the hosts, where there is room."""
         free, slots = 5.0, 0
         for host, rows in self.hosts.items():
             middle = (slots + len(rows) / 2) * height
@@ -176,7 +177,7 @@ class Picture:
                 free = middle + 12
 
     def _axis(self, scale: float, bottom: float, every: int) -> Iterator[str]:
-        """Give lines and their times, and what the rows are."""
+        """Yield the lines of the time axis, their labels, and how many slots a row stands for."""
         if every > 1:
             yield f"<text x='{MARGIN - 24}' y='{bottom + 15:.1f}' text-anchor='end'>"
             yield f"1 of {every} slots</text>"
@@ -189,8 +190,8 @@ class Picture:
 
 
 def plot(picture: Picture, ax: Any) -> Any:
-    """Draw every chunk into matplotlib's axes; return them."""
-    from matplotlib.collections import PolyCollection  # noqa: PLC0415 - as pyplot
+    """Draw every chunk into matplotlib axes, and return the axes."""
+    from matplotlib.collections import PolyCollection  # noqa: PLC0415 - slow, like pyplot
 
     bars: dict[bool, list[Any]] = {False: [], True: []}
     ticks, number = [], 0
@@ -203,21 +204,21 @@ def plot(picture: Picture, ax: Any) -> Any:
                 bars[failed > 0].append(corners)
             number += 1
     line = 0.5 if picture.chunks <= MOST_BARS else 0.0
-    for has_failed, look in LOOKS.items():
+    for has_failed, style in STYLES.items():
         if bars[has_failed]:
-            ax.add_collection(PolyCollection(bars[has_failed], linewidth=line, **look))
+            ax.add_collection(PolyCollection(bars[has_failed], linewidth=line, **style))
     ax.autoscale_view()
     ax.set_yticks(ticks, list(picture.hosts))
     ax.invert_yaxis()
     begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(picture.begin))
     ax.set_xlabel(f"seconds since {begun}")
     if picture.failed:
-        ax.legend(loc="upper right")  # where it fits best takes long to find
+        ax.legend(loc="upper right")  # "best" is slow to find
     return ax
 
 
 def _merged(rows: Sequence[Sequence[Bar]], most: int, width: float) -> list[list[Bar]]:
-    """Return the bars of rows, at most so many: neighbours that are short are one."""
+    """Return the bars of rows, with short neighbors merged until there are at most ``most``."""
     while True:
         merged: list[list[Bar]] = []
         for row in rows:
@@ -234,17 +235,13 @@ def _merged(rows: Sequence[Sequence[Bar]], most: int, width: float) -> list[list
         rows, width = merged, 2 * width
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
 def _short(host: str) -> str:
-    """Return a host's name without its domain: jobs and slots do not name it alike."""
+    """Return a host's name without its domain: only some of its names have one."""
     return host.partition(".")[0] if host[:1].isalpha() else host
 
 
 def _ticks(seconds: float) -> tuple[float, float, str]:
-    """Return the step, the unit in seconds and its name for at most seven ticks."""
+    """Return the step, the unit in seconds, and the unit's name for at most seven ticks."""
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
     unit, name = next((u for u in units if seconds >= 2 * u[0]), (1, "s"))
     least = max(0.001, seconds / unit / 6)

@@ -1,5 +1,5 @@
-// The front end's half of the job widget.  Whatever comes from jobs (reasons,
-// names, output) is untrusted: it is only ever set as text.
+// The front end's half of the job widget.  Text from jobs (reasons, names, output)
+// is untrusted: it is only ever set as text, never as HTML.
 
 const SYMBOLS = {
   done: "✓", failed: "✕", removed: "−", running: "▶", transferring: "⇅", suspended: "‖",
@@ -7,10 +7,10 @@ const SYMBOLS = {
 };
 const CALL_STATES = ["done", "failed", "removed", "running", "held", "waiting"];
 const ROWS = 25;
-const BUSY = "The kernel is busy: this will be done when the cell is over. "
-  + "Interrupt the cell to have it done now; map_async leaves the kernel free for clicks.";
-const LOST = "No contact with the kernel: what is shown may be old. "
-  + "Jobs go on without it; run a cell to see whether the kernel lives.";
+const BUSY = "The kernel is busy: it will process this click when the cell ends. "
+  + "To process it now, interrupt the cell. map_async leaves the kernel free for clicks.";
+const LOST = "No contact with the kernel: this display may be out of date. "
+  + "The jobs continue. Run a cell to check whether the kernel is alive.";
 
 const count = (n) => Math.round(n).toLocaleString("en");
 const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
@@ -32,11 +32,11 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-function say(node, text) {
+function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Keep one child per item, made once and then only changed: focus stays where it is. */
+/** Keep one child per item, created once and then only updated: the focus stays in place. */
 function keep(parent, items, keyOf, create, update) {
   const old = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   items.forEach((item, i) => {
@@ -54,7 +54,7 @@ function keep(parent, items, keyOf, create, update) {
 }
 
 function render({ model, el }) {
-  let lastWord = performance.now();
+  let lastMessage = performance.now();
   let drawing = false;
   let number = 0;
   let page = { total: 0, offset: 0, rows: [] };
@@ -65,23 +65,23 @@ function render({ model, el }) {
   // -- orders ---------------------------------------------------------------
   function order(what, button) {
     const id = ++number;
-    const late = setTimeout(() => say(said, BUSY), 3000);
-    orders.set(id, { button, late });
+    const timer = setTimeout(() => setText(answer, BUSY), 3000);
+    orders.set(id, { button, timer });
     button?.setAttribute("aria-disabled", "true");
     model.send({ ...what, id });
   }
 
-  function answered(message) {
-    lastWord = performance.now();
-    const asked = orders.get(message.id);
-    if (!asked) return;
-    clearTimeout(asked.late);
+  function handleAnswer(message) {
+    lastMessage = performance.now();
+    const sent = orders.get(message.id);
+    if (!sent) return;
+    clearTimeout(sent.timer);
     if (message.taken) return;
     orders.delete(message.id);
     isPaging = false;
-    asked.button?.removeAttribute("aria-disabled");
+    sent.button?.removeAttribute("aria-disabled");
     if (message.said) {
-      say(said, message.said[0].toUpperCase() + message.said.slice(1));
+      setText(answer, message.said[0].toUpperCase() + message.said.slice(1));
       askPage();
     }
     if (message.page) {
@@ -89,14 +89,14 @@ function render({ model, el }) {
       drawPage();
     }
     if (message.log) {
-      say(logTitle, `Job ${message.log.job}`);
-      say(logText, message.log.text);
+      setText(logTitle, `Job ${message.log.job}`);
+      setText(logText, message.log.text);
       log.hidden = false;
       logText.scrollTop = logText.scrollHeight;
     }
   }
 
-  /** A button; `what` gives the order, `question` what to ask before it is sent. */
+  /** A button; `what` returns its order, `question` the text of a confirmation button. */
   function button(text, what, question) {
     const main = make("button", { type: "button", class: "cp-button" }, text);
     const box = make("span", { class: "cp-action" }, main);
@@ -105,21 +105,21 @@ function render({ model, el }) {
     };
     main.addEventListener("click", () => {
       if (!question) return send();
-      const leave = () => {
+      const dismiss = () => {
         box.replaceChildren(main);
         main.focus();
       };
-      const yes = make("button", { type: "button", class: "cp-button cp-danger", onclick: () => { leave(); send(); } }, question());
-      const no = make("button", { type: "button", class: "cp-button", onclick: leave }, "Keep");
+      const yes = make("button", { type: "button", class: "cp-button cp-danger", onclick: () => { dismiss(); send(); } }, question());
+      const no = make("button", { type: "button", class: "cp-button", onclick: dismiss }, "Keep");
       box.replaceChildren(yes, no);
-      box.onkeydown = (event) => { if (event.key === "Escape") leave(); };
+      box.onkeydown = (event) => { if (event.key === "Escape") dismiss(); };
       yes.focus();
     });
     box.label = (label) => main.setAttribute("aria-label", label);
     return box;
   }
 
-  // -- what there is ----------------------------------------------------------
+  // -- elements ---------------------------------------------------------------
   const name = make("strong", { class: "cp-name" });
   const calls = make("span");
   const times = make("span", { class: "cp-times" });
@@ -127,7 +127,7 @@ function render({ model, el }) {
   const callCounts = make("ul", { class: "cp-counts", "aria-label": "Calls" });
   const jobCounts = make("ul", { class: "cp-counts cp-jobs", "aria-label": "Jobs" });
   const note = make("div", { class: "cp-note", "aria-live": "polite" });
-  const said = make("div", { class: "cp-said", role: "status" });
+  const answer = make("div", { class: "cp-answer", role: "status" });
 
   const held = () => state().held.reduce((sum, group) => sum + group.count, 0);
   const heldTitle = make("span", { class: "cp-title" });
@@ -147,7 +147,7 @@ function render({ model, el }) {
 
   const filter = make("select", { class: "cp-select", "aria-label": "Show jobs that are" },
     ...["all", "running", "idle", "held", "suspended", "queued"].map((word) => make("option", { value: word }, word)));
-  const [back, on] = [["‹", "Previous page", -1], ["›", "Next page", 1]].map(([text, label, step]) =>
+  const [previous, next] = [["‹", "Previous page", -1], ["›", "Next page", 1]].map(([text, label, step]) =>
     make("button", { type: "button", class: "cp-button", "aria-label": label, onclick: () => turn(step) }, text));
   const where = make("span", { class: "cp-where" });
   const rows = make("tbody");
@@ -164,18 +164,18 @@ function render({ model, el }) {
       make("button", { type: "button", class: "cp-button", onclick: () => { log.hidden = true; } }, "Close log")),
     logText);
   const details = make("details", { class: "cp-details" }, make("summary", {}, "Jobs"),
-    make("div", { class: "cp-line" }, filter, back, where, on, ...onSelected),
+    make("div", { class: "cp-line" }, filter, previous, where, next, ...onSelected),
     make("div", { class: "cp-scroll" }, table), log);
 
   const all = make("div", { class: "cp-all" },
     button("Hold all", () => ({ do: "hold", all: true })),
     button("Remove all", () => ({ do: "remove", all: true }),
-      () => `Remove all that is left of ${plural(state().counts.total, "call")}`));
+      () => `Remove what remains of ${plural(state().counts.total, "call")}`));
   const foot = make("div", { class: "cp-foot" }, details, all);
   const root = make("fieldset", { class: "condorpool" },
     make("div", { class: "cp-line" }, name, calls, times), bar,
     make("div", { class: "cp-legend" }, callCounts, jobCounts),
-    note, heldPart, failedPart, said, foot);
+    note, heldPart, failedPart, answer, foot);
   el.replaceChildren(root);
 
   // -- drawing ------------------------------------------------------------------
@@ -186,14 +186,14 @@ function render({ model, el }) {
     const s = state();
     const { total } = s.counts;
     const shown = CALL_STATES.map((word) => [word, s.counts[word]]).filter(([, n]) => n);
-    const over = s.counts.done + s.counts.failed + s.counts.removed;
-    say(name, s.name);
+    const ended = s.counts.done + s.counts.failed + s.counts.removed;
+    setText(name, s.name);
     root.setAttribute("aria-label", `condorpool: ${s.name}`);
-    say(calls, `${count(over)} of ${plural(total, "call")}`);
+    setText(calls, `${count(ended)} of ${plural(total, "call")} ended`);
     const words = Object.entries(s.jobs);
     bar.setAttribute("aria-valuemax", total);
-    bar.setAttribute("aria-valuenow", over);
-    bar.setAttribute("aria-valuetext", [`${count(over)} of ${plural(total, "call")} ended`,
+    bar.setAttribute("aria-valuenow", ended);
+    bar.setAttribute("aria-valuetext", [`${count(ended)} of ${plural(total, "call")} ended`,
       ...shown.map(([word, n]) => `${count(n)} ${word}`),
       ...words.map(([word, n]) => `${plural(n, "job")} ${word}`)].join(", "));
     keep(bar, shown, ([word]) => word,
@@ -201,10 +201,10 @@ function render({ model, el }) {
       (part, [, n]) => { part.style.flexGrow = n; });
     drawCounts(callCounts, shown);
     callCounts.hidden = !shown.length;
-    // Jobs that HTCondor will make later are the calls that wait.
+    // Jobs that HTCondor will create later are shown as waiting calls.
     drawCounts(jobCounts, words.filter(([word]) => word !== "queued"));
     jobCounts.hidden = !jobCounts.children.length;
-    say(note, s.note);
+    setText(note, s.note);
     drawHeld(s);
     drawFailed(s);
     drawTimes();
@@ -213,12 +213,12 @@ function render({ model, el }) {
   function drawCounts(list, entries) {
     keep(list, entries, ([word]) => word,
       ([word]) => make("li", {}, make("span", { class: `cp-symbol cp-${word}`, "aria-hidden": "true" }, SYMBOLS[word]), make("span")),
-      (item, [word, n]) => say(item.lastChild, `${count(n)} ${word}`));
+      (item, [word, n]) => setText(item.lastChild, `${count(n)} ${word}`));
   }
 
   function drawHeld(s) {
     heldPart.hidden = !s.held.length;
-    say(heldTitle, `${plural(held(), "job")} held`);
+    setText(heldTitle, `${plural(held(), "job")} held`);
     keep(heldGroups, s.held, (group) => group.key, (group) => {
       const just = (what) => () => {
         const now = state().held.find((other) => other.key === group.key);
@@ -232,13 +232,13 @@ function render({ model, el }) {
       return item;
     }, (item, group) => {
       const code = group.code ? ` (hold code ${group.code}.${group.subcode})` : "";
-      say(item.firstChild.firstChild, `${count(group.count)} × ${group.reason}${code}`);
-      say(item.lastChild, group.cure);
+      setText(item.firstChild.firstChild, `${count(group.count)} × ${group.reason}${code}`);
+      setText(item.lastChild, group.cure);
       const about = `${plural(group.count, "job")} held: ${group.reason.slice(0, 60)}`;
       for (const action of item.actions) {
         const text = action.firstChild.textContent;
         if (action.children.length === 1) action.label(`${text} ${about}`);
-        // With one group, the buttons above do the same.
+        // With only one group, the buttons above do the same.
         action.hidden = s.held.length < 2 && !text.includes("memory") && action.children.length === 1;
       }
     });
@@ -247,10 +247,10 @@ function render({ model, el }) {
   function drawFailed(s) {
     failedPart.hidden = !s.failures.length;
     rerun.hidden = !s.reruns;
-    say(failedTitle, `${plural(s.counts.failed, "call")} failed`);
+    setText(failedTitle, `${plural(s.counts.failed, "call")} failed`);
     keep(failedGroups, s.failures, (group) => `${group.kind}: ${group.message}`,
       () => make("li", { class: "cp-reason" }),
-      (item, group) => say(item, `${count(group.count)} × ${group.kind}${group.message && ": "}${group.message}`));
+      (item, group) => setText(item, `${count(group.count)} × ${group.kind}${group.message && ": "}${group.message}`));
   }
 
   function drawTimes() {
@@ -258,15 +258,15 @@ function render({ model, el }) {
     const waited = s.ended ? 0 : (performance.now() - lastState) / 1000;
     const parts = [duration(s.elapsed + waited)];
     if (s.rate) parts.push(s.rate >= 1 ? `${count(s.rate)}/s` : `${(s.rate * 60).toPrecision(2)}/min`);
-    if (s.eta != null) parts.push(`about ${duration(s.eta)} left`);
+    if (s.eta != null) parts.push(`about ${duration(s.eta)} remaining`);
     if (s.hosts > 1) parts.push(`${count(s.hosts)} machines`);
-    say(times, parts.join(" · "));
-    const lost = !s.ended && performance.now() - lastWord > 3000 * model.get("heartbeat");
+    setText(times, parts.join(" · "));
+    const lost = !s.ended && performance.now() - lastMessage > 3000 * model.get("heartbeat");
     root.classList.toggle("cp-lost", lost);
     root.disabled = lost || s.ended;
     foot.hidden = s.ended;
-    if (lost) say(note, LOST);
-    else if (note.textContent === LOST) say(note, s.note);
+    if (lost) setText(note, LOST);
+    else if (note.textContent === LOST) setText(note, s.note);
   }
 
   // -- pages of jobs --------------------------------------------------------------
@@ -288,9 +288,9 @@ function render({ model, el }) {
   function drawPage() {
     if (page.offset && !page.rows.length) return turn(-1);
     const last = page.offset + page.rows.length;
-    say(where, page.total ? `${count(page.offset + 1)}–${count(last)} of ${count(page.total)}` : "none");
-    back.disabled = !page.offset;
-    on.disabled = last >= page.total;
+    setText(where, page.total ? `${count(page.offset + 1)}–${count(last)} of ${count(page.total)}` : "none");
+    previous.disabled = !page.offset;
+    next.disabled = last >= page.total;
     keep(rows, page.rows, (row) => row.id, (row) => {
       const box = make("input", { type: "checkbox", "aria-label": `Select job ${row.id}` });
       box.checked = selected.has(row.id);
@@ -298,13 +298,13 @@ function render({ model, el }) {
         selected[box.checked ? "add" : "delete"](row.id);
         drawSelected();
       });
-      const look = make("button", { type: "button", class: "cp-button", "aria-label": `Log of job ${row.id}` }, "Log");
-      look.addEventListener("click", () => order({ do: "log", job: row.id }, look));
-      return make("tr", {}, make("td", {}, box), ...Array.from({ length: 6 }, () => make("td")), make("td", {}, look));
+      const logButton = make("button", { type: "button", class: "cp-button", "aria-label": `Log of job ${row.id}` }, "Log");
+      logButton.addEventListener("click", () => order({ do: "log", job: row.id }, logButton));
+      return make("tr", {}, make("td", {}, box), ...Array.from({ length: 6 }, () => make("td")), make("td", {}, logButton));
     }, (tr, row) => {
       const texts = [row.id, row.state, row.host, row.seconds == null ? "" : duration(row.seconds),
         row.memory ? `${count(row.memory)} MiB` : "", row.attempts ? String(row.attempts) : ""];
-      texts.forEach((text, i) => say(tr.children[i + 1], text));
+      texts.forEach((text, i) => setText(tr.children[i + 1], text));
       tr.title = row.reason;
     });
     drawSelected();
@@ -314,19 +314,19 @@ function render({ model, el }) {
     for (const box of onSelected) box.hidden = !selected.size;
   }
 
-  // -- life -----------------------------------------------------------------------
+  // -- lifetime -------------------------------------------------------------------
   let lastState = performance.now();
   function changed() {
-    lastWord = lastState = performance.now();
+    lastMessage = lastState = performance.now();
     if (!drawing) {
       drawing = true;
       requestAnimationFrame(draw);
     }
   }
-  const beat = () => { lastWord = performance.now(); };
+  const beat = () => { lastMessage = performance.now(); };
   model.on("change:state", changed);
   model.on("change:beat", beat);
-  model.on("msg:custom", answered);
+  model.on("msg:custom", handleAnswer);
   details.addEventListener("toggle", askPage);
   filter.addEventListener("change", () => {
     page.offset = 0;
@@ -343,10 +343,10 @@ function render({ model, el }) {
   model.send({ do: "ready" });
   return () => {
     clearInterval(clock);
-    for (const { late } of orders.values()) clearTimeout(late);
+    for (const { timer } of orders.values()) clearTimeout(timer);
     model.off("change:state", changed);
     model.off("change:beat", beat);
-    model.off("msg:custom", answered);
+    model.off("msg:custom", handleAnswer);
   };
 }
 

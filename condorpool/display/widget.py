@@ -1,4 +1,4 @@
-"""The live widget: shows calls while they are made, and acts on their jobs."""
+"""The live widget: shows the progress of calls, and acts on their jobs."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("condorpool")
 
-#: Seconds for which calls are not shown: most have ended by then.
+#: Seconds before calls are shown: most have ended by then.
 DELAY = 1.0
 
 #: Seconds between two heartbeats.
 HEARTBEAT = 5.0
 
-#: Seconds within which a front end reports that it shows the widget.
-APPEAR = 5.0
+#: Seconds that a front end has to report that it shows the widget.
+REPORT_TIMEOUT = 5.0
 
-#: Widgets of calls that have ended, at most: pages that are reloaded still find them.
+#: Widgets of ended calls that are kept, at most: reloaded pages still find them.
 MOST_ENDED = 20
 
 _ended: collections.deque[JobWidget] = collections.deque()
 
 
 class JobWidget(anywidget.AnyWidget):
-    """The front end's half is in ``widget.js``."""
+    """The kernel's half of the widget; the front end's is in ``widget.js``."""
 
     _esm = Path(__file__).with_name("widget.js")
     _css = Path(__file__).with_name("widget.css")
@@ -55,9 +55,9 @@ class JobWidget(anywidget.AnyWidget):
 
 
 class Panel:
-    """A widget for some calls, which becomes static HTML when all calls have ended.
+    """A widget for some calls, replaced by static HTML when all have ended.
 
-    The refresher's thread alone changes the widget, until `close`.
+    Until `close`, only the refresher's thread changes the widget.
     """
 
     def __init__(self, calls: Calls, kernel: Any) -> None:
@@ -72,8 +72,8 @@ class Panel:
         self._widget: JobWidget | None = None
         self._handle: Any = None
         self._shown: Progress | None = None
-        self._beaten = 0.0
-        self._is_seen = False
+        self._last_beat = 0.0
+        self._is_visible = False
         self._is_closed = False
 
     # -- the refresher's side ------------------------------------------------------
@@ -101,26 +101,26 @@ class Panel:
             return False
         if self._widget is None:
             self._open(progress)
-        elif progress != self._shown or now >= self._beaten + HEARTBEAT:
-            self._beaten, self._shown = now, progress
+        elif progress != self._shown or now >= self._last_beat + HEARTBEAT:
+            self._last_beat, self._shown = now, progress
             with self._widget.hold_sync():
                 self._widget.state = self._state(progress)
                 self._widget.beat += 1
         return True
 
     def close(self) -> None:
-        """Replace the widget by what stays in the notebook."""
+        """Replace the widget with the report that stays in the notebook."""
         with uninterrupted, self._lock:
             if not self._is_closed:
                 self._end(self._meter.read())
 
     def _open(self, progress: Progress) -> None:
-        self._beaten, self._shown = time.monotonic(), progress
+        self._last_beat, self._shown = time.monotonic(), progress
         self._widget = JobWidget(state=self._state(progress))
-        self._widget.on_msg(self._order)
+        self._widget.on_msg(self._handle_order)
         self._clicks.take(self._widget.comm)
         bundle, metadata = cast("Any", self._widget._repr_mimebundle_())
-        # With text for front ends without widgets, and for notebooks saved half-way.
+        # The text is for front ends without widgets, and for notebooks saved before the end.
         bundle = {**bundle, **report.render(progress)}
         self._handle = DisplayHandle()
         self._handle.display(bundle, metadata=metadata, raw=True)
@@ -130,12 +130,12 @@ class Panel:
         chunks: Sequence[Chunk] = ()
         with contextlib.suppress(ReferenceError):
             chunks = self._calls.chunks()
-            # The widget stays for pages that are loaded anew; values live as their users want.
+            # The widget stays for reloaded pages; it must not keep the calls' values alive.
             self._calls = self._calls.weakly()
         del self._meter
         if self._widget is None or progress is None:
             return
-        # A page that was loaded anew does not get the update, but sees this.
+        # A reloaded page does not receive the update of the output, only this state.
         self._widget.state = self._state(progress)
         bundle = report.render(progress, chunks=chunks)
         self._handle.update(bundle, raw=True)
@@ -154,13 +154,13 @@ class Panel:
         self._clicks.poll()
 
     def has_viewer(self) -> bool:
-        """Return whether a front end shows the buttons, or may be about to."""
-        return self._is_seen or time.monotonic() < self._begun + DELAY + APPEAR
+        """Return whether a front end shows the buttons, or still may."""
+        return self._is_visible or time.monotonic() < self._begun + DELAY + REPORT_TIMEOUT
 
-    def _order(self, widget: JobWidget, order: dict[str, Any], _: object) -> None:
-        """Take an order from the front end, in any thread."""
+    def _handle_order(self, widget: JobWidget, order: dict[str, Any], _: object) -> None:
+        """Handle an order from the front end.  Called in any thread."""
         if order.get("do") == "ready":
-            self._is_seen = True
+            self._is_visible = True
             return
         number = order.get("id")
         widget.send({"id": number, "taken": True})
@@ -170,5 +170,5 @@ class Panel:
 
     def _send(self, widget: JobWidget, message: dict[str, Any]) -> None:
         if widget.comm is not None:
-            # Jupyter's kernels find in the context to which cell a message belongs.
+            # Jupyter's kernels keep in the context which cell a message belongs to.
             self._context.copy().run(widget.send, message)

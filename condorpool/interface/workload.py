@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from condorpool.access.capacity import total_cpus
-from condorpool.display.notices import mind_hashes, tell
+from condorpool.display.notices import tell, warn_of_hash
 from condorpool.engine import actions, payload
 from condorpool.engine.calls import Calls, GatheredCalls
 from condorpool.engine.description import JobOptions
@@ -95,7 +95,7 @@ class Workload:
     def check_call(self, func: Callable[..., Any]) -> None:
         """Check that the pool accepts calls of this function."""
         self.check_open()
-        mind_hashes(checks.called(func))
+        warn_of_hash(checks.called(func))
 
     def options(self, kind: type, keywords: Mapping[str, Any]) -> CallOptions:
         """Return the options of a call; ``kind`` says which keywords it takes, as `ResultKeywords`."""

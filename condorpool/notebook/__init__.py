@@ -1,1 +1,1 @@
-"""The magics of `%load_ext condorpool`, and what stands on their lines."""
+"""The magics of `%load_ext condorpool`, the parsing of their lines, and their completion."""

@@ -1,6 +1,6 @@
-"""A cell that runs as a job: what happens on the execution point.
+"""Runs a cell of the notebook on the execution point, in a job.
 
-Condorpool is not installed there, so these functions travel by value.
+Condorpool is not installed there, so these functions are pickled by value.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Shown = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a cell came to."""
+class CellOutcome:
+    """What a cell showed, and the values or the exception that it ended with."""
 
     shown: Shown
     values: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Ran:
 
 
 class _Stream(io.TextIOBase):
-    """Notes what is printed."""
+    """Records what is printed."""
 
     def __init__(self, name: str, shown: Shown) -> None:
         self.stream, self.shown = name, shown
@@ -50,63 +50,63 @@ class _Stream(io.TextIOBase):
         return len(text)
 
 
-def cell(source: str, name: str, values: Mapping[str, Any], wanted: Sequence[str]) -> Ran:
-    """Run a cell and return what it showed and the values of the variables that are wanted.
+def cell(source: str, name: str, values: Mapping[str, Any], wanted: Sequence[str]) -> CellOutcome:
+    """Run a cell and return what it showed and the values of the ``wanted`` variables.
 
     Parameters
     ----------
     source
-        Its lines, as they were typed.
+        The cell's text, as it was typed.
     name
-        The file that tracebacks say they are in.
+        The file name that tracebacks show.
     values
-        Variables that it finds.
+        Variables that the cell starts with.
     """
     shown: Shown = []
-    space: dict[str, Any] = {"__name__": "__main__", **values}
+    namespace: dict[str, Any] = {"__name__": "__main__", **values}
     error, text, found = None, "", {}
     streams = _Stream("stdout", shown), _Stream("stderr", shown)
     with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
         try:
             if _has_ipython():
-                _run_in_ipython(source, space, shown)
+                _run_in_ipython(source, namespace, shown)
             else:
-                _run_plainly(source, name, space)
+                _run_plainly(source, name, namespace)
             for variable in wanted:
-                if variable not in space:
-                    raise NameError(f"the cell leaves no variable {variable!r}")  # noqa: TRY301
-                found[variable] = space[variable]
-        except BaseException as raised:  # noqa: BLE001 - SystemExit too is the cell's end
+                if variable not in namespace:
+                    raise NameError(f"-o: the cell set no variable {variable!r}")  # noqa: TRY301
+                found[variable] = namespace[variable]
+        except BaseException as raised:  # noqa: BLE001 - SystemExit too ends the cell
             trace = raised.__traceback__
-            while trace and trace.tb_frame.f_globals is not space:
-                trace = trace.tb_next  # what is ours is of no interest
+            while trace and trace.tb_frame.f_globals is not namespace:
+                trace = trace.tb_next  # condorpool's and IPython's own frames
             error = raised.with_traceback(trace)
             text = "".join(traceback.format_exception(error))
-    return Ran(shown, found, error, text)
+    return CellOutcome(shown, found, error, text)
 
 
 def _has_ipython() -> bool:
     try:
-        import IPython  # noqa: F401, PLC0415 - it may not be there
+        import IPython  # noqa: F401, PLC0415 - it may not be installed
     except ImportError:
         return False
     return True
 
 
-def _run_plainly(source: str, name: str, space: dict[str, Any]) -> None:
+def _run_plainly(source: str, name: str, namespace: dict[str, Any]) -> None:
     import ast  # noqa: PLC0415
     import linecache  # noqa: PLC0415
 
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     module = ast.parse(source, name)
     last = [module.body.pop()] if module.body and isinstance(module.body[-1], ast.Expr) else []
-    exec(compile(module, name, "exec"), space)  # noqa: S102 - this is what was asked for
+    exec(compile(module, name, "exec"), namespace)  # noqa: S102 - the user's cell
     # Interactive Python shows the value of an expression.
-    exec(compile(ast.Interactive(last), name, "single"), space)  # noqa: S102
+    exec(compile(ast.Interactive(last), name, "single"), namespace)  # noqa: S102
 
 
-def _run_in_ipython(source: str, space: dict[str, Any], shown: Shown) -> None:
-    """Run the cell as a notebook does: with magics, and rich displays."""
+def _run_in_ipython(source: str, namespace: dict[str, Any], shown: Shown) -> None:
+    """Run the cell as a notebook does, with magics and rich displays."""
     from IPython.core.displayhook import DisplayHook  # noqa: PLC0415
     from IPython.core.displaypub import DisplayPublisher  # noqa: PLC0415
 
@@ -127,13 +127,13 @@ def _run_in_ipython(source: str, space: dict[str, Any], shown: Shown) -> None:
         def finish_displayhook(self) -> None:
             pass
 
-    with _shell(space, Publisher, Hook) as shell:
+    with _shell(namespace, Publisher, Hook) as shell:
         shell.run_cell(source).raise_error()
 
 
 @contextlib.contextmanager
-def _shell(space: dict[str, Any], publisher: Any, hook: Any) -> Iterator[Any]:
-    """Give an IPython for one cell that leaves nothing behind."""
+def _shell(namespace: dict[str, Any], publisher: Any, hook: Any) -> Iterator[Any]:
+    """Yield an IPython shell for one cell, and restore the process afterwards."""
     from IPython.core.interactiveshell import InteractiveShell  # noqa: PLC0415
     from traitlets.config import Config  # noqa: PLC0415
 
@@ -142,24 +142,24 @@ def _shell(space: dict[str, Any], publisher: Any, hook: Any) -> Iterator[Any]:
         displayhook_class = hook
 
         def showtraceback(self, *_: Any, **__: Any) -> None:
-            pass  # it is raised where the user is
+            pass  # it is raised in the user's notebook
 
         showsyntaxerror = showindentationerror = showtraceback
 
         def enable_gui(self, gui: Any = None) -> None:
-            pass  # nobody looks
+            pass  # a job has no screen
 
         def init_sys_modules(self) -> None:
-            pass  # the runner's __main__ stays
+            pass  # keep the runner's __main__
 
     config = Config()
     config.HistoryManager.enabled = False
     backend = os.environ.pop("MPLBACKEND", None)
     with tempfile.TemporaryDirectory() as folder:
         Shell.clear_instance()
-        shell = Shell.instance(config=config, ipython_dir=folder, user_ns=space)
+        shell = Shell.instance(config=config, ipython_dir=folder, user_ns=namespace)
         try:
-            # Figures become displays, as in a notebook; pyplot is slow to import in vain.
+            # Figures become displays, as in a notebook.  pyplot is slow: it is not imported here.
             os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
             if "matplotlib.pyplot" in sys.modules:
                 from IPython.core.pylabtools import select_figure_formats  # noqa: PLC0415
@@ -173,5 +173,5 @@ def _shell(space: dict[str, Any], publisher: Any, hook: Any) -> Iterator[Any]:
             if backend:
                 os.environ["MPLBACKEND"] = backend
             if "matplotlib.pyplot" in sys.modules:
-                # What the job's next calls find: nobody looks at their figures.
+                # For the job's next calls, whose figures are not shown.
                 sys.modules["matplotlib.pyplot"].switch_backend(backend or "agg")

@@ -1,4 +1,4 @@
-"""What the Tab key gives after the magics' names."""
+"""Tab completion after the names of magics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from condorpool.notebook import lines, selection
 
 _LINE = re.compile(r"(?:.*=)?\s*%%?(condor(?:_\w+)?)\s(.*)")
 
-#: Magics that take jobs, and those of their words that mean several.
+#: Magics that take jobs, and the words that each takes for several jobs.
 _ON_JOBS = {
     "condor_hold": ("all",),
     "condor_release": ("held", "all"),
@@ -26,7 +26,7 @@ _ON_JOBS = {
 
 
 def candidates(line: str, shell: InteractiveShell) -> tuple[str, list[str]] | None:
-    """Return the word that a line ends with, and what it may become; None for other lines."""
+    """Return the last word of a magic's line and its completions; None for other lines."""
     found = _LINE.fullmatch(line)
     if not found:
         return None
@@ -35,7 +35,7 @@ def candidates(line: str, shell: InteractiveShell) -> tuple[str, list[str]] | No
     if word.startswith("-") and magic in lines.OF_MAGIC:
         known = list(lines.OF_MAGIC[magic].takes_value)
     elif magic in _ON_JOBS:
-        named = [name for name, value in shell.user_ns.items() if selection.is_ours(value)]
+        named = [name for name, value in shell.user_ns.items() if selection.is_job_or_result(value)]
         known = [*_ON_JOBS[magic], *(job.id for job in selection.known_jobs()), *named]
     else:
         word = re.split(r"[^\w.]", word)[-1]
@@ -51,7 +51,7 @@ def _expressions(word: str, shell: InteractiveShell) -> list[str]:
 
 
 def install(shell: InteractiveShell) -> None:
-    """Complete what stands after a magic's name."""
+    """Add completion for the lines of magics."""
 
     @context_matcher(identifier="condorpool", priority=10)  # type: ignore[untyped-decorator]
     def match(context: CompletionContext) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def install(shell: InteractiveShell) -> None:
 
 
 def uninstall(shell: InteractiveShell) -> None:
-    """Leave completion as it was."""
+    """Remove that completion again."""
     matchers: list[Any] = shell.Completer.custom_matchers
     with contextlib.suppress(StopIteration):
         matchers.remove(

@@ -1,4 +1,4 @@
-"""What people write after a magic's name: options first, then Python."""
+"""Parses the line after a magic's name: options first, then Python."""
 
 from __future__ import annotations
 
@@ -12,24 +12,18 @@ import shlex
 import tokenize
 from typing import Any, NoReturn
 
-#: The name of the function that the lines of a cell are made into.
+#: The name of the function that is made from a cell's lines.
 CELL = "cell"
 
 _WORD = re.compile(r"""\s*((?:[^\s'"\\]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+)(?=\s|$)""", re.DOTALL)
 
 
 class LineError(ValueError):
-    """What stands after the magic's name is not what it takes."""
+    """The magic cannot use what follows its name."""
 
 
 class Options(argparse.ArgumentParser):
-    """The options of a magic, which come before anything else on its line.
-
-    Parameters
-    ----------
-    magic
-        Its name.
-    """
+    """The options of a magic, which come before anything else on its line."""
 
     def __init__(self, magic: str) -> None:
         super().__init__(
@@ -39,7 +33,7 @@ class Options(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=functools.partial(argparse.HelpFormatter, width=88),
         )
-        self.color = False  # its help becomes a docstring
+        self.color = False  # the help becomes a docstring
         self.takes_value: dict[str, bool] = {}
 
     def add(self, *flags: str, **how: Any) -> None:
@@ -48,11 +42,11 @@ class Options(argparse.ArgumentParser):
         self.takes_value.update(dict.fromkeys(action.option_strings, action.nargs != 0))
 
     def error(self, message: str) -> NoReturn:
-        """Raise what the magic tells its user."""
+        """Raise a `LineError` that names the help of the magic."""
         raise LineError(f"{message}. `{self.prog}?` lists the options.")
 
     def split(self, line: str) -> tuple[argparse.Namespace, str]:
-        """Return the options that a line begins with, and the rest of it as it stands."""
+        """Return the options that a line begins with, and the rest of the line unchanged."""
         words: list[str] = []
         place = 0
         while flag := re.match(r"\s*(--?[A-Za-z][\w-]*)(=?)", line[place:]):
@@ -66,7 +60,7 @@ class Options(argparse.ArgumentParser):
                 value = _WORD.match(line, place)
                 if not value:
                     self.error(f"{flag[1]} needs a value")
-                # Together, or argparse takes a value that begins with a dash for an option.
+                # In one word: argparse takes a value of its own that begins with "-" for an option.
                 words[-1] += ("=" if flag[1].startswith("--") else "") + _unquoted(value[1])
                 place = value.end()
         return self.parse_args(words), line[place:].strip()
@@ -94,27 +88,27 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _for_jobs(options: Options) -> None:
-    """Add what one says about the jobs."""
-    options.add("--memory", metavar="SIZE", help="memory that a job asks for, as 2GB")
+    """Add the options about the jobs."""
+    options.add("--memory", metavar="SIZE", help="memory that each job requests, such as 2GB")
     options.add(
         "--memory-max",
         metavar="SIZE",
-        help="try again with more, up to this, when it is not enough",
+        help="if a job runs out of memory, retry with more, up to this",
     )
-    options.add("--cpus", type=int, metavar="N", help="CPUs that a job asks for")
-    options.add("--gpus", type=int, metavar="N", help="GPUs that a job asks for")
-    options.add("--name", help="what the calls are called: their results are kept")
+    options.add("--cpus", type=int, metavar="N", help="CPUs that each job requests")
+    options.add("--gpus", type=int, metavar="N", help="GPUs that each job requests")
+    options.add("--name", help="name the calls; named results are kept on disk")
     options.add(
         "--submit",
         type=_setting,
         action="append",
         metavar="'KEY=VALUE'",
-        help="a command of the submit description; may be given again",
+        help="a command of the submit description; may be repeated",
     )
 
 
 def job_keywords(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what was said about the jobs, as keywords of a pool's verbs."""
+    """Return the options about the jobs as keywords of the methods of `Pool`."""
     names = ("memory", "memory_max", "cpus", "gpus", "name")
     given = {name: getattr(options, name) for name in names}
     submit = dict(options.submit or ())
@@ -130,26 +124,26 @@ def _map_options() -> Options:
         "--async",
         dest="is_async",
         action="store_true",
-        help="do not wait: give the result object",
+        help="return the result object at once, without waiting",
     )
     options.add(
         "-o",
         "--out",
         type=_name,
         metavar="NAME",
-        help="give this name to the list instead of showing it",
+        help="assign the list to this variable instead of showing it",
     )
     options.add("--chunksize", type=int, metavar="N", help="calls that a job takes at a time")
-    options.add("--processes", type=int, metavar="N", help="the most jobs at once")
+    options.add("--processes", type=int, metavar="N", help="at most this many jobs at once")
     _for_jobs(options)
-    options.add("--star", action="store_true", help="each item is the arguments: f(*item)")
-    options.add("--unordered", action="store_true", help="values in the order in which they come")
+    options.add("--star", action="store_true", help="call f(*item): each item holds all arguments")
+    options.add("--unordered", action="store_true", help="values in the order in which calls end")
     options.add(
-        "--return-exceptions", action="store_true", help="exceptions stand where their values would"
+        "--return-exceptions", action="store_true", help="list exceptions instead of raising them"
     )
-    options.add("--quiet", action="store_true", help="no display of how it goes on")
+    options.add("--quiet", action="store_true", help="do not show progress")
     options.add(
-        "--dry-run", action="store_true", help="submit nothing, show what HTCondor would get"
+        "--dry-run", action="store_true", help="show the submit description without submitting"
     )
     return options  # fmt: skip
 
@@ -161,26 +155,26 @@ def _cell_options() -> Options:
         "-i",
         "--in",
         dest="given",
-        help="variables that the cell gets, with commas between them",
+        help="variables that the cell starts with, separated by commas",
         **many,
     )
-    options.add("-o", "--out", dest="wanted", help="variables that come back", **many)
+    options.add("-o", "--out", dest="wanted", help="variables to copy back to the notebook", **many)
     _for_jobs(options)
-    options.add("--quiet", action="store_true", help="no display of how it goes on")
+    options.add("--quiet", action="store_true", help="do not show progress")
     return options  # fmt: skip
 
 
 MAP = _map_options()
 CELL_JOB = _cell_options()
 
-#: The options of each magic that has some.
+#: The options of each magic that has any.
 OF_MAGIC = {"condor_map": MAP, "condor": CELL_JOB}
 
 
 def without_comment(text: str) -> str:
     """Return a line of Python without the comment or semicolon at its end.
 
-    IPython gives a magic all that stands on its line.
+    IPython passes a magic its whole line.
     """
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -189,16 +183,16 @@ def without_comment(text: str) -> str:
                 text = "\n".join([*lines[: token.start[0] - 1], token.line[: token.start[1]]])
                 break
     except (tokenize.TokenError, SyntaxError):
-        pass  # whoever parses it says more
+        pass  # evaluating the line raises a clearer error
     return text.rstrip().rstrip(";").rstrip()
 
 
 def split_call(text: str) -> tuple[str, str]:
     """Split ``f data`` into its two expressions.
 
-    They end at the first space at which both sides are Python, or at the comma
-    of ``f, data``: a method that is followed by a tuple, ``obj.m (1, 2)``, is
-    not taken for a call.  No data begins with an operator, though it might.
+    They are split at the comma of ``f, data``, else at the first space with a Python
+    expression on each side: ``obj.m (1, 2)`` is the function ``obj.m`` and a tuple, not a
+    call.  Data that begins with an operator is not recognized.
     """
     text = without_comment(text)
     whole = _parsed(text)
@@ -211,9 +205,9 @@ def split_call(text: str) -> tuple[str, str]:
         if is_data and _parsed(left) and not left.endswith(","):
             return left, right
     raise LineError(
-        f"{text!r} is not a function and its data, as in `%condor_map f data`"
+        f"{text!r} is not a function and its data: write both, as in `%condor_map f data`"
         if text
-        else "give a function and its data, as in `%condor_map f data`"
+        else "the line is empty: write a function and its data, as in `%condor_map f data`"
     )
 
 
@@ -225,17 +219,17 @@ def _parsed(text: str) -> ast.expr | None:
 
 
 def function_of(body: str) -> tuple[ast.Module, str]:
-    """Make Python that defines a function from the body of a cell; return that and its name.
+    """Return Python code that defines a function, made from a cell, and the function's name.
 
-    A body that ends with a ``def`` or a ``lambda`` is taken as it stands.  Any
-    other is what happens to an item ``x``, and its last expression is the value.
+    A cell that ends with a ``def`` or a ``lambda`` defines the function itself.  Any
+    other cell is the body of a function of ``x``, which returns its last expression.
     """
     try:
         module = ast.parse(body)
     except SyntaxError as error:
         raise LineError(f"line {error.lineno} of the cell: {error.msg}") from error
     if not module.body:
-        raise LineError("the cell is empty: write the function, or what it does with x")
+        raise LineError("the cell is empty: write a function, or an expression of x")
     last = module.body[-1]
     if isinstance(last, ast.FunctionDef):
         return module, last.name
@@ -253,7 +247,7 @@ def function_of(body: str) -> tuple[ast.Module, str]:
 
 
 def pool_arguments(text: str) -> str:
-    """Return Python that gives a tuple and a dict of a `Pool`'s arguments.
+    """Return Python code for the tuple and the dict of a `Pool`'s arguments.
 
     >>> pool_arguments("4, linger=30")
     '(lambda *a, **k: (a, k))(4, linger=30)'
@@ -261,5 +255,5 @@ def pool_arguments(text: str) -> str:
     text = without_comment(text)
     call = f"(lambda *a, **k: (a, k))({text})"
     if _parsed(call) is None:
-        raise LineError(f"{text!r} are not arguments of a Pool, as in `processes=4, linger=30`")
+        raise LineError(f"{text!r} are not arguments of a Pool, such as `processes=4, linger=30`")
     return call

@@ -36,18 +36,18 @@ from condorpool.values.exceptions import CondorPoolError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The variable that has the result of the last calls: an interrupted cell has lost it else.
+#: The variable with the last result, which an interrupted cell would otherwise lose.
 LAST = "_condor"
 
-#: Jobs that are told of one by one.
+#: Jobs and entries that a magic prints, at most.
 MOST = 5
 
-#: The pool of all magics of this process.
+#: The pool that all magics of this process use.
 _pool = selection.NotebookPool()
 
 
 def _documented(options: Options) -> Callable[[F], F]:
-    """Have ``%magic?`` list the options."""
+    """Add the options to the docstring, which ``%magic?`` shows."""
 
     def add(method: F) -> F:
         method.__doc__ = f"{inspect.getdoc(method)}\n\n{options.format_help()}"
@@ -58,7 +58,7 @@ def _documented(options: Options) -> Callable[[F], F]:
 
 @contextlib.contextmanager
 def _usage(*errors: type[Exception]) -> Iterator[None]:
-    """Tell what is wrong with the line, without a traceback."""
+    """Report errors in the line without a traceback."""
     try:
         yield
     except Exception as error:
@@ -80,17 +80,17 @@ class CondorMagics(Magics):
     def condor_map(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call f on every item of data in HTCondor jobs, and give the list.
+        """Call f on every item of data in HTCondor jobs, and return the list.
 
         %condor_map [options] f data
         %%condor_map [options] data
         def f(x): ...
 
-        f and data are any expressions, with a space or a comma between them.  The
-        cell ends with the function; or it is what happens to an item x, and its
-        last expression is the value.  The calls are made in the notebook's pool
-        (%condor_pool).  Their result object is in the variable _condor, also
-        after the cell was interrupted: `_condor.get()` goes on waiting.
+        f and data are any expressions, separated by a space or a comma.  A cell
+        ends with a def or a lambda; or it is the body of a function of x, which
+        returns its last expression.  The calls are made in the notebook's pool
+        (%condor_pool).  The variable _condor holds their result object, also after
+        an interrupt: `_condor.get()` resumes waiting.
 
         Examples: %condor_map math.sqrt range(10)
                   r = %condor_map --memory 2GB lambda x: x**2 [1, 2, 3]
@@ -108,8 +108,8 @@ class CondorMagics(Magics):
         with _usage(TypeError):
             iter(data)
             if not callable(func):
-                raise TypeError(f"the function is not callable, but {type(func).__name__}")
-        # What an iterable raises by itself is no fault of the line.
+                raise TypeError(f"the function is of type {type(func).__name__}, not callable")
+        # Outside _usage: what the iterable itself raises is no usage error.
         items = list(data)
         with _usage(TypeError, ValueError):
             pool = _pool.get(options.processes)
@@ -119,7 +119,7 @@ class CondorMagics(Magics):
             for option in ("return_exceptions", "name"):
                 if options.unordered and getattr(options, option):
                     dashed = option.replace("_", "-")
-                    raise LineError(f"--{dashed} needs the order: leave --unordered out")
+                    raise LineError(f"--{dashed} needs ordered results: remove --unordered")
             if options.return_exceptions:
                 keywords["return_exceptions"] = True
             result: Any
@@ -138,29 +138,29 @@ class CondorMagics(Magics):
         return None
 
     def _function(self, body: str) -> Any:
-        """Run a cell that defines a function, and return that."""
+        """Run a cell that defines a function, and return the function."""
         module, name = lines.function_of(self.shell.transform_cell(body))
         space: dict[str, Any] = self.shell.user_ns
-        kept = {name: space[name]} if name == lines.CELL and name in space else {}
-        exec(compile(module, self._file(body), "exec"), space)  # noqa: S102 - a cell is run
+        saved = {name: space[name]} if name == lines.CELL and name in space else {}
+        exec(compile(module, self._file(body), "exec"), space)  # noqa: S102 - the user's cell
         func = space[name]
         if name == lines.CELL:
             del space[name]
-        space.update(kept)
+        space.update(saved)
         return func
 
     def _file(self, source: str) -> str:
-        """Return a name of a file by which tracebacks, the remote ones too, find the source."""
+        """Return a file name under which tracebacks, also remote ones, find the source."""
         return str(self.shell.compile.cache(source))
 
     def _evaluate(self, text: str, space: dict[str, Any]) -> Any:
         try:
-            return eval(compile(text, self._file(text), "eval"), space)  # noqa: S307 - as in a cell
+            return eval(compile(text, self._file(text), "eval"), space)  # noqa: S307 - user's code
         except (NameError, SyntaxError) as error:
-            raise LineError(f"{text}: {error}") from None
+            raise LineError(f"cannot evaluate {text!r}: {error}") from None
 
     def _space(self, local_ns: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return what expressions see: of a function that has the magic, its variables too."""
+        """Return the variables that expressions see, those of a calling function included."""
         space: dict[str, Any] = self.shell.user_ns
         return space if local_ns is None or local_ns is space else {**space, **local_ns}
 
@@ -169,8 +169,8 @@ class CondorMagics(Magics):
             return result.get() if hasattr(result, "get") else list(result)
         except KeyboardInterrupt:
             tell(
-                f"the jobs go on. `{LAST}` has the result: wait for it again, or "
-                f"`%condor_rm {LAST}`."
+                f"interrupted; the jobs continue. Wait again with `{LAST}.get()`, or remove "
+                f"them with `%condor_rm {LAST}`."
             )
             raise
 
@@ -181,7 +181,7 @@ class CondorMagics(Magics):
         sizes = [len(cloudpickle.dumps(part)) for part in (func, items)]
         slots = selection.fit(pool, description)
         print(f"{name_of(func)}: {len(items):,} calls.  Nothing was submitted.")
-        print(f"payload: {sizes[0]:,} bytes of function, {sizes[1]:,} bytes of data")
+        print(f"payload: function {sizes[0]:,} bytes, data {sizes[1]:,} bytes")
         print(f"slots: {slots.willing:,} of {slots.slots:,} match, {slots.free:,} of them now")
         for key, value in description.items():
             print(f"    {key} = {value}")
@@ -194,16 +194,16 @@ class CondorMagics(Magics):
 
         %%condor [options]
 
-        It starts without variables, but for those that -i names, and those that -o
-        names come back.  Figures and rich displays are shown where the execution
-        point has IPython; else what was printed is.  An exception is raised here.
+        The cell starts with only the variables that -i names; those that -o names are
+        copied back.  Figures and rich displays need IPython on the execution point;
+        without it, only printed text is shown.  An exception is raised here.
 
         Example: %%condor -i events -o best --memory 8GB
         """
         with _usage():
             options, rest = lines.CELL_JOB.split(line)
             if rest:
-                raise LineError(f"{rest!r}: %%condor takes only options, as -i x,y -o z")
+                raise LineError(f"{rest!r}: %%condor takes only options, such as -i x,y -o z")
             values = {name: self._evaluate(name, self.shell.user_ns) for name in options.given}
         with _usage(TypeError, ValueError):
             keywords = {"echo": True, **lines.job_keywords(options)}
@@ -227,9 +227,9 @@ class CondorMagics(Magics):
     @no_var_expand
     @line_magic
     def condor_pool(self, line: str) -> Pool:
-        """Give the notebook's pool, or set it: arguments of condorpool.Pool, or a pool.
+        """Return the notebook's pool, or set it: arguments of condorpool.Pool, or a pool.
 
-        It is made when it is first needed, and used by all magics.
+        All magics use this pool.  If none is set, it is created when first needed.
 
         Examples: %condor_pool
                   %condor_pool processes=4, memory="2GB"
@@ -240,8 +240,8 @@ class CondorMagics(Magics):
             return _pool.set(*args, **kwargs) if args or kwargs else _pool.get()
 
     @line_magic
-    def condor_status(self, line: str) -> None:  # noqa: ARG002 - it takes nothing
-        """Show the pools of this notebook, live what they have to do, and what others have left."""
+    def condor_status(self, line: str) -> None:  # noqa: ARG002 - it takes no arguments
+        """Show the notebook's pools, their calls live, and unfinished work of other processes."""
         for pool in open_pools():
             print(pool)
         for result in selection.known_results():
@@ -250,35 +250,35 @@ class CondorMagics(Magics):
                 result.show("auto")
         for job in selection.held_jobs()[:MOST]:
             print(f"  {job.analyze()}")
-        left = selection.left_behind()
-        width = max((len(entry.run) for entry in left), default=0)
-        for entry in left[:MOST]:
+        entries = selection.left_behind()
+        width = max((len(entry.run) for entry in entries), default=0)
+        for entry in entries[:MOST]:
             print(f"{entry.run:{width}}  {entry.note}")
-        if len(left) > MOST:
-            print(f"and {len(left) - MOST} more: `condorpool ls` has them all")
+        if len(entries) > MOST:
+            print(f"and {len(entries) - MOST} more: `condorpool ls` lists all")
 
     @no_var_expand
     @line_magic
     def condor_hold(self, line: str) -> None:
-        """Put jobs on hold: by id (12.3, or 12), by the name of a result or job, or all."""
-        self._act("hold", line)
+        """Hold jobs: by id (12.3, or 12 for a cluster), by the name of a result or job, or all."""
+        self._apply("hold", line)
 
     @no_var_expand
     @line_magic
     def condor_release(self, line: str) -> None:
-        """Let held jobs run again: by id (12.3, or 12), by the name of a result or job, or all."""
-        self._act("release", line)
+        """Release jobs: by id (12.3, or 12), by the name of a result or job, `held`, or all."""
+        self._apply("release", line)
 
     @no_var_expand
     @line_magic
     def condor_rm(self, line: str) -> None:
-        """Remove jobs: by id (12.3, or 12), by the name of a result or job, `held` ones, or all.
+        """Remove jobs: by id (12.3, or 12), by the name of a result or job, `held`, or all.
 
-        With a result, calls that no job has yet are taken back too.
+        Given a result, also take back its calls that no job has started.
         """
-        self._act("remove", line)
+        self._apply("remove", line)
 
-    def _act(self, action: str, line: str) -> None:
+    def _apply(self, action: str, line: str) -> None:
         print(selection.apply(action, self._find(line)))
 
     def _find(self, line: str) -> list[Any]:
@@ -289,11 +289,11 @@ class CondorMagics(Magics):
     @no_var_expand
     @line_magic
     def condor_log(self, line: str) -> None:
-        """Print what HTCondor logged of a job, and what its calls printed.
+        """Print HTCondor's log of a job, and what its calls printed.
 
         Example: %condor_log 12.3
         """
-        for job in self._some(line):
+        for job in self._first_jobs(line):
             print(job.log(), end="")
             for name, text in (("standard output", job.stdout()), ("standard error", job.stderr())):
                 if text:
@@ -302,59 +302,58 @@ class CondorMagics(Magics):
     @no_var_expand
     @line_magic
     def condor_why(self, line: str) -> None:
-        """Say why a job is idle or held, and what to do about it.
+        """Print why a job is idle or held, and what to do about it.
 
         Examples: %condor_why 12.3
                   %condor_why held
         """
-        for job in self._some(line):
+        for job in self._first_jobs(line):
             print(job.analyze())
 
-    def _some(self, line: str) -> Iterator[QueuedJob]:
-        """Give the jobs that a line names, and say what is left out."""
+    def _first_jobs(self, line: str) -> Iterator[QueuedJob]:
+        """Yield the first jobs that a line names, and print how many more there are."""
         found = self._find(line)
         jobs = selection.jobs_of(found)
         yield from jobs[:MOST]
         if len(jobs) > MOST:
             print(f"and {len(jobs) - MOST:,} more jobs")
         if not jobs:
-            print("No job has these calls: they wait, or have ended.", *found)
+            print("No job has these calls: they are waiting, or have ended.", *found)
 
     @line_magic
     def condor_attach(self, line: str) -> Any:
-        """Go on with calls that another kernel has left; without a name show what there is.
+        """Resume calls that another kernel has left behind; without a name, list them.
 
-        ``%condor_attach scan`` gives their result object, shown live.  Names are those
-        that ``--name`` gave, of functions, or of submit directories.
+        ``%condor_attach scan`` returns their result object and shows it live.  The name
+        is that of --name, of the function, or of the submit directory.
         """
         with _usage(CondorPoolError):
             found = attach(line.strip() or None)
         if isinstance(found, Result):
             self.shell.user_ns[LAST] = found
-            _pool.keep(found)
+            _pool.add_resumed(found)
             found.show("auto")
         return found
 
     @line_magic
-    def condor_clean(self, line: str) -> None:  # noqa: ARG002 - it takes nothing
-        """Close the notebook's pool and leave nothing behind.
+    def condor_clean(self, line: str) -> None:  # noqa: ARG002 - it takes no arguments
+        """Close the notebook's pool and delete its files.
 
-        Waits for the jobs that run, removes held ones, and deletes all files, those
-        of failed jobs too, but not results that have a name.  The next magic makes a
-        new pool.
+        Waits for running jobs, removes held ones, and deletes the files of failed
+        jobs too.  Only named results are kept.  The next magic makes a new pool.
         """
         _pool.clean()
 
 
 def load(shell: InteractiveShell) -> None:
-    """Give a shell the magics and their completion."""
+    """Add the magics and their completion to a shell."""
     unload(shell)
     shell.register_magics(CondorMagics(shell))
     completion.install(shell)
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take them away again; jobs and pools go on."""
+    """Remove the magics and their completion; jobs and pools continue."""
     completion.uninstall(shell)
     for magics in shell.magics_manager.magics.values():
         for name in CondorMagics.magics["line"].keys() | CondorMagics.magics["cell"].keys():

@@ -1,4 +1,4 @@
-"""What magics act on: the notebook's pool, and jobs and results by the names people give them."""
+"""What magics act on: the notebook's pool, and jobs and results by their names."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Handle
 from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
+from condorpool.values.text import plural
 
-#: What an action did, and why not to others.
-_SAID = {
-    "hold": ("held", "already held or gone"),
+#: For each action: its past participle, and why it did not apply to other jobs.
+_REPORTS = {
+    "hold": ("held", "already held or ended"),
     "release": ("released", "not held"),
-    "remove": ("removed", "already gone"),
+    "remove": ("removed", "already ended"),
 }
 
 
 class NotebookPool:
-    """The pool that magics use: made when one needs it, with the arguments that were set."""
+    """The pool that magics use, created with the set arguments when a magic first needs it."""
 
     def __init__(self) -> None:
         self._arguments: Mapping[str, Any] | None = {}
         self._pools: dict[int | None, Pool] = {}
-        self._others: list[Pool] = []
+        self._resumed: list[Pool] = []
 
     def get(self, processes: int | None = None) -> Pool:
-        """Return the pool, or the one like it with so many processes."""
+        """Return the pool, or one with the same arguments and this many processes."""
         pool = self._pools.get(processes)
         if pool is None or pool.closed():
             number = {} if processes is None else {"processes": processes}
             if number and self._arguments is None:
-                raise LineError("--processes is for a pool that %condor_pool makes, not for yours")
+                raise LineError("--processes needs a pool that %condor_pool made, not your own")
             pool = self._pools[processes] = Pool(**{**(self._arguments or {}), **number})
         return pool
 
     def set(self, *args: Any, **kwargs: Any) -> Pool:
-        """Take another pool, or make one, from now on; work of the one before goes on."""
+        """Use this pool, or a new one, from now on; calls in the previous pool continue."""
         if len(args) == 1 and isinstance(args[0], Pool):
             pool, arguments = args[0], None
         else:
@@ -58,17 +59,17 @@ class NotebookPool:
         self._arguments, self._pools = arguments, {None: pool}
         return pool
 
-    def keep(self, result: Handle) -> None:
-        """Clean up after a result that was taken up, too."""
-        self._others += [pool for pool in open_pools() if result in pool.jobs]
+    def add_resumed(self, result: Handle) -> None:
+        """Let `clean` also close the pool of a result that was resumed."""
+        self._resumed += [pool for pool in open_pools() if result in pool.jobs]
 
     def clean(self) -> None:
-        """Close the pool as leaving ``with`` does, and delete what failed jobs left too.
+        """Close the pool as leaving ``with`` does, and delete the files of failed jobs too.
 
-        Results with a name stay: nobody has forgotten them.
+        Named results stay until the user calls ``forget()``.
         """
-        pools = [*self._pools.values(), *self._others]
-        self._pools, self._others = {}, []
+        pools = [*self._pools.values(), *self._resumed]
+        self._pools, self._resumed = {}, []
         for pool in pools:
             folders = [session.directory for session in workload_of(pool).sessions]
             try:
@@ -80,28 +81,28 @@ class NotebookPool:
 
 
 def left_behind() -> list[Entry]:
-    """Return what other processes have left, and cleaners wait for or keep."""
+    """Return the work of processes that have ended, which cleaners wait for or keep."""
     others = (entry for entry in registry.everything() if entry.owner != Owner.this())
     return [entry for entry in others if entry.note and not entry.in_use]
 
 
 def fit(pool: Pool, description: Mapping[str, str]) -> Any:
-    """Return how a submit description fits the slots of a pool's HTCondor."""
+    """Return how many slots of a pool's HTCondor match a submit description."""
     return workload_of(pool).access_point.fit(description)
 
 
 def known_results() -> list[Handle]:
-    """Return the results that pools of this notebook still know."""
+    """Return the results that the pools of this notebook still hold."""
     return [handle for work in workloads() for handle in work.handles().values()]
 
 
 def held_jobs() -> list[QueuedJob]:
-    """Return the jobs of this notebook that are held."""
+    """Return the held jobs of this notebook."""
     return [job for pool in open_pools() for job in pool.queue if job.state is JobState.HELD]
 
 
 def known_jobs() -> list[QueuedJob]:
-    """Return the jobs of this notebook: those in the queue, and those that results have had."""
+    """Return the jobs of this notebook: those in the queue, then other jobs of results."""
     jobs = [job for pool in open_pools() for job in pool.queue]
     jobs += [job for result in known_results() for job in result.jobs]
     return list({job.id: job for job in reversed(jobs)}.values())[::-1]
@@ -113,10 +114,10 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
     Parameters
     ----------
     text
-        QueuedJob ids (``12.3``, or ``12`` for all of a cluster), results by ``--name``,
-        variables with results or jobs, ``held``, ``all``.
+        Job ids (``12.3``, or ``12`` for a whole cluster), results by ``--name``, variables
+        that hold results or jobs, ``held``, ``all``.
     evaluate
-        Gives the value of an expression of the notebook.
+        Returns the value of an expression in the notebook.
     """
     found: list[Any] = []
     for word in text.replace(",", " ").split():
@@ -132,12 +133,12 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
         else:
             found += _named(word) or _values(word, evaluate(word))
     if not text.strip():
-        raise LineError("name jobs by their ids, a result, `held`, or `all`")
+        raise LineError("the line is empty: name jobs by id, a result, `held`, or `all`")
     return found
 
 
 def _named(word: str) -> list[Handle]:
-    """Return the results that ``--name`` has given this name."""
+    """Return the results that ``--name`` gave this name."""
     name = title(word)
     return [
         handle
@@ -147,33 +148,37 @@ def _named(word: str) -> list[Handle]:
     ]
 
 
-def is_ours(value: object) -> bool:
-    """Tell whether it is a job or a result."""
+def is_job_or_result(value: object) -> bool:
+    """Return whether a value is a job or a result."""
     return isinstance(value, Jobs)
 
 
 def _values(word: str, value: Any) -> list[Any]:
     values = value if isinstance(value, list) else [value]
     for each in values:
-        if not is_ours(each):
-            raise LineError(f"{word} is neither a job nor a result, but {type(each).__name__}")
+        if not is_job_or_result(each):
+            raise LineError(f"{word} is of type {type(each).__name__}, neither a job nor a result")
     return values
 
 
 def jobs_of(found: Iterable[Any]) -> list[QueuedJob]:
-    """Return the jobs themselves; for calls that wait, those that may take them."""
+    """Return the jobs of what was found; for waiting calls, the jobs that may take them."""
     return [QueuedJob(each._session, job) for each in found for job in each._jobs()]  # noqa: SLF001
 
 
 def apply(action: str, found: Iterable[Any]) -> str:
-    """Hold, release or remove what was found; say what that did."""
+    """Hold, release or remove what was found; return a line that reports it."""
     found = list(found)
     jobs = {each.id: each for each in found if isinstance(each, QueuedJob)}
     done = act(action, [job for job in jobs.values() if _takes(action, job.state)])
     others = len(jobs) - done
     done += sum(getattr(each, action)() for each in found if not isinstance(each, QueuedJob))
-    past, why_not = _SAID[action]
-    return f"{past} {done:,}" + (f"; {others:,} {why_not}" if others else "")
+    past, why_not = _REPORTS[action]
+    # Removing a result counts its waiting calls too.
+    has_results = any(not isinstance(each, QueuedJob) for each in found)
+    is_mixed = action == "remove" and has_results
+    answer = f"{past} {plural(done, 'job')}" + (" or waiting calls" if is_mixed else "")
+    return answer + (f"; {others:,} {why_not}" if others else "")
 
 
 def _takes(action: str, state: JobState) -> bool:

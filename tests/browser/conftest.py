@@ -1,4 +1,4 @@
-"""A Jupyter server and a Chromium for the session, and notebooks driven in them."""
+"""A Jupyter server for the session, a Chromium, and notebooks driven in them."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ import provision
 import pytest
 from playwright import sync_api
 
-#: No news, no autosave, and all cells in the page, also those scrolled out of sight.
+#: No news, no autosave, and all cells in the page, even those scrolled out of sight.
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
     "docmanager-extension/plugin": {"autosave": False},
 }
 
-#: Seconds for anything that a test waits for.
-PATIENCE = 40.0
+#: Seconds that a test waits for anything.
+TIMEOUT = 40.0
 
-#: Kernels of other versions, for the ways in which their clicks come: name → requirement.
-#: They are installed beside this environment, whose own kernel is "python3".
+#: Kernels that receive clicks in other ways: name → requirement.  They are installed in
+#: folders of their own; the kernel of this environment is "python3".
 KERNELS = {
     f"ipykernel-{version}": f"ipykernel=={version}"
     for version in ("6.29.5", "6.31.0", "7.0.1", "7.1.0", "7.2.0", "7.3.0")
 }
 
-#: Where a front end opens a notebook.
+#: The path at which each front end opens a notebook.
 FRONT_ENDS = {"lab": "lab/tree", "notebook": "notebooks"}
 
 SETUP = """
 import pathlib, sys, time
 from condorpool import Pool
 def wait(*_):
-    while not pathlib.Path({told!r}).exists():
+    while not pathlib.Path({marker!r}).exists():
         time.sleep(0.05)
 SUBMIT = dict(submitdir={folder!r})
 HELD = dict(SUBMIT, processes=2, maxtasksperchild=1, submitkwargs=dict(
@@ -51,7 +51,7 @@ HELD = dict(SUBMIT, processes=2, maxtasksperchild=1, submitkwargs=dict(
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, htcondor):
-    """A Jupyter server with its own folders; gives its address, folder and token."""
+    """Yield the address, folder and token of a Jupyter server with its own folders."""
     folder = tmp_path_factory.mktemp("jupyter")
     for name, values in SETTINGS.items():
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -81,7 +81,7 @@ def server(tmp_path_factory, htcondor):
         "LabApp.expose_app_in_browser": True,
         "JupyterNotebookApp.expose_app_in_browser": True,
     }
-    # It ends with these tests, also if they are killed, and its kernels with it.
+    # The server and its kernels end with these tests, even if those are killed.
     command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "jupyterlab", "--no-browser"]
     command += ["--allow-root", *(f"--{name}={value}" for name, value in options.items())]
     with (folder / "server.log").open("wb") as log:
@@ -96,7 +96,7 @@ def server(tmp_path_factory, htcondor):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while True:
             assert process.poll() is None, (folder / "server.log").read_text()
             with contextlib.suppress(OSError):
@@ -124,9 +124,9 @@ def _add_kernel(folder, requirement):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium: the system's own, no download.
+    """Yield a headless Chromium, the system's own.
 
-    Not for longer: while it runs, this thread has a running event loop.
+    Only for one module: while it runs, this thread has a running event loop.
     """
     from playwright.sync_api import sync_playwright
 
@@ -144,9 +144,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def context(browser):
-    """What the pages of a module have in common."""
+    """Yield the browser context that the pages of a module share."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
-    context.set_default_timeout(PATIENCE * 1000)
+    context.set_default_timeout(TIMEOUT * 1000)
     context.on("dialog", lambda dialog: dialog.accept())
     yield context
     context.close()
@@ -154,20 +154,20 @@ def context(browser):
 
 @pytest.fixture
 def page(context):
-    """An empty page."""
+    """Yield an empty page."""
     with contextlib.closing(context.new_page()) as page:
         yield page
 
 
 @pytest.fixture(params=["python3", *KERNELS])
 def kernel(request):
-    """Each kernel in turn."""
+    """Return each kernel in turn."""
     return request.param
 
 
 @pytest.fixture(params=FRONT_ENDS)
 def front_end(request):
-    """JupyterLab, and Notebook 7."""
+    """Return JupyterLab, then Notebook 7."""
     return request.param
 
 
@@ -176,40 +176,40 @@ class Notebook:
 
     panel = "window.jupyterapp.shell.currentWidget"
 
-    def __init__(self, page, path, told):
+    def __init__(self, page, path, marker):
         self.page = page
         self.path = path
-        self._told = told
+        self._marker = marker
 
     def ready(self, setup=False):
-        """Wait until the kernel is idle, and has run the setup cell if that is asked for.
+        """Wait until the kernel is idle, and with ``setup`` until it has run the setup cell.
 
-        One of forty notebooks with ipykernel 7.0.1 did not get its first answers, without
-        condorpool too, until the page was loaded anew; whose fault it is was not found.
+        One of forty notebooks with ipykernel 7.0.1 received no answers until the page was
+        reloaded, also without condorpool.  The cause is unknown.
         """
         status = f"{self.panel}?.sessionContext?.session?.kernel?.status"
         prompt = "document.querySelector('.jp-NotebookPanel .jp-InputPrompt').textContent"
-        for patience in (PATIENCE / 2, PATIENCE):
+        for timeout in (TIMEOUT / 2, TIMEOUT):
             self.page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell")
             self.page.evaluate("() => window.jupyterapp.restored")
             try:
-                self.page.wait_for_function(f"() => {status} === 'idle'", timeout=patience * 1000)
+                self.page.wait_for_function(f"() => {status} === 'idle'", timeout=timeout * 1000)
                 if setup:
                     self.run(0)
                     ran = f"() => /\\d/.test({prompt})"
-                    self.page.wait_for_function(ran, timeout=patience * 1000)
+                    self.page.wait_for_function(ran, timeout=timeout * 1000)
             except sync_api.TimeoutError:
                 self.page.reload()
             else:
                 return
         raise AssertionError("the notebook's kernel does not answer")
 
-    def go_on(self):
-        """End the calls of ``wait``: what is to be seen before has been seen."""
-        self._told.touch()
+    def end_wait(self):
+        """Let the calls of ``wait`` return."""
+        self._marker.touch()
 
     def run(self, index):
-        """Start a cell; does not wait for it."""
+        """Start a cell without waiting for it."""
         self.page.evaluate(f"i => {{ {self.panel}.content.activeCellIndex = i }}", index)
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
 
@@ -224,19 +224,19 @@ class Notebook:
         return outputs.get_by_role("button", name=name, exact=True)
 
     def save(self):
-        """Save, and return what is in the file."""
+        """Save the notebook and return the content of its file."""
         self.page.evaluate(f"() => {self.panel}.context.save()")
         return json.loads(self.path.read_text())
 
 
 @pytest.fixture
 def open_notebook(server, page, tmp_path, request):
-    """Open a notebook with these code cells, after one that sets up."""
+    """Return a function that opens a notebook with a setup cell and these code cells."""
     address, folder, token = server
-    told = tmp_path / "told"
+    marker = tmp_path / "marker"
 
     def open_(*cells, kernel="python3", front_end="lab"):
-        setup = SETUP.format(folder=str(tmp_path), told=str(told))
+        setup = SETUP.format(folder=str(tmp_path), marker=str(marker))
         sources = [setup, *map(textwrap.dedent, cells)]
         path = folder / f"{tmp_path.name}.ipynb"
         path.write_text(
@@ -262,12 +262,12 @@ def open_notebook(server, page, tmp_path, request):
             )
         )
         page.goto(f"{address}/{FRONT_ENDS[front_end]}/{path.name}?reset&token={token}")
-        notebook = Notebook(page, path, told)
+        notebook = Notebook(page, path, marker)
         notebook.ready(setup=True)
         return notebook
 
     yield open_
-    told.touch()  # their slots are the next test's
+    marker.touch()  # the next test needs their slots
     if getattr(request.node, "failed", False):
         page.screenshot(path=tmp_path / "failed.png")
     page.evaluate(f"() => {Notebook.panel}.sessionContext.shutdown()")
@@ -275,6 +275,6 @@ def open_notebook(server, page, tmp_path, request):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Let fixtures know that their test has failed."""
+    """Record for fixtures whether their test has failed."""
     report = (yield).get_result()
     item.failed = getattr(item, "failed", False) or report.failed

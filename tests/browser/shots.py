@@ -1,4 +1,4 @@
-"""Makes the README's pictures of the widget anew: `make pictures`."""
+"""Takes the README's pictures of the widget: `make pictures`."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ IDLE = 'other = pool.map_async(fit_tracks, range(100), 1, memory="900TB")'
 
 @pytest.fixture(scope="module")
 def context(browser):
-    """Pages that have two pixels where others have one."""
+    """Yield a browser context with two device pixels for each CSS pixel."""
     context = browser.new_context(viewport={"width": 1100, "height": 900}, device_scale_factor=2)
     context.set_default_timeout(60_000)
     yield context
     context.close()
 
 
-def take(name, shown):
-    """Write a picture of a part of the page, in as many colours as it needs."""
-    shown.page.mouse.move(0, 0)
-    shown.page.wait_for_timeout(500)  # for what moves
-    margin, box = 4, shown.bounding_box()
+def take(name, element):
+    """Write a picture of an element of the page, in 64 colors."""
+    element.page.mouse.move(0, 0)
+    element.page.wait_for_timeout(500)  # for transitions to end
+    margin, box = 4, element.bounding_box()
     clip = {"x": box["x"] - margin, "y": box["y"] - margin}
     clip |= {"width": box["width"] + 2 * margin, "height": box["height"] + 2 * margin}
-    picture = Image.open(io.BytesIO(shown.page.screenshot(clip=clip))).convert("RGB")
+    picture = Image.open(io.BytesIO(element.page.screenshot(clip=clip))).convert("RGB")
     IMAGES.mkdir(exist_ok=True)
     picture.quantize(64).save(IMAGES / f"{name}.png", optimize=True)
 
 
-def wear(notebook, theme):
-    """Change JupyterLab's colours."""
+def set_theme(notebook, theme):
+    """Change JupyterLab's colors."""
     change = "theme => jupyterapp.commands.execute('apputils:change-theme', { theme })"
     notebook.page.evaluate(change, f"JupyterLab {theme}")
     notebook.page.wait_for_timeout(2000)
 
 
 def test_calls_run_and_end(open_notebook):
-    """Pictures of running calls, of which one failed; of their jobs; and of what stays."""
+    """Pictures of running calls, one of which has failed; of their jobs; and of the report."""
     notebook = open_notebook(FIT)
     notebook.run(1)
     output = notebook.output(1)
@@ -81,15 +81,15 @@ def test_calls_run_and_end(open_notebook):
     take("running", output.locator(".condorpool"))
     output.get_by_text("Jobs", exact=True).last.click()
     expect(output.get_by_role("row").nth(1)).to_contain_text("running")
-    wear(notebook, "Dark")
+    set_theme(notebook, "Dark")
     take("dark", output.locator(".condorpool"))
-    wear(notebook, "Light")
+    set_theme(notebook, "Light")
     expect(output).to_contain_text("39 of 40 calls done")
     take("done", output.locator(".jp-RenderedHTML"))
 
 
 def test_jobs_are_held_and_idle(open_notebook):
-    """Pictures of jobs that are held, and of those that nobody has a machine for."""
+    """Pictures of held jobs, and of idle jobs that no machine can run."""
     notebook = open_notebook(HELD, IDLE)
     notebook.run(1)
     expect(notebook.output(1)).to_contain_text("12 jobs held")
@@ -100,7 +100,7 @@ def test_jobs_are_held_and_idle(open_notebook):
 
 
 def test_jobs_need_more_memory(open_notebook):
-    """A picture of jobs that are held for that, with the button that cures it."""
+    """A picture of jobs held for memory, with the button that releases them with more."""
     notebook = open_notebook(MEMORY)
     notebook.run(1)
     expect(notebook.output(1)).to_contain_text("2 jobs held")

@@ -11,7 +11,7 @@ expect.set_options(timeout=30_000)
 
 
 def test_held_jobs_are_removed_while_the_cell_blocks(open_notebook, kernel, front_end):
-    """A click on Remove held ends the cell that waits for them, whatever kernel it is."""
+    """A click on Remove held ends the cell that waits for the jobs, in every kernel."""
     call = "Pool(**HELD).map(abs, range(2), 1)"
     notebook = open_notebook(call, kernel=kernel, front_end=front_end)
     notebook.run(1)
@@ -22,8 +22,8 @@ def test_held_jobs_are_removed_while_the_cell_blocks(open_notebook, kernel, fron
     expect(notebook.output(1)).to_contain_text("JobRemovedError: job")
 
 
-def test_clicks_come_through_a_subshell_of_ours(open_notebook, front_end):
-    """Where a kernel's reading thread cannot be reached, since ipykernel 7.4."""
+def test_clicks_arrive_through_a_subshell(open_notebook, front_end):
+    """A subshell receives clicks where the thread that reads the channel has no hook."""
     call = """
         import ipykernel.kernelbase
         del ipykernel.kernelbase.Kernel.shell_channel_thread_main
@@ -38,7 +38,7 @@ def test_clicks_come_through_a_subshell_of_ours(open_notebook, front_end):
 
 
 def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):
-    """A map that nobody waits for is shown by itself; what stays needs no kernel."""
+    """An asynchronous map is shown without a wait, and its report needs no kernel."""
     notebook = open_notebook(
         """
         def fit(x):
@@ -58,7 +58,7 @@ def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):
     expect(notebook.output(2)).to_have_text("False")
     output.get_by_text("Jobs", exact=True).last.click()
     expect(output.get_by_role("row").nth(1)).to_contain_text("running")
-    notebook.go_on()
+    notebook.end_wait()
     expect(output).to_contain_text("fit: 7 of 8 calls done, 1 failed")
     expect(output).to_contain_text("ValueError: <b>no convergence</b> for 3")
     expect(output.get_by_role("button")).to_have_count(0)
@@ -75,8 +75,8 @@ def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):
     expect(notebook.output(1)).to_contain_text("fit: 7 of 8 calls done, 1 failed")
 
 
-def test_what_jobs_say_is_text(open_notebook):
-    """Names, reasons, exceptions and output are shown as they are: nobody's HTML is run."""
+def test_text_from_jobs_is_escaped(open_notebook):
+    """HTML in names, reasons, exceptions and output is shown as text."""
     image = "<img src=x onerror=window.harmed=1>"
     notebook = open_notebook(
         f"""
@@ -93,7 +93,7 @@ def test_what_jobs_say_is_text(open_notebook):
         "result",
     )
     notebook.run(1)
-    expect(notebook.output(1)).to_contain_text(f"{image}0 of 1 call")
+    expect(notebook.output(1)).to_contain_text(f"{image}0 of 1 call ended")
     expect(notebook.output(1)).to_contain_text(f"/no/{image}")
     notebook.run(2)
     output = notebook.output(2)
@@ -102,7 +102,7 @@ def test_what_jobs_say_is_text(open_notebook):
     output.get_by_role("button", name="Log of job").click()
     expect(output.locator("pre")).to_contain_text(f"{image} output")
     output.get_by_role("button", name="Remove all", exact=True).click()
-    output.get_by_role("button", name="Remove all that is left").click()
+    output.get_by_role("button", name="Remove what remains of 2 calls").click()
     expect(output).to_contain_text(f"{image}: 0 of 2 calls done")
     notebook.run(3)
     expect(notebook.output(3)).to_contain_text(image)
@@ -110,8 +110,8 @@ def test_what_jobs_say_is_text(open_notebook):
     assert notebook.page.evaluate("() => window.harmed") is None
 
 
-def test_failed_calls_are_made_again(open_notebook, tmp_path):
-    """Rerun failed makes the failed calls again before the cell goes on."""
+def test_failed_calls_are_rerun(open_notebook, tmp_path):
+    """Rerun failed reruns the failed calls before the cell ends."""
     notebook = open_notebook(
         f"""
         def fit(x):
@@ -127,14 +127,16 @@ def test_failed_calls_are_made_again(open_notebook, tmp_path):
     )
     notebook.run(1)
     notebook.button("Rerun failed").click()
-    expect(notebook.output(1)).to_contain_text("when the others have ended")
-    notebook.go_on()
+    expect(notebook.output(1)).to_contain_text(
+        "The failed calls will be rerun when the others have ended"
+    )
+    notebook.end_wait()
     expect(notebook.output(1)).to_contain_text("[0, 1]")
     expect(notebook.output(1)).to_contain_text("fit: 2 of 2 calls done, 0:0")
 
 
-def test_where_clicks_do_not_come_through_it_is_said(open_notebook):
-    """A kernel that we cannot help takes clicks when the cell is done: the widget says so."""
+def test_the_widget_says_that_clicks_wait(open_notebook):
+    """In a kernel without any way for clicks, the widget says that they wait for the cell."""
     notebook = open_notebook(
         """
         from condorpool.display.clicks import Clicks
@@ -144,13 +146,15 @@ def test_where_clicks_do_not_come_through_it_is_said(open_notebook):
     )
     notebook.run(1)
     notebook.button("Hold all").click()
-    expect(notebook.output(1)).to_contain_text("The kernel is busy")
-    notebook.go_on()
+    expect(notebook.output(1)).to_contain_text(
+        "The kernel is busy: it will process this click when the cell ends."
+    )
+    notebook.end_wait()
     expect(notebook.output(1)).to_contain_text("wait: 1 of 1 call done")
 
 
-def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_end):
-    """The widget comes back; without signs of life it says so, and its buttons are off."""
+def test_a_reloaded_page_and_a_dead_kernel(open_notebook, front_end):
+    """A reload restores the widget; without heartbeats it says so and disables its buttons."""
     notebook = open_notebook(
         """
         from condorpool.display import widget
@@ -168,24 +172,26 @@ def test_a_page_is_loaded_anew_and_a_dead_kernel_noticed(open_notebook, front_en
     expect(notebook.output(1)).to_contain_text("1 running")
     notebook.page.evaluate(f"() => {notebook.panel}.sessionContext.restartKernel()")
     expect(notebook.button("Hold all")).to_be_disabled()
-    expect(notebook.output(1)).to_contain_text("No contact with the kernel")
+    expect(notebook.output(1)).to_contain_text(
+        "No contact with the kernel: this display may be out of date."
+    )
 
 
-def test_a_page_that_is_loaded_anew_sees_the_end(open_notebook, front_end):
-    """After a reload while a cell blocks, the widget comes back when that is over."""
+def test_a_reloaded_page_shows_the_end(open_notebook, front_end):
+    """After a reload during a blocking cell, the widget is restored when the cell ends."""
     notebook = open_notebook("Pool(**SUBMIT).map(wait, [0])", front_end=front_end)
     notebook.run(1)
     expect(notebook.button("Hold all")).to_be_enabled()
     notebook.save()
     notebook.page.reload()
     notebook.page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell")
-    notebook.go_on()
+    notebook.end_wait()
     expect(notebook.output(1)).to_contain_text("1 of 1 call")
     expect(notebook.button("Hold all")).to_have_count(0)
 
 
 def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
-    """The page draws as quickly for 100,000 calls as for 100."""
+    """The page draws 100,000 calls as quickly as 100."""
     notebook = open_notebook(
         """
         from condorpool.display.widget import JobWidget
@@ -213,7 +219,7 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
         "threading.Thread(target=go, args=(100_000,)).start()",
     )
     notebook.run(1)
-    expect(notebook.output(1)).to_contain_text("0 of 100 calls")
+    expect(notebook.output(1)).to_contain_text("0 of 100 calls ended")
     notebook.page.evaluate(
         """() => {
             const request = window.requestAnimationFrame.bind(window);
@@ -231,7 +237,7 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
         }"""
     )
     medians = []
-    for cell, end in ((2, "20 of 100 calls"), (3, "20,800 of 100,000 calls")):
+    for cell, end in ((2, "20 of 100 calls ended"), (3, "20,800 of 100,000 calls ended")):
         notebook.page.evaluate("window.begin_()")
         notebook.run(cell)
         expect(notebook.output(1)).to_contain_text(end)

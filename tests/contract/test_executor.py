@@ -147,8 +147,8 @@ class TestSubmit:
         future.add_done_callback(got.append)
         assert got == [future, future]
 
-    def test_a_future_that_nobody_keeps(self, executor):
-        """Its call is garbage by the time of the next one."""
+    def test_a_future_without_references(self, executor):
+        """Its call has been garbage-collected by the time of the next one."""
         thing = Thing()
         watch = weakref.ref(thing)
         executor.submit(thing.method)
@@ -432,7 +432,7 @@ class TestWorkers:
             list(inspect.signature(getattr(cls, name)).parameters.values())
             for cls in (concurrent.futures.ProcessPoolExecutor, condorpool.Executor)
         )
-        if name != "__exit__":  # its parameters have no names that anybody uses
+        if name != "__exit__":  # it is never called with keywords
             assert [(p.name, p.kind) for p in ours][: len(theirs)] == [
                 (p.name, p.kind) for p in theirs
             ]

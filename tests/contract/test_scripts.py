@@ -101,6 +101,6 @@ def test_only_the_import_changes(run, text, theirs, ours):
     assert run(text, ours) == run(text, theirs) != ""
 
 
-def test_a_pool_that_nobody_closes(run):
-    """The program ends, without a word, and nothing is left."""
+def test_a_pool_that_is_never_closed(run):
+    """The program ends without a message and leaves nothing behind."""
     assert run(WITHOUT_AN_END, "from condorpool import Pool") == "[0.0, 1.0, 2.0]\n"

@@ -29,7 +29,7 @@ def test_what_was_gone_already_is_told(held, access_point):
     while Meter(held._calls).read().jobs["held"] > 1:
         time.sleep(0.01)
     order = {"do": "remove", "held": True, "count": 2}
-    assert orders.perform(held._calls, order) == {"said": "removed 1, 1 was already gone"}
+    assert orders.perform(held._calls, order) == {"said": "removed 1 job; 1 had already ended"}
     held.wait(20)
     assert held.ready()
 
@@ -38,7 +38,7 @@ def test_a_group_is_released_with_more_memory(held, access_point):
     """Jobs of a group are released with twice the memory that they requested."""
     [group] = Meter(held._calls).read().held
     order = {"do": "release_with_memory", "group": group.key, "count": 2}
-    assert orders.perform(held._calls, order) == {"said": "released 2, with 200 MiB each"}
+    assert orders.perform(held._calls, order) == {"said": "released 2 jobs, with 200 MiB each"}
     ads = access_point.query("true", ["RequestMemory", "JobStatus"])
     assert [ad["RequestMemory"] for ad in ads] == [200, 200]
     assert all(ad["JobStatus"] != 5 for ad in ads)
@@ -48,7 +48,7 @@ def test_selected_jobs_are_acted_on_alone(held):
     """An action with ids leaves other jobs alone, and may be asked for twice."""
     first, second = held.jobs
     order = {"do": "release", "ids": [first.id]}
-    assert orders.perform(held._calls, order) == {"said": "released 1"}
+    assert orders.perform(held._calls, order) == {"said": "released 1 job"}
     assert not first.hold_reason
     assert second.hold_reason
 

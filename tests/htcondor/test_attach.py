@@ -53,7 +53,7 @@ def note(folder, x, seconds=0.0):
 def client(htcondor, tmp_path):
     """Run code with a pool in a process that is killed when the code says so.
 
-    What it has left is nobody's after the test.
+    Its unfinished work is dropped after the test.
     """
 
     def run(code, **arguments):
@@ -402,7 +402,9 @@ def test_it_is_elsewhere(client, make_pool, tmp_path, mine):
         assert pool.take_up(mine("note")[-1]).get(timeout=60) == list(range(12))
 
 
-def test_somebody_does_not_let_go(client, make_pool, tmp_path, monkeypatch, mine, until_noted):
+def test_another_process_keeps_the_lock(
+    client, make_pool, tmp_path, monkeypatch, mine, until_noted
+):
     """The error says so, and the calls can be resumed later."""
     assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")
@@ -445,7 +447,7 @@ pool.starmap_async(note, [(folder, x) for x in range(12)], chunksize=2, name="sc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_directory_of_somebody_else(client, tmp_path, mine, until_noted):
+def test_a_directory_of_another_user(client, tmp_path, mine, until_noted):
     """Another user's directory is neither offered nor cleaned up, though it looks like ours."""
     assert client(f"pool.map(abs, [-1], name='scan'); {KILL}") == -signal.SIGKILL
     until_noted("scan", "kept")

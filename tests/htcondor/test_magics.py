@@ -20,7 +20,7 @@ from condorpool.notebook import magics
 
 @pytest.fixture
 def shell(make_pool, tmp_path, monkeypatch):
-    """Give an IPython with the magics, whose pool is on the tests' HTCondor."""
+    """Yield an IPython shell with the magics, whose pool uses the tests' HTCondor."""
     config = Config()
     config.HistoryManager.enabled = False
     config.Completer.use_jedi = False
@@ -47,8 +47,8 @@ def run(shell, cell):
 class TestMap:
     """%condor_map and %%condor_map."""
 
-    def test_it_gives_the_list(self, shell):
-        """As a value, to a name, and with the forms of a function."""
+    def test_it_returns_the_list(self, shell):
+        """The list is returned or assigned, for each way to write a function."""
         run(shell, "def double(x):\n    return 2 * x\ndata = [1, 2, 3]")
         assert run(shell, "%condor_map double data") == [2, 4, 6]
         assert run(shell, "r = %condor_map lambda x: x + 1 [n for n in data]  # why\nr") == [
@@ -62,21 +62,21 @@ class TestMap:
         assert run(shell, "%condor_map dict [{'$x': '{y}'}]") == [{"$x": "{y}"}]
 
     def test_asynchronously(self, shell):
-        """The result is also in a variable."""
+        """--async returns the result, which _condor holds too."""
         result = run(shell, "%condor_map -a --chunksize 1 abs [-1, 2]")
         assert isinstance(result, condorpool.MapResult)
         assert result.get() == [1, 2]
         assert shell.user_ns["_condor"] is result
 
     def test_order_and_exceptions(self, shell):
-        """Values as they come; exceptions in the places of values."""
+        """Values come in order or as calls end, and exceptions may take the places of values."""
         assert sorted(run(shell, "%condor_map --unordered abs [-1, 2]")) == [1, 2]
         assert sorted(run(shell, "%condor_map --unordered --star pow [(2, 3), (3, 2)]")) == [8, 9]
         found = run(shell, "%condor_map --return-exceptions lambda x: 1 / x [0, 2]")
         assert (type(found[0]), found[1]) == (ZeroDivisionError, 0.5)
 
     def test_a_name(self, shell, capsys):
-        """The same calls under the same name are not made again; nothing else is there."""
+        """The same calls under the same name are reused, and attach() knows no other name."""
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
         assert run(shell, "%condor_map --name scan abs [-1, 2]") == [1, 2]
         assert "'scan': reusing 2 of 2" in capsys.readouterr().err
@@ -91,16 +91,17 @@ class TestMap:
             shell.run_line_magic("condor_attach", "other")
 
     def test_an_interrupt(self, shell, capsys):
-        """The jobs go on, and one line says how to go on with them."""
+        """The jobs continue, and one line says how to wait again."""
         threading.Timer(1.5, _thread.interrupt_main).start()
         done = shell.run_cell("%condor_map --name slow time.sleep [3]")
         assert isinstance(done.error_in_exec, KeyboardInterrupt)
-        assert "condorpool: the jobs go on. `_condor` has the result" in capsys.readouterr().err
+        notice = "condorpool: interrupted; the jobs continue. Wait again with `_condor.get()`"
+        assert notice in capsys.readouterr().err
         assert shell.user_ns["_condor"].get(timeout=30) == [None]
         shell.user_ns["_condor"].forget()
 
     def test_in_a_function(self, shell):
-        """Its variables are seen."""
+        """A magic in a function sees the variables of that function."""
         run(
             shell,
             "def f(k):\n    return get_ipython().run_line_magic('condor_map', 'lambda x: x + k [k]')",
@@ -108,7 +109,7 @@ class TestMap:
         assert run(shell, "f(2)") == [4]
 
     def test_the_cell_is_the_function(self, shell):
-        """A definition stays; what happens to x is no function of the notebook."""
+        """A def in the cell stays in the notebook; a body of x defines nothing there."""
         assert run(shell, "%%condor_map range(3)\nimport math\ny = math.factorial(x)\ny + 1") == [
             2,
             2,
@@ -120,23 +121,23 @@ class TestMap:
         assert shell.user_ns["half"](1) == 0.5
 
     def test_a_call_that_raises(self, shell):
-        """It raises here, and the remote traceback shows the cell."""
+        """The exception is raised here, and the remote traceback shows the cell."""
         with pytest.raises(ZeroDivisionError) as raised:
             run(shell, "%%condor_map [0]\n1 / x")
         assert "1 / x" in str(raised.value.__cause__)
 
     def test_options_for_jobs(self, shell, queued):
-        """They are what HTCondor gets."""
-        line = "%condor_map -a --name big --memory 64MB --cpus 2 --submit My.Colour='\"red\"'"
+        """The options reach HTCondor."""
+        line = "%condor_map -a --name big --memory 64MB --cpus 2 --submit My.Color='\"red\"'"
         run(shell, f"{line} time.sleep [20]")
-        wanted = ["RequestMemory", "RequestCpus", "JobBatchName", "Colour"]
+        wanted = ["RequestMemory", "RequestCpus", "JobBatchName", "Color"]
         ad = queued(wanted)
         assert [ad[name] for name in wanted] == [64, 2, "big", "red"]
         run(shell, "%condor_rm big")
         assert shell.user_ns["_condor"].ready()
 
     def test_dry_run(self, shell, access_point, capsys):
-        """The plan; nothing is submitted."""
+        """--dry-run prints the submit description and submits nothing."""
         run(shell, "%condor_map --dry-run --submit request_memory=900GB abs range(1000)")
         shown = capsys.readouterr().out
         assert "abs: 1,000 calls.  Nothing was submitted." in shown
@@ -147,7 +148,7 @@ class TestMap:
         assert not access_point.query("true", ["ClusterId"])
 
     def test_dry_run_writes_nothing(self, shell, tmp_path, state):
-        """No folder is made for calls that are not submitted, and nothing is registered."""
+        """--dry-run creates no folder and registers nothing."""
         before = sorted([*tmp_path.rglob("*"), *state.rglob("*")])
         run(shell, "%condor_map --dry-run --memory 64MB abs range(1000)")
         assert sorted([*tmp_path.rglob("*"), *state.rglob("*")]) == before
@@ -155,23 +156,23 @@ class TestMap:
     @pytest.mark.parametrize(
         ("line", "expected"),
         [
-            ("%condor_map", "give a function and its data"),
+            ("%condor_map", "write a function and its data"),
             ("%condor_map abs", "is not a function and its data"),
             ("%condor_map abs nodata", "name 'nodata' is not defined"),
             ("%condor_map abs 1", "'int' object is not iterable"),
-            ("%condor_map 1 [1]", "not callable, but int"),
+            ("%condor_map 1 [1]", "the function is of type int, not callable"),
             ("%condor_map --chunk 1 abs [1]", "did you mean --chunksize?"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
             ("%condor_map --memory much abs [1]", "memory='much' is not a size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
             ("%%condor_map [1]\ny = = 1", "line 1 of the cell"),
             ("%condor_pool processes 4", "are not arguments of a Pool"),
-            ("%condor_pool colour=4", "colour"),
+            ("%condor_pool color=4", "color"),
             ("%%condor abs\n1", "takes only options"),
             ("%%condor -i nothing\n1", "name 'nothing' is not defined"),
-            ("%condor_rm", "name jobs by their ids"),
+            ("%condor_rm", "the line is empty: name jobs by id"),
             ("%condor_rm 999999.0", "this notebook has no job 999999.0"),
-            ("%condor_rm time", "time is neither a job nor a result"),
+            ("%condor_rm time", "time is of type module, neither a job nor a result"),
         ],
     )
     def test_bad_input(self, shell, capsys, line, expected):
@@ -202,8 +203,8 @@ best
 class TestCell:
     """%%condor."""
 
-    def test_what_it_shows_and_gives(self, shell, capsys):
-        """Text and displays in order, pictures included; variables go in and out."""
+    def test_what_it_shows_and_returns(self, shell, capsys):
+        """Text, displays and pictures appear in order; variables are copied in and out."""
         shown = []
         shell.display_pub.publish = lambda data, metadata=None, **_: shown.append(
             data if isinstance(data, dict) else data["data"]
@@ -218,7 +219,7 @@ class TestCell:
         assert (shell.user_ns["best"], shell.user_ns["f"](1)) == (2, 4)
 
     def test_figures_of_the_next_cell(self, shell):
-        """The same job shows them too."""
+        """Figures of a later cell in the same job are shown too."""
         shown = []
         shell.display_pub.publish = lambda data, metadata=None, **_: shown.append(data)
         for _ in range(2):
@@ -226,19 +227,19 @@ class TestCell:
         assert ["image/png" in data for data in shown] == [True, True]
 
     def test_a_cell_that_raises(self, shell, capsys):
-        """What it printed is shown; the exception is raised here."""
+        """Its printed text is shown, and the exception is raised here."""
         with pytest.raises(ZeroDivisionError) as raised:
             run(shell, "%%condor\nprint('before')\n1 / 0")
         assert "1 / 0" in str(raised.value.__cause__)
         assert capsys.readouterr().out.startswith("before\n")
 
-    def test_a_variable_that_is_not_there(self, shell):
-        """The cell has failed."""
-        with pytest.raises(NameError, match="the cell leaves no variable 'y'"):
+    def test_a_variable_that_is_not_set(self, shell):
+        """The call fails if the cell does not set a variable that -o names."""
+        with pytest.raises(NameError, match="the cell set no variable 'y'"):
             run(shell, "%%condor -o y\nx = 1")
 
     def test_without_ipython(self, shell, capsys):
-        """What is printed, and the value of the last expression."""
+        """Without IPython there, printed text and the last expression are shown."""
         run(shell, "_ = %condor_pool make_pool(processes=1)")
         run(shell, "%%condor\nimport sys; sys.modules['IPython'] = None")
         run(shell, "%%condor -i time\nprint(time.__name__)\n1 + 1")
@@ -250,7 +251,7 @@ class TestJobs:
 
     @pytest.fixture
     def held(self, shell):
-        """Give the result of a call whose job is held."""
+        """Return the result of two calls whose jobs are held."""
         shell.push({"files": {"should_transfer_files": "YES", "transfer_input_files": "/no/such"}})
         run(shell, "%condor_pool make_pool(maxtasksperchild=1, submitkwargs=files)")
         result = run(shell, "held = %condor_map -a --chunksize 1 abs [1, 2]\nheld")
@@ -261,7 +262,7 @@ class TestJobs:
         return result
 
     def test_held_jobs(self, shell, held, capsys):
-        """Why, release and remove, by id and in words; what was done is told."""
+        """Held jobs are explained, logged and removed, and each magic reports what it did."""
         first = held.jobs[0].id
         run(shell, f"%condor_why {first}")
         assert f"Job {first} is held: " in capsys.readouterr().out
@@ -270,33 +271,33 @@ class TestJobs:
         run(shell, f"%condor_log {first}")
         assert "Job was held" in capsys.readouterr().out
         run(shell, "%condor_hold all")
-        assert capsys.readouterr().out == "held 0; 2 already held or gone\n"
+        assert capsys.readouterr().out == "held 0 jobs; 2 already held or ended\n"
         run(shell, f"%condor_rm {first}")
-        assert capsys.readouterr().out == "removed 1\n"
+        assert capsys.readouterr().out == "removed 1 job\n"
         run(shell, "%condor_rm all")
         with pytest.raises(condorpool.JobRemovedError):
             held.get(timeout=20)
 
-    def test_a_result_by_its_name(self, shell, held, capsys):
-        """It is acted on as a whole."""
-        run(shell, "%condor_rm held  # all of it")
-        assert capsys.readouterr().out == "removed 2\n"
+    def test_the_word_held(self, shell, held, capsys):
+        """`held` means all held jobs, even if a variable has that name."""
+        run(shell, "%condor_rm held  # both jobs")
+        assert capsys.readouterr().out == "removed 2 jobs\n"
         held.wait(20)
         assert held.ready()
         run(shell, "%condor_why held")
 
     def test_all(self, shell, capsys):
-        """What runs, and what waits for it."""
+        """Removing all jobs ends the running and the waiting calls."""
         run(shell, "r = %condor_map -a --chunksize 1 time.sleep [60, 60, 60, 60]")
         while len(shell.user_ns["r"].jobs) < 2:
             time.sleep(0.05)
         run(shell, "%condor_rm all")
-        assert capsys.readouterr().out == "removed 2\n"
+        assert capsys.readouterr().out == "removed 2 jobs\n"
         with pytest.raises(condorpool.JobRemovedError):
             shell.user_ns["r"].get(timeout=20)
 
     def test_an_idle_result(self, shell, capsys):
-        """Of calls that wait, the jobs that may take them are told of."""
+        """For waiting calls, %condor_why explains the jobs that may take them."""
         run(shell, "%condor_pool make_pool(submitkwargs={'request_memory': '900GB'})")
         run(shell, "idle = %condor_map -a abs [1]")
         end = time.monotonic() + 15
@@ -310,7 +311,7 @@ class TestPool:
     """The notebook's pool."""
 
     def test_set_and_show(self, shell):
-        """It is what was set, until it is closed."""
+        """The pool stays the one that was set until it is closed."""
         pool = run(shell, "%condor_pool")
         assert run(shell, "%condor_pool") is pool
         pool.close()
@@ -318,7 +319,7 @@ class TestPool:
             run(shell, "%condor_pool schedd='x', personal=True")
 
     def test_processes_for_one_map(self, shell, htcondor, tmp_path):
-        """It has a pool like the notebook's; a pool that is set anew leaves nothing."""
+        """--processes uses a similar pool; setting another pool leaves no folder of the old one."""
         shell.push({"htcondor": htcondor, "pause": lambda x: (time.sleep(0.1), os.getpid())[1]})
         run(shell, "_ = %condor_pool personal=htcondor, linger=5")
         pids = run(shell, "%condor_map --processes 1 --chunksize 1 pause range(4)")
@@ -327,11 +328,11 @@ class TestPool:
         run(shell, "_ = %condor_pool personal=htcondor")
         assert not list(tmp_path.glob("condorpool-*"))
         run(shell, "_ = %condor_pool make_pool()")
-        with pytest.raises(UsageError, match="not for yours"):
+        with pytest.raises(UsageError, match="not your own"):
             run(shell, "%condor_map --processes 1 abs [1]")
 
     def test_clean(self, shell, gone):
-        """Nothing is left, not even of failed jobs."""
+        """%condor_clean leaves nothing behind, not even files of failed jobs."""
         with pytest.raises(condorpool.JobFailedError):
             run(shell, "import os\n%condor_map lambda x: os._exit(1) [1]")
         run(shell, "%condor_clean")
@@ -339,10 +340,10 @@ class TestPool:
 
 
 class TestLoading:
-    """Load, reload, unload, help, completion."""
+    """Loading, reloading, unloading, help and completion."""
 
     def test_unload_takes_everything_away(self, shell):
-        """Magics and completion; twice is as good as once."""
+        """Unloading removes magics and completion, and may be repeated."""
         shell.run_line_magic("reload_ext", "condorpool")
         assert "condor_map" in shell.magics_manager.magics["line"]
         shell.run_line_magic("unload_ext", "condorpool")
@@ -353,7 +354,7 @@ class TestLoading:
         shell.run_line_magic("load_ext", "condorpool")
 
     def test_help(self, shell):
-        """It lists the options."""
+        """The help lists the options."""
         text = shell.inspector.info(shell.find_line_magic("condor_map"))["docstring"]
         assert "Examples" in text
         assert "--return-exceptions" in text
@@ -373,7 +374,7 @@ class TestLoading:
         ],
     )
     def test_completion(self, shell, line, expected):
-        """Options, names, attributes, and what stands for jobs."""
+        """The Tab key completes options, names, attributes, and words for jobs."""
         run(shell, "def a_function(x): return x\na_result = %condor_map -a abs [1]")
         with provisionalcompleter():
             found = [match.text for match in shell.Completer.completions(line, len(line))]

@@ -1,4 +1,4 @@
-"""A kernel that takes the place of another goes on with its calls."""
+"""A kernel that replaces another one resumes its calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ while result.calls_ended < 3:
     time.sleep(0.01)
 """
 
-GO_ON = """
+RESUME = """
 import condorpool
 print(condorpool.attach())
 %load_ext condorpool
@@ -66,16 +66,16 @@ class Kernel:
         return "".join(texts)
 
     def restart(self):
-        """Do what the Restart button does."""
+        """Restart the kernel, as the Restart button does."""
         self.manager.restart_kernel()
         self.client.wait_for_ready(timeout=60)
 
     def kill(self):
-        """End it without a word."""
+        """Kill the kernel with SIGKILL."""
         os.kill(self.manager.provisioner.pid, signal.SIGKILL)
 
     def close(self):
-        """Let go of it."""
+        """Shut down the kernel and close its client."""
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
@@ -92,7 +92,7 @@ def htcondor(tmp_path_factory):
 
 @pytest.fixture
 def begin(htcondor, tmp_path):
-    """Start kernels in whose first one a map is under way."""
+    """Return a function that starts kernels, and the cell that begins a map in the first."""
     with contextlib.ExitStack() as stack:
 
         def start(grace):
@@ -103,11 +103,11 @@ def begin(htcondor, tmp_path):
         yield start, BEGIN.format(folder=str(tmp_path), personal=str(htcondor.folder))
 
 
-def went_on(told, htcondor, folder):
-    """Check that all calls were made, each once, and nothing is left."""
-    assert f"{list(range(12))}\n" in told
-    (line,) = [line for line in told.splitlines() if line.startswith("note ")]
-    assert "of 12" in line  # and then it is no more what others have left
+def check_resumed(output, htcondor, folder):
+    """Check that each call was made exactly once, and that nothing is left behind."""
+    assert f"{list(range(12))}\n" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("note ")]
+    assert "of 12" in line  # and the second attach() no longer lists it
     marks = {file.name: file.read_text() for file in folder.glob("made-*")}
     assert marks == {f"made-{x}": "x" for x in range(12)}
     assert not list(folder.glob("condorpool-*"))
@@ -117,17 +117,17 @@ def went_on(told, htcondor, folder):
         time.sleep(0.05)
 
 
-def test_a_restarted_kernel_goes_on(begin, htcondor, tmp_path):
-    """Within the grace nobody touches what the kernel before has left."""
+def test_a_restarted_kernel_resumes(begin, htcondor, tmp_path):
+    """During the grace period the cleaner does not touch the previous kernel's work."""
     start, first = begin
     kernel = start(60)
     kernel.run(first)
     kernel.restart()
-    went_on(kernel.run(GO_ON), htcondor, tmp_path)
+    check_resumed(kernel.run(RESUME), htcondor, tmp_path)
 
 
-def test_another_kernel_goes_on(begin, htcondor, tmp_path):
-    """After the grace, while the cleaner works."""
+def test_another_kernel_resumes(begin, htcondor, tmp_path):
+    """After the grace period another kernel takes over from the cleaner."""
     start, first = begin
     kernel = start(0.5)
     kernel.run(first)
@@ -136,7 +136,7 @@ def test_another_kernel_goes_on(begin, htcondor, tmp_path):
     while not any("waits for jobs" in entry.note for entry in registry.everything()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    went_on(start(30).run(GO_ON), htcondor, tmp_path)
+    check_resumed(start(30).run(RESUME), htcondor, tmp_path)
     end = time.monotonic() + 20
     while any(entry.path.parent == tmp_path for entry in registry.everything()):
         assert time.monotonic() < end

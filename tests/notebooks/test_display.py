@@ -1,4 +1,4 @@
-"""How calls are shown where nobody looks: executed notebooks, scripts, terminals."""
+"""Progress without a live front end: in executed notebooks, scripts and terminals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Pool(maxtasksperchild=1, submitkwargs=dict(
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """What a process needs to find one personal HTCondor."""
+    """The environment of a process that uses one personal HTCondor."""
     personal.install()
     with personal.start(tmp_path_factory.mktemp("htcondor") / "personal", cpus=2) as htcondor:
         yield {
@@ -53,29 +53,29 @@ def execute(environment, folder, *cells):
 
 
 def test_an_executed_notebook_has_the_report(environment, tmp_path):
-    """Where no front end shows the widget, the report takes its place at the end."""
+    """Without a front end the widget is replaced by the report at the end."""
     [outputs] = execute(environment, tmp_path, SLOW)
     shown = [out.data for out in outputs if out.output_type == "display_data"]
     assert [set(data) for data in shown] == [{"text/plain", "text/html"}]
     assert "2 of 2 calls done" in shown[0]["text/plain"]
-    assert "timeline: 2 chunks on 1 host" in shown[0]["text/html"]
+    assert "timeline: 2 groups of calls on 1 host" in shown[0]["text/html"]
 
 
 def test_a_short_call_leaves_nothing(environment, tmp_path):
-    """What is over in a moment is not shown."""
+    """Calls that end within a second are not shown."""
     first = "pool.map(abs, [1], progress=None)"
     _, outputs = execute(environment, tmp_path, first, "pool.map(abs, [1, 2])")
     assert [out.output_type for out in outputs] == ["execute_result"]
 
 
-def test_held_jobs_raise_where_nobody_can_click(environment, tmp_path):
-    """Without a front end a call does not wait for ever for somebody to release its jobs."""
+def test_held_jobs_raise_without_a_front_end(environment, tmp_path):
+    """A call does not wait for its jobs to be released where no user can click."""
     [outputs] = execute(environment, tmp_path, HELD)
     assert [out.ename for out in outputs if out.output_type == "error"] == ["JobHeldError"]
 
 
 def test_the_widget_can_be_switched_off(environment, tmp_path):
-    """CONDORPOOL_WIDGET=0 leaves a line of text."""
+    """CONDORPOOL_WIDGET=0 shows a line of text instead."""
     [outputs] = execute({**environment, "CONDORPOOL_WIDGET": "0"}, tmp_path, SLOW)
     texts = [out.text for out in outputs if out.output_type == "stream"]
     assert "2 of 2, 0:0" in "".join(texts)
@@ -83,7 +83,7 @@ def test_the_widget_can_be_switched_off(environment, tmp_path):
 
 
 def test_notices_do_not_look_like_errors(environment, tmp_path):
-    """In a cell they come on standard output: the other has a red background."""
+    """In a cell they go to standard output: standard error has a red background."""
     [outputs] = execute(environment, tmp_path, "for _ in range(2): pool.map(abs, [1], name='scan')")
     # On a busy machine the first call takes long enough to be shown.
     [notice] = [out for out in outputs if out.output_type == "stream"]
@@ -92,7 +92,7 @@ def test_notices_do_not_look_like_errors(environment, tmp_path):
 
 
 def test_a_script_prints_nothing_by_itself(environment, tmp_path):
-    """Where standard error is no terminal, only progress="text" makes lines."""
+    """Where standard error is not a terminal, only progress="text" prints lines."""
     code = SETUP + SLOW.replace("1)", "1, progress={})") + "\npool.close()"
 
     def said(progress):
@@ -107,7 +107,7 @@ def test_a_script_prints_nothing_by_itself(environment, tmp_path):
 
 
 def test_a_terminal_has_a_bar(environment, tmp_path):
-    """On a terminal, a line is written over itself."""
+    """On a terminal, one line is overwritten."""
     ours, its = pty.openpty()
     code = SETUP + SLOW + "\npool.close()"
     command = [sys.executable, "-c", code]
@@ -117,7 +117,7 @@ def test_a_terminal_has_a_bar(environment, tmp_path):
         while True:
             try:
                 said += os.read(ours, 4096)
-            except OSError:  # the other side is closed
+            except OSError:  # the process has closed its side
                 break
     os.close(ours)
     assert "\r" in said.decode()
@@ -125,7 +125,7 @@ def test_a_terminal_has_a_bar(environment, tmp_path):
 
 
 def test_results_that_are_iterated_over_are_shown(environment, tmp_path):
-    """What comes as it comes has the report in the end, with the calls that failed."""
+    """An iterator gets the report at the end, with the failed calls."""
     cell = """
     def fit(x):
         time.sleep(0.3)
@@ -157,7 +157,7 @@ values = pool.map(make, range(4), 1)
 result = pool.map_async(make, range(4), 1, progress="widget")
 result.get()
 del values, result
-for _ in range(50):  # the thread that has delivered them lets go, too
+for _ in range(50):  # until the thread that delivered them drops them too
     gc.collect()
     if not (kept := sum(type(each) is Value for each in gc.get_objects())):
         break
@@ -177,7 +177,7 @@ print("closed")
 
 
 def test_a_widget_keeps_no_result(environment, tmp_path):
-    """Neither values of calls that have ended, nor an iterator that its user has dropped."""
+    """The widget keeps neither the values of ended calls nor a dropped iterator alive."""
     kept, dropped = execute(environment, tmp_path, KEPT, DROPPED)
     assert [out.text for out in kept if out.output_type == "stream"] == ["0\n"]
     assert [out.text for out in dropped if out.output_type == "stream"] == ["closed\n"]

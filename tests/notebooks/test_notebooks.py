@@ -1,4 +1,4 @@
-"""Every notebook runs from its first to its last cell, and leaves nothing behind."""
+"""Every notebook runs from its first cell to its last, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from condorpool import personal
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
-#: What each must have shown.  The quickstart is the demo's, and has its own test.
+#: Texts that each notebook must show.  The quickstart has its own test, test_demo.py.
 SHOWN = {
     "held-jobs": [
         "is held",
@@ -50,19 +50,19 @@ def htcondor(tmp_path_factory):
 
 
 def test_every_notebook_is_run():
-    """None is forgotten."""
+    """Every notebook has a test."""
     assert {file.stem for file in NOTEBOOKS.glob("*.ipynb")} == {*SHOWN, "quickstart"}
 
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_notebook(name, htcondor, tmp_path):
-    """It shows what it promises; no job and no file is left."""
+    """The notebook shows its texts, and leaves no job and no file behind."""
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     environment = {
         **os.environ,
         "CONDOR_CONFIG": os.devnull,
         "CONDORPOOL_PERSONAL": str(htcondor.folder),
-        "XDG_STATE_HOME": str(tmp_path / "state"),  # nothing is shown that others have left
+        "XDG_STATE_HOME": str(tmp_path / "state"),  # unfinished work of other tests is not listed
     }
     tmp_path = tmp_path / "here"
     tmp_path.mkdir()

@@ -1,4 +1,4 @@
-"""What people write after a magic's name."""
+"""The parsing of the lines of magics."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from condorpool.notebook.lines import LineError, Options
     ],
 )
 def test_split_call(text, expected):
-    """The first space at which both sides are Python, or a comma."""
+    """A line is split at a comma, or at the first space between two Python expressions."""
     assert lines.split_call(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "f", "f(data)", "f [1, 2", "f, data, more", "f 'abc"])
-def test_what_is_no_call(text):
-    """It is told, with what there should be."""
+def test_lines_that_cannot_be_split(text):
+    """The error shows how to write the line."""
     with pytest.raises(LineError, match="as in `%condor_map f data`"):
         lines.split_call(text)
 
 
 def test_options_end_where_python_begins():
-    """The rest of the line stays as it was written."""
+    """The rest of the line is unchanged."""
     line = "-a --chunksize 3 --name='a b' --submit \"x=-1 2\" --submit=y=z  f  [-1,  '--star']"
     options, rest = lines.MAP.split(line)
     assert rest == "f  [-1,  '--star']"
@@ -65,14 +65,14 @@ def test_options_end_where_python_begins():
     ],
 )
 def test_bad_options(line, expected):
-    """What is wrong, and where to look."""
+    """The error says what is wrong and where to look."""
     with pytest.raises(LineError, match=f"{expected}.*condor_map"):
         lines.MAP.split(line)
 
 
 def test_names():
-    """Commas and repetition."""
-    for _ in range(2):  # one line leaves nothing for the next
+    """Names are separated by commas, and options that take them may be repeated."""
+    for _ in range(2):  # parsing one line does not affect the next
         options, _ = lines.CELL_JOB.split("-i 'x, y' -i z --out=r")
         assert (options.given, options.wanted) == (["x", "y", "z"], ["r"])
     for parser, line in (lines.CELL_JOB, "-i x,1x"), (lines.MAP, "-o 1x f d"):
@@ -91,7 +91,7 @@ def test_names():
     ],
 )
 def test_function_of_a_cell(body, expected):
-    """A definition, or what happens to x."""
+    """A cell is a definition, or the body of a function of x."""
     module, name = lines.function_of(body)
     space = {"k": 10}
     exec(compile(module, "<cell>", "exec"), space)
@@ -99,7 +99,7 @@ def test_function_of_a_cell(body, expected):
 
 
 def test_bad_cells():
-    """The line of the mistake."""
+    """The error names the line of the cell."""
     with pytest.raises(LineError, match="line 2 of the cell"):
         lines.function_of("x = 1\ny = = 2\n")
     with pytest.raises(LineError, match="the cell is empty"):
@@ -107,7 +107,7 @@ def test_bad_cells():
 
 
 def test_pool_arguments():
-    """As a Pool takes them, comments away."""
+    """Arguments are read as Pool takes them, without comments."""
     call = lines.pool_arguments("4, submitkwargs={'a': 1}  # few")
     assert eval(call) == ((4,), {"submitkwargs": {"a": 1}})
     with pytest.raises(LineError, match="are not arguments of a Pool"):
@@ -115,7 +115,7 @@ def test_pool_arguments():
 
 
 def test_help_names_every_option():
-    """What argparse says becomes a docstring: no colours."""
+    """The help becomes a docstring, so it has no color codes."""
     text = lines.MAP.format_help()
     assert "--return-exceptions" in text
     assert "\x1b" not in text

@@ -1,4 +1,4 @@
-"""Lines that users are owed."""
+"""Notices to users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from condorpool.display import notices
 
 
 @pytest.mark.parametrize(
-    ("func", "seed", "told"),
+    ("func", "seed", "is_reported"),
     [
         pytest.param(hash, None, True, id="hash"),
         pytest.param(lambda x: hash(x) % 8, None, True, id="calls-hash"),
@@ -17,12 +17,12 @@ from condorpool.display import notices
         pytest.param(len, None, False, id="another"),
     ],
 )
-def test_calls_of_hash_are_told_once(capsys, monkeypatch, func, seed, told):
-    """Unless the notebook has a seed, which jobs then have, too."""
-    notices._tell_of_hashes.cache_clear()
+def test_calls_of_hash_are_reported_once(capsys, monkeypatch, func, seed, is_reported):
+    """There is one notice, and none if PYTHONHASHSEED is set: jobs then use the same seed."""
+    notices._warn_once.cache_clear()
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     if seed:
         monkeypatch.setenv("PYTHONHASHSEED", seed)
-    notices.mind_hashes(func)
-    notices.mind_hashes(func)
-    assert capsys.readouterr().err.count("PYTHONHASHSEED=0") == told
+    notices.warn_of_hash(func)
+    notices.warn_of_hash(func)
+    assert capsys.readouterr().err.count("PYTHONHASHSEED=0") == is_reported

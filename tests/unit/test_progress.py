@@ -1,4 +1,4 @@
-"""What is said of how far calls have come."""
+"""Progress, and the texts that show it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MISSING = "reading from file {} at {}: (errno 2) No such file or directory"
 
 
 class Clock:
-    """A time that tests set."""
+    """A clock that tests set."""
 
     now = 0.0
 
     def __call__(self):
-        """Return it."""
+        """Return the time."""
         return self.now
 
 
 class Calls:
-    """A result of calls, one to a chunk and a job, whose jobs live by events."""
+    """A result with one call in each chunk and job, whose jobs change state by events."""
 
     name = "fit"
 
@@ -52,7 +52,7 @@ class Calls:
 
     @property
     def ended(self):
-        """How many calls have ended."""
+        """The number of calls that have ended."""
         return self.size - len(self.batch.pending)
 
     @property
@@ -71,11 +71,11 @@ class Calls:
 
     @property
     def is_ready(self):
-        """Whether all have."""
+        """Whether all calls have ended."""
         return not self.batch.pending
 
-    def tell(self, kind, *procs, time=0, **facts):
-        """Have the event log tell of jobs."""
+    def log(self, kind, *procs, time=0, **facts):
+        """Apply an event of the event log to jobs."""
         for proc in procs:
             self.cluster.apply(JobEvent(kind, 1, proc, facts, time))
 
@@ -85,23 +85,23 @@ class Calls:
             del self.batch.pending[number]
             if error:
                 self.errors[number] = error
-            self.tell("JOB_TERMINATED", number, TerminatedNormally=True, ReturnValue=0)
+            self.log("JOB_TERMINATED", number, TerminatedNormally=True, ReturnValue=0)
 
 
 @pytest.fixture
 def clock():
-    """A time that tests set."""
+    """Return a clock that tests set."""
     return Clock()
 
 
 def test_jobs_are_counted_by_state():
-    """Every job in the queue is in one state, those whose files move in one of their own."""
+    """Every queued job is counted once; idle jobs in file transfer are counted apart."""
     calls = Calls(10)
-    calls.tell("SUBMIT", *range(8))
-    calls.tell("FILE_TRANSFER", 3, Type=2)
-    calls.tell("EXECUTE", 0, 1, 2, SlotName="slot1_1@a")
-    calls.tell("JOB_SUSPENDED", 2)
-    calls.tell("JOB_HELD", 4, HoldReason="no", HoldReasonCode=1, HoldReasonSubCode=0)
+    calls.log("SUBMIT", *range(8))
+    calls.log("FILE_TRANSFER", 3, Type=2)
+    calls.log("EXECUTE", 0, 1, 2, SlotName="slot1_1@a")
+    calls.log("JOB_SUSPENDED", 2)
+    calls.log("JOB_HELD", 4, HoldReason="no", HoldReasonCode=1, HoldReasonSubCode=0)
     seen = Meter(calls).read()
     assert seen.jobs == {
         "queued": 2,
@@ -115,10 +115,10 @@ def test_jobs_are_counted_by_state():
 
 
 def test_shares_of_the_bar_are_all_calls():
-    """What a bar shows adds up to the calls, however many jobs there are for them."""
+    """The parts of a bar add up to the calls, whatever the number of jobs."""
     calls = Calls(10)
-    calls.tell("SUBMIT", *range(10))
-    calls.tell("EXECUTE", 0, 1, 2)
+    calls.log("SUBMIT", *range(10))
+    calls.log("EXECUTE", 0, 1, 2)
     calls.end(0)
     calls.end(1, error=ValueError("x"))
     shares = Meter(calls).read().shares
@@ -127,14 +127,14 @@ def test_shares_of_the_bar_are_all_calls():
 
 
 def test_holds_for_the_same_cause_are_one_group():
-    """Slots, hosts, paths and numbers do not tell causes apart; what is common is said."""
+    """Reasons that differ only in slots, hosts, paths or numbers are one group."""
     calls = Calls(6)
     for proc in range(4):
         reason = MISSING.format("/data/in", f"slot1_{proc}@host{proc}.example.org")
-        calls.tell("JOB_HELD", proc, HoldReason=reason, HoldReasonCode=13, HoldReasonSubCode=2)
-    calls.tell("JOB_HELD", 4, HoldReason="too much", HoldReasonCode=34, HoldReasonSubCode=102)
-    calls.tell("JOB_RELEASED", 4)
-    calls.tell("JOB_HELD", 4, HoldReason="too much", HoldReasonCode=34, HoldReasonSubCode=102)
+        calls.log("JOB_HELD", proc, HoldReason=reason, HoldReasonCode=13, HoldReasonSubCode=2)
+    calls.log("JOB_HELD", 4, HoldReason="too much", HoldReasonCode=34, HoldReasonSubCode=102)
+    calls.log("JOB_RELEASED", 4)
+    calls.log("JOB_HELD", 4, HoldReason="too much", HoldReasonCode=34, HoldReasonSubCode=102)
     files, memory = Meter(calls).read().held
     assert (files.times, memory.times) == (1, 2)  # one is held again after it was released
     assert (files.count, files.code, files.subcode) == (4, 13, 2)
@@ -146,7 +146,7 @@ def test_holds_for_the_same_cause_are_one_group():
 
 
 def test_failures_alike_are_one_group():
-    """Calls that raised the same are counted together, and new ones join."""
+    """Calls with similar exceptions are one group, and later ones join it."""
     calls = Calls(9)
     meter = Meter(calls)
     calls.end(1, error=ValueError("no convergence in 7 steps"))
@@ -161,8 +161,8 @@ def test_failures_alike_are_one_group():
     assert seen.counts[:2] == (0, 3)
 
 
-def test_an_exception_that_cannot_be_told_is_counted():
-    """A user's exception whose text cannot be made stops nothing."""
+def test_an_exception_without_a_text_is_counted():
+    """A user's exception whose str() raises does not stop the display."""
 
     class Mute(Exception):
         def __str__(self):
@@ -173,12 +173,12 @@ def test_an_exception_that_cannot_be_told_is_counted():
     assert Meter(calls).read().failures == (groups.Failed("Mute", "", 1),)
 
 
-def test_rate_and_time_left(clock):
-    """The rate is that of the last minute; without running jobs nothing is promised."""
+def test_rate_and_remaining_time(clock):
+    """The rate is that of the last minute; without running jobs there is no remaining time."""
     calls = Calls(100)
     meter = Meter(calls, clock)
     assert meter.read().rate is None
-    calls.tell("EXECUTE", *range(100))
+    calls.log("EXECUTE", *range(100))
     clock.now = 10.0
     calls.end(*range(20))
     seen = meter.read()
@@ -187,8 +187,8 @@ def test_rate_and_time_left(clock):
     assert meter.read().eta is None
 
 
-def test_what_is_the_same_compares_equal(clock):
-    """Time that passes is no news; a call that ends is."""
+def test_equal_progress_compares_equal(clock):
+    """Progress changes when a call ends, not as time passes."""
     calls = Calls(3)
     meter = Meter(calls, clock)
     before = meter.read()
@@ -199,24 +199,24 @@ def test_what_is_the_same_compares_equal(clock):
 
 
 def test_a_page_of_jobs():
-    """A page has the jobs of a state that it is asked for, and how many there are."""
+    """A page has some of the jobs in a state, and their total number."""
     calls = Calls(50)
-    calls.tell("SUBMIT", *range(50))
-    calls.tell("EXECUTE", *range(30), SlotName="slot1@a", time=100)
-    calls.tell("IMAGE_SIZE", 20, MemoryUsage=64)
+    calls.log("SUBMIT", *range(50))
+    calls.log("EXECUTE", *range(30), SlotName="slot1@a", time=100)
+    calls.log("IMAGE_SIZE", 20, MemoryUsage=64)
     total, rows = page.page(calls, "running", 20, 5, now=107)
     assert total == 30
     assert [row.id for row in rows] == [f"1.{n}" for n in range(20, 25)]
     assert rows[0] == page.Row("1.20", "running", "slot1@a", 7, 64, 1, "")
 
 
-def test_many_jobs_are_told_in_few_words():
-    """What is said of many jobs is no more than of few."""
+def test_progress_of_many_jobs_is_small():
+    """The size of the progress does not grow with the number of jobs."""
     calls = Calls(20_000)
     for proc in range(10_000):
         reason = MISSING.format(f"/in/{proc}", proc)
-        calls.tell("JOB_HELD", proc, HoldReason=reason, HoldReasonCode=13)
-    calls.tell("EXECUTE", *range(10_000, 20_000), SlotName="slot1@a")
+        calls.log("JOB_HELD", proc, HoldReason=reason, HoldReasonCode=13)
+    calls.log("EXECUTE", *range(10_000, 20_000), SlotName="slot1@a")
     for number in range(5_000):
         calls.end(10_000 + number, error=ValueError(f"{number:b}" if number % 2 else "x" * number))
     seen = Meter(calls).read()
@@ -226,7 +226,7 @@ def test_many_jobs_are_told_in_few_words():
 
 
 def seen(**changes):
-    """Return some progress."""
+    """Return progress with these changes."""
     values = {
         "name": "fit",
         "counts": CallCounts(10, 0, 0, 2, 0, 28),
@@ -245,15 +245,15 @@ def seen(**changes):
 
 
 def test_a_line_of_text():
-    """The bar of terminals has what the widget has in a line."""
+    """The line has the bar, the counts of calls and jobs, and the times."""
     assert textbar.line(seen(counts=CallCounts(10, 2, 0, 2, 0, 26))) == (
         "fit |██████··············| 10 of 40 calls done, 2 failed, 2 running, 26 waiting, "
-        "3 jobs idle, 1:05, about 0:15 left"
+        "3 jobs idle, 1:05, eta 0:15"
     )
 
 
 def test_a_report_is_escaped():
-    """What jobs and users say is text in the report, not HTML."""
+    """Text from jobs and users is escaped in the report."""
     failure = groups.Failed("Err", "<script>alert(1)</script>", 1)
     counts = CallCounts(10, 1, 29)
     bundle = report.render(seen(name="<lambda>", counts=counts, failures=(failure,), ended=True))
@@ -263,18 +263,18 @@ def test_a_report_is_escaped():
 
 
 def test_a_report_has_a_picture_of_several_chunks():
-    """One chunk alone is no picture, and what no job has made is none."""
+    """A single chunk has no picture, nor do chunks that no job made."""
 
     def html(*started):
         chunks = [Chunk(0, 1, 0, "1.0", "<b>", time, 1.0) for time in started]
         return report.render(seen(ended=True), chunks=chunks)["text/html"]
 
-    assert 'alt="&lt;timeline: 2 chunks on 1 host&gt;"' in html(1.0, 2.0)
+    assert 'alt="&lt;timeline: 2 groups of calls on 1 host&gt;"' in html(1.0, 2.0)
     assert "<img" not in html(1.0) + html(None, None)
 
 
-def test_short_calls_leave_no_line():
-    """Calls that are over in a moment are not shown."""
+def test_short_calls_write_no_line():
+    """Calls that end within a second are not shown."""
     calls, stream = Calls(1), io.StringIO()
     bar = textbar.TextBar(calls, stream, is_live=True)
     assert bar.refresh()
@@ -284,8 +284,8 @@ def test_short_calls_leave_no_line():
     assert not stream.getvalue()
 
 
-def test_a_bar_is_written_over_itself(monkeypatch):
-    """The line is written anew when it has changed, and ended at the end."""
+def test_a_bar_overwrites_itself(monkeypatch):
+    """The line is rewritten when it has changed, and ends with a newline."""
     monkeypatch.setattr(textbar, "DELAY", 0.0)
     calls, stream = Calls(2), io.StringIO()
     bar = textbar.TextBar(calls, stream, is_live=True)

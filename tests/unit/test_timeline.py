@@ -1,4 +1,4 @@
-"""When each chunk was made, and where: as rows, as a table and as a picture."""
+"""When and where each chunk was made: as records, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def made(host, started, seconds, failed=0):
 
 
 def without(monkeypatch, library):
-    """Have a library not found."""
+    """Hide an installed library."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == library else find(n))
 
 
 def job(**facts):
-    """Make a job of a crew of one."""
+    """Return the only job of a crew."""
     crew = Crew(1, "f", 1, JobOptions(), is_resident=False)
     return Job(Cluster(crew, 4, 1), 0, **facts)
 
 
 def test_a_chunk_that_a_job_made():
-    """It is known when it was made, and what HTCondor said of its job until then."""
+    """The record has the time of the chunk, and what HTCondor logged about its job by then."""
     outcome = Outcome([1, None], {1: ValueError()}, "node7", "3.11", "4.2", 100.5, 3.0)
     made_by = job(attempts=2, memory=64)
     assert chunks.record(6, 8, outcome, made_by) == Chunk(
@@ -47,7 +47,7 @@ def test_a_chunk_that_a_job_made():
 
 
 def test_a_chunk_that_was_lost():
-    """It began with its job, or after the job's chunk before."""
+    """A lost chunk began with its job, or when the job's previous chunk ended."""
     error = JobFailedError("4.2", "it was killed by signal 9", host="slot1_3@node7")
     lost_with = job(began=100, ended=110, attempts=1, exit="it was killed by signal 9")
     lost = chunks.record(6, 8, error, lost_with)
@@ -57,15 +57,15 @@ def test_a_chunk_that_was_lost():
 
 
 def test_a_chunk_that_no_job_made():
-    """Nothing is known of it, and pictures leave it out."""
+    """The record has no job and no time, and pictures omit it."""
     taken_back = chunks.record(0, 5, JobRemovedError("", "taken back"), None)
     assert taken_back == Chunk(0, 5, 5, "", "")
     assert str(Picture([taken_back])) == ""
-    assert "nothing has ended yet" in Picture([])._repr_html_()
+    assert "no call has ended yet" in Picture([])._repr_html_()
 
 
 def test_chunks_at_the_same_time_are_in_rows_of_their_own():
-    """A host has as many rows as it had chunks at once, whatever domain it is told with."""
+    """A host has one row for each concurrent chunk, with or without its domain."""
     chunks = [made("a", 0, 5), made("a.example.org", 1, 1), made("a", 2, 4), made("b", 0, 9)]
     rows = Picture(chunks).hosts
     assert {host: [len(row) for row in rows[host]] for host in rows} == {"a": [1, 2], "b": [1]}
@@ -73,7 +73,7 @@ def test_chunks_at_the_same_time_are_in_rows_of_their_own():
 
 @pytest.mark.parametrize(("hosts", "slots", "count"), [(1, 2, 3), (1, 3, 4000), (300, 4, 3)])
 def test_a_picture_is_small(hosts, slots, count):
-    """Many chunks and hosts take no more of a page than some, and what fails is seen."""
+    """The size of a picture is limited for many chunks and hosts, and failures stay visible."""
     chunks = [
         made(f"node{host}", 10.0 * n, 9.0, failed=n == 1)
         for host in range(hosts)
@@ -90,7 +90,7 @@ def test_a_picture_is_small(hosts, slots, count):
 
 
 def test_a_host_is_text():
-    """What an execution point calls itself is no HTML."""
+    """The name of an execution point is escaped."""
     host = "<script>alert('&')"
     svg = str(Picture([made(host, 0, 1)]))
     assert "<script" not in svg
@@ -103,7 +103,7 @@ def test_a_host_is_text():
     [(0.4, "0.4 s"), (100, "100 s"), (600, "10 min"), (9e4, "25 h"), (1e6, "10 d")],
 )
 def test_times_are_round(seconds, last):
-    """The axis has few numbers, in the unit that suits them."""
+    """The axis has at most seven labels, in a suitable unit."""
     step, unit, name = timeline._ticks(seconds)
     count = int(seconds / (step * unit))
     assert 1 <= count <= 6
@@ -111,7 +111,7 @@ def test_times_are_round(seconds, last):
 
 
 def test_matplotlib_draws_it():
-    """Every chunk is drawn, into axes that are given or new ones."""
+    """Every chunk is drawn, into given axes or new ones."""
     from matplotlib.figure import Figure
 
     ax = Figure().subplots()
@@ -128,7 +128,7 @@ def test_matplotlib_draws_it():
 
 
 def test_without_matplotlib_it_is_svg(monkeypatch):
-    """Notebooks show it, and it can be written to a file."""
+    """The picture can be shown in a notebook and written to a file."""
     without(monkeypatch, "matplotlib")
     picture = timeline.timeline([made("a", 0, 1)])
     assert ET.fromstring(str(picture)).tag.endswith("svg")
@@ -137,7 +137,7 @@ def test_without_matplotlib_it_is_svg(monkeypatch):
 
 
 def test_a_table():
-    """A row for each chunk, with times that pandas knows."""
+    """The table has a row for each chunk, with pandas times."""
     frame = timeline.dataframe([made("a", 86400.5, 2), Chunk(2, 1, 1, "", "")])
     assert list(frame.columns) == list(Chunk._fields)
     assert str(frame.started[0]) == "1970-01-02 00:00:00.500000+00:00"
@@ -145,8 +145,8 @@ def test_a_table():
     assert list(timeline.dataframe([]).columns) == list(Chunk._fields)
 
 
-def test_without_pandas_it_says_so(monkeypatch):
-    """And what to do."""
+def test_without_pandas_it_raises(monkeypatch):
+    """The error says how to install pandas."""
     without(monkeypatch, "pandas")
     with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
         timeline.dataframe([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -195,10 +196,11 @@ class SubmitDir:
         except CondorPoolError:
             raise  # may be an OSError too, and says what to do
         except OSError as error:
+            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             raise SubmitError(
                 f"cannot write the submit directory {self.path}: {error.strerror or error}. "
-                "Nothing was submitted. Free space there, or choose another place with "
-                "Pool(submitdir=...)."
+                f"Nothing was submitted. {'Free space there, or choose' if is_full else 'Choose'} "
+                "another place with Pool(submitdir=...)."
             ) from error
 
     def write(self, name: str, data: bytes) -> None:

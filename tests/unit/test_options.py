@@ -126,7 +126,7 @@ def test_what_jobs_need_is_among_the_keywords():
         (PoolKeywords, "name", "pass name to map(), apply_async() and so on."),
         (ResultKeywords, "chunksiz", "did you mean chunksize?"),
         (ResultKeywords, "linger", "pass linger to Pool() itself."),
-        (ResultKeywords, "n_jobs", "did you mean processes of Pool()?"),
+        (ResultKeywords, "n_jobs", "pass processes to Pool() itself."),
         (ResultKeywords, "color", "the keywords are memory, "),
     ],
 )

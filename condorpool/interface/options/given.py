@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from condorpool.interface.options import commands, resources
@@ -47,21 +47,27 @@ def complete(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
 def _hint(name: str, kind: type) -> str:
     keywords = [*kind.__annotations__]
     is_pool = kind is PoolKeywords
-    of_pool = {*_OF_POOL, *PoolKeywords.__annotations__}
-    if not is_pool and name in of_pool:
-        return f"pass {name} to Pool() itself."
+    own = [*keywords, *(_OF_POOL if is_pool else _OF_VERBS)]
+    meant = _meant(name, own)
     if is_pool and name in {*_OF_VERBS, *ResultKeywords.__annotations__}:
         return f"pass {name} to map(), apply_async() and so on."
-    for keyword, (_, sets) in resources.KEYWORDS.items():
-        if name.lower() in sets and keyword in keywords:
-            return f"did you mean {keyword}?"
-    if commands.is_known(name):
-        return f"submit commands are passed as submitkwargs={{{name!r}: ...}}."
-    own = [*keywords, *(_OF_POOL if is_pool else _OF_VERBS)]
-    near = difflib.get_close_matches(name, own, n=1)
-    meant = _ELSEWHERE.get(name, near[0] if near else "")
+    if not is_pool and meant in {*_OF_POOL, *PoolKeywords.__annotations__} - {*own}:
+        return f"pass {meant} to Pool() itself."
     if meant in own and meant != name:
         return f"did you mean {meant}?"
-    if meant in of_pool:
-        return f"did you mean {meant} of Pool()?"
+    if commands.is_known(name):
+        return f"submit commands are passed as submitkwargs={{{name!r}: ...}}."
     return f"the keywords are {', '.join(keywords)}."
+
+
+def _meant(name: str, own: Collection[str]) -> str:
+    """Return the keyword that is probably meant; empty if none is."""
+    for keyword, (_, sets) in resources.KEYWORDS.items():
+        if name.lower() in sets:
+            return keyword
+    if name in PoolKeywords.__annotations__ or name in _OF_POOL:
+        return name
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    near = () if commands.is_known(name) else difflib.get_close_matches(name, own, n=1)
+    return next(iter(near), "")

@@ -305,6 +305,37 @@ def data_of(text: str) -> str:
     return text
 
 
+def check_call(func: Any, data: Any) -> None:
+    """Raise a `LineError` unless the function can be called on the items of the data."""
+    kinds = type(func).__name__, type(data).__name__
+    if not callable(func):
+        swapped = callable(data) and hasattr(func, "__iter__")
+        hint = "; the function comes first, then the data" if swapped else ", not a function"
+        raise LineError(f"what should be the function is of type {kinds[0]}{hint}")
+    try:
+        iter(data)
+    except TypeError:
+        raise LineError(
+            f"the data is of type {kinds[1]}, not a list or another iterable of the items"
+        ) from None
+
+
+def check_empty(magic: str, text: str) -> None:
+    """Raise a `LineError` if a magic that takes nothing got something."""
+    if without_comment(text):
+        raise LineError(f"{magic} takes nothing after its name: {without_comment(text)!r}")
+
+
+def name_on(text: str) -> str:
+    """Return the name of calls that a line has, with or without quotes."""
+    text = without_comment(text)
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return value if isinstance(value, str) else text
+
+
 def _parsed(text: str) -> ast.expr | None:
     try:
         return ast.parse(text, mode="eval").body

@@ -53,8 +53,8 @@ class NotebookPool:
         if len(args) == 1 and isinstance(args[0], Pool):
             pool, arguments = args[0], None
         else:
+            pool = Pool(*args, **kwargs)
             arguments = inspect.signature(Pool).bind(*args, **kwargs).arguments
-            pool = Pool(**arguments)
         for old in self._pools.values() if self._arguments is not None else ():
             if all(calls.batch.is_done for calls in workload_of(old).handles() if calls.batch):
                 old.terminate()  # its jobs only linger

@@ -68,6 +68,26 @@ def test_a_short_call_leaves_nothing(environment, tmp_path):
     assert [out.output_type for out in outputs] == ["execute_result"]
 
 
+HELD_CALLS = """
+pool = Pool(maxtasksperchild=1, submitkwargs=dict(
+    should_transfer_files="YES", transfer_input_files="/no/such/file"))
+results = [pool.apply_async(abs, (n,)) for n in range(2)]
+while not all(result.counts().held for result in results):
+    time.sleep(0.1)
+time.sleep(4)
+for result in results:
+    result.remove()
+"""
+
+
+def test_a_held_call_is_noticed(environment, tmp_path):
+    """Calls that no display shows are named in one line when they are held."""
+    [outputs] = execute(environment, tmp_path, HELD_CALLS)
+    [notice] = "".join(out.text for out in outputs if out.output_type == "stream").splitlines()
+    assert notice.startswith("condorpool: 2 calls of abs held: job ")
+    assert "/no/such/file" in notice
+
+
 def test_held_jobs_raise_without_a_front_end(environment, tmp_path):
     """A call does not wait for its jobs to be released where no user can click."""
     [outputs] = execute(environment, tmp_path, HELD)

@@ -188,9 +188,12 @@ def entries(folder: Path) -> list[Entry]:
 def everything() -> list[Entry]:
     """Return all entries of this user, each once, though cleaners move them meanwhile."""
     found: dict[Path, Entry] = {}
-    # The kept ones last: cleaners move entries there, and one must not be missed.
-    for folder in [*folders(), state() / KEPT]:
-        found.update((entry.path, entry) for entry in entries(folder))
+    kept = state() / KEPT
+    # Twice, the second time in the opposite order: an entry that is moved while this reads, from
+    # a folder not read yet to one that was read already, must not be missed.
+    for step in (1, -1):
+        for folder in [kept, *folders()][::step]:
+            found.update((entry.path, entry) for entry in entries(folder))
     return list(found.values())
 
 

@@ -130,7 +130,7 @@ class Panel:
         chunks: Sequence[Chunk] = ()
         with contextlib.suppress(ReferenceError):
             chunks = self._calls.chunks()
-            # The widget stays for pages that are loaded anew; values live as their users want.
+            # The widget stays for reloaded pages; it must not keep the calls' values alive.
             self._calls = self._calls.weakly()
         del self._meter
         if self._widget is None or progress is None:
@@ -145,8 +145,8 @@ class Panel:
             _ended.popleft().close()
 
     def _state(self, progress: Progress) -> dict[str, Any]:
-        state = dataclasses.asdict(progress)
-        return {**state, "shares": progress.shares, "reruns": self._can_rerun}
+        counts = {**progress.counts._asdict(), "total": progress.counts.total}
+        return {**dataclasses.asdict(progress), "counts": counts, "reruns": self._can_rerun}
 
     # -- the user's side -------------------------------------------------------------
     def poll_clicks(self) -> None:

@@ -265,9 +265,10 @@ def _understandable(cache: Path) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             need = debian.SPACE_NEEDED // 2**20
             text = f"there is no room for HTCondor in {cache}: the installation needs {need} MB."
+            cure = "Free space there, or name"
         else:
             text = f"HTCondor cannot be installed in {cache}: {error}."
+            cure = "Name"
         raise InstallError(
-            f"{text} Free space there, or name another folder in the environment variable "
-            "CONDORPOOL_CACHE."
+            f"{text} {cure} another folder in the environment variable CONDORPOOL_CACHE."
         ) from error

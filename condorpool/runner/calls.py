@@ -185,7 +185,7 @@ class Worker:
         chunk: list[Any],
         first: int,
         end: int,
-        shrink: Any = None,
+        between: Any = None,
         pause: float = NEVER,
     ) -> tuple[dict[str, Any], list[Any]]:
         """Make the calls ``first`` to ``end`` of a chunk; return the outcome.
@@ -196,9 +196,11 @@ class Worker:
             The call's file, and the function that reads it; see `load_call`.
         chunk
             The frames with the arguments.
-        shrink
-            Called every ``pause`` seconds as ``shrink(next, end, seconds)``, with the
-            seconds that the calls ``next`` to ``end`` will take; returns the new end.
+        between
+            Called between two calls, every ``pause`` seconds, as
+            ``between(next, end, failed, seconds, splits)``: how many calls have failed, the
+            seconds that the calls ``next`` to ``end`` will take, and whether the chunk may be
+            split; returns the new end.
         """
         about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
         if self.mismatch:
@@ -226,7 +228,7 @@ class Worker:
         self.streams.printed()
         self.names = names_of(func)
         arguments = arguments_of(style, items[first:end])
-        calls = self.calls(func, shared, arguments, first, end, shrink, pause)
+        calls = self.calls(func, shared, arguments, first, end, between, pause)
         printed = self.streams.printed()
         about.update(started=started, seconds=time.time() - started, printed=printed)
         about["task_timeout"] = shared["task_timeout"]
@@ -243,7 +245,7 @@ class Worker:
         arguments: Iterator[tuple[Any, dict[str, Any]]],
         first: int,
         end: int,
-        shrink: Any,
+        between: Any,
         pause: float,
     ) -> list[tuple[Any, str]]:
         """Make calls; return each one's value and ``""``, or exception and traceback's text."""
@@ -251,8 +253,8 @@ class Worker:
         restore, clock = self.surroundings.restore, time.monotonic
         made: list[tuple[Any, str]] = []
         begun = now = clock()
-        restore_after = 0.0
-        ask_after = begun + (pause if shared["splits"] else NEVER)
+        restore_after, ask_after = 0.0, begun + pause
+        failed, splits = 0, shared["splits"]
         for done, (args, kwargs) in enumerate(arguments, first + 1):
             value: Any = None
             is_value = None
@@ -269,8 +271,10 @@ class Worker:
                     value = error
                 self.tidy()
             made.append((value, "" if is_value else describe(value, sources)))
+            failed += not is_value
             if done < end and now > ask_after:
-                end = shrink(done, end, (now - begun) / len(made) * (end - done))
+                seconds = (now - begun) / len(made) * (end - done)
+                end = between(done, end, failed, seconds, splits)
                 ask_after = clock() + pause
             if done >= end:
                 break  # the remaining calls now belong to another chunk

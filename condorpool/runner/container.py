@@ -75,9 +75,10 @@ def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
     """Write a container under a temporary name and move it into place."""
     # An evicted job starts again, maybe before its first run has ended: each run
     # writes a file of its own, and the last move wins.
-    scratch = f"{path}.{os.getpid()}.tmp"
+    scratch = f"{path}.{_process()}.tmp"
     try:
-        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # A file with this name is from a process that was killed: no living one has the name.
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(handle, "wb") as file:
             for part in packed(about, frames):
                 file.write(part)
@@ -86,6 +87,16 @@ def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
         if os.path.exists(scratch):
             os.unlink(scratch)
         raise
+
+
+def _process() -> str:
+    """Return a name of this process that no other living one has, on any machine."""
+    try:
+        # Each container of a machine numbers its own processes.
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        space = ""
+    return f"{os.getpid()}-{space}@{os.uname()[1]}"
 
 
 def read_about(path: str) -> dict[str, Any]:

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _objects: dict[str, Any] = {}
-_read: Any = None
+
+
+def _read(name: str) -> Any:
+    raise FileNotFoundError(name)  # outside a job there are none
 
 
 def read_from(read: Any) -> None:
@@ -22,12 +25,13 @@ def shared(name: str) -> Any:
     """Return an object that the pool has shared."""
     if name not in _objects:
         try:
-            _objects[name] = loads(_read(name)[1])
-        except (FileNotFoundError, TypeError):  # the latter outside a job, where _read is None
+            frames = _read(name)[1]
+        except FileNotFoundError:
             raise LookupError(
                 f"the shared object {name} does not belong to this pool: share it with the pool "
                 "that makes the call"
             ) from None
+        _objects[name] = loads(frames)  # runs the user's code, whose errors are the user's
     return _objects[name]
 
 

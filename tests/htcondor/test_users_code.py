@@ -121,7 +121,7 @@ def test_a_value_that_never_comes_back(pool):
     assert not stuck.ready()
     with pytest.raises(condorpool.ResultTimeoutError):
         stuck.get(timeout=0.1)
-    pool._end(patience=0.5)  # and not for ever at the end of the program
+    pool._workload.end(patience=0.5)  # and not for ever at the end of the program
 
 
 def test_a_callback_that_ends_the_program(pool, caplog):

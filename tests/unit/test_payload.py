@@ -12,6 +12,7 @@ import sys
 import threading
 import types
 import warnings
+from pathlib import Path
 
 import cloudpickle
 import numpy
@@ -21,7 +22,7 @@ import condorpool
 from condorpool.engine import copies, payload, pickling
 from condorpool.engine.description import START
 from condorpool.engine.submitdir import SubmitDir
-from condorpool.runner import container
+from condorpool.runner import container, sharing
 from condorpool.runner.pickling import pickled
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -62,6 +63,60 @@ class TestContainer:
         container.write(str(tmp_path / "x"), {}, [])
         (file,) = tmp_path.iterdir()
         assert file.stat().st_mode & 0o777 == 0o600
+
+    def test_a_scratch_file_of_a_killed_process_is_overwritten(self, tmp_path, monkeypatch):
+        """A later process may have its id."""
+        path, replace = str(tmp_path / "x"), os.replace
+        scratch = []
+        monkeypatch.setattr(
+            os, "replace", lambda old, new: scratch.append(old) or replace(old, new)
+        )
+        container.write(path, {}, [b"1"])
+        Path(scratch[0]).write_bytes(b"torn" * 1000)
+        container.write(path, {}, [b"22"])
+        assert scratch[0] == scratch[1]
+        assert bytes(container.read(path)[1][0]) == b"22"
+        assert len(list(tmp_path.iterdir())) == 1
+
+    @pytest.mark.parametrize("changed", ["pid", "host", "container"])
+    def test_two_processes_write_different_scratch_files(self, tmp_path, monkeypatch, changed):
+        """Process ids are the same on other machines and in containers."""
+        scratch, replace = [], os.replace
+        monkeypatch.setattr(
+            os, "replace", lambda old, new: scratch.append(old) or replace(old, new)
+        )
+        container.write(str(tmp_path / "x"), {}, [])
+        name, value = {
+            "pid": ("getpid", 1), "host": ("uname", ("Linux", "elsewhere")),
+            "container": ("readlink", "pid:[1]"),
+        }[changed]  # fmt: skip
+        monkeypatch.setattr(os, name, lambda *_: value)
+        container.write(str(tmp_path / "x"), {}, [])
+        assert scratch[0] != scratch[1]
+
+
+class Unfriendly:
+    """Raises an error when it is rebuilt."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __setstate__(self, state):
+        raise state["error"]
+
+
+@pytest.mark.parametrize("error", [TypeError("mine"), FileNotFoundError("mine")])
+def test_an_error_of_a_shared_object_is_the_users(tmp_path, monkeypatch, error):
+    """It is not taken for an object of another pool."""
+    payload.write_shared(tmp_path / "s", Unfriendly(error))
+    monkeypatch.setattr(sharing, "_read", lambda name: container.read(str(tmp_path / name)))
+    with pytest.raises(type(error), match="mine"):
+        sharing.shared("s")
+    with pytest.raises(LookupError, match="does not belong to this pool"):
+        sharing.shared("other")
+    monkeypatch.undo()
+    with pytest.raises(LookupError, match="does not belong to this pool"):
+        sharing.shared("s")
 
 
 class TestProgram:

@@ -1,5 +1,6 @@
 """How HTCondor's programs and Debian's mirror are found; the tests install nothing."""
 
+import errno
 import importlib
 import json
 import os
@@ -163,6 +164,17 @@ def test_a_full_disk_is_reported_before_the_download(nothing_installed, monkeypa
     with pytest.raises(InstallError, match="no room"):
         install.install(progress=None, mirror="http://mirror.test/debian")
     assert [path.name for path in nothing_installed.iterdir()] == ["htcondor.lock"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advised"), [("ENOSPC", True), ("EDQUOT", True), ("EROFS", False)]
+)
+def test_space_is_freed_only_on_a_full_disk(tmp_path, number, advised):
+    """Other errors are not cured by it."""
+    with pytest.raises(InstallError, match="CONDORPOOL_CACHE") as caught, \
+            install._understandable(tmp_path):  # fmt: skip
+        raise OSError(getattr(errno, number), "words")
+    assert ("Free space" in str(caught.value)) is advised
 
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt's own words are tested on Debian")

@@ -88,6 +88,28 @@ class TestEntry:
         moved.discard()
         assert not list(registry.everything())
 
+    @pytest.mark.parametrize("places", [("kept", "a"), ("a", "kept"), ("a", "b"), ("b", "a")])
+    def test_it_is_not_missed_while_it_moves(self, entry, state, monkeypatch, places):
+        """Whenever another process moves it, it is listed once."""
+        owners = {name: str(replace(Owner.this(), host=name)) for name in "ab"} | {"kept": "kept"}
+        for owner in owners.values():
+            (state / owner).mkdir()
+        begin, end = (state / owners[place] for place in places)
+        read = registry.entries
+        for moment in range(7):
+            there = entry.move(begin)
+            moments = iter(range(100))
+
+            def entries(folder, there=there, moments=moments, moment=moment):
+                if next(moments) == moment:
+                    there.move(end)
+                return read(folder)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(registry, "entries", entries)
+                assert [found.run for found in registry.everything()] == [entry.run]
+            (entry,) = registry.everything()
+
     def test_files_that_are_no_entries_are_skipped(self, entry):
         """The other entries are still found."""
         entry.file.with_name("other.json").write_text("{")

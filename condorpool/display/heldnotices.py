@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from condorpool.values.exceptions import JobHeldError
 
 #: Seconds for which calls must be held: by then a wait has raised the error, or handled it.
-DELAY = 1.0
+DELAY = 2.0
+
+#: Seconds for which calls that are held for the same reason get no further line.
+SILENCE = 60.0
 
 
 @dataclass
@@ -41,6 +44,7 @@ class HeldNotices:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watched: list[_Watched] = []
+        self._told: dict[tuple[str, str], float] = {}  # when each reason was printed
         self._is_open = False  # whether the refresher calls this object
 
     def watch(self, calls: Calls) -> None:
@@ -55,30 +59,34 @@ class HeldNotices:
         """Print what is new; return whether calls remain to be watched."""
         with uninterrupted, self._lock:
             watched = list(self._watched)
+        now = time.monotonic()
         crews: dict[Crew, int] = {}  # how many jobs each has that are held
-        told: set[int] = set()
-        found: dict[tuple[str, str], list[tuple[_Watched, JobHeldError]]] = {}
+        done: set[int] = set()
+        held: dict[tuple[str, str], list[tuple[_Watched, JobHeldError]]] = {}
         for each in watched:
             calls = each.calls()
             if calls is None or calls.batch is None or calls.is_ready or calls.is_reported:
-                told.add(id(each))
+                done.add(id(each))
                 continue
             crew = calls.batch.crew
             if crew not in crews:
                 crews[crew] = crew.count(JobState.HELD)
             error = _why_held(calls) if crews[crew] else None
-            now = time.monotonic()
             each.since = (each.since or now) if error else 0.0
-            if error and now - each.since >= DELAY:
+            if error:
                 key = calls.name, key_of(error.reason, error.code, error.subcode)
-                found.setdefault(key, []).append((each, error))
-                told.add(id(each))
-        for (name, _), held in found.items():
-            first, error = held[0]
-            text = f"{plural(len(held), 'call')} of {one_line(name)} held: {error}"
-            first.context.copy().run(tell, text)
+                held.setdefault(key, []).append((each, error))
+        for key, group in held.items():
+            if now - min(each.since for each, _ in group) < DELAY:
+                continue
+            done.update(id(each) for each, _ in group)
+            if now - self._told.get(key, -SILENCE) >= SILENCE:
+                self._told[key] = now
+                first, error = group[0]
+                text = f"{plural(len(group), 'call')} of {one_line(key[0])} held: {error}"
+                first.context.copy().run(tell, text)
         with uninterrupted, self._lock:
-            self._watched = [each for each in self._watched if id(each) not in told]
+            self._watched = [each for each in self._watched if id(each) not in done]
             self._is_open = bool(self._watched)
             return self._is_open
 

@@ -367,7 +367,7 @@ class TestJobs:
         """Jobs of a result are held and released, and its calls removed, by its variable's name."""
         run(shell, "scan = %condor_map -a --chunksize 10 time.sleep [60] * 40")
         result = shell.user_ns["scan"]
-        wait_for(lambda: result.counts().running == 2)
+        wait_for(lambda: len(result.jobs) == 2)
         run(shell, "%condor_hold scan")
         assert capsys.readouterr().out == "held 2 jobs\n"
         wait_for(lambda: result.counts().held >= 20)

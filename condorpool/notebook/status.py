@@ -124,7 +124,7 @@ def _held_groups() -> tuple[Held, ...]:
 
 def _lines_about_leftovers() -> list[str]:
     mine, others = _left()
-    lines = [f"Left by this notebook: {_line(each)}" for each in mine[:MOST]]
+    lines = [f"Left by this notebook: {line}" for line in _lines(mine)]
     more = len(mine) - MOST
     if more > 0:
         lines.append(f"and {more} more of this notebook: `%condor_attach` lists them.")
@@ -145,14 +145,13 @@ def greeting() -> str:
     mine, others = _left()
     if not mine:
         return ""
-    is_one = len(mine) == 1
-    what = "are" if not is_one else "is"
-    lines = [f"condorpool: {_maps(mine)} of this notebook {what} running or kept:"]
-    lines += [f"    {_line(each)}" for each in mine[:MOST]]
-    if len(mine) > MOST or others:
-        hidden = [f"{len(mine) - MOST} more"] * (len(mine) > MOST)
-        hidden += [f"{len(others)} of other notebooks and programs"] * bool(others)
-        lines.append(f"    ({' and '.join(hidden)}: %condor_attach lists them)")
+    is_ = "is" if len(mine) == 1 else "are"
+    lines = [f"condorpool: {_maps(mine)} of this notebook {is_} running or kept:"]
+    lines += [f"    {line}" for line in _lines(mine)]
+    hidden = [f"{len(mine) - MOST} more"] if len(mine) > MOST else []
+    hidden += [f"{len(others)} of other notebooks and programs"] if others else []
+    if hidden:
+        lines.append(f"    ({' and '.join(hidden)}: `%condor_attach` lists them)")
     return "\n".join(lines)
 
 
@@ -174,7 +173,15 @@ def _maps(some: Sequence[Leftover]) -> str:
     return plural(len(some), "map")
 
 
-def _line(leftover: Leftover) -> str:
-    kept = ", kept" if leftover.entry.owner is None else ""
-    ended = f"{leftover.ended:,} of {plural(leftover.calls, 'call')} ended"
-    return f"{one_line(leftover.name, 40)}: {ended}{kept}. `%condor_attach {leftover.name}`"
+def _lines(latest_first: Sequence[Leftover]) -> list[str]:
+    """Return a line for each of the latest calls, which says how to resume them."""
+    lines = []
+    seen: set[str] = set()
+    for each in latest_first[:MOST]:
+        kept = ", kept" if each.entry.owner is None else ""
+        ended = f"{each.ended:,} of {plural(each.calls, 'call')} ended"
+        # By its name, %condor_attach resumes the latest.
+        name = each.run if each.name in seen else each.name
+        lines.append(f"{one_line(each.name, 40)}: {ended}{kept}. `%condor_attach {name}`")
+        seen.add(each.name)
+    return lines

@@ -17,9 +17,9 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     Parameters
     ----------
     name
-        The ``name`` of the calls, the name of their function, or the end of the submit
-        directory's name.  If several match, the latest of this notebook is resumed, else
-        the latest.
+        The ``name`` of the calls, the name of their function, or the name of their submit
+        directory; its beginning, if no other name begins so.  If several calls have it, the
+        latest of this notebook is resumed, else the latest.
     pool
         The pool that gets the result; by default a new one, at the access point
         where the jobs are.
@@ -27,7 +27,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     Raises
     ------
     CondorPoolError
-        There are no such calls, or another process works on them.
+        There are no such calls, several names begin so, or another process works on the calls.
 
     Examples
     --------
@@ -38,9 +38,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     found = leftovers()
     if name is None:
         return found
-    matching = [
-        leftover for leftover in found if name == leftover.name or leftover.run.endswith(name)
-    ]
+    matching = found.named(name)
     here = notebook_path()
     matching.sort(
         key=lambda leftover: (not leftover.in_use, bool(here) and leftover.notebook == here)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import time
 from collections import Counter
@@ -357,27 +358,32 @@ def _doomed(each: Listed) -> list[Cell]:
 
 def _delete(entries: Sequence[Entry]) -> int:
     """Have cleaners delete submit directories, and wait for a while until they are gone."""
-    for entry in entries:
-        try:
-            custody.delete(entry)
-        except FileNotFoundError:
-            warn(f"{entry.path} was taken up or cleaned up meanwhile.")
+    rest, tries = {entry.path: entry for entry in entries}, Counter[Path]()
+
+    def is_over(path: Path) -> bool:
+        entry = rest.get(path)
+        is_kept = entry and entry.owner is None and tries[path] >= custody.TRIES
+        return entry is None or bool(entry.in_use or is_kept)
+
     end = time.monotonic() + PATIENCE
-    while (rest := _there(entries)) and time.monotonic() < end:
+    while not all(map(is_over, rest)) and time.monotonic() < end:
+        for path, entry in rest.items():
+            # A cleaner that was about to keep it may do so once more.
+            if not tries[path] or (entry.owner is None and not is_over(path)):
+                tries[path] += 1
+                with contextlib.suppress(FileNotFoundError):  # it was taken up or cleaned up
+                    custody.delete(entry)
         time.sleep(0.1)
-    for entry in entries:
-        if entry.path in rest:
-            why = f" ({rest[entry.path].note})" if rest[entry.path].note else ""
-            say(f"{entry.path}: is being removed{why}. See `condorpool ps`.")
+        rest = {entry.path: entry for entry in registry.everything() if entry.path in tries}
+    for path in tries:
+        found = rest.get(path)
+        if found is None:
+            say(f"{path}: removed")
+        elif is_over(path):
+            say(f"{path}: not removed: {found.in_use or found.note}")
         else:
-            say(f"{entry.path}: removed")
-    return 0
-
-
-def _there(entries: Sequence[Entry]) -> dict[Path, Entry]:
-    """Return those of the entries that still exist."""
-    paths = {entry.path for entry in entries}
-    return {entry.path: entry for entry in registry.everything() if entry.path in paths}
+            say(f"{path}: is being removed. {found.note}".rstrip() + " See `condorpool ps`.")
+    return int(any(map(is_over, rest)))
 
 
 def _logs(arguments: argparse.Namespace) -> int:

@@ -392,7 +392,7 @@ def _logs(arguments: argparse.Namespace) -> int:
     lines = text.splitlines()
     everything = _everything()
     # Of directories that no longer exist, the log alone knows the names.
-    logged = set(re.findall(r"([^\s/]*condorpool-[0-9a-f]+): ", text))
+    logged = set(re.findall(r"(condorpool-[0-9a-f]+): ", text))
     runs = {run for name in arguments.names for run in _runs(name, everything, logged)}
     if arguments.names:
         lines = [line for line in lines if any(f"{run}:" in line for run in runs)]
@@ -448,7 +448,7 @@ def _named(name: str, everything: Sequence[Listed]) -> list[Listed]:
 
 def _meant(name: str, known: set[str], everything: Sequence[Listed]) -> str:
     """Return the one name that is meant."""
-    found = matching(name, known, [each.entry.path for each in everything])
+    found = matching(name, known, {each.entry.run: each.entry.path for each in everything})
     if not found:
         raise CondorPoolError(
             f"nothing is named {name!r}.{did_you_mean(name, known)} `condorpool ls` lists all names."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from condorpool.cleaner.owner import notebook_path
+from condorpool.engine.submitdir import run_of
 from condorpool.interface.leftovers import leftovers
 from condorpool.interface.openpools import open_pools
 from condorpool.interface.pool import Pool
@@ -17,9 +19,9 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     Parameters
     ----------
     name
-        The ``name`` of the calls, the name of their function, or the name of their submit
-        directory; its beginning, if no other name begins so.  If several calls have it, the
-        latest of this notebook is resumed, else the latest.
+        The ``name`` of the calls, the name of their function, or the end of the submit
+        directory's name.  If several match, the latest of this notebook is resumed, else
+        the latest.
     pool
         The pool that gets the result; by default a new one, at the access point
         where the jobs are.
@@ -27,7 +29,7 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     Raises
     ------
     CondorPoolError
-        There are no such calls, several names begin so, or another process works on the calls.
+        There are no such calls, or another process works on them.
 
     Examples
     --------
@@ -38,7 +40,12 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     found = leftovers()
     if name is None:
         return found
-    matching = found.named(name)
+    end = run_of(Path(name))
+    matching = [
+        leftover
+        for leftover in found
+        if name == leftover.name or (end and leftover.run.endswith(end))
+    ]
     here = notebook_path()
     matching.sort(
         key=lambda leftover: (not leftover.in_use, bool(here) and leftover.notebook == here)

@@ -18,8 +18,7 @@ from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.survey import Survey
-from condorpool.values.exceptions import CondorPoolError, JobError
-from condorpool.values.matching import matching
+from condorpool.values.exceptions import JobError
 from condorpool.values.tables import aligned
 from condorpool.values.text import printable
 
@@ -125,22 +124,6 @@ class Leftovers(list[Leftover]):
     """The calls that `condorpool.attach` can resume, the oldest first, shown as a table."""
 
     _HEAD = ("name", "calls", "submitted", "cell", "notebook", "submit directory", "")
-
-    def named(self, name: str) -> Leftovers:
-        """Return those with this name, or in the submit directory with this name or path.
-
-        The beginning of a name counts if no other name begins so.
-
-        Raises
-        ------
-        CondorPoolError
-            Several names begin so.
-        """
-        known = {word for each in self for word in (each.name, each.run)}
-        found = matching(name, known, {each.entry.path for each in self})
-        if len(found) > 1:
-            raise CondorPoolError(f"several names begin with {name!r}: {', '.join(found)}.")
-        return Leftovers(each for each in self if {each.name, each.run} & {*found})
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from condorpool.values.matching import did_you_mean, matching
 
-KNOWN = {"scan", "scan-2", "fit", "condorpool-12ab", ".condorpool-34cd"}
+FOLDERS = {run: Path("/jobs", f".{run}") for run in ("condorpool-12ab", "condorpool-34cd")}
+KNOWN = {"scan", "scan-2", "fit", *FOLDERS}
 
 
 @pytest.mark.parametrize(
@@ -16,36 +19,38 @@ KNOWN = {"scan", "scan-2", "fit", "condorpool-12ab", ".condorpool-34cd"}
         ("sca", ["scan", "scan-2"]),
         ("fi", ["fit"]),
         ("condorpool-1", ["condorpool-12ab"]),
-        ("condorpool-34cd", [".condorpool-34cd"]),
-        (".condorpool-34cd", [".condorpool-34cd"]),
-        ("condor", [".condorpool-34cd", "condorpool-12ab"]),
+        (".condorpool-34cd", ["condorpool-34cd"]),
+        (".condorpool-3", ["condorpool-34cd"]),
+        ("condor", ["condorpool-12ab", "condorpool-34cd"]),
+        ("/jobs/.condorpool-12ab", ["condorpool-12ab"]),
+        ("/jobs/condorpool-12ab/", ["condorpool-12ab"]),
     ],
 )
 def test_a_name_or_its_beginning(name, expected):
     """A whole name stands for itself, though another one begins with it."""
-    assert matching(name, KNOWN) == expected
+    assert matching(name, KNOWN, FOLDERS) == expected
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "/", "./", "../", "an", "2", "12ab", "it", "*", "fit ", "FIT", "\x00"]
-)
+    "name",
+    ["", ".", "..", "/", "./", "../", ".//", "an", "2", "12ab", "it", "*", "fit ", "FIT", "\x00",
+     "/jobs", "/jobs/", "/jobs/.condorpool-12a", "/jobs/.condorpool-12ab/x", "/x/.condorpool-12ab"],
+)  # fmt: skip
 def test_no_name(name, tmp_path, monkeypatch):
     """`condorpool rm .` and `condorpool rm "$UNSET"` delete nothing, and no end of a name counts."""
-    folder = tmp_path / "condorpool-12ab"
+    folder = tmp_path / ".condorpool-12ab"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert matching(name, KNOWN, [folder]) == []
+    assert matching(name, KNOWN, FOLDERS) == []
+    assert matching(name, KNOWN, {"condorpool-12ab": folder}) == []
 
 
-def test_paths(tmp_path, monkeypatch):
-    """A folder can be given as a whole path."""
-    folder = tmp_path / "condorpool-12ab"
-    folder.mkdir()
+def test_relative_paths(tmp_path, monkeypatch):
+    """They are those of the current folder."""
     monkeypatch.chdir(tmp_path)
-    for path in (str(folder), f"{folder}/", "./condorpool-12ab", "condorpool-12ab/"):
-        assert matching(path, KNOWN, [folder]) == ["condorpool-12ab"]
-    for path in (str(folder)[:-1], f"/elsewhere/{folder.name}", f"{folder}/more", str(tmp_path)):
-        assert matching(path, KNOWN, [folder]) == []
+    folders = {"condorpool-12ab": tmp_path / ".condorpool-12ab"}
+    for path in ("./.condorpool-12ab", ".condorpool-12ab/", "condorpool-12ab/"):
+        assert matching(path, KNOWN, folders) == ["condorpool-12ab"]
 
 
 def test_did_you_mean():

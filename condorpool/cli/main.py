@@ -12,7 +12,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from condorpool import __version__, personal
+import condorpool
+from condorpool import personal
 from condorpool.cli import demo, submitdirs
 from condorpool.cli.console import agrees, jobs_in_words, say, warn
 from condorpool.values.exceptions import CondorPoolError
@@ -84,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="condorpool", description="multiprocessing.Pool whose calls run as HTCondor jobs."
     )
-    parser.add_argument("--version", action="version", version=f"condorpool {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"condorpool {condorpool.__version__}"
+    )
     commands = _commands(parser, title="commands", metavar="COMMAND")
     demo.add(commands)
     submitdirs.add(commands)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import functools
 import io
 import re
 import shlex
 import tokenize
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, NoReturn
+
+from condorpool.values.matching import did_you_mean
 
 #: The name of the function that is made from a cell's lines.
 CELL = "cell"
@@ -56,7 +57,7 @@ class Options(argparse.ArgumentParser):
             if name in ("-h", "--help"):
                 raise LineError(f"`{self.prog}?` shows the help.")
             if name not in self.takes_value:
-                self.error(f"There is no option {name}{did_you_mean(name, self.takes_value, '.')}")
+                self.error(f"There is no option {name}.{did_you_mean(name, self.takes_value)}")
             words.append(name)
             place += flag.end()
             if flag[2] and not self.takes_value[name]:
@@ -71,7 +72,7 @@ class Options(argparse.ArgumentParser):
         try:
             options = self.parse_args(words)
         except argparse.ArgumentError as error:
-            self.error(f"{str(error.argument_name).rpartition('/')[2]} {error.message}.")
+            self.error(f"{str(error.argument_name).rpartition('/')[2]} {error.message}")
         return options, line[place:].strip()
 
     def misplaced(self, text: str) -> str:
@@ -79,12 +80,6 @@ class Options(argparse.ArgumentParser):
         found = re.findall(r"(?:^|\s)(--[A-Za-z][\w-]*)", text)
         known = [flag for flag in found if flag in self.takes_value]
         return f" Options such as {known[0]} come before anything else." if known else ""
-
-
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return ``: did you mean ...?`` with the known word that is most like this one."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else otherwise
 
 
 def _unquoted(word: str) -> str:
@@ -95,19 +90,19 @@ def _number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a whole number, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"takes a whole number, not {text!r}.") from None
 
 
 def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a number of seconds, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"takes a number of seconds, not {text!r}.") from None
 
 
 def _name(text: str) -> str:
     if not text.isidentifier():
-        raise argparse.ArgumentTypeError(f"takes names of variables, and {text!r} is none")
+        raise argparse.ArgumentTypeError(f"takes names of variables, and {text!r} is none.")
     return text
 
 
@@ -118,7 +113,7 @@ def _names(text: str) -> list[str]:
 def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise argparse.ArgumentTypeError(f"takes 'KEY=VALUE', not {text!r}")
+        raise argparse.ArgumentTypeError(f"takes 'KEY=VALUE', not {text!r}.")
     return key.strip(), value.strip()
 
 
@@ -126,7 +121,7 @@ def _choice(*known: str) -> Any:
     def choose(text: str) -> str:
         if text not in known:
             hint = did_you_mean(text, known)
-            raise argparse.ArgumentTypeError(f"takes {' or '.join(known)}, not {text!r}{hint}")
+            raise argparse.ArgumentTypeError(f"takes {' or '.join(known)}, not {text!r}.{hint}")
         return text
 
     return choose
@@ -414,5 +409,5 @@ def why_not(text: str, error: Exception, names: Collection[str]) -> str:
         hint = f": text needs quotes, as in {quoted[1]}='{missing}'"
     else:
         public = [name for name in names if not name.startswith("_")]
-        hint = did_you_mean(missing, public)
-    return f"there is no variable {missing}{hint or '.'}"
+        hint = f".{did_you_mean(missing, public)}"
+    return f"there is no variable {missing}{hint}"

@@ -39,6 +39,7 @@ from condorpool.values.exceptions import (
     PersonalError,
     words_of,
 )
+from condorpool.values.matching import did_you_mean
 from condorpool.values.text import one_line, plural
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -298,8 +299,8 @@ class CondorMagics(Magics):
             if not word.isidentifier():
                 raise
             held = [n for n, v in self.shell.user_ns.items() if selection.is_job_or_result(v)]
-            hint = lines.did_you_mean(word, [*selection.names(), *held], ".")
-            raise LineError(f"there are no calls and no variable named {word}{hint}") from error
+            hint = did_you_mean(word, [*selection.names(), *held])
+            raise LineError(f"there are no calls and no variable named {word}.{hint}") from error
 
     @no_var_expand
     @line_magic

@@ -14,14 +14,17 @@ from condorpool.display.groups import Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
-from condorpool.values.text import aligned, duration, one_line, plural
+from condorpool.values.tables import GAP, aligned
+from condorpool.values.text import duration, one_line, plural
 
 #: Lines about leftover calls, and about held jobs, at most.
 MOST = 5
 
-#: The columns of the table, and those with numbers.
+#: The columns of the table; those that are empty are omitted.
 _HEAD = ("name", "calls", *CallCounts._fields, "time", "variable")
-_NUMBERS = range(1, len(_HEAD) - 1)
+
+#: The columns that are texts; the others are numbers.
+_TEXTS = ("name", "variable")
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,37 @@ class Status:
             )
         return [*lines, *self.left]
 
+    @property
+    def _table(self) -> list[list[str]]:
+        """The table, its head first."""
+        rows = [_HEAD, *(row.cells for row in self.rows)]
+        used = [column for column in zip(*rows, strict=True) if any(column[1:])]
+        return [list(row) for row in zip(*used, strict=True)]
+
     def __repr__(self) -> str:
-        table = [_HEAD, *(row.cells for row in self.rows)]
-        lines = aligned(table, _NUMBERS) if self.rows else ["This notebook has no calls."]
+        lines = ["This notebook has no calls."]
+        if self.rows:
+            is_text = [name in _TEXTS for name in self._table[0]]
+            lines = [
+                GAP.join(
+                    cell if left else cell.strip().rjust(len(cell))
+                    for cell, left in zip(row, is_text, strict=True)
+                ).rstrip()
+                for row in aligned(self._table)
+            ]
         return "\n".join([*lines, *self.notes])
 
     def _repr_html_(self) -> str:
         lines = ["<p>This notebook has no calls.</p>"]
         if self.rows:
-            lines = ["<table>", _html(_HEAD, "th"), *(_html(row.cells, "td") for row in self.rows)]
-            lines.append("</table>")
+            head, *rows = self._table
+            sides = ["left" if name in _TEXTS else "right" for name in head]
+            lines = ["<table>", _html(head, sides, "th")]
+            lines += [*(_html(row, sides, "td") for row in rows), "</table>"]
         return "\n".join([*lines, *(f"<div>{_code(note)}</div>" for note in self.notes)])
 
 
-def _html(cells: Sequence[str], tag: str) -> str:
-    sides = ("right" if number in _NUMBERS else "left" for number in range(len(cells)))
+def _html(cells: Sequence[str], sides: Sequence[str], tag: str) -> str:
     row = (
         f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
         for cell, side in zip(cells, sides, strict=True)
@@ -179,9 +198,10 @@ def _lines(latest_first: Sequence[Leftover]) -> list[str]:
     seen: set[str] = set()
     for each in latest_first[:MOST]:
         kept = ", kept" if each.entry.owner is None else ""
-        ended = f"{each.ended:,} of {plural(each.calls, 'call')} ended"
         # By its name, %condor_attach resumes the latest.
         name = each.run if each.name in seen else each.name
-        lines.append(f"{one_line(each.name, 40)}: {ended}{kept}. `%condor_attach {name}`")
+        lines.append(
+            f"{one_line(each.name, 40)}: {each.counts.summary}{kept}. `%condor_attach {name}`"
+        )
         seen.add(each.name)
     return lines

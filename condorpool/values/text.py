@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-
 #: The most characters of a name.
 MAX_NAME = 100
 
@@ -35,15 +33,3 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Return ``1 call`` or ``2,000 calls``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
-    """Return the rows of a table as lines with aligned columns, those in ``right`` to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -83,7 +83,7 @@ class TestMap:
         assert "'scan': reusing 2 of 2" in capsys.readouterr().err
         run(shell, "%condor_clean")
         run(shell, "%condor_status")
-        assert "scan: 2 of 2 calls ended, kept. `%condor_attach scan`" in capsys.readouterr().out
+        assert "scan: 2 of 2 calls done, kept. `%condor_attach scan`" in capsys.readouterr().out
         assert run(shell, "%condor_attach scan").get() == [1, 2]
         run(shell, "_condor.forget()\n%condor_clean\n%condor_status")
         assert "kept" not in capsys.readouterr().out
@@ -160,12 +160,12 @@ class TestMap:
             ("%condor_map", "write a function and its data"),
             ("%condor_map abs", "is not a function and its data"),
             ("%condor_map abs nodata", "there is no variable nodata."),
-            ("%condor_map abs tmie", "there is no variable tmie: did you mean time?"),
+            ("%condor_map abs tmie", "there is no variable tmie. Did you mean 'time'?"),
             ("%condor_map abs 1", "the data is of type int, not a list"),
             ("%condor_map 1 [1]", "what should be the function is of type int, not a function"),
             ("%condor_map [1] abs", "the function comes first, then the data"),
             ("%condor_map abs [1] --memory 2GB", "Options such as --memory come before"),
-            ("%condor_map --chunk 1 abs [1]", "did you mean --chunksize? `%condor_map?`"),
+            ("%condor_map --chunk 1 abs [1]", "Did you mean '--chunksize'? `%condor_map?`"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
             ("%condor_map --memory much abs [1]", "memory='much' is not a size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
@@ -185,7 +185,7 @@ class TestMap:
             ("%condor_rm 999999.0", "this notebook has no job 999999.0; it has none"),
             (
                 "%condor_rm helt",
-                "there are no calls and no variable named helt: did you mean held?",
+                "no calls and no variable named helt. Did you mean 'held'?",
             ),
             ("%condor_rm time", "time is of type module, neither a job nor a result"),
         ],
@@ -226,7 +226,7 @@ class TestStatus:
         capsys.readouterr()
         run(shell, "%condor_status")
         head, scan, fit, *notes = capsys.readouterr().out.splitlines()
-        words = "name calls done failed removed running held waiting time variable"
+        words = "name calls done running waiting time variable"  # no others have calls
         assert head.split() == words.split()
         *numbers, elapsed, variable = scan.split()
         assert numbers == ["scan", "5", "1", "2", "2"]

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from condorpool.engine.counts import CallCounts
 from condorpool.notebook import status
 
 
-def leftover(name, notebook, *, ended=3, owner="a process", in_use="", folder="/work"):
+def leftover(name, notebook, *, done=3, owner="a process", in_use="", folder="/work"):
     """Return calls as `leftovers` does."""
     entry = types.SimpleNamespace(owner=owner, path=Path(folder, f"condorpool-{name}"), note="")
     return types.SimpleNamespace(
-        name=name, run=f"condorpool-{name}", notebook=notebook, calls=10, ended=ended,
-        in_use=in_use, entry=entry,
+        name=name, run=f"condorpool-{name}", notebook=notebook, in_use=in_use, entry=entry,
+        counts=CallCounts(done=done, waiting=10 - done),
     )  # fmt: skip
 
 
@@ -46,13 +47,13 @@ def test_the_greeting(left):
     """Each line says how far the calls are, and how to resume them; others are counted."""
     left += [
         leftover("scan", "/work/a.ipynb"),
-        leftover("fit", "/work/a.ipynb", ended=10, owner=None),
+        leftover("fit", "/work/a.ipynb", done=10, owner=None),
         leftover("other", "/work/b.ipynb"),
     ]
     assert status.greeting().splitlines() == [
         "condorpool: 2 maps of this notebook are running or kept:",
-        "    fit: 10 of 10 calls ended, kept. `%condor_attach fit`",
-        "    scan: 3 of 10 calls ended. `%condor_attach scan`",
+        "    fit: 10 of 10 calls done, kept. `%condor_attach fit`",
+        "    scan: 3 of 10 calls done, 7 waiting. `%condor_attach scan`",
         "    (1 of other notebooks and programs: `%condor_attach` lists them)",
     ]
 
@@ -89,7 +90,7 @@ def test_in_the_status(left):
     left += [leftover("scan", "/work/a.ipynb"), leftover("fit", "/work/b.ipynb")]
     assert repr(status.Status({})).splitlines() == [
         "This notebook has no calls.",
-        "Left by this notebook: scan: 3 of 10 calls ended. `%condor_attach scan`",
+        "Left by this notebook: scan: 3 of 10 calls done, 7 waiting. `%condor_attach scan`",
         "Other notebooks and programs have left 1 map: `%condor_attach` lists them.",
     ]
     assert "<code>%condor_attach scan</code>" in status.Status({})._repr_html_()

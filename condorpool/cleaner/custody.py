@@ -16,7 +16,7 @@ from condorpool.cleaner import launch, registry
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
-from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.submitdir import SubmitDir, run_of
 from condorpool.values.exceptions import CondorPoolError, SubmitError
 
 #: Seconds that a cleaner has to release a directory that this process takes up.
@@ -31,7 +31,7 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
     try:
         folder = _folder()
         folder.mkdir(mode=0o700, exist_ok=True)
-        Entry(folder / f"{path.name}.json", path, access_point.origin, on_exit).write()
+        Entry(folder / f"{run_of(path)}.json", path, access_point.origin, on_exit).write()
         launch.ensure_cleaner(folder, access_point.origin)
     except OSError as error:
         raise SubmitError(
@@ -42,7 +42,7 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
 
 def unregister(path: Path, why: str = "") -> None:
     """Remove a directory of this process from the registry, or list it as kept if it exists."""
-    entry = _folder() / f"{path.name}.json"
+    entry = _folder() / f"{run_of(path)}.json"
     for known in registry.entries(entry.parent):
         if known.file == entry and path.exists():
             known.say(f"kept: {why}")

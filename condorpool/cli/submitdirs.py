@@ -16,7 +16,7 @@ from condorpool.cleaner.ending import in_words
 from condorpool.cleaner.registry import Entry
 from condorpool.engine.description import jobs_of
 from condorpool.engine.records import BatchRecord
-from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.submitdir import SubmitDir, run_of
 from condorpool.interface.leftovers import Leftover, Missing, leftovers
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, words_of
 
@@ -186,7 +186,7 @@ def _is_named(entry: Entry, names: Sequence[str]) -> bool:
 
 
 def _is_end(name: str, run: str) -> bool:
-    last = Path(name).name
+    last = run_of(Path(name))
     return bool(last) and run.endswith(last)
 
 

@@ -76,6 +76,11 @@ _REPORT = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+\.\d+)\n")
 R = TypeVar("R", bound=Record)
 
 
+def run_of(path: Path) -> str:
+    """Return a submit directory's name as users and HTCondor read it, without the hiding dot."""
+    return path.name.removeprefix(".")
+
+
 class Token(NamedTuple):
     """A chunk that is posted for runners, or taken by one: an empty file with this name.
 
@@ -133,14 +138,15 @@ class SubmitDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.run = path.name
+        self.run = run_of(path)
         self.log = path / EVENT_LOG
         self.manifest = Manifest()
 
     @classmethod
     def new(cls, base: Path) -> SubmitDir:
         """Choose a name in ``base``; nothing is written yet."""
-        return cls(base / f"condorpool-{uuid.uuid4().hex[:12]}")
+        # Hidden: file browsers would list it beside the user's notebooks.
+        return cls(base / f".condorpool-{uuid.uuid4().hex[:12]}")
 
     @classmethod
     def found(cls, path: Path) -> SubmitDir | None:

@@ -71,7 +71,7 @@ def client(htcondor, tmp_path):
         return done.returncode
 
     yield run
-    for left in tmp_path.glob("condorpool-*"):
+    for left in tmp_path.glob(".condorpool-*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -121,6 +121,22 @@ def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone, min
         assert not mine("note")
     assert set(made(tmp_path).values()) == {1}
     assert gone()
+
+
+def test_a_visible_directory_of_an_earlier_version(client, make_pool, tmp_path, mine):
+    """It is resumed by the end of its name, and deleted."""
+    code = f"""
+from condorpool.engine.submitdir import SubmitDir
+SubmitDir.new = classmethod(lambda cls, base: cls(base / "condorpool-0123456789ab"))
+{BEGIN}
+"""
+    assert client(code, processes=2, on_exit="keep") == -signal.SIGKILL
+    (left,) = mine("note")
+    assert left.run == "condorpool-0123456789ab"
+    with make_pool() as pool:
+        assert condorpool.attach("6789ab", pool).get(timeout=60) == list(range(12))
+    assert set(made(tmp_path).values()) == {1}
+    assert not left.entry.path.exists()
 
 
 def test_the_cleaner_lets_go_of_what_is_taken_up(client, make_pool, tmp_path, gone, until_noted):

@@ -258,7 +258,8 @@ function render({ model, el }) {
   function drawFailed(s) {
     failedPart.hidden = !s.failures.length;
     rerun.hidden = !s.reruns;
-    setText(failedTitle, `${plural(s.counts.failed, "call")} failed`);
+    const bad = ["failed", "removed"].filter((word) => s.counts[word]);
+    setText(failedTitle, bad.map((word) => `${plural(s.counts[word], "call")} ${word}`).join(", "));
     keep(failedGroups, s.failures, (group) => `${group.kind}: ${group.message}`,
       () => make("li", { class: "cp-reason" }),
       (item, group) => setText(item, `${count(group.count)} × ${group.kind}${group.message && ": "}${group.message}`));

@@ -167,6 +167,8 @@ def test_failures_alike_are_one_group():
         ("KeyError", "'a'", 1),
     ]
     assert seen.counts[:2] == (0, 3)
+    assert {failed.word for failed in seen.failures} == {"failed"}
+    assert groups.Failed("JobRemovedError", "", 1).word == "removed"
 
 
 def test_an_exception_without_a_text_is_counted():

@@ -82,11 +82,12 @@ class Status:
             lines.append(
                 "`%condor_release held` releases held jobs, `%condor_rm held` removes them."
             )
-        variable = next((row.variable for row in self.rows if row.variable), "")
-        if self.rows:
-            result = variable or "pool.results[-1]"
+        unfinished = [row for row in self.rows if row.counts.ended < row.counts.total]
+        if unfinished:
+            named = [row.variable for row in unfinished if row.variable]
+            result = named[0] if named else "pool.results[-1]"
             lines.append(
-                f"`{result}.show('auto')` shows calls again; `%condor_why` says what they wait for."
+                f"`{result}.show('auto')` shows calls live; `%condor_why` says what they wait for."
             )
         return [*lines, *self.left]
 

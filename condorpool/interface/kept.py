@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from condorpool.engine.calls import GatheredCalls
-from condorpool.interface.results import Result
+from condorpool.interface.iterators import ResultIterator
+from condorpool.interface.results import Handle, Result
 
 #: The most results of blocking verbs that raised to keep, so that their other values can be read.
 MOST_RAISED = 5
+
+
+def _none() -> None:
+    """Return None: there was no call."""
 
 
 class KeptResults:
@@ -24,6 +30,24 @@ class KeptResults:
         self._listed: dict[GatheredCalls, Result[Any]] = {}
         self._named: dict[str, Result[Any]] = {}
         self._raised: deque[Result[Any]] = deque()
+        self._last: Callable[[], Handle | None] = _none
+
+    @property
+    def last(self) -> Handle | None:
+        """The result of the last call, or its iterator."""
+        return self._last()
+
+    def set_last(self, handle: Handle) -> None:
+        """Keep the result of the last call until the next one."""
+        self._last = lambda: handle
+
+    def release_last(self) -> None:
+        """Keep the iterator of the last call no longer than its user does.
+
+        As long as there is an iterator, a pool that closes makes its calls to the end.
+        """
+        if isinstance(last := self._last(), ResultIterator):
+            self._last = weakref.ref(last)
 
     @property
     def listed(self) -> list[Result[Any]]:

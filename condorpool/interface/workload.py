@@ -141,7 +141,9 @@ class Workload:
             in_order=in_order,
         )
         result = kind(calls, options.on_hold)
-        self.start(calls, result, self.session(options.base), options.job, options.maxtries)
+        session = self.session(options.base)
+        # Nothing else keeps the value of a future, whose callbacks come in any order.
+        self.start(calls, result, session, options.job, options.maxtries, is_last=in_order)
         if name is not None:
             self.results.add_name(calls, result)
         result.show(options.progress)
@@ -195,6 +197,7 @@ class Workload:
         )
         iterator: ResultIterator[Any] = ResultIterator(calls, options.on_hold)
         self.iterators[iterator] = calls
+        self.results.set_last(iterator)
         iterator.show(options.progress)
         tracker().look()
         return iterator
@@ -207,8 +210,13 @@ class Workload:
         options: JobOptions,
         maxtries: int,
         wait: float = 20.0,
+        *,
+        is_last: bool = True,
     ) -> None:
-        """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
+        """Post calls; when the access point does not answer, try again after ``wait`` seconds.
+
+        ``is_last`` says whether their result is `Pool.last` then.
+        """
         wait = checks.seconds("wait", wait)
         for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = calls.prepare(session, options)
@@ -221,6 +229,8 @@ class Workload:
                     except BaseException:
                         self.results.release(calls)
                         raise
+                    if is_last:
+                        self.results.set_last(result)
                 break
             except HTCondorError as error:
                 if not remaining:
@@ -310,6 +320,7 @@ class Workload:
         self.sessions.follow(session)
         tracker().look()
         session.deliveries.wait(READ_TIME)  # what has ended is read first
+        self.results.set_last(results[leftover.chain[0][0]])
         return results[leftover.chain[0][0]]
 
     # -- what is under way -----------------------------------------------------------
@@ -350,6 +361,7 @@ class Workload:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs, clean up; raise what was not reported."""
         self.is_closed = True
+        self.results.release_last()
         for stream in list(self.iterators.values()):
             stream.exhaust()
         self.end()

@@ -28,7 +28,7 @@ class KeptResults:
 
     def __init__(self) -> None:
         self._listed: dict[GatheredCalls, Result[Any]] = {}
-        self._named: dict[str, Result[Any]] = {}
+        self._named: dict[GatheredCalls, Result[Any]] = {}
         self._raised: deque[Result[Any]] = deque()
         self._last: Callable[[], Handle | None] = _none
 
@@ -61,11 +61,11 @@ class KeptResults:
 
     def add_name(self, calls: GatheredCalls, result: Result[Any]) -> None:
         """Find a result by its name from now on."""
-        self._named[calls.name] = result
+        self._named[calls] = result
 
-    def named(self, name: str) -> Result[Any] | None:
-        """Return the result with this name."""
-        return self._named.get(name)
+    def named(self, name: str) -> list[Result[Any]]:
+        """Return the results with this name, the latest last."""
+        return [result for calls, result in list(self._named.items()) if calls.name == name]
 
     def note_raised(self, result: Result[Any]) -> None:
         """Note that a blocking verb raised; drop the earliest such result if there are many.
@@ -114,4 +114,4 @@ class KeptResults:
 
     def forget(self, calls: GatheredCalls) -> None:
         """Stop finding the result by its name."""
-        self._named.pop(calls.name, None)
+        self._named.pop(calls, None)

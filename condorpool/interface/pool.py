@@ -191,7 +191,8 @@ class Pool:
             replace them.  A single call is shown only by `apply`, or if ``progress`` is given
             here.  With ``return_exceptions=True`` an exception is returned like a value.
             With a ``name`` results are kept on disk: the same calls with the same name
-            are not made again.  If the access point does not answer, the client tries
+            are not made again, and other calls are refused, unless ``overwrite=True`` says
+            that theirs replace these results.  If the access point does not answer, the client tries
             ``maxtries`` times (5), every 20 s.
 
         Raises

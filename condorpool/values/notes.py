@@ -31,6 +31,8 @@ def annotate(error: BaseException, *texts: str) -> None:
     for each in noted:
         with contextlib.suppress(Exception):
             before = vars(each).get("__notes__", [])
+            if not before and not texts:
+                continue
             kept = [note for note in before if not isinstance(note, Note)]
             BaseException.__setattr__(each, "__notes__", [*kept, *map(Note, texts)])
 

@@ -40,7 +40,7 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
         _bar(progress),
     ]
     text = [f"{progress.name}: {summary}"]
-    groups = [(f"{f.count:,} failed", f"{f.kind}: {f.message}") for f in progress.failures]
+    groups = [(f"{f.count:,} {f.word}", f"{f.kind}: {f.message}") for f in progress.failures]
     groups += [
         (f"{h.count:,} held", f"{h.reason} (hold code {h.code}.{h.subcode})") for h in progress.held
     ]

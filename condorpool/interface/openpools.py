@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from condorpool.cleaner.owner import kernel_id
@@ -12,19 +14,31 @@ from condorpool.values.exceptions import CondorPoolError
 
 if TYPE_CHECKING:
     from condorpool.interface.pool import Pool
+    from condorpool.interface.results import Handle
     from condorpool.interface.workload import Workload
 
 _workloads: set[Workload] = set()
 
+#: The work of the pool that calls were posted in last; None before, or if the pool is dropped.
+_latest: Callable[[], Workload | None] = lambda: None  # noqa: E731
+
 
 def add(workload: Workload) -> None:
     """Note that a pool has jobs, or will have some."""
+    global _latest  # noqa: PLW0603 - of the process, as the set is
     _workloads.add(workload)
+    _latest = weakref.ref(workload)
 
 
 def discard(workload: Workload) -> None:
     """Note that a pool is cleaned up."""
     _workloads.discard(workload)
+
+
+def latest() -> Handle | None:
+    """Return the result of the last call of all pools, or its iterator."""
+    workload = _latest()
+    return workload.results.last if workload else None
 
 
 def workloads() -> list[Workload]:

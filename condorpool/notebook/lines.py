@@ -164,6 +164,11 @@ def _for_jobs(options: Options) -> None:
     )
     add("--name", help="name the calls; named results are kept on disk")
     add(
+        "--overwrite",
+        action="store_true",
+        help="replace the results of other calls that are kept under the name",
+    )
+    add(
         "--submit",
         type=_setting,
         action="append",

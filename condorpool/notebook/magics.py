@@ -26,6 +26,9 @@ from IPython.display import display
 from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.interface.attach import attach
 from condorpool.interface.job import QueuedJob
+from condorpool.interface.leftovers import leftovers
+from condorpool.interface.names import find, forget
+from condorpool.interface.openpools import latest
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result, spell
 from condorpool.interface.tracebacks import for_users
@@ -44,7 +47,7 @@ from condorpool.values.text import one_line, plural, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The variable with the last result, which an interrupted cell would otherwise lose.
+#: The variable with the result of the last call, also if it failed or was interrupted.
 LAST = "_condor"
 
 #: Jobs that a magic prints, at most.
@@ -126,12 +129,12 @@ class CondorMagics(Magics):
                 for name in ("name", "on_hold"):
                     keywords.pop(name, None)  # these say nothing about jobs
                 return self._show_plan(pool, func, items, options.chunksize, keywords)
-            for option in ("return_exceptions", "name"):
+            for option in ("return_exceptions", "name", "overwrite"):
                 if options.unordered and getattr(options, option):
                     dashed = option.replace("_", "-")
                     raise LineError(f"--{dashed} needs ordered results: remove --unordered")
-            if options.return_exceptions:
-                keywords["return_exceptions"] = True
+            given = ("return_exceptions", "overwrite")
+            keywords |= {option: True for option in given if getattr(options, option)}
             keywords["echo"] = options.echo or None
             result: Any
             if not options.unordered:
@@ -219,6 +222,7 @@ class CondorMagics(Magics):
         with _usage(TypeError, ValueError):
             keywords = {"echo": True, **lines.job_keywords(options)}
             keywords["progress"] = None if options.quiet else "auto"
+            keywords["overwrite"] = options.overwrite
             call = (cell, self._file(cell), values, options.wanted)
             result = _pool.get().apply_async(remote.cell, call, **keywords)
         self.shell.user_ns[LAST] = result
@@ -362,6 +366,24 @@ class CondorMagics(Magics):
         return found
 
     @line_magic
+    def condor_forget(self, line: str) -> None:
+        """Delete the results that this notebook keeps under a name.
+
+        Jobs that still make such calls are removed.
+
+        Example: %condor_forget scan
+        """
+        with _usage(CondorPoolError):
+            name = lines.name_on(line)
+            if not name:
+                raise LineError("write the name of calls, as in `%condor_forget scan`")
+            if not find(name):
+                hint = did_you_mean(name, [each.name for each in leftovers() if each.digest])
+                raise LineError(f"no results are kept under the name {one_line(name)}.{hint}")
+            deleted = forget(name)
+        print(f"deleted {plural(deleted, 'result')} of {one_line(name)}")
+
+    @line_magic
     def condor_clean(self, line: str) -> None:
         """Close the notebook's pool and delete its files.
 
@@ -373,9 +395,24 @@ class CondorMagics(Magics):
         _pool.clean()
 
 
+class _LastResult:
+    """Sets the variable `LAST` after each cell to the result of the last call of any pool."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._noted = latest()
+
+    def __call__(self, *_: object) -> None:
+        found = latest()
+        # Not an iterator: the variable would keep it in use.
+        if isinstance(found, Result) and found is not self._noted:
+            self._noted = self._shell.user_ns[LAST] = found
+
+
 def load(shell: InteractiveShell) -> None:
     """Add the magics and their completion to a shell."""
     unload(shell)
+    shell.events.register("post_run_cell", _LastResult(shell))
     shell.register_magics(CondorMagics(shell))
     completion.install(shell)
     if text := status.greeting():
@@ -385,6 +422,9 @@ def load(shell: InteractiveShell) -> None:
 def unload(shell: InteractiveShell) -> None:
     """Remove the magics and their completion; jobs and pools continue."""
     completion.uninstall(shell)
+    for callback in list(shell.events.callbacks["post_run_cell"]):
+        if isinstance(callback, _LastResult):
+            shell.events.unregister("post_run_cell", callback)
     for magics in shell.magics_manager.magics.values():
         for name in CondorMagics.magics["line"].keys() | CondorMagics.magics["cell"].keys():
             magics.pop(name, None)

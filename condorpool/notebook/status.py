@@ -85,7 +85,7 @@ class Status:
         unfinished = [row for row in self.rows if row.counts.ended < row.counts.total]
         if unfinished:
             named = [row.variable for row in unfinished if row.variable]
-            result = named[0] if named else "pool.results[-1]"
+            result = named[0] if named else "pool.last"
             lines.append(
                 f"`{result}.show('auto')` shows calls live; `%condor_why` says what they wait for."
             )

@@ -91,6 +91,24 @@ class TestMap:
         with pytest.raises(UsageError, match="no calls named 'other'"):
             shell.run_line_magic("condor_attach", "other")
 
+    def test_names_are_forgotten_and_overwritten(self, shell, capsys):
+        """A name with the results of another function can be deleted, or its results replaced."""
+        run(shell, "%condor_map --name scan abs [-1, 2]")
+        done = shell.run_cell("%condor_map --name scan float [-1, 2]")
+        assert "UsageError: name='scan' has the results of other calls" in capsys.readouterr().err
+        assert done.error_in_exec is not None
+        assert run(shell, "%condor_map --name scan --overwrite float [-1, 2]") == [-1.0, 2.0]
+        run(shell, "%condor_forget scan")
+        assert capsys.readouterr().out.endswith("deleted 2 results of scan\n")
+        for line, words in (
+            ("scan", "no results are kept under the name scan."),
+            ("", "write the name"),
+        ):
+            with pytest.raises(UsageError, match=words):
+                shell.run_line_magic("condor_forget", line)
+        assert run(shell, "%condor_map --name 'scan' abs [-1]") == [1]
+        run(shell, "_condor.forget()")
+
     def test_an_interrupt(self, shell):
         """The jobs continue, and one line says how to wait again."""
         threading.Timer(1.5, _thread.interrupt_main).start()
@@ -100,6 +118,18 @@ class TestMap:
         assert note.startswith("interrupted; the jobs continue. _condor.get() waits again")
         assert shell.user_ns["_condor"].get(timeout=30) == [None]
         shell.user_ns["_condor"].forget()
+
+    def test_the_last_call(self, shell):
+        """_condor is the result of the last call: of a magic or a method, failed or not."""
+        with pytest.raises(ZeroDivisionError):
+            run(shell, "%condor_map lambda x: 1 / x [1, 0]")
+        assert shell.user_ns["_condor"].values() == [1.0, None]
+        run(shell, "with make_pool() as pool:\n    pool.map(abs, [-1, 2])")
+        assert shell.user_ns["_condor"].values() == [1, 2]
+        run(shell, "r = make_pool().apply_async(abs, (-3,))")
+        assert shell.user_ns["_condor"] is shell.user_ns["r"]
+        run(shell, "_condor = 7\n'no call'")
+        assert shell.user_ns["_condor"] == 7
 
     def test_in_a_function(self, shell):
         """A magic in a function sees the variables of that function."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from condorpool.access.capacity import Capacity, probe
+from condorpool.access.lookout import fit_of
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Cluster
+from condorpool.engine.why import why_never
 from condorpool.values.events import JobState
 from condorpool.values.text import duration, plural
 
@@ -52,6 +54,9 @@ class Progress:
         not known.
     note
         What the calls are waiting for, in a sentence for users.
+    never
+        Why no slot of the pool can run the jobs, in a sentence; empty if one can, or if that is
+        not known.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Progress:
     note: str
     ended: bool
     elapsed: float = field(compare=False)
+    never: str = ""
 
     @property
     def shares(self) -> dict[str, int]:
@@ -117,11 +123,14 @@ class Meter:
             away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
+            waiting = crew.waiting_job if crew and not is_over else None
         ended, now = counts.ended, self._clock()
         rate, eta = self._speed(ended, counts.total, is_moving="running" in jobs)
-        capacity = None
+        capacity, never = None, ""
         if "idle" in jobs and now - self._begun > LOOKUP_DELAY and not is_over:
             capacity = probe(session.access_point.collector_address).read()
+            fit = fit_of(session.access_point, waiting.id) if waiting else None
+            never = f"These calls cannot run: {why}." if fit and (why := why_never(fit)) else ""
         return Progress(
             name=calls.name,
             counts=counts,
@@ -133,7 +142,7 @@ class Meter:
             held=self._held.update(reasons),
             failures=failures,
             note=""
-            if is_over
+            if is_over or never
             else _note(
                 jobs,
                 away,
@@ -144,6 +153,7 @@ class Meter:
             ),
             ended=is_over,
             elapsed=calls.elapsed,
+            never=never,
         )
 
     def _speed(
@@ -228,7 +238,9 @@ def _note(
 
 def _wait_for_slots(idle: int, capacity: Capacity) -> str:
     jobs = "1 job is waiting" if idle == 1 else f"{idle:,} jobs are waiting"
-    is_full = capacity.cpus > 0 and not capacity.free
+    if not capacity.cpus:
+        return f"{jobs} for slots: the HTCondor pool has none now. They start when some appear."
+    is_full = not capacity.free
     free = f"{capacity.free:,} of the pool's {capacity.cpus:,} CPUs are free"
     if is_full:
         free = f"all {capacity.cpus:,} CPUs of the pool are in use"

@@ -39,6 +39,6 @@ def _fit(too_much: Mapping[str, Any], unmet: Sequence[str], **numbers: int) -> F
 
 def main(arguments: Sequence[str]) -> None:
     """Match a job with the slots of its pool, and print its `Fit`."""
-    *point, job = arguments
-    fit = AccessPoint(*point).fit(job)
+    name, schedd, collector, version, job = arguments
+    fit = AccessPoint(name, schedd, collector, version).fit(job)
     sys.stdout.write(json.dumps(vars(fit) if fit else None))

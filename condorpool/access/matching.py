@@ -97,6 +97,12 @@ def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
     )
 
 
+def requests_of(description: Mapping[str, str]) -> dict[str, str]:
+    """Return the commands of a submit description that say which slots the jobs need."""
+    wanted = {"requirements", *(f"request_{name.lower()}" for name in _RESOURCES)}
+    return {key.lower(): value for key, value in description.items() if key.lower() in wanted}
+
+
 def first_look(
     description: Mapping[str, str], slots: Sequence[Mapping[str, Any]], *, is_unmet: bool = False
 ) -> Fit:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from condorpool.values import holds
-from condorpool.values.exceptions import JobError
+from condorpool.values.exceptions import JobError, JobRemovedError
 
 #: Reasons and messages are cut to this length: one may contain a whole standard error.
 LONGEST = 400
@@ -66,11 +66,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Failed:
-    """Calls that failed alike; ``message`` is the common text of their messages."""
+    """Calls that failed or were removed alike; ``message`` is the common text of their messages."""
 
     kind: str
     message: str
     count: int
+
+    @property
+    def word(self) -> str:
+        """What happened to them."""
+        return "removed" if self.kind == JobRemovedError.__name__ else "failed"
 
 
 def key_of(reason: str, code: int, subcode: int) -> str:

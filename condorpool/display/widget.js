@@ -127,6 +127,9 @@ function render({ model, el }) {
   const callCounts = make("ul", { class: "cp-counts", "aria-label": "Calls" });
   const jobCounts = make("ul", { class: "cp-counts cp-jobs", "aria-label": "Jobs" });
   const note = make("div", { class: "cp-note", "aria-live": "polite" });
+  const neverText = make("span", { role: "alert" });
+  const never = make("div", { class: "cp-line cp-never", hidden: "" }, neverText,
+    button("Remove", () => ({ do: "remove", idle: true }), () => "Remove these calls"));
   const answer = make("div", { class: "cp-answer", role: "status" });
 
   const held = () => state().held.reduce((sum, group) => sum + group.count, 0);
@@ -175,17 +178,19 @@ function render({ model, el }) {
   const root = make("fieldset", { class: "condorpool" },
     make("div", { class: "cp-line" }, name, calls, times), bar,
     make("div", { class: "cp-legend" }, callCounts, jobCounts),
-    note, heldPart, failedPart, answer, foot);
+    note, never, heldPart, failedPart, answer, foot);
   el.replaceChildren(root);
 
   // -- drawing ------------------------------------------------------------------
   const state = () => model.get("state");
+  const waited = () => (state().ended ? 0 : (performance.now() - lastState) / 1000);
+  const countsOf = (s) => CALL_STATES.map((word) => [word, s.counts[word]]).filter(([, n]) => n);
 
   function draw() {
     drawing = false;
     const s = state();
     const { total } = s.counts;
-    const shown = CALL_STATES.map((word) => [word, s.counts[word]]).filter(([, n]) => n);
+    const shown = countsOf(s);
     const ended = s.counts.done + s.counts.failed + s.counts.removed;
     setText(name, s.name);
     root.setAttribute("aria-label", `condorpool: ${s.name}`);
@@ -199,21 +204,32 @@ function render({ model, el }) {
     keep(bar, shown, ([word]) => word,
       ([word]) => make("span", { class: `cp-part cp-${word}` }),
       (part, [, n]) => { part.style.flexGrow = n; });
-    drawCounts(callCounts, shown);
-    callCounts.hidden = !shown.length;
     // Jobs that HTCondor will create later are shown as waiting calls.
     drawCounts(jobCounts, words.filter(([word]) => word !== "queued"));
     jobCounts.hidden = !jobCounts.children.length;
     setText(note, s.note);
+    setText(neverText, s.never);
+    never.hidden = !s.never;
     drawHeld(s);
     drawFailed(s);
     drawTimes();
   }
 
-  function drawCounts(list, entries) {
+  function drawCounts(list, entries, text = (word, n) => `${count(n)} ${word}`) {
     keep(list, entries, ([word]) => word,
       ([word]) => make("li", {}, make("span", { class: `cp-symbol cp-${word}`, "aria-hidden": "true" }, SYMBOLS[word]), make("span")),
-      (item, [word, n]) => setText(item.lastChild, `${count(n)} ${word}`));
+      (item, [word, n]) => setText(item.lastChild, text(word, n)));
+  }
+
+  function drawCalls() {
+    const s = state();
+    drawCounts(callCounts, countsOf(s), (word, n) => {
+      if (word !== "running" || !s.longest) return `${count(n)} ${word}`;
+      const time = duration(s.longest.seconds + waited());
+      const call = `${s.longest.is_exact ? "" : "about "}call ${count(s.longest.call)}`;
+      return `${count(n)} running (${n > 1 ? "the longest " : ""}${time}: ${call})`;
+    });
+    callCounts.hidden = !callCounts.children.length;
   }
 
   function drawHeld(s) {
@@ -247,7 +263,8 @@ function render({ model, el }) {
   function drawFailed(s) {
     failedPart.hidden = !s.failures.length;
     rerun.hidden = !s.reruns;
-    setText(failedTitle, `${plural(s.counts.failed, "call")} failed`);
+    const bad = ["failed", "removed"].filter((word) => s.counts[word]);
+    setText(failedTitle, bad.map((word) => `${plural(s.counts[word], "call")} ${word}`).join(", "));
     keep(failedGroups, s.failures, (group) => `${group.kind}: ${group.message}`,
       () => make("li", { class: "cp-reason" }),
       (item, group) => setText(item, `${count(group.count)} × ${group.kind}${group.message && ": "}${group.message}`));
@@ -255,12 +272,12 @@ function render({ model, el }) {
 
   function drawTimes() {
     const s = state();
-    const waited = s.ended ? 0 : (performance.now() - lastState) / 1000;
-    const parts = [duration(s.elapsed + waited)];
+    const parts = [duration(s.elapsed + waited())];
     if (s.rate) parts.push(s.rate >= 1 ? `${count(s.rate)}/s` : `${(s.rate * 60).toPrecision(2)}/min`);
     if (s.eta != null) parts.push(`about ${duration(s.eta)} remaining`);
     if (s.hosts > 1) parts.push(`${count(s.hosts)} machines`);
     setText(times, parts.join(" · "));
+    drawCalls();
     const lost = !s.ended && performance.now() - lastMessage > 3000 * model.get("heartbeat");
     root.classList.toggle("cp-lost", lost);
     root.disabled = lost || s.ended;

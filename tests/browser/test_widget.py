@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def test_held_jobs_are_removed_while_the_cell_blocks(open_notebook, kernel, fron
     expect(notebook.output(1)).to_contain_text("2 jobs held")
     notebook.button("Remove held").click()
     notebook.button("Remove 2 jobs").click()
-    expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 failed")
+    expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 removed")
     expect(notebook.output(1)).to_contain_text("JobRemovedError: job")
 
 
@@ -34,7 +35,29 @@ def test_clicks_arrive_through_a_subshell(open_notebook, front_end):
     expect(notebook.output(1)).to_contain_text("2 jobs held")
     notebook.button("Remove held").click()
     notebook.button("Remove 2 jobs").click()
-    expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 failed")
+    expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 removed")
+
+
+def test_the_bar_moves_by_call(open_notebook):
+    """Calls count before their chunk has ended; the call that has been running longest is named."""
+    notebook = open_notebook(
+        """
+        def fit(x):
+            time.sleep(3)
+        Pool(2, **SUBMIT).map(fit, range(8), 4)
+        """
+    )
+    notebook.run(1)
+    output = notebook.output(1)
+    bar = output.get_by_role("progressbar")
+    expect(output).to_contain_text(re.compile(r"2 running \(the longest 0:0[1-9]: call [04]\)"))
+    expect(bar).to_have_attribute("aria-valuenow", "2")
+    expect(output.get_by_label("Calls").get_by_role("listitem")).to_have_text(
+        [re.compile("2 done"), re.compile("2 running"), re.compile("4 waiting")]
+    )
+    expect(output).to_contain_text(re.compile(r"\d+/min · about 0:\d\d remaining"))
+    expect(bar).to_have_attribute("aria-valuenow", "4")
+    expect(output).to_contain_text("fit: 8 of 8 calls done, 0:1")
 
 
 def test_an_async_map_is_shown_and_leaves_a_report(open_notebook):

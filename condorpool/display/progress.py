@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from condorpool.access.capacity import Capacity, probe
+from condorpool.access.capacity import INTERVAL, Capacity, probe
 from condorpool.access.lookout import fit_of
 from condorpool.display.estimate import Estimator
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Cluster
 from condorpool.engine.pace import Pace
+from condorpool.engine.staffing import Staffing
 from condorpool.engine.why import why_never
 from condorpool.values.events import JobState
 from condorpool.values.text import duration, plural
@@ -183,6 +184,7 @@ class Meter:
                 ended=counts.ended,
                 unreachable=unreachable_since and now - unreachable_since,
                 capacity=capacity,
+                has_made_room=Staffing.made_room(INTERVAL),
             ),
             ended=is_over,
             elapsed=calls.elapsed,
@@ -250,6 +252,7 @@ def _note(
     ended: int,
     unreachable: float | None,
     capacity: Capacity | None,
+    has_made_room: bool,
 ) -> str:
     if unreachable is not None:
         return f"The access point has not answered for {unreachable:.0f} s; its jobs continue."
@@ -259,14 +262,14 @@ def _note(
         are = "1 job is" if away == 1 else f"{away:,} jobs are"
         return f"{are} disconnected; HTCondor is trying to reconnect."
     if capacity and "transferring" not in jobs:
-        return _wait_for_slots(jobs["idle"], capacity)
+        return _wait_for_slots(jobs["idle"], capacity, has_made_room=has_made_room)
     if ended and "running" in jobs:
         return ""
     waits = (text for word, text in _WAITS.items() if word in jobs)
     return next(waits, "Jobs are being submitted.")
 
 
-def _wait_for_slots(idle: int, capacity: Capacity) -> str:
+def _wait_for_slots(idle: int, capacity: Capacity, *, has_made_room: bool = False) -> str:
     jobs = "1 job is waiting" if idle == 1 else f"{idle:,} jobs are waiting"
     if not capacity.cpus:
         return f"{jobs} for slots: the HTCondor pool has none now. They start when some appear."
@@ -274,6 +277,8 @@ def _wait_for_slots(idle: int, capacity: Capacity) -> str:
     free = f"{capacity.free:,} of the pool's {capacity.cpus:,} CPUs are free"
     if is_full:
         free = f"all {capacity.cpus:,} CPUs of the pool are in use"
+        if has_made_room:  # the capacity may be from before
+            free = "your jobs that were waiting for calls are leaving theirs"
     seconds = capacity.until_negotiation(time.time())
     then = "" if is_full else "; a job's analyze() says why it gets none of them"
     if seconds is not None:

@@ -52,6 +52,12 @@ def test_the_note_on_waiting_jobs(free, period, note):
     assert _wait_for_slots(2, Capacity(64, free, period, time.time())).endswith(note)
 
 
+def test_slots_of_ones_own_idle_jobs():
+    """The note does not say that the pool is full."""
+    note = _wait_for_slots(2, Capacity(64, 0), has_made_room=True)
+    assert note.endswith("for slots: your jobs that were waiting for calls are leaving theirs.")
+
+
 def test_a_pool_without_slots():
     """It is not full: slots may appear."""
     note = _wait_for_slots(1, Capacity(0, 0))

@@ -110,8 +110,10 @@ SLOTS = [{"TotalSlotCpus": 2, "TotalSlotMemory": 4000}, {"TotalSlotCpus": 8, "To
         (
             {"request_memory": "900TB", "request_gpus": "1"},
             False,
-            "each job has request_memory = 921,600 GiB, but no slot has more than 3.9 GiB"
-            + "; it has request_gpus = 1, but no slot has any",
+            (
+                "each job has request_memory = 921,600 GiB, but no slot has more than 3.9 GiB; "
+                "it has request_gpus = 1, but no slot has any"
+            ),
         ),
         ({"request_cpus": "ifThenElse(x, 1, 2)"}, False, ""),
         ({"requirements": "no"}, True, "none of 2 slots meets its requirement no"),

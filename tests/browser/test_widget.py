@@ -44,7 +44,9 @@ def test_calls_that_cannot_run_are_removed(open_notebook, front_end):
     notebook.run(1)
     output = notebook.output(1)
     warning = output.locator(".cp-never")
-    expect(warning).to_contain_text("These calls cannot run: each job has request_cpus = 99, but no")
+    expect(warning).to_contain_text(
+        "These calls cannot run: each job has request_cpus = 99, but no"
+    )
     held = notebook.page.evaluate(
         "getComputedStyle(document.querySelector('.condorpool')).getPropertyValue('--cp-held')"
     )

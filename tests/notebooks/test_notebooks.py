@@ -66,7 +66,7 @@ def test_held_jobs_after_a_run_that_broke_off(htcondor, tmp_path):
     notebook = nbformat.read(NOTEBOOKS / "held-jobs.ipynb", as_version=4)
     (release,) = (n for n, c in enumerate(notebook.cells) if "%condor_release result" in c.source)
     (greedy,) = (n for n, c in enumerate(notebook.cells) if "900TB" in c.source)
-    first = notebook.cells[: release + 1] + [notebook.cells[greedy]]
+    first = [*notebook.cells[: release + 1], notebook.cells[greedy]]
     first[release].source = 'energies.write_text("13.6 8000")'  # a job stays on hold
     again = nbformat.read(NOTEBOOKS / "held-jobs.ipynb", as_version=4).cells
     notebook.cells = [*first, *again]

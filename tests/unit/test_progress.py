@@ -180,7 +180,7 @@ def test_an_exception_without_a_text_is_counted():
 
     calls = Calls(2)
     calls.end(0, error=Mute())
-    assert Meter(calls).read().failures == (groups.Failed("Mute", "", 1),)
+    assert Meter(calls).read().failures == (groups.Failed("Mute", "", 1, 0),)
 
 
 def test_rate_and_remaining_time(clock):
@@ -226,7 +226,7 @@ def test_a_page_of_jobs():
     total, rows = page.page(calls, "running", 20, 5, now=107)
     assert total == 30
     assert [row.id for row in rows] == [f"1.{n}" for n in range(20, 25)]
-    assert rows[0] == page.Row("1.20", "running", "slot1@a", 7, 64, 1, "")
+    assert rows[0] == page.Row("1.20", "running", "20", "slot1@a", 7, 64, 1, "")
 
 
 def test_progress_of_many_jobs_is_small():
@@ -284,7 +284,7 @@ def test_the_longest_call_is_named():
 
 def test_a_report_is_escaped():
     """Text from jobs and users is escaped in the report."""
-    failure = groups.Failed("Err", "<script>alert(1)</script>", 1)
+    failure = groups.Failed("Err", "<script>alert(1)</script>", 1, 0)
     counts = CallCounts(10, 1, 29)
     bundle = report.render(seen(name="<lambda>", counts=counts, failures=(failure,), ended=True))
     assert "<script" not in bundle["text/html"]

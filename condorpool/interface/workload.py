@@ -220,9 +220,9 @@ class Workload:
     ) -> None:
         """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
         wait = checks.seconds("wait", wait)
+        self._look_ahead(options)
         for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = calls.prepare(session, options)
-            self._look_ahead(options)
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
                 with uninterrupted:

@@ -478,7 +478,7 @@ class Session:
         """Stop keeping the results of a batch and its reruns under the user's name for them."""
         while batch:
             with self.changed:
-                batch.record = replace(batch.record, name="")
+                batch.record = replace(batch.record, name="", digest="")
             with contextlib.suppress(OSError):
                 self.directory.record(submitdir.facts_name(batch.number), batch.record)
             if not batch.undelivered:  # else it is deleted once delivered, as without a name

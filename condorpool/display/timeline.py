@@ -7,7 +7,7 @@ import importlib.util
 import math
 import operator
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -37,8 +37,7 @@ STYLES: dict[bool, dict[str, Any]] = {
 }
 
 
-def dataframe(chunks: Iterable[Chunk]) -> Any:
-    """Return a pandas DataFrame with a row for each chunk."""
+def _pandas() -> Any:
     if not importlib.util.find_spec("pandas"):
         raise ModuleNotFoundError(
             "to_dataframe() needs pandas: pip install pandas, or use chunks(), which returns the "
@@ -47,9 +46,33 @@ def dataframe(chunks: Iterable[Chunk]) -> Any:
         )
     import pandas as pd  # noqa: PLC0415 - takes half a second, rarely used
 
-    frame = pd.DataFrame(list(chunks), columns=list(Chunk._fields))
+    return pd
+
+
+def dataframe(chunks: Iterable[Chunk]) -> Any:
+    """Return a pandas DataFrame with a row for each chunk."""
+    pd = _pandas()
+    frame = pd.DataFrame(list(chunks), columns=list(Chunk._fields)).drop(columns="call_seconds")
     frame["started"] = pd.to_datetime(frame["started"], unit="s", utc=True)
+    after = frame.columns.get_loc("seconds") + 1
+    frame.insert(after, "seconds_per_call", frame["seconds"] / frame["calls"])
     return frame
+
+
+def calls_dataframe(chunks: Iterable[Chunk], failed: Collection[int]) -> Any:
+    """Return a pandas DataFrame with a row for each call that has ended, in call order."""
+    pd = _pandas()
+    last = {  # of a call that was made again the last time counts
+        chunk.first + i: (seconds, chunk.job, chunk.host)
+        for chunk in chunks
+        for i, seconds in enumerate(chunk.seconds_of_calls)
+    }
+    rows = [
+        (number, seconds, number in failed, job, host)
+        for number, (seconds, job, host) in sorted(last.items())
+    ]
+    frame = pd.DataFrame(rows, columns=["call", "seconds", "failed", "job", "host"])
+    return frame.astype({"seconds": float, "failed": bool})
 
 
 def timeline(chunks: Sequence[Chunk], ax: Any = None) -> Any:

@@ -143,7 +143,8 @@ class StreamedCalls(Calls):
             errors, values = dict(result.errors), list(result.values)
             for number, error in errors.items():
                 values[number] = Raised(error)
-            self._print(result)
+            if result.printed:
+                self._print(result.printed)
         self._failed += len(errors)
         if len(self.errors) < MOST_ERRORS:
             self.errors.update((first + number, error) for number, error in errors.items())

@@ -223,12 +223,14 @@ class Worker:
             shared = {"sources": {}, "splits": False, "task_timeout": None}
         self.surroundings.mark()
         self.streams.restore()
-        self.streams.printed()
+        self.streams.begin()
         self.names = names_of(func)
         arguments = arguments_of(style, items[first:end])
-        calls = self.calls(func, shared, arguments, first, end, shrink, pause)
-        printed = self.streams.printed()
-        about.update(started=started, seconds=time.time() - started, printed=printed)
+        lasted: list[float] = []
+        calls = self.calls(func, shared, arguments, first, end, lasted, shrink, pause)
+        about.update(started=started, seconds=time.time() - started, **self.streams.printed())
+        if lasted:
+            about["lasted"] = lasted
         about["task_timeout"] = shared["task_timeout"]
         self.names = {}  # the notebook may have redefined them: outcomes are pickled by value
         outcomes, frames = frames_of(calls)
@@ -243,14 +245,19 @@ class Worker:
         arguments: Iterator[tuple[Any, dict[str, Any]]],
         first: int,
         end: int,
+        lasted: list[float],
         shrink: Any,
         pause: float,
     ) -> list[tuple[Any, str]]:
-        """Make calls; return each one's value and ``""``, or exception and traceback's text."""
+        """Make calls; return each one's value and ``""``, or exception and traceback's text.
+
+        The seconds that each took are added to ``lasted``, up to the last that was `LONGER`
+        than a moment; shorter ones are 0.
+        """
         limit, stderr, sources = shared["task_timeout"], self.streams.kept[2], shared["sources"]
-        restore, clock = self.surroundings.restore, time.monotonic
+        restore, clock, streams = self.surroundings.restore, time.monotonic, self.streams
         made: list[tuple[Any, str]] = []
-        begun = now = clock()
+        begun = since = now = clock()
         restore_after = 0.0
         ask_after = begun + (pause if shared["splits"] else NEVER)
         for done, (args, kwargs) in enumerate(arguments, first + 1):
@@ -259,15 +266,26 @@ class Worker:
             try:
                 value, is_value = attempt(func, args, kwargs, limit, stderr)
                 now = clock()
+                looks = now > restore_after or not is_value or done >= end
+                # Short calls since the last look are not told apart: they took less than `SHORT`.
+                if looks and now > since + LONGER:
+                    lasted.extend([0.0] * (len(made) - len(lasted)))
+                    lasted.append(round(now - since, 4))
                 if not is_value:
                     self.tidy()
-                elif now > restore_after and done < end:
+                elif looks and done < end:
                     restore(now > restore_after + LONGER)
-                    restore_after = clock() + SHORT if len(made) > FIRST else 0.0
+                if looks or streams.wrote or streams.checks_all:
+                    streams.note(len(made))
+                if looks:
+                    since = clock()
+                    restore_after = since + SHORT if len(made) > FIRST else 0.0
             except Anything as error:  # from the call's own alarm, or its trace function
                 if is_value is None:
                     value = error
                 self.tidy()
+                streams.note(len(made))
+                since = clock()
             made.append((value, "" if is_value else describe(value, sources)))
             if done < end and now > ask_after:
                 end = shrink(done, end, (now - begun) / len(made) * (end - done))
@@ -278,6 +296,7 @@ class Worker:
             self.tidy()
         except Anything:  # from the last call's alarm or trace function, which is gone now
             self.tidy()
+        streams.note(max(0, len(made) - 1))
         return made
 
     def tidy(self) -> None:

@@ -43,7 +43,16 @@ def common(one: str, other: str) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """Jobs that are held for the same cause; ``reason`` is the common text of their reasons."""
+    """Jobs that are held for the same cause.
+
+    Parameters
+    ----------
+    reason
+        The common text of their reasons.
+    times
+        How often the one of them that was held most often has been held: more than once if jobs
+        are held again after a release.
+    """
 
     key: str
     reason: str
@@ -52,6 +61,7 @@ class Held:
     count: int
     cure: str
     needs_memory: bool
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,13 @@ class HeldGroups:
         self._folded: dict[str, str] = {}
         self._common: dict[str, str] = {}  # by folded reason
 
-    def update(self, reasons: Mapping[tuple[str, int, int], int]) -> tuple[Held, ...]:
-        """Return the largest groups, given how many jobs are held for each reason."""
+    def update(self, reasons: Mapping[tuple[str, int, int, int], int]) -> tuple[Held, ...]:
+        """Return the largest groups, given how many jobs are held for each reason.
+
+        A reason is its text, its codes, and how often the job has been held.
+        """
         groups: dict[tuple[str, int, int], Held] = {}
-        for (reason, code, subcode), count in reasons.items():
+        for (reason, code, subcode, times), count in reasons.items():
             if reason not in self._folded:  # there may be one for each job
                 self._folded[reason] = folded = fold(reason)
                 self._common[folded] = common(self._common.get(folded, reason), reason)
@@ -92,6 +105,7 @@ class HeldGroups:
                 count=count + (found.count if found else 0),
                 cure=holds.cure(code, subcode).replace("()", ""),  # users press buttons here
                 needs_memory=(code, subcode) in holds.MEMORY,
+                times=max(times, found.times if found else 1),
             )
         return tuple(sorted(groups.values(), key=lambda held: -held.count)[:MOST_GROUPS])
 

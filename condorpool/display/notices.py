@@ -20,11 +20,6 @@ def tell(line: str) -> None:
     print(f"condorpool: {line}", file=stream())
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun, as ``1 call`` or ``2 calls``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def warn_of_hash(func: Callable[..., Any]) -> None:
     """Print a notice, once, if ``func`` calls ``hash``, whose values differ in jobs."""
     calls = func is hash or (

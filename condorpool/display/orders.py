@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from condorpool.display.notices import plural
 from condorpool.display.page import jobs_in, page
 from condorpool.engine import actions, submitdir
 from condorpool.engine.jobs import Job
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
+from condorpool.values.text import plural
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from condorpool.access.capacity import Capacity, probe
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
+from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Cluster
 from condorpool.values.events import JobState
+from condorpool.values.text import duration, plural
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
@@ -33,10 +35,8 @@ class Progress:
 
     Parameters
     ----------
-    done, failed
-        Calls that returned, and calls that raised or were lost with their job.
-    pending
-        Chunks that have not ended.
+    counts
+        How many calls are in each state.
     jobs
         The number of jobs by the word for their state.  Jobs that have ended are not
         counted; HTCondor will create those "queued" later.
@@ -45,7 +45,8 @@ class Progress:
     limit
         At most this many jobs run at once.
     elapsed
-        Seconds since the calls were first shown; not part of comparisons.
+        Seconds since the calls were posted, until the last one ended; they do not count when two
+        of these are compared.
     rate, eta
         Calls per second in the last minute, and the remaining seconds at that rate; None if
         not known.
@@ -54,10 +55,7 @@ class Progress:
     """
 
     name: str
-    calls: int
-    done: int
-    failed: int
-    pending: int
+    counts: CallCounts
     jobs: dict[str, int]
     hosts: int
     limit: int
@@ -70,24 +68,28 @@ class Progress:
     elapsed: float = field(compare=False)
 
     @property
-    def shares(self) -> dict[str, float]:
-        """The number of calls done, failed, in jobs of each state, and waiting for a job."""
-        remaining = self.calls - self.done - self.failed
-        shares = {"done": float(self.done), "failed": float(self.failed)}
-        moving = {word: n for word, n in reversed(self.jobs.items()) if word != "queued"}
-        # How many calls each job has is not known exactly: a bar needs only an estimate.
-        each = remaining / max(1, sum(moving.values()), self.pending)
-        for word, count in moving.items():
-            shares[word] = count * each
-        shares["waiting"] = max(0.0, remaining - sum(moving.values()) * each)
-        return {word: share for word, share in shares.items() if share}
+    def shares(self) -> dict[str, int]:
+        """The parts of a bar: how many calls are in each state in which there are any."""
+        return {word: count for word, count in self.counts.shown.items() if count}
+
+    @property
+    def summary(self) -> str:
+        """One line on how far the calls are."""
+        parts = [self.counts.summary]
+        if not self.ended:
+            # What the others do can be seen from their calls.
+            waiting = (
+                (n, word) for word, n in self.jobs.items() if word not in ("running", "held")
+            )
+            parts += [f"{plural(n, 'job')} {word}" for n, word in waiting]
+        return ", ".join([*parts, duration(self.elapsed)])
 
 
 class Meter:
     """Reads the progress of calls repeatedly, to measure its rate; not thread-safe.
 
-    Reads neither the disk nor the access point, only the latest known states of the jobs
-    and a recent state of the HTCondor pool.
+    Does not ask the access point: it reports what the event log and the runners said last, and
+    what the HTCondor pool looked like a moment ago.
     """
 
     def __init__(self, calls: Calls, clock: Callable[[], float] = time.monotonic) -> None:
@@ -101,9 +103,10 @@ class Meter:
     def read(self) -> Progress:
         """Return the current progress."""
         calls, session = self._calls, self._calls.session
+        calls.refresh()
         failures = self._failures.update(calls.errors)
         with session.changed:
-            ended = calls.ended
+            counts = calls.counts()
             is_over = calls.is_ready or session.is_closed
             unreachable = session.state.unreachable
             unreachable_since = unreachable[1] if unreachable else None
@@ -111,21 +114,17 @@ class Meter:
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
             jobs = _count_jobs(clusters)
-            pending = len(batch.pending) if batch else 0
             away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
-        rate, eta = self._speed(ended, calls.size, is_moving="running" in jobs)
-        now, failed = self._clock(), calls.failed
+        ended, now = counts.ended, self._clock()
+        rate, eta = self._speed(ended, counts.total, is_moving="running" in jobs)
         capacity = None
         if "idle" in jobs and now - self._begun > LOOKUP_DELAY and not is_over:
             capacity = probe(session.access_point.collector_address).read()
         return Progress(
             name=calls.name,
-            calls=calls.size,
-            done=max(0, ended - failed),
-            failed=failed,
-            pending=pending,
+            counts=counts,
             jobs=jobs,
             hosts=len(hosts),
             limit=crew.limit if crew else 0,
@@ -144,7 +143,7 @@ class Meter:
                 capacity=capacity,
             ),
             ended=is_over,
-            elapsed=now - self._begun,
+            elapsed=calls.elapsed,
         )
 
     def _speed(
@@ -176,16 +175,16 @@ def _count_jobs(clusters: Sequence[Cluster]) -> dict[str, int]:
 
 def _survey(
     clusters: Sequence[Cluster],
-) -> tuple[set[str], collections.Counter[tuple[str, int, int]]]:
+) -> tuple[set[str], collections.Counter[tuple[str, int, int, int]]]:
     """Return the machines where jobs run, and how many jobs are held for each reason."""
-    hosts, reasons = set(), collections.Counter[tuple[str, int, int]]()
+    hosts, reasons = set(), collections.Counter[tuple[str, int, int, int]]()
     for cluster in clusters:
         if cluster.counts[JobState.RUNNING]:
             running = {job.host for job in cluster.jobs if job.state is JobState.RUNNING}
             hosts |= {host.partition("@")[2] or host for host in running}
         if cluster.counts[JobState.HELD]:
             held = (job for job in cluster.jobs if job.state is JobState.HELD)
-            reasons.update((job.reason, job.code, job.subcode) for job in held)
+            reasons.update((job.reason, job.code, job.subcode, job.holds) for job in held)
     return hosts, reasons
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from condorpool.display.notices import plural
-from condorpool.display.textbar import duration
 from condorpool.display.timeline import Picture
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
     chunks
         When and where calls were made; two or more are shown as a timeline.
     """
-    summary = summarize(progress)
+    summary = progress.summary
     html = [
         '<div style="font-size: var(--jp-ui-font-size1, 13px); max-width: 56em">',
         f"<div><strong>{escape(progress.name)}</strong>: {escape(summary)}</div>",
@@ -60,16 +58,6 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
         html.append(f"<div>{escape(hint)}</div>")
         text.append(hint)
     return {"text/plain": "\n".join(text), "text/html": "\n".join([*html, "</div>"])}
-
-
-def summarize(progress: Progress) -> str:
-    """Return the progress in one line."""
-    parts = [f"{progress.done:,} of {plural(progress.calls, 'call')} done"]
-    if progress.failed:
-        parts.append(f"{progress.failed:,} failed")
-    if not progress.ended:
-        parts += [f"{plural(count, 'job')} {word}" for word, count in progress.jobs.items()]
-    return ", ".join(parts) + f", {duration(progress.elapsed)}"
 
 
 def _bar(progress: Progress) -> str:

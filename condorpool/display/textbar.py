@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
+from condorpool.values.text import duration
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
@@ -87,23 +88,6 @@ class TextBar:
 
 def line(progress: Progress) -> str:
     """Return the line for this progress."""
-    ended = progress.done + progress.failed
-    full = WIDTH * ended // max(1, progress.calls)
-    parts = [
-        f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {ended:,} of {progress.calls:,}"
-    ]
-    if progress.failed:
-        parts.append(f"{progress.failed:,} failed")
-    if not progress.ended:
-        parts += [f"{count:,} {word}" for word, count in progress.jobs.items()]
-    parts.append(duration(progress.elapsed))
-    if progress.eta is not None:
-        parts.append(f"eta {duration(progress.eta)}")
-    return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as ``0:07``, ``12:30`` or ``1:02:03``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    full = WIDTH * progress.counts.ended // max(1, progress.counts.total)
+    eta = "" if progress.eta is None else f", eta {duration(progress.eta)}"
+    return f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {progress.summary}{eta}"

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from condorpool.display.notices import plural
 from condorpool.engine.chunks import Chunk
+from condorpool.values.text import plural
 
 #: Colors that are visible on light and on dark pages: an image cannot adapt to its page.
 DONE, FAILED, TEXT = "#43a047", "#e53935", "#808080"

@@ -2,9 +2,10 @@
 // is untrusted: it is only ever set as text, never as HTML.
 
 const SYMBOLS = {
-  done: "✓", failed: "✕", running: "▶", transferring: "⇅", suspended: "‖",
+  done: "✓", failed: "✕", removed: "−", running: "▶", transferring: "⇅", suspended: "‖",
   held: "!", idle: "○", queued: "…", waiting: "…",
 };
+const CALL_STATES = ["done", "failed", "removed", "running", "held", "waiting"];
 const ROWS = 25;
 const BUSY = "The kernel is busy: it will process this click when the cell ends. "
   + "To process it now, interrupt the cell. map_async leaves the kernel free for clicks.";
@@ -169,7 +170,7 @@ function render({ model, el }) {
   const all = make("div", { class: "cp-all" },
     button("Hold all", () => ({ do: "hold", all: true })),
     button("Remove all", () => ({ do: "remove", all: true }),
-      () => `Remove what remains of ${plural(state().calls, "call")}`));
+      () => `Remove what remains of ${plural(state().counts.total, "call")}`));
   const foot = make("div", { class: "cp-foot" }, details, all);
   const root = make("fieldset", { class: "condorpool" },
     make("div", { class: "cp-line" }, name, calls, times), bar,
@@ -183,22 +184,23 @@ function render({ model, el }) {
   function draw() {
     drawing = false;
     const s = state();
-    const ended = s.done + s.failed;
+    const { total } = s.counts;
+    const shown = CALL_STATES.map((word) => [word, s.counts[word]]).filter(([, n]) => n);
+    const ended = s.counts.done + s.counts.failed + s.counts.removed;
     setText(name, s.name);
     root.setAttribute("aria-label", `condorpool: ${s.name}`);
-    setText(calls, `${count(ended)} of ${plural(s.calls, "call")} ended`);
-    const numbers = [["done", s.done], ["failed", s.failed], ["waiting", s.shares.waiting ?? 0]];
+    setText(calls, `${count(ended)} of ${plural(total, "call")} ended`);
     const words = Object.entries(s.jobs);
-    bar.setAttribute("aria-valuemax", s.calls);
+    bar.setAttribute("aria-valuemax", total);
     bar.setAttribute("aria-valuenow", ended);
-    bar.setAttribute("aria-valuetext", [`${count(ended)} of ${plural(s.calls, "call")} ended`,
-      ...(s.failed ? [`${count(s.failed)} failed`] : []),
+    bar.setAttribute("aria-valuetext", [`${count(ended)} of ${plural(total, "call")} ended`,
+      ...shown.map(([word, n]) => `${count(n)} ${word}`),
       ...words.map(([word, n]) => `${plural(n, "job")} ${word}`)].join(", "));
-    keep(bar, Object.entries(s.shares), ([word]) => word,
+    keep(bar, shown, ([word]) => word,
       ([word]) => make("span", { class: `cp-part cp-${word}` }),
-      (part, [, share]) => { part.style.flexGrow = share; });
-    drawCounts(callCounts, numbers.filter(([, n]) => n >= 0.5));
-    callCounts.hidden = !callCounts.children.length;
+      (part, [, n]) => { part.style.flexGrow = n; });
+    drawCounts(callCounts, shown);
+    callCounts.hidden = !shown.length;
     // Jobs that HTCondor will create later are shown as waiting calls.
     drawCounts(jobCounts, words.filter(([word]) => word !== "queued"));
     jobCounts.hidden = !jobCounts.children.length;
@@ -245,7 +247,7 @@ function render({ model, el }) {
   function drawFailed(s) {
     failedPart.hidden = !s.failures.length;
     rerun.hidden = !s.reruns;
-    setText(failedTitle, `${plural(s.failed, "call")} failed`);
+    setText(failedTitle, `${plural(s.counts.failed, "call")} failed`);
     keep(failedGroups, s.failures, (group) => `${group.kind}: ${group.message}`,
       () => make("li", { class: "cp-reason" }),
       (item, group) => setText(item, `${count(group.count)} × ${group.kind}${group.message && ": "}${group.message}`));

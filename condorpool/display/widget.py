@@ -145,8 +145,8 @@ class Panel:
             _ended.popleft().close()
 
     def _state(self, progress: Progress) -> dict[str, Any]:
-        state = dataclasses.asdict(progress)
-        return {**state, "shares": progress.shares, "reruns": self._can_rerun}
+        counts = {**progress.counts._asdict(), "total": progress.counts.total}
+        return {**dataclasses.asdict(progress), "counts": counts, "reruns": self._can_rerun}
 
     # -- the user's side -------------------------------------------------------------
     def poll_clicks(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from condorpool.engine.deliveries import Lane
 from condorpool.engine.description import JobOptions
@@ -17,6 +18,35 @@ from condorpool.values.holds import cure
 #: Takes a chunk's first call, its end, its outcome and its job; returns what to run once
 #: the chunk counts as delivered.
 Deliver = Callable[[int, int, "Outcome | JobError", "Job | None"], "Callable[[], object] | None"]
+
+
+class UnderWay(NamedTuple):
+    """How many calls of chunks that have not finished are in which state; the others wait."""
+
+    done: int = 0
+    failed: int = 0
+    running: int = 0
+    held: int = 0
+
+
+class Made(NamedTuple):
+    """What a runner reported of its chunk.
+
+    Attributes
+    ----------
+    job, run
+        The runner, and which of its runs: what it made in an earlier one is lost.
+    calls, failed
+        How many calls it has made, and how many of these failed.
+    since
+        When it began the call that it is making, in seconds since 1970.
+    """
+
+    job: Job
+    run: int
+    calls: int
+    failed: int
+    since: float
 
 
 @guarded(by="crew.lock")
@@ -61,6 +91,8 @@ class Batch:
         self.successor: Batch | None = None  # the batch that makes them again
         #: The first call of each chunk that a job has taken → that job.
         self.holders: dict[int, Job] = {}
+        #: The first call of each chunk that a job has taken → how far it was at the last look.
+        self.made: dict[int, Made] = {}
 
     @property
     def streams(self) -> bool:
@@ -133,6 +165,67 @@ class Batch:
         # more jobs.
         waiting = self.crew.count(JobState.UNMATERIALIZED)
         return not self.crew.count(*MOVING) and (not waiting or len(held) >= self.crew.limit)
+
+    @property
+    def under_way(self) -> UnderWay:
+        """How far the chunks are that have not finished."""
+        if self.crew.count(JobState.HELD) and self.is_stuck:
+            return UnderWay(held=self.calls_pending)
+        made = failed = running = held = 0
+        known = self.pending.keys() & self.holders.keys()
+        for first in known:
+            state, calls = self.holders[first].state, self.pending[first] - first
+            if state is JobState.HELD:
+                held += calls
+            elif state in (JobState.RUNNING, JobState.SUSPENDED):
+                report = self._report(first)
+                ready = min(report.calls, calls) if report else 0
+                made += ready
+                failed += min(report.failed, ready) if report else 0
+                running += state is JobState.RUNNING and ready < calls
+        if self.crew.is_resident:
+            running += min(len(self.pending) - len(known), self._spare_runners)
+        return UnderWay(made - failed, failed, running, held)
+
+    def _report(self, first: int) -> Made | None:
+        """Return what the holder of a pending chunk has reported in its current run."""
+        report, holder = self.made.get(first), self.holders.get(first)
+        is_valid = report and report.job is holder and report.run == holder.attempts
+        return report if is_valid else None
+
+    @property
+    def longest(self) -> tuple[int, float] | None:
+        """The call that has been running longest, of those known, and since when.
+
+        It has the number in the batch and seconds since 1970; it is known of a runner that took the chunk
+        or reported, and of a job that makes a single call.
+        """
+        calls = []
+        for first in self.pending.keys() & self.holders.keys():
+            job, size = self.holders[first], self.pending[first] - first
+            if job.state is not JobState.RUNNING:
+                continue
+            if (report := self._report(first)) and report.calls < size:
+                calls.append((report.since, first + report.calls))
+            elif not self.crew.is_resident and size == 1 and job.began:
+                calls.append((float(job.began), first))
+        since, number = min(calls, default=(0.0, 0))
+        return (number, since) if since else None
+
+    @property
+    def _spare_runners(self) -> int:
+        """How many running jobs may be making chunks of this batch that no job is known to hold.
+
+        No event says that a runner has taken a chunk; but runners take one as long as there are
+        any, those of earlier batches first.
+        """
+        spare, is_earlier = self.crew.count(JobState.RUNNING), True
+        for batch in self.crew.batches:
+            is_earlier = is_earlier and batch is not self
+            known = batch.pending.keys() & batch.holders.keys()
+            spare -= sum(batch.holders[first].state is JobState.RUNNING for first in known)
+            spare -= len(batch.pending) - len(known) if is_earlier else 0
+        return max(0, spare)
 
     def held_error(self, job: Job | None = None) -> JobHeldError:
         """Return the error that says why this job, or else the first held one, is held."""

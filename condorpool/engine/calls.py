@@ -18,8 +18,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from condorpool.engine import actions
-from condorpool.engine.batches import Batch
+from condorpool.engine.batches import Batch, UnderWay
 from condorpool.engine.chunks import Chunk, record
+from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Call, Outcome, name_of
@@ -27,7 +28,12 @@ from condorpool.engine.printed import CallText, Printed, by_call
 from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
 from condorpool.values.events import JobState
-from condorpool.values.exceptions import CondorPoolError, JobError, UnsubmittedError
+from condorpool.values.exceptions import (
+    CondorPoolError,
+    JobError,
+    JobRemovedError,
+    UnsubmittedError,
+)
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
@@ -50,7 +56,9 @@ class Calls:
     batch
         The batch that was posted last; None if none was.
     errors
-        The exceptions of the failed calls by call number; the first call is 0.
+        The exceptions of the failed and removed calls by call number; the first call is 0.
+    removed
+        How many calls were removed with their job, or taken back.
     records
         When and where chunks of calls were made, in the order in which they ended.
     printed
@@ -63,6 +71,7 @@ class Calls:
         self.name = name
         self.batch: Batch | None = None
         self.errors: dict[int, BaseException] = {}
+        self.removed = 0
         self.records: deque[Chunk] = deque(maxlen=most_records)
         self.printed: deque[Printed] = deque(maxlen=most_records and MOST_PRINTED)
         self.is_reported = False
@@ -90,13 +99,55 @@ class Calls:
 
     @property
     def ended(self) -> int:
-        """How many calls have returned or failed."""
+        """How many calls have returned, failed or been removed."""
         raise NotImplementedError
 
     @property
     def failed(self) -> int:
-        """How many calls have failed."""
-        return len(self.errors)
+        """How many calls have failed; removed ones do not count."""
+        raise NotImplementedError
+
+    def counts(self) -> CallCounts:
+        """Return how many calls are in each state, as of the last `refresh`."""
+        if self._session is None:
+            return CallCounts(waiting=self.size)
+        with self._session.changed:
+            failed, removed = self.failed, self.removed
+            done = self.ended - failed - removed
+            now = self.batch.under_way if self.batch else UnderWay()
+            waiting = self.size - self.ended - sum(now)
+        return CallCounts(
+            done + now.done, failed + now.failed, removed, now.running, now.held, waiting
+        )
+
+    def refresh(self) -> None:
+        """Look up how far jobs are with the calls that they have taken; may wait for the disk."""
+        if self.batch and not self.batch.is_done:
+            self.session.state.refresh_made(self.batch.crew)
+
+    @property
+    def longest(self) -> tuple[int, float] | None:
+        """The call that has been running longest, as its number and the seconds; None if unknown."""
+        if self.batch is None:
+            return None
+        with self.session.changed:
+            longest = self.batch.longest
+        return (longest[0], max(0.0, time.time() - longest[1])) if longest else None
+
+    @property
+    def posted_at(self) -> float:
+        """When the calls, or those of the latest rerun, were posted, in seconds since 1970; else 0."""
+        return self.batch.record.time if self.batch else 0.0
+
+    @property
+    def ended_at(self) -> float:
+        """When the last call ended, in seconds since 1970; 0 as long as not all have."""
+        raise NotImplementedError
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from posting until now, or until the last call ended."""
+        return max(0.0, (self.ended_at or time.time()) - self.posted_at) if self.posted_at else 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -296,6 +347,8 @@ class GatheredCalls(Calls):
         #: Keeps them for the user until the user has the values.
         self.keeper: Keeper | None = None
         self._is_ready = False
+        self._ended_at = 0.0
+        self._taken_up_at = 0.0
         self._callback = callback
         self._error_callback = error_callback
         self._return_exceptions = return_exceptions
@@ -335,7 +388,7 @@ class GatheredCalls(Calls):
 
     def take_up(self, session: Session, chain: Chain) -> None:
         """Follow what another process posted, and post what it had no time to."""
-        self._session = session
+        self._session, self._taken_up_at = session, time.time()
         self._reset_missing((), chain[0][1].calls or 0)
         made_again = [
             {n for begin, end, _ in known.parts for n in range(begin, end)} for _, known in chain
@@ -380,18 +433,25 @@ class GatheredCalls(Calls):
             session.deliveries.lane().put(after)
 
     @uninterrupted
-    def rerun(self) -> int:
-        """Make the failed calls again; return how many.  If that cannot be posted, change nothing."""
+    def rerun(self, posted_at: float | None = None) -> int:
+        """Make the failed calls again; return how many.  If that cannot be posted, change nothing.
+
+        They count as posted at ``posted_at``, by default now.
+        """
         numbers = sorted(self.errors)
         if numbers:
             assert self.batch is not None  # noqa: S101 - failed calls were posted
-            failed, was_ready = dict(self.errors), self._is_ready
-            self._reset_missing(numbers, len(numbers))
+            with self.session.changed:
+                before = dict(self.errors), self.removed, self._is_ready, self._ended_at
+                self._reset_missing(numbers, len(numbers))
             try:
-                self.batch = self.session.repost(self.batch, numbers, self.deliver)
+                self.batch = self.session.repost(
+                    self.batch, numbers, self.deliver, posted_at or time.time()
+                )
             except BaseException:
                 with self.session.changed:
-                    self.errors, self.missing, self._is_ready = failed, 0, was_ready
+                    self.errors, self.removed, self._is_ready, self._ended_at = before
+                    self.missing = 0
                     self.session.changed.notify_all()
                 raise
         return len(numbers)
@@ -410,6 +470,7 @@ class GatheredCalls(Calls):
         """Drop the errors of calls that are made again; count ``missing`` as not ended."""
         for number in rerun:
             self.errors.pop(number, None)
+        self.removed, self._ended_at = 0, 0.0  # all calls with errors are made again
         self.missing, self._is_ready = missing, False
 
     # -- deliveries --------------------------------------------------------------
@@ -427,17 +488,25 @@ class GatheredCalls(Calls):
         process resumed them.
         """
         self._record(first, end, result, job)
-        numbers = [n for n in range(first, end) if n not in outdated]
+        numbers: Sequence[int] = range(first, end)
+        if outdated:
+            numbers = [n for n in numbers if n not in outdated]
+        errors: dict[int, BaseException] = {}
         if isinstance(result, JobError):
-            self.errors.update(dict.fromkeys(numbers, result))
+            errors = dict.fromkeys(numbers, result)
         else:
-            for number in numbers:
-                self.values[number] = result.values[number - first]
-                if number - first in result.errors:
-                    self.errors[number] = result.errors[number - first]
+            if outdated:
+                for number in numbers:
+                    self.values[number] = result.values[number - first]
+            else:  # there may be a million
+                self.values[first:end] = result.values[: end - first]
+            raised = ((first + number, error) for number, error in result.errors.items())
+            errors = {n: error for n, error in raised if n < end and n not in outdated}
             if numbers and result.printed:
                 self._print(result.printed._replace(outdated=outdated))
         with self.session.changed:  # other threads deliver too, when calls are taken back
+            self.errors.update(errors)
+            self.removed += len(errors) if isinstance(result, JobRemovedError) else 0
             self.missing -= len(numbers)
             is_last = bool(numbers) and not self.missing
         return self._finish() if is_last and not self._rerun_failed() else None
@@ -448,7 +517,7 @@ class GatheredCalls(Calls):
         if not wanted or not self.errors:
             return False
         try:
-            self.rerun()
+            self.rerun(self.posted_at)
         except CondorPoolError:
             logger.exception("condorpool could not make the failed calls again")
             return False
@@ -459,6 +528,11 @@ class GatheredCalls(Calls):
         error = self.error()
         callback = self._callback if error is None else self._error_callback
         with self.session.changed:
+            self._ended_at = time.time()
+            # Calls that this process has taken up may have ended long before.
+            last = max((c.end for c in self.records), default=0.0) if self._taken_up_at else 0.0
+            if self.posted_at < last < self._taken_up_at:
+                self._ended_at = last
             self._is_ready, self._is_calling_back = True, callback is not None
             self._call_back_by = time.monotonic() + CALLBACK_LAG
             self.session.changed.notify_all()
@@ -504,8 +578,18 @@ class GatheredCalls(Calls):
 
     @property
     def ended(self) -> int:
-        """How many calls have returned or failed."""
+        """How many calls have returned, failed or been removed."""
         return len(self.values) - self.missing
+
+    @property
+    def failed(self) -> int:
+        """How many calls have failed; removed ones do not count."""
+        return len(self.errors) - self.removed
+
+    @property
+    def ended_at(self) -> float:
+        """When the last call ended, in seconds since 1970; 0 as long as not all have."""
+        return self._ended_at
 
     @property
     def is_ready(self) -> bool:

@@ -234,6 +234,7 @@ class Crew:
         self.is_resident = is_resident
         self.replaced = 0  # how many jobs, since the last outcome
         self.surplus_since = math.inf  # since when jobs wait for a slot without need
+        self.looked_at = -math.inf  # when its runners' reports were last read
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
 

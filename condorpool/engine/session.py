@@ -228,7 +228,9 @@ class Session:
         return batch
 
     @uninterrupted
-    def repost(self, old: Batch, numbers: Sequence[int], deliver: Deliver) -> Batch:
+    def repost(
+        self, old: Batch, numbers: Sequence[int], deliver: Deliver, posted_at: float
+    ) -> Batch:
         """Post some calls of a finished batch again, all or none, as a new batch.
 
         They keep their numbers.
@@ -238,7 +240,7 @@ class Session:
         with self.directory.explained():
             crew = self.staffing.crew(number, old.record.title, old.options)
             record = replace(
-                old.record, crew=crew.number, time=time.time(), reruns=old.number, parts=parts
+                old.record, crew=crew.number, time=posted_at, reruns=old.number, parts=parts
             )
             batch = Batch(number, crew, deliver, old.options, record)
             with self.changed:

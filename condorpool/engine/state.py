@@ -34,7 +34,7 @@ import time
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import payload, submitdir
-from condorpool.engine.batches import Batch
+from condorpool.engine.batches import Batch, Made
 from condorpool.engine.deliveries import Deliveries
 from condorpool.engine.jobs import Cluster, Crew, Job
 from condorpool.engine.records import ErrorRecord
@@ -53,6 +53,9 @@ from condorpool.values.locks import Monitor
 
 #: Seconds for which a wait tolerates an access point that does not answer.
 PATIENCE = 600.0
+
+#: Seconds, at least, between two looks at what the runners of a crew have reported.
+LOOK_INTERVAL = 0.5
 
 #: Seconds that an outcome may take to appear on a network file system.
 OUTCOME_LAG = 20.0
@@ -137,6 +140,35 @@ class SessionState:
                     batch = self.batches.get(token.batch)
                     if batch and batch.split(token.first) and (job := self.job(token.job)):
                         batch.holders[token.first] = job
+
+    def refresh_made(self, crew: Crew) -> None:
+        """Look up how far the runners are with their chunks, unless that was done a moment ago."""
+        now = time.monotonic()
+        if not crew.is_resident or now < crew.looked_at + LOOK_INTERVAL:
+            return
+        with self.changed:
+            crew.looked_at, times = now, self._times_put_back
+        taken = list(self.directory.taken(crew.number))
+        with self.changed:
+            if times != self._times_put_back:
+                return  # as in `refresh_holders`; but the next look is early enough
+            for batch in crew.batches:
+                batch.made = {}
+            for each in taken:
+                first, batch_number = each.token.first, each.token.batch
+                known, job = self.batches.get(batch_number), self.job(each.token.job)
+                if not known or not job or not known.split(first):
+                    continue
+                known.holders[first] = job
+                # What it reported before it was evicted does not count: it begins again.
+                is_current = each.reported >= job.began
+                known.made[first] = Made(
+                    job,
+                    job.attempts,
+                    each.made if is_current else 0,
+                    each.failed if is_current else 0,
+                    max(each.since, job.began),
+                )
 
     def put_back(self, job: Job, token: Token) -> None:
         """Put back a chunk that this job has taken, so that another can take it."""

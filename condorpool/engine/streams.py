@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.session import MOST_RECORDS, Session
-from condorpool.values.exceptions import JobError, PoolClosedError
+from condorpool.values.exceptions import JobError, JobRemovedError, PoolClosedError
 from condorpool.values.locks import uninterrupted
 
 #: How many exceptions are kept for displays; there is no limit to their number.
@@ -64,7 +65,8 @@ class StreamedCalls(Calls):
         self._session = session
         self._is_endless = _is_endless(iterator)
         self._ordered = ordered
-        self._failed = 0
+        self._ended = self._failed = 0
+        self._last_end = 0.0
         self._waiting: deque[Any] = deque()
         self._early: dict[int, list[Any]] = {}  # of chunks that wait for earlier ones
         self._next = 0  # the first call whose outcome is not waiting yet
@@ -82,14 +84,18 @@ class StreamedCalls(Calls):
 
     @property
     def ended(self) -> int:
-        """How many of their calls have returned or failed."""
-        with self.session.changed:
-            return self.size - self._batch.calls_pending
+        """How many of their calls have returned, failed or been removed."""
+        return self._ended
 
     @property
     def failed(self) -> int:
         """How many calls have failed; `errors` has only some of their exceptions."""
         return self._failed
+
+    @property
+    def ended_at(self) -> float:
+        """When the iterable and the last call had ended, in seconds since 1970; else 0."""
+        return max(self._last_end, self._feed.ended_at) if self.is_ready else 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -122,6 +128,7 @@ class StreamedCalls(Calls):
         with self.session.changed:
             self._feed.stop()
             self._feed.end = self._feed.end or PoolClosedError()
+            self._feed.ended_at = self._feed.ended_at or time.time()
         self.session.end(self._batch)
 
     def exhaust(self) -> None:
@@ -145,10 +152,14 @@ class StreamedCalls(Calls):
                 values[number] = Raised(error)
             if result.printed:
                 self._print(result.printed)
-        self._failed += len(errors)
-        if len(self.errors) < MOST_ERRORS:
-            self.errors.update((first + number, error) for number, error in errors.items())
         with self.session.changed:
+            if len(self.errors) < MOST_ERRORS:
+                self.errors.update((first + number, error) for number, error in errors.items())
+            is_removed = isinstance(result, JobRemovedError)
+            self.removed += len(errors) if is_removed else 0
+            self._failed += 0 if is_removed else len(errors)
+            self._ended += end - first
+            self._last_end = time.time()
             if not self._ordered:
                 self._waiting.extend(values)
             else:
@@ -171,6 +182,7 @@ class _Feed:
         self._ahead = ahead
         self.taken = 0
         self.end: BaseException | None = None  # how the iterable ended
+        self.ended_at = 0.0
         self._is_stopped = False
         self._waits = False  # for room: only then does `note_taken` wake it
 
@@ -188,7 +200,7 @@ class _Feed:
         except BaseException as error:  # noqa: BLE001 - from the iterable; `take_end` returns it
             end = error
         with self._session.changed:
-            self.end = self.end or end
+            self.end, self.ended_at = self.end or end, self.ended_at or time.time()
         self._session.end(self._batch)
 
     def _wait_for_room(self) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import shutil
 import socket
 import sys
@@ -27,7 +28,7 @@ from condorpool.engine.records import (
     Manifest,
     Record,
 )
-from condorpool.runner.names import ANNOUNCES, CLOSED
+from condorpool.runner.names import ANNOUNCES, CLOSED, MADE
 from condorpool.values.exceptions import CondorPoolError, JobError, SubmitError
 
 LAUNCHER = "launch.sh"
@@ -50,6 +51,8 @@ jobs_name = "{}.jobs".format
 posted_name = "{}.posted".format
 #: The folder to which they move the chunks that they take, with their job id at the end.
 taken_name = "{}.taken".format
+#: The folder in which they write how many calls of their chunk they have made, each by its id.
+made_name = f"{{}}.{MADE}".format
 #: The function that all chunks of a batch call.
 call_name = "{}.call".format
 #: The `BatchRecord` of a batch.
@@ -66,6 +69,9 @@ shared_name = "{}.shared".format
 stdout_name = "job-{}.out".format
 #: The standard error of a job, by its id.
 stderr_name = "job-{}.err".format
+
+# Batch, first call, calls made, and failed ones.
+_REPORT = re.compile(rb"(\d+) (\d+) (\d+) (\d+)\n")
 
 R = TypeVar("R", bound=Record)
 
@@ -99,6 +105,26 @@ class Token(NamedTuple):
     def __str__(self) -> str:
         name = f"{self.batch}-{self.first}-{self.end}-{self.origin}"
         return f"{name}@{self.job}" if self.job else name
+
+
+class Taken(NamedTuple):
+    """A chunk that a job has taken, and how far it is.
+
+    Attributes
+    ----------
+    since
+        When it began the call that it is making, in seconds since 1970.
+    reported
+        When it reported how many calls it has made; 0 if it did not.
+    made, failed
+        How many calls it has made, and how many of these failed.
+    """
+
+    token: Token
+    since: float
+    reported: float = 0.0
+    made: int = 0
+    failed: int = 0
 
 
 class SubmitDir:
@@ -317,7 +343,7 @@ class SubmitDir:
     # -- chunks of a resident crew; runner/PROTOCOL.md says which process may move them ----
     def make_crew(self, crew: int) -> None:
         """Make the folders of a resident crew."""
-        for name in (posted_name(crew), taken_name(crew)):
+        for name in (posted_name(crew), taken_name(crew), made_name(crew)):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
 
     def close_crew(self, crew: int) -> None:
@@ -345,6 +371,28 @@ class SubmitDir:
                 for name in os.listdir(self.path / folder):  # noqa: PTH208 - may be many
                     if name != CLOSED:
                         yield Token.named(name)
+
+    def taken(self, crew: int) -> Iterator[Taken]:
+        """Yield the chunks that jobs have taken, and what these have reported."""
+        with contextlib.suppress(OSError), os.scandir(self.path / taken_name(crew)) as files:
+            for file in files:
+                token = Token.named(file.name)
+                with contextlib.suppress(OSError):  # the job has finished it meanwhile
+                    since = file.stat().st_ctime  # of the rename
+                    yield self._reported(crew, Taken(token, since))
+
+    def _reported(self, crew: int, taken: Taken) -> Taken:
+        """Return a chunk with what its job has reported; the report may be missing or incomplete."""
+        try:
+            with open(self.path / made_name(crew) / taken.token.job, "rb") as file:  # noqa: PTH123
+                text, time = file.read(100), os.fstat(file.fileno()).st_mtime
+        except OSError:
+            return taken
+        report = _REPORT.fullmatch(text)
+        if not report or (int(report[1]), int(report[2])) != taken.token[:2]:
+            return taken
+        since = max(taken.since, time)  # it was split after the report
+        return Taken(taken.token, since, time, int(report[3]), int(report[4]))
 
     def taken_by(self, crew: int, job: str) -> list[Token]:
         """Return the tokens of the chunks that a job has taken and not finished."""

@@ -8,6 +8,7 @@ from condorpool.engine.calls import Calls
 from condorpool.engine.streams import Raised, StreamedCalls
 from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.results import Handle, not_stopping
+from condorpool.values.text import plural
 
 T = TypeVar("T")
 
@@ -69,5 +70,5 @@ class ResultIterator(Handle, Generic[T]):
         return self
 
     def __repr__(self) -> str:
-        remaining = self.calls - self.calls_ended
-        return f"<ResultIterator: {self._calls.taken} results taken, {remaining} calls remaining>"
+        shown = super().__repr__().removesuffix(">")
+        return f"{shown}, {plural(self._calls.taken, 'result')} taken>"

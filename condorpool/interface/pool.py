@@ -468,7 +468,7 @@ class Pool:
                 )
             raise
         finally:
-            if result.ready() and result.calls_failed:
+            if result.ready() and not result.successful():
                 self._workload.results.note_raised(result)
 
     # -- the end -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from condorpool import display
 from condorpool.display.timeline import calls_dataframe, dataframe, timeline
 from condorpool.engine.calls import Calls, GatheredCalls
 from condorpool.engine.chunks import Chunk
+from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.interface.job import Jobs, QueuedJob
@@ -19,6 +20,7 @@ from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.waiting import Waiting
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobFailedError, ResultTimeoutError
+from condorpool.values.text import duration
 
 T = TypeVar("T")
 
@@ -76,13 +78,38 @@ class Handle(Jobs):
 
     @property
     def calls_ended(self) -> int:
-        """How many calls have returned or failed."""
+        """How many calls have returned, failed or been removed, and their outcomes have arrived."""
         return self._calls.ended
 
     @property
     def calls_failed(self) -> int:
-        """How many calls have failed."""
+        """How many calls have failed: raised, or lost with their job."""
         return self._calls.failed
+
+    @property
+    def calls_removed(self) -> int:
+        """How many calls were removed with their job, or taken back."""
+        return self._calls.removed
+
+    def counts(self) -> CallCounts:
+        """Return how many calls are done, failed, removed, running, held and waiting.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async(abs, [-1, 2])
+        ...     result.wait()
+        ...     print(result.counts())
+        2 done
+        """
+        self._calls.refresh()
+        return self._calls.counts()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the calls were submitted; until the last one ended, once all have."""
+        return self._calls.elapsed
 
     def ready(self) -> bool:
         """Return whether all calls have ended."""
@@ -211,6 +238,10 @@ class Handle(Jobs):
 
     def _repr_html_(self) -> str:
         return display.html([self._calls])
+
+    def __repr__(self) -> str:
+        counts = self._calls.counts()
+        return f"<{type(self).__name__}: {counts.summary}, {duration(self.elapsed)}>"
 
 
 class Result(Handle, Generic[T]):
@@ -464,14 +495,6 @@ class Result(Handle, Generic[T]):
         while self.status() == JobState.IDLE.original_word and time.monotonic() < end:
             with self._calls.session.changed:
                 self._waiting.pause(min(end, time.monotonic() + TICK))
-
-    def __repr__(self) -> str:
-        calls, batch = self._calls, self._calls.batch
-        failed = f", {calls.failed} failed" if calls.failed else ""
-        held = len(batch.held) if batch and calls.missing else 0
-        return f"<{type(self).__name__}: {calls.ended} of {calls.size} calls ended{failed}" + (
-            f", {held} jobs held>" if held else ">"
-        )
 
 
 class AsyncResult(Result[T]):

@@ -10,7 +10,6 @@ from typing import Any
 from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
-from condorpool.display.notices import plural
 from condorpool.engine.description import title
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.openpools import open_pools, workloads
@@ -18,6 +17,7 @@ from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Handle
 from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
+from condorpool.values.text import plural
 
 #: For each action: its past participle, and why it did not apply to other jobs.
 _REPORTS = {

@@ -185,7 +185,7 @@ class Worker:
         chunk: list[Any],
         first: int,
         end: int,
-        shrink: Any = None,
+        between: Any = None,
         pause: float = NEVER,
     ) -> tuple[dict[str, Any], list[Any]]:
         """Make the calls ``first`` to ``end`` of a chunk; return the outcome.
@@ -196,9 +196,11 @@ class Worker:
             The call's file, and the function that reads it; see `load_call`.
         chunk
             The frames with the arguments.
-        shrink
-            Called every ``pause`` seconds as ``shrink(next, end, seconds)``, with the
-            seconds that the calls ``next`` to ``end`` will take; returns the new end.
+        between
+            Called between two calls, every ``pause`` seconds, as
+            ``between(next, end, failed, seconds, splits)``: how many calls have failed, the
+            seconds that the calls ``next`` to ``end`` will take, and whether the chunk may be
+            split; returns the new end.
         """
         about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
         if self.mismatch:
@@ -227,7 +229,7 @@ class Worker:
         self.names = names_of(func)
         arguments = arguments_of(style, items[first:end])
         lasted: list[float] = []
-        calls = self.calls(func, shared, arguments, first, end, lasted, shrink, pause)
+        calls = self.calls(func, shared, arguments, first, end, lasted, between, pause)
         about.update(started=started, seconds=time.time() - started, **self.streams.printed())
         if lasted:
             about["lasted"] = lasted
@@ -246,7 +248,7 @@ class Worker:
         first: int,
         end: int,
         lasted: list[float],
-        shrink: Any,
+        between: Any,
         pause: float,
     ) -> list[tuple[Any, str]]:
         """Make calls; return each one's value and ``""``, or exception and traceback's text.
@@ -258,8 +260,8 @@ class Worker:
         restore, clock, streams = self.surroundings.restore, time.monotonic, self.streams
         made: list[tuple[Any, str]] = []
         begun = since = now = clock()
-        restore_after = 0.0
-        ask_after = begun + (pause if shared["splits"] else NEVER)
+        restore_after, ask_after = 0.0, begun + pause
+        failed, splits = 0, shared["splits"]
         for done, (args, kwargs) in enumerate(arguments, first + 1):
             value: Any = None
             is_value = None
@@ -277,19 +279,21 @@ class Worker:
                     restore(now > restore_after + LONGER)
                 if looks or streams.wrote or streams.checks_all:
                     streams.note(len(made))
-                if looks:
-                    since = clock()
-                    restore_after = since + SHORT if len(made) > FIRST else 0.0
             except Anything as error:  # from the call's own alarm, or its trace function
                 if is_value is None:
                     value = error
                 self.tidy()
                 streams.note(len(made))
-                since = clock()
+                looks = True
             made.append((value, "" if is_value else describe(value, sources)))
+            failed += not is_value
             if done < end and now > ask_after:
-                end = shrink(done, end, (now - begun) / len(made) * (end - done))
-                ask_after = clock() + pause
+                seconds = (now - begun) / len(made) * (end - done)
+                end = between(done, end, failed, seconds, splits)
+                ask_after, looks = clock() + pause, True
+            if looks:
+                since = clock()
+                restore_after = since + SHORT if len(made) > FIRST else 0.0
             if done >= end:
                 break  # the remaining calls now belong to another chunk
         try:

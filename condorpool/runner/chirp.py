@@ -98,11 +98,11 @@ class Chirp:
         self.answer(("putfile", scratch))
         self.ask("rename", scratch, name)
 
-    def create(self, name: str) -> None:
-        """Make a file with this name; its contents do not matter."""
-        # Not 0 bytes: then the second answer never comes (io_proxy_handler.cpp).
-        self.ask("putfile", name, str(0o600), "1")
-        self.link.sendall(b"\n")
+    def put(self, name: str, data: bytes = b"\n") -> None:
+        """Make or overwrite a small file; another process may see it empty meanwhile."""
+        # HTCondor never answers when there is no data.
+        self.ask("putfile", name, str(0o600), str(len(data)))
+        self.link.sendall(data)
         self.answer(("putfile", name))
 
     def retry(self, operation: Any, *args: Any) -> Any:

@@ -6,6 +6,9 @@ PROGRAM = "_condorpool_program"
 #: In the folder of posted chunks, a file with this name tells runners to end.
 CLOSED = "CLOSED"
 
+#: ``K.made`` is the folder where the runners of crew K write how many calls of their chunk they made.
+MADE = "made"
+
 #: The event that announces an outcome has this word, then the chunk's name.
 ANNOUNCES = "condorpool-outcome"
 

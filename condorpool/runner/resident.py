@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 #: Seconds after which a chunk is split, even if other chunks are posted.
 LONG = 1.0
 
+#: Seconds, at least, between two reports on how many calls were made: several times what one takes.
+REPORT_INTERVAL, TIMES = 0.5, 100.0
+
+#: Reports that all runners together may write in a second.
+MOST_REPORTS = 20
+
 
 class Runner:
     """Takes chunks by renaming their tokens, writes outcomes, announces them.
@@ -45,11 +51,17 @@ class Runner:
         self.place = self.pick = int(job.rpartition(".")[2])
         self.seed = os.getpid()
         self.pause = max(0.05, min(5.0, 0.005 * peers))
+        self.made = f"{taken.rpartition('.')[0]}.{names.MADE}/{job}"
+        self.report_interval = max(REPORT_INTERVAL, peers / MOST_REPORTS)
+        self.report_after = 0.0
 
     def serve(self, linger: float, retire_after: float, chunks: int) -> None:
         """Take chunks until none has come for ``linger`` seconds, or it is time to retire."""
         started = idle_since = time.monotonic()
         for token in self.tokens_from_earlier_run():
+            # What the earlier run has reported does not count any more.
+            batch, first = token.split("-")[:2]
+            self.report(batch, first, 0, 0)
             self.work(token)
         done, delay = 0, 0.002
         watch: Watch | None = None
@@ -150,6 +162,16 @@ class Runner:
         frames = self.read(f"{batch}-{origin}.chunk")[1]
         size, begun = sum(len(frame) for frame in frames), time.monotonic()
 
+        self.report_after = max(self.report_after, begun + self.report_interval)
+
+        def between(done: int, end: int, failed: int, seconds: float, splits: bool) -> int:
+            """Split the chunk, and report how many calls were made; return the new end."""
+            if splits:
+                end = shrink(done, end, seconds)
+            if done < end and time.monotonic() > self.report_after:
+                self.report(batch, first, origin + done - first, failed)
+            return end
+
         def shrink(done: int, end: int, seconds: float) -> int:
             """Post the second half of the remaining calls if that helps; return the new end."""
             nonlocal token, begun
@@ -166,7 +188,7 @@ class Runner:
                 # Before the rename below: if this job ends between the two, both tokens
                 # contain the second half.  In the other order no token would.
                 rest = f"{batch}-{origin + middle}-{origin + end}-{origin}"
-                self.chirp.create(f"{self.posted}/{rest}")
+                self.chirp.put(f"{self.posted}/{rest}")
             except OSError:
                 # The access point may be restarting.  The calls continue on a new connection:
                 # on this one a late answer would be taken for that of the next operation.
@@ -187,7 +209,7 @@ class Runner:
             frames,
             first - origin,
             end - origin,
-            shrink,
+            between,
             self.pause,
         )
         about["job"] = self.job
@@ -199,6 +221,25 @@ class Runner:
             self.chirp.retry(self.chirp.ask, "unlink", self.taken_path(token))
         except FileNotFoundError:
             pass  # the client deleted it first, or the first try was not answered
+
+    def report(self, batch: int | str, first: int | str, made: int, failed: int) -> None:
+        """Write how many calls of a chunk were made, for displays; where that fails, do without.
+
+        When it is written is when the next call begins.
+        """
+        begun, text = time.monotonic(), f"{batch} {first} {made} {failed}\n"
+        try:
+            if self.worker.shares:
+                with open(f"{self.worker.submit_dir}/{self.made}", "w") as file:
+                    file.write(text)
+            else:
+                self.chirp.ensure_connected()
+                self.chirp.put(self.made, text.encode())
+        except OSError:
+            # As after a split: a late answer would be taken for that of the next operation.
+            self.chirp.disconnect()
+        now = time.monotonic()
+        self.report_after = now + max(self.report_interval, TIMES * (now - begun))
 
     def write(self, name: str, about: dict[str, Any], frames: list[Any]) -> None:
         """Write a container into the submit directory."""

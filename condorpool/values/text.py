@@ -11,3 +11,15 @@ def one_line(text: str, most: int = MAX_NAME) -> str:
     shown = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * most])
     line = " ".join(shown.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def duration(seconds: float) -> str:
+    """Return a time as ``0:07``, ``12:30`` or ``1:02:03``."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)  # as the widget rounds
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 call`` or ``2,000 calls``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -199,9 +199,11 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
         def state(n, calls):
             part = calls // 100
             return dict(
-                name="fit", calls=calls, done=n * part // 2, failed=n * part // 50, pending=1, hosts=900,
+                name="fit", hosts=900,
+                counts=dict(done=n * part // 2, failed=n * part // 50, removed=0, running=30 * part,
+                            held=20 * part, waiting=calls - 50 * part - n * part // 2 - n * part // 50,
+                            total=calls),
                 limit=1000, jobs=dict(idle=40 * part - n, running=30 * part + n, held=20 * part),
-                shares=dict(done=n * part / 2, running=30. * part, held=20. * part, waiting=part),
                 held=[dict(key=str(k), reason="Transfer input files failure " * 5, code=13, subcode=2,
                            count=n + k, cure="Put it there", needs_memory=k == 0) for k in range(20)],
                 failures=[dict(kind="ValueError", message="m" * 300 + str(k), count=n) for k in range(20)],

@@ -12,6 +12,7 @@ from condorpool.display import groups, page, report, textbar
 from condorpool.display.progress import Meter, Progress
 from condorpool.engine.batches import Batch
 from condorpool.engine.chunks import Chunk
+from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew
 from condorpool.engine.records import BatchRecord
@@ -35,12 +36,14 @@ class Calls:
 
     name = "fit"
 
-    def __init__(self, calls):
+    def __init__(self, calls, clock=None):
+        self.clock = clock
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
         self.batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
         self.batch.size = self.size = calls
         self.batch.pending = {n: n + 1 for n in range(calls)}
         self.cluster = Cluster(crew, 1, calls, range(calls))
+        self.batch.holders = dict(enumerate(self.cluster.jobs))
         crew.clusters.append(self.cluster)
         self.session = SimpleNamespace(
             changed=threading.Condition(), state=SimpleNamespace(unreachable=None), is_closed=False
@@ -53,9 +56,18 @@ class Calls:
         return self.size - len(self.batch.pending)
 
     @property
-    def failed(self):
-        """The number of calls that have failed."""
-        return len(self.errors)
+    def elapsed(self):
+        """Seconds since the tests began."""
+        return self.clock.now if self.clock else 0.0
+
+    def counts(self):
+        """Return how many calls are in each state."""
+        failed, (_, _, running, held) = len(self.errors), self.batch.under_way
+        waiting = len(self.batch.pending) - running - held
+        return CallCounts(self.ended - failed, failed, 0, running, held, waiting)
+
+    def refresh(self):
+        """Do nothing: there is nothing to look up."""
 
     @property
     def is_ready(self):
@@ -111,7 +123,7 @@ def test_shares_of_the_bar_are_all_calls():
     calls.end(1, error=ValueError("x"))
     shares = Meter(calls).read().shares
     assert sum(shares.values()) == pytest.approx(10)
-    assert (shares["done"], shares["failed"], shares["running"]) == (1, 1, 1)
+    assert shares == {"done": 1, "failed": 1, "running": 1, "waiting": 7}
 
 
 def test_holds_for_the_same_cause_are_one_group():
@@ -121,7 +133,10 @@ def test_holds_for_the_same_cause_are_one_group():
         reason = MISSING.format("/data/in", f"slot1_{proc}@host{proc}.example.org")
         calls.log("JOB_HELD", proc, HoldReason=reason, HoldReasonCode=13, HoldReasonSubCode=2)
     calls.log("JOB_HELD", 4, HoldReason="too much", HoldReasonCode=34, HoldReasonSubCode=102)
+    calls.log("JOB_RELEASED", 4)
+    calls.log("JOB_HELD", 4, HoldReason="too much", HoldReasonCode=34, HoldReasonSubCode=102)
     files, memory = Meter(calls).read().held
+    assert (files.times, memory.times) == (1, 2)  # one is held again after it was released
     assert (files.count, files.code, files.subcode) == (4, 13, 2)
     assert files.reason == MISSING.format("/data/in", "…")
     assert not files.needs_memory
@@ -143,7 +158,7 @@ def test_failures_alike_are_one_group():
         ("ValueError", "no convergence in … steps", 2),
         ("KeyError", "'a'", 1),
     ]
-    assert (seen.done, seen.failed) == (0, 3)
+    assert seen.counts[:2] == (0, 3)
 
 
 def test_an_exception_without_a_text_is_counted():
@@ -214,10 +229,7 @@ def seen(**changes):
     """Return progress with these changes."""
     values = {
         "name": "fit",
-        "calls": 40,
-        "done": 10,
-        "failed": 0,
-        "pending": 30,
+        "counts": CallCounts(10, 0, 0, 2, 0, 28),
         "jobs": {"idle": 3, "running": 2},
         "hosts": 1,
         "limit": 8,
@@ -234,18 +246,20 @@ def seen(**changes):
 
 def test_a_line_of_text():
     """The line has the bar, the counts of calls and jobs, and the times."""
-    assert textbar.line(seen(failed=2)) == (
-        "fit |██████··············| 12 of 40, 2 failed, 3 idle, 2 running, 1:05, eta 0:15"
+    assert textbar.line(seen(counts=CallCounts(10, 2, 0, 2, 0, 26))) == (
+        "fit |██████··············| 10 of 40 calls done, 2 failed, 2 running, 26 waiting, "
+        "3 jobs idle, 1:05, eta 0:15"
     )
 
 
 def test_a_report_is_escaped():
     """Text from jobs and users is escaped in the report."""
     failure = groups.Failed("Err", "<script>alert(1)</script>", 1)
-    bundle = report.render(seen(name="<lambda>", failed=1, failures=(failure,), ended=True))
+    counts = CallCounts(10, 1, 29)
+    bundle = report.render(seen(name="<lambda>", counts=counts, failures=(failure,), ended=True))
     assert "<script" not in bundle["text/html"]
     assert "<lambda>" not in bundle["text/html"]
-    assert "<lambda>: 10 of 40 calls done, 1 failed, 1:05" in bundle["text/plain"]
+    assert "<lambda>: 10 of 40 calls done, 1 failed, 29 removed, 1:05" in bundle["text/plain"]
 
 
 def test_a_report_has_a_picture_of_several_chunks():
@@ -281,5 +295,5 @@ def test_a_bar_overwrites_itself(monkeypatch):
     bar.close()
     lines = stream.getvalue().split("\r")
     assert len(lines) == 3
-    assert lines[-1].rstrip(" \n").endswith("2 of 2, 0:00")
+    assert lines[-1].rstrip(" \n").endswith("2 of 2 calls done, 0:00")
     assert lines[-1].endswith("\n")

@@ -207,7 +207,7 @@ class Handle(Jobs):
             The axes; without matplotlib a picture that notebooks show, and whose
             ``str()`` is SVG.
         """
-        return timeline(self.chunks(), ax)
+        return timeline(self.chunks(), ax, self._calls.posted_at)
 
     @property
     def jobs(self) -> list[QueuedJob]:

@@ -13,6 +13,16 @@ def one_line(text: str, most: int = MAX_NAME) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
+def printable(text: str) -> str:
+    """Return a text without control characters, except for line breaks and tabs.
+
+    A terminal could take others for commands: to change its title or colors, or what it shows.
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
 def duration(seconds: float) -> str:
     """Return a time as ``0:07``, ``12:30`` or ``1:02:03``."""
     minutes, seconds = divmod(int(seconds + 0.5), 60)  # as the widget rounds

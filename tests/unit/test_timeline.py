@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import xml.etree.ElementTree as ET
 
@@ -119,7 +118,9 @@ def test_matplotlib_draws_it():
     ax = Figure().subplots()
     chunks = [made("a", 5, 2), made("b", 6, 3, failed=1), made("b", 9, 1)]
     assert timeline.timeline(chunks, ax) is ax
-    assert [len(kind.get_paths()) for kind in ax.collections] == [2, 1]
+    assert [len(kind.get_paths()) for kind in ax.collections] == [3, 1]
+    (box,) = ax.collections[1].get_paths()
+    assert sorted(set(box.vertices[:, 0])) == [2.5, 4.0]  # one of its two calls
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
     with mpl.rc_context({"backend": "agg"}):
         from matplotlib import pyplot as plt
@@ -134,8 +135,7 @@ def test_without_matplotlib_it_is_svg(monkeypatch):
     without(monkeypatch, "matplotlib")
     picture = timeline.timeline([made("a", 0, 1)])
     assert ET.fromstring(str(picture)).tag.endswith("svg")
-    _, _, image = picture._repr_html_().partition("base64,")
-    assert base64.b64decode(image.rstrip('">')).decode() == str(picture)
+    assert 'title="calls 0 to 1, 1 s, a"' in picture._repr_html_()
 
 
 def test_a_table():

@@ -132,7 +132,7 @@ def pytest_runtest_makereport(item, call):
     if folder:
         for log in sorted(Path(folder).glob("**/events.log")):
             report.sections.append((f"event log {log}", log.read_text(errors="replace")[-8000:]))
-        for file in sorted(Path(folder).glob("condorpool-*/*.err")):
+        for file in sorted(Path(folder).glob(".condorpool-*/*.err")):
             if text := file.read_text(errors="replace"):
                 report.sections.append((f"stderr {file}", text[-2000:]))
     if started:
@@ -146,7 +146,7 @@ def gone(tmp_path):
     """Return a function that checks that no submit directory remains in the test's folder."""
 
     def check():
-        return not list(tmp_path.glob("condorpool-*"))
+        return not list(tmp_path.glob(".condorpool-*"))
 
     yield check
     # The folder itself stays: without it a cleaner would wait for its file system.

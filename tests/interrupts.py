@@ -105,7 +105,7 @@ def main(count: int, seed: int) -> None:
         executor.shutdown()
         faulthandler.cancel_dump_traceback_later()
         print(f"{done} interrupts", flush=True)
-    remaining = list(folder.glob("condorpool-*"))
+    remaining = list(folder.glob(".condorpool-*"))
     assert not remaining, f"left behind: {remaining}"
     folder.rmdir()
 

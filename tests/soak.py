@@ -113,7 +113,7 @@ def kill_one(number: int, chance: random.Random, htcondor: Path, base: Path) -> 
     owner.stdout.close()
     owner.wait()
     end, lost = time.monotonic() + 240, []
-    while list(folder.glob("condorpool-*")) or (home and home.exists()):
+    while list(folder.glob(".condorpool-*")) or (home and home.exists()):
         if time.monotonic() > end:
             return f"{folder} ({on_exit}): {list(folder.iterdir())}"
         entries = [entry for entry in registry.everything() if entry.path.parent == folder]
@@ -158,7 +158,7 @@ def main(count: int = 200, seed: int | None = None) -> int:
             faults += [f"a job remains: {job}" for job in jobs]
             faults += [f"an entry remains: {entry}" for entry in registry.everything()]
             faults += [f"a folder remains: {folder}" for folder in registry.folders()]
-            faults += [f"a directory remains: {path}" for path in base.glob("*/condorpool-*")]
+            faults += [f"a directory remains: {path}" for path in base.glob("*/.condorpool-*")]
             if faults:
                 print((registry.state() / registry.LOG).read_text()[-20_000:])
     print(f"{count} owners killed (seed {seed})", *faults, sep="\n")

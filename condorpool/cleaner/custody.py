@@ -16,7 +16,7 @@ from condorpool.cleaner import launch, registry
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
-from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.submitdir import SubmitDir, run_of
 from condorpool.values.exceptions import CondorPoolError, SubmitError
 
 #: Seconds that a cleaner has to release a directory that this process takes up.
@@ -31,7 +31,7 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
     try:
         folder = _folder()
         folder.mkdir(mode=0o700, exist_ok=True)
-        Entry(folder / f"{path.name}.json", path, access_point.origin, on_exit).write()
+        Entry(folder / f"{run_of(path)}.json", path, access_point.origin, on_exit).write()
         launch.ensure_cleaner(folder, access_point.origin)
     except OSError as error:
         raise SubmitError(
@@ -42,7 +42,7 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
 
 def unregister(path: Path, why: str = "") -> None:
     """Remove a directory of this process from the registry, or list it as kept if it exists."""
-    entry = _folder() / f"{path.name}.json"
+    entry = _folder() / f"{run_of(path)}.json"
     for known in registry.entries(entry.parent):
         if known.file == entry and path.exists():
             known.say(f"kept: {why}")
@@ -55,20 +55,29 @@ def unregister(path: Path, why: str = "") -> None:
 def hand_over(path: Path) -> None:
     """Start a cleaner that ends a directory of this process now."""
     ownership.release(path)
-    folder = _folder()
-    # No process starts at tick 0, so this folder belongs to an owner that has ended.
-    gone = registry.state() / str(replace(Owner.this(), start=0))
-    for entry in registry.entries(folder):
+    for entry in registry.entries(_folder()):
         if entry.path == path:
-            entry.move(gone)
+            entry.move(_ended_folder())
+    sweep()
+
+
+def delete(entry: Entry) -> None:
+    """Start a cleaner that removes the jobs of a directory that no process uses, and deletes it.
+
+    Raises FileNotFoundError if another process has taken it up.
+    """
+    if entry.owner:
+        entry.write(on_exit="delete")  # its cleaner reads this, or a new one
+    else:
+        entry.move(_ended_folder()).write(on_exit="delete")
     sweep()
 
 
 def sweep() -> list[Entry]:
     """Start a cleaner for owners that have ended and have none; return their entries."""
     for entry in registry.entries(registry.state() / registry.KEPT):
-        if entry.path.parent.exists() and not entry.path.exists():
-            entry.discard()  # the user has deleted the directory
+        if entry.was_deleted:
+            entry.discard()
     dead = [folder for folder, owner in registry.folders().items() if not owner.is_alive]
     dead = [folder for folder in dead if not registry.is_claimed(folder)]
     for folder in dead:
@@ -164,6 +173,11 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
 
 def _folder() -> Path:
     return registry.state() / str(Owner.this())
+
+
+def _ended_folder() -> Path:
+    """Return the folder of an owner that has ended: no process starts at tick 0."""
+    return registry.state() / str(replace(Owner.this(), start=0))
 
 
 # A forked child sweeps when it first needs HTCondor itself.

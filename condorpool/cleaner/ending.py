@@ -19,6 +19,7 @@ from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
+from condorpool.values.text import plural
 
 #: Seconds between two looks at the queue, at least (when the event log grows) and at most.
 SHORTEST, LONGEST = 0.5, 15.0
@@ -204,14 +205,16 @@ class Ending:
             if end.submit:
                 self.posted[number] = len(posted)
                 calls = sum(token.end - token.first for token in posted)
-                self.entry.say(f"submits {end.submit} jobs for {calls:,} calls without a job")
+                self.entry.say(
+                    f"submits {plural(end.submit, 'job')} for {plural(calls, 'call')} without a job"
+                )
                 is_working |= self._submit(crew, end.submit)
             is_working |= end.has_jobs
         if remove:
             self._remove(sorted(remove))
         if is_working:
             self._renew(jobs)
-            self.entry.say(f"waits for jobs: {in_words(jobs)}")
+            self.entry.say(f"waits for jobs: {_in_words(jobs)}")
         return is_working
 
     def _may_submit(self, number: int, crew: CrewRecord, posted: int) -> bool:
@@ -246,7 +249,7 @@ class Ending:
     def _remove(self, jobs: str | list[str]) -> None:
         with contextlib.suppress(HTCondorError):  # the next step tries again
             if self.access_point and (count := self.access_point.act("remove", jobs, WHY)):
-                self.entry.say(f"removed {count} jobs")
+                self.entry.say(f"removed {plural(count, 'job')}")
 
     def _clean(self, batches: Mapping[int, BatchRecord]) -> None:
         """Delete the directory, except for what must be kept."""
@@ -316,10 +319,10 @@ def _state(job: Job) -> JobState:
     return STATE_OF_STATUS[job["JobStatus"]]
 
 
-def in_words(jobs: Iterable[Job]) -> str:
+def _in_words(jobs: Iterable[Job]) -> str:
     """Return the number of jobs in each state, as text."""
     counts = Counter(_state(job).word for job in jobs)
-    return ", ".join(f"{count} {state}" for state, count in counts.items())
+    return ", ".join(f"{count:,} {state}" for state, count in counts.items())
 
 
 def main(arguments: list[str]) -> None:

@@ -33,6 +33,7 @@ from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
 from condorpool.personal import guardian
+from condorpool.values.exceptions import HTCondorError
 
 KEPT = "kept"
 LOG = "cleaner.log"
@@ -91,6 +92,19 @@ class Entry:
         host = self.owner.host if self.owner else ""
         gone = f", or `condorpool clean --gone {host}` if that machine will not come back"
         return f"close its pool, or end the process{gone * (host != socket.gethostname())}"
+
+    @property
+    def was_deleted(self) -> bool:
+        """Whether the user has deleted a directory that was kept."""
+        return self.owner is None and self.path.parent.exists() and not self.path.exists()
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether the queue of its jobs exists: that of a personal HTCondor ends with it."""
+        try:
+            return "personal" not in self.origin or bool(personal.running(self.origin["personal"]))
+        except HTCondorError:  # it is starting or ending
+            return True
 
     def access_point(self) -> AccessPoint | None:
         """Return the access point of its jobs; None if their personal HTCondor has ended."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import io
+import os
+import re
 import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import condorpool
 from condorpool import personal
 from condorpool.cli import demo, submitdirs
+from condorpool.cli.console import agrees, jobs_in_words, say, warn
 from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.matching import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,34 +26,84 @@ if TYPE_CHECKING:
 Commands = Any
 
 
+#: The status of programs that were interrupted, or whose reader has gone: as a shell shows it.
+INTERRUPTED, NO_READER = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have any letters
+    try:
+        try:
+            return _run(argv)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # As `| head` does.  What Python could not write is dropped, else it complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     # As Ctrl-C does: raise, so that unfinished work is cleaned up on the way out.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return int(arguments.run(arguments))
+    except BrokenPipeError:
+        raise
     except CondorPoolError as error:
-        print(f"condorpool: {error}", file=sys.stderr)
+        warn(str(error))
+        return 1
+    except OSError as error:
+        warn(f"{error.filename or 'error'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        print("condorpool: interrupted", file=sys.stderr)
-        return 130
+        warn("interrupted")
+        return INTERRUPTED
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that suggests the command that may be meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with 2."""
+        if wrong := re.search(r"invalid choice: '(.*?)' \(", message):
+            word = ast.literal_eval(f"'{wrong[1]}'")
+            known = [name for action in self._actions for name in action.choices or ()]
+            message = f"there is no command {word!r}.{did_you_mean(word, known)}"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="condorpool", description="multiprocessing.Pool whose calls run as HTCondor jobs."
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument(
+        "--version", action="version", version=f"condorpool {condorpool.__version__}"
+    )
+    commands = _commands(parser, title="commands", metavar="COMMAND")
     demo.add(commands)
     submitdirs.add(commands)
     _add_personal(commands)
     return parser
+
+
+def _commands(parser: argparse.ArgumentParser, **words: Any) -> Commands:
+    """Add commands to a parser, which shows its help if none is given."""
+
+    def show_help(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    parser.set_defaults(run=show_help)
+    return parser.add_subparsers(**words)
 
 
 # condorpool personal
@@ -55,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_personal(commands: Commands) -> None:
     text = "an HTCondor of your own on this machine"
     parser = commands.add_parser("personal", help=text, description=f"Run {text}.")
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = _commands(parser, title="actions", metavar="ACTION")
 
     install = _add(
         actions, "install", _install, "find or install HTCondor's programs, without root"
@@ -73,6 +130,7 @@ def _add_personal(commands: Commands) -> None:
     stop = _add(
         actions, "stop", _stop, "stop the personal HTCondor, and delete its folder and jobs"
     )
+    stop.add_argument("-y", "--yes", action="store_true", help="do not ask, even if it has jobs")
     stop.add_argument("--keep-folder", action="store_true", help="keep its files, to read the logs")
 
     status = _add(actions, "status", _status, "show whether one runs, who uses it, and its jobs")
@@ -95,24 +153,14 @@ def _add(
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    # Flushed, because pipes are buffered and the user waits.
-    found = personal.install(
-        force=arguments.force,
-        mirror=arguments.mirror,
-        progress=lambda line: print(line, flush=True),
-    )
-    print(f"HTCondor {found.version} ({found.source}): {found.sbin}")
+    found = personal.install(force=arguments.force, mirror=arguments.mirror, progress=say)
+    say(f"HTCondor {found.version} ({found.source}): {found.sbin}")
     return 0
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    running = personal.start(
-        arguments.folder,
-        detached=True,
-        cpus=arguments.cpus,
-        progress=lambda line: print(line, flush=True),
-    )
-    print(
+    running = personal.start(arguments.folder, detached=True, cpus=arguments.cpus, progress=say)
+    say(
         f"A personal HTCondor {running.installation.version} runs in {running.folder}.\n"
         "Pool() uses it; `condorpool personal stop` ends it."
     )
@@ -120,8 +168,14 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
+    known = personal.status(arguments.folder)
+    if known.running and known.jobs:
+        say(f"The personal HTCondor in {known.folder} has jobs: {jobs_in_words(known.jobs)}.")
+        if not agrees("Stop it, and remove them?", yes=arguments.yes):
+            say("Nothing was stopped.")
+            return 1
     ran = personal.stop(arguments.folder, keep_folder=arguments.keep_folder)
-    print("Stopped." if ran else "No personal HTCondor runs.")
+    say("Stopped." if ran else f"No personal HTCondor runs in {known.folder}.")
     return 0
 
 
@@ -129,19 +183,20 @@ def _status(arguments: argparse.Namespace) -> int:
     known = personal.status(arguments.folder)
     if not known.running:
         why = f" (condor_master {known.ended})" if known.ended else ""
-        print(
+        say(
             f"No personal HTCondor runs in {known.folder}{why}. "
             "Start one with `condorpool personal start`."
         )
         return 1
-    jobs = ", ".join(f"{count} {state}" for state, count in known.jobs.items())
     users = ", ".join(map(str, known.users))
-    print(f"A personal HTCondor {known.version} runs in {known.folder}")
-    print(f"  processes  condor_master {known.master_pid}, guardian {known.guardian_pid}")
-    print(f"  CPUs       {known.cpus}")
-    print(f"  jobs       {jobs or 'none'}")
-    print(f"  used by    {f'process {users}' if users else 'no process'}")
-    print(f"  stays      {'until stopped' if known.detached else 'while it is used or has jobs'}")
+    say(
+        f"A personal HTCondor {known.version} runs in {known.folder}\n"
+        f"    processes  condor_master {known.master_pid}, guardian {known.guardian_pid}\n"
+        f"    CPUs       {known.cpus}\n"
+        f"    jobs       {jobs_in_words(known.jobs)}\n"
+        f"    used by    {f'process {users}' if users else 'no process'}\n"
+        f"    stays      {'until stopped' if known.detached else 'while it is used or has jobs'}"
+    )
     return 0
 
 

@@ -61,7 +61,7 @@ class Follower:
         self._reading = threading.Lock()
         self._log = EventLog(state.directory.log)
         self._is_closed = False
-        #: Events of clusters that are not known yet: their submit() has not returned.
+        #: Events of unknown clusters, as long as a submit() has not returned.
         self._early: list[JobEvent] = []
         #: Jobs that keep chunks, and when other jobs may take those.
         self._evicted: list[tuple[Job, float]] = []
@@ -135,8 +135,9 @@ class Follower:
                         self._note_run(cluster.jobs[event.proc], event)
                     if event.kind in _STOPS:
                         crews.add(cluster.crew)
-                else:
-                    # The event may come before submit() returns.
+                elif self._staffing.submissions:
+                    # The event may come before submit() returns.  Others belong to clusters
+                    # that are forgotten or were never recorded.
                     self._early.append(event)
         return announced, ended, crews
 

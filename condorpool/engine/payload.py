@@ -305,11 +305,16 @@ class Report:
         return str(self.about.get("job", self.job))
 
     @property
+    def failed(self) -> list[int]:
+        """Which of its calls have failed; its first is 0."""
+        if "mismatch" in self.about:
+            return list(range(self.calls))
+        return [n for n, (what, *_) in enumerate(self.about["calls"] or ()) if what != "value"]
+
+    @property
     def has_failures(self) -> bool:
         """Whether any of its calls has failed."""
-        return "mismatch" in self.about or any(
-            what != "value" for what, *_ in self.about["calls"] or ()
-        )
+        return bool(self.failed)
 
     def outcome(self, first: int = 0) -> Outcome | JobError:
         """Return all of it; unpickling the values may run any code of the user's.

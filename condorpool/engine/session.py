@@ -119,8 +119,8 @@ class Session:
                 batch.split(first)
             self.state.batches[number] = batch
             crew.batches.append(batch)
-        for first, error in self.directory.errors(number).items():
-            self.state.finish(batch, first, error)
+        for first, known_error in self.directory.errors(number).items():
+            self.state.finish(batch, first, known_error.error())
         for first in list(batch.pending):
             self.state.settle(batch, first)
         # Chunks that the former owner had written, but not posted yet.

@@ -48,6 +48,8 @@ class Staffing:
         # Held from counting the missing runners until they are submitted: else two threads
         # would submit the same ones.  `_state.changed` is taken inside of it, never outside.
         self._submitting = threading.Lock()
+        #: Submissions under way: HTCondor may write events of a cluster before it is known here.
+        self.submissions = 0
         _all.add(self)
 
     def describe(
@@ -81,8 +83,10 @@ class Staffing:
         resident = self.is_resident(options)
         commands = tuple(sorted(options.submitkwargs.items()))
         key = (commands, options.python, tuple(environment.items()), options.cleanup)
-        if resident and key in self._crews:
-            return self._crews[key]
+        with self._state.changed:  # the tracker may dismiss it meanwhile
+            known = self._crews.get(key) if resident else None
+        if known:
+            return known
         limit = options.limit(is_resident=resident)
         crew = Crew(number, name, limit, options, is_resident=resident, lock=self._state.changed)
         directory = self._state.directory
@@ -209,13 +213,18 @@ class Staffing:
         # last job's shadow takes this long to release it: jobs that come earlier wait up
         # to 8 s for a slot that is ready.
         time.sleep(max(0.0, _last_end + SHADOW_EXIT - time.monotonic()))
-        # The tracker may see events of the new cluster before it is known here: see
-        # `Follower._early`.
-        number = self._state.access_point.submit(submit, items)
-        cluster = Cluster(crew, number, len(items), chunks)
         with self._state.changed:
-            self._state.clusters[number] = cluster
-            crew.clusters.append(cluster)
+            self.submissions += 1
+        cluster = None
+        try:
+            number = self._state.access_point.submit(submit, items)
+            cluster = Cluster(crew, number, len(items), chunks)
+        finally:
+            with self._state.changed:
+                self.submissions -= 1
+                if cluster:
+                    self._state.clusters[number] = cluster
+                    crew.clusters.append(cluster)
         with contextlib.suppress(SubmitError):
             self._record(crew, submit)
         self._state.access_point.nudge_cluster(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import re
 import shutil
@@ -29,7 +28,6 @@ from condorpool.engine.records import (
     Record,
 )
 from condorpool.runner.names import ANNOUNCES, CLOSED, MADE
-from condorpool.values.exceptions import CondorPoolError, JobError, SubmitError
 
 LAUNCHER = "launch.sh"
 SUPPORT = "support.zip"
@@ -74,6 +72,11 @@ stderr_name = "job-{}.err".format
 _REPORT = re.compile(rb"(\d+) (\d+) (\d+) (\d+)\n")
 
 R = TypeVar("R", bound=Record)
+
+
+def run_of(path: Path) -> str:
+    """Return a submit directory's name as users and HTCondor read it, without the hiding dot."""
+    return path.name.removeprefix(".")
 
 
 class Token(NamedTuple):
@@ -132,14 +135,15 @@ class SubmitDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.run = path.name
+        self.run = run_of(path)
         self.log = path / EVENT_LOG
         self.manifest = Manifest()
 
     @classmethod
     def new(cls, base: Path) -> SubmitDir:
         """Choose a name in ``base``; nothing is written yet."""
-        return cls(base / f"condorpool-{uuid.uuid4().hex[:12]}")
+        # Hidden: file browsers would list it beside the user's notebooks.
+        return cls(base / f".condorpool-{uuid.uuid4().hex[:12]}")
 
     @classmethod
     def found(cls, path: Path) -> SubmitDir | None:
@@ -322,22 +326,16 @@ class SubmitDir:
         """Return the first calls of the chunks that have an outcome."""
         return {first for number, first in self.chunks()[1] if number == batch}
 
-    def calls_ended(self, batch: int, crew: int, calls: int) -> int:
-        """Count the calls of a batch that have an outcome: a value or an exception."""
-        ended = self.outcomes(batch)
-        tokens = {token.first for token in self.tokens(crew) if token.batch == batch}
-        firsts = sorted({*ended, *tokens, *self.ends(batch), calls})
-        return sum(end - first for first, end in itertools.pairwise(firsts) if first in ended)
-
-    def errors(self, batch: int) -> dict[int, JobError]:
+    def errors(self, batch: int) -> dict[int, ErrorRecord]:
         """Return why chunks of a batch have no outcome, by their first calls."""
         found = {}
         for file in self._files():
             stem, _, kind = file.name.partition(".")
             number, _, first = stem.partition("-")
             if kind == "error" and number == str(batch):
-                record = ErrorRecord.parse(Path(file.path).read_text(encoding="utf-8"))
-                found[int(first)] = record.error()
+                with contextlib.suppress(OSError):  # it was deleted meanwhile
+                    text = Path(file.path).read_text(encoding="utf-8")
+                    found[int(first)] = ErrorRecord.parse(text)
         return found
 
     # -- chunks of a resident crew; runner/PROTOCOL.md says which process may move them ----

@@ -91,6 +91,7 @@ class Tracker:
             self._follow(watch)
         except BaseException as error:
             logger.exception("condorpool no longer follows any jobs")
+            lost: list[Session] = []
             with self._lock:
                 if self._watch is watch:  # the next session starts a new thread
                     lost, self._fault = self._sessions, error

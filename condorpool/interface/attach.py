@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from condorpool.cleaner.owner import notebook_path
+from condorpool.engine.submitdir import run_of
 from condorpool.interface.leftovers import leftovers
 from condorpool.interface.openpools import open_pools
 from condorpool.interface.pool import Pool
@@ -38,8 +40,11 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     found = leftovers()
     if name is None:
         return found
+    end = run_of(Path(name))
     matching = [
-        leftover for leftover in found if name == leftover.name or leftover.run.endswith(name)
+        leftover
+        for leftover in found
+        if name == leftover.name or (end and leftover.run.endswith(end))
     ]
     here = notebook_path()
     matching.sort(

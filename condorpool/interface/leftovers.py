@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,9 +13,14 @@ from typing import Any
 from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
-from condorpool.engine import payload, submitdir
+from condorpool.engine import payload
+from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain
 from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.survey import Survey
+from condorpool.values.exceptions import JobError
+from condorpool.values.tables import aligned
+from condorpool.values.text import printable
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ class Leftover:
         Where the calls were submitted; empty and 0 outside notebooks.
     time
         When, in seconds since 1970.
-    calls, ended
-        How many there are, and how many of them have returned or failed.
+    calls
+        How many there are.
     in_use
         Which process works on them, if one does.
     """
@@ -43,15 +49,35 @@ class Leftover:
     cell: int
     time: float
     calls: int
-    ended: int
     in_use: str
     entry: Entry = field(repr=False)
     chain: Chain = field(repr=False)
+    survey: Survey = field(repr=False)
 
     @property
     def digest(self) -> str:
         """The fingerprint of the calls, if they have a name."""
         return self.chain[0][1].digest
+
+    @functools.cached_property
+    def counts(self) -> CallCounts:
+        """How many calls were in each state when this was first asked."""
+        return self.survey.counts(self.chain)
+
+    @property
+    def done(self) -> int:
+        """How many calls have returned a value."""
+        return self.counts.done
+
+    @property
+    def failed(self) -> int:
+        """How many calls have failed: raised, or were lost with their job."""
+        return self.counts.failed
+
+    @property
+    def ended(self) -> int:
+        """How many calls are done, failed or removed."""
+        return self.counts.ended
 
     def values(self) -> list[Any]:
         """Return the results so far; the calls are not resumed.
@@ -59,19 +85,35 @@ class Leftover:
         Returns
         -------
         list
-            In the order of the calls: values, exceptions, and `Missing` for calls that have
-            not ended.
+            In the order of the calls: values, exceptions of those that failed or were
+            removed, and `Missing` for calls that have not ended.
         """
         found: list[Any] = [Missing] * self.calls
-        directory = SubmitDir(self.entry.path)
-        for number, _ in self.chain:
-            for first in sorted(directory.outcomes(number)):
-                path = directory / submitdir.outcome_name(number, first)
-                outcome = payload.read_outcome(path, first)
-                if isinstance(outcome, payload.Outcome):
-                    values = [outcome.errors.get(n, v) for n, v in enumerate(outcome.values)]
-                    found[first : first + len(values)] = values
+        for first, end, result in self.survey.ended(self.chain):
+            values, errors = _read(first, end, result)
+            found[first:end] = [errors.get(first + n, value) for n, value in enumerate(values)]
         return found
+
+    def errors(self) -> dict[int, BaseException]:
+        """Return the exceptions of the calls that failed or were removed, by their numbers."""
+        found: dict[int, BaseException] = {}
+        for first, end, result in self.survey.ended(self.chain):
+            for number in range(first, end):
+                found.pop(number, None)  # it was made again
+            if isinstance(result, JobError) or result.has_failures:  # else do not read the values
+                found.update(_read(first, end, result)[1])
+        return found
+
+
+def _read(
+    first: int, end: int, result: payload.Report | JobError
+) -> tuple[Sequence[Any], dict[int, BaseException]]:
+    """Return the values of calls, and the exceptions of those that have none, by their numbers."""
+    outcome = result if isinstance(result, JobError) else result.outcome(first)
+    if isinstance(outcome, JobError):
+        return [None] * (end - first), dict.fromkeys(range(first, end), outcome)
+    errors = {first + number: error for number, error in outcome.errors.items()}
+    return outcome.values[: end - first], {n: e for n, e in errors.items() if n < end}
 
 
 class Missing:
@@ -81,13 +123,13 @@ class Missing:
 class Leftovers(list[Leftover]):
     """The calls that `condorpool.attach` can resume, the oldest first, shown as a table."""
 
-    _HEAD = ("name", "calls ended", "submitted", "cell", "notebook", "submit directory", "")
+    _HEAD = ("name", "calls", "submitted", "cell", "notebook", "submit directory", "")
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
             (
                 each.name,
-                f"{each.ended} of {each.calls}",
+                each.counts.summary,
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(each.time)),
                 str(each.cell or ""),
                 Path(each.notebook).name,
@@ -100,9 +142,7 @@ class Leftovers(list[Leftover]):
     def __repr__(self) -> str:
         if not self:
             return "nothing was left behind"
-        rows = [self._HEAD, *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        lines = ("  ".join(row).rstrip() for row in aligned([self._HEAD, *self._rows()]))
         return "\n".join([*lines, "condorpool.attach(NAME) resumes one of them."])
 
     def _repr_html_(self) -> str:
@@ -111,7 +151,7 @@ class Leftovers(list[Leftover]):
         cells = "".join(f"<th>{head}</th>" for head in self._HEAD)
         rows = [f"<tr>{cells}</tr>"]
         for row in self._rows():
-            cells = "".join(f"<td>{escape(text)}</td>" for text in row)
+            cells = "".join(f"<td>{escape(printable(text))}</td>" for text in row)
             rows.append(f"<tr>{cells}</tr>")
         hint = "<p><code>condorpool.attach(NAME)</code> resumes one of them.</p>"
         return f"<table>{''.join(rows)}</table>{hint}"
@@ -119,18 +159,20 @@ class Leftovers(list[Leftover]):
 
 def leftovers() -> Leftovers:
     """Return this user's calls whose process has ended, that are kept, or that other processes use."""
-    found = (each for entry in registry.everything() for each in _found_in(entry))
+    here = Owner.this()
+    entries = (entry for entry in registry.everything() if entry.owner != here)
+    found = (each for entry in entries for each in found_in(entry))
     return Leftovers(sorted(found, key=lambda each: each.time))
 
 
-def _found_in(entry: Entry) -> Iterator[Leftover]:
-    if entry.owner == Owner.this():
-        return
+def found_in(entry: Entry) -> Iterator[Leftover]:
+    """Yield the calls in a submit directory, the oldest first."""
     directory = SubmitDir.found(entry.path)
     if directory is None:
         return
+    survey = Survey(directory, has_queue=entry.has_queue)
     for chain in directory.chains().values():
-        number, record = chain[0]
+        _, record = chain[0]
         yield Leftover(
             name=record.name or record.title,
             run=entry.run,
@@ -138,8 +180,8 @@ def _found_in(entry: Entry) -> Iterator[Leftover]:
             cell=record.cell,
             time=record.time,
             calls=record.calls or 0,
-            ended=directory.calls_ended(number, record.crew, record.calls or 0),
             in_use=entry.in_use,
             entry=entry,
             chain=chain,
+            survey=survey,
         )

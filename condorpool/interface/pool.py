@@ -90,7 +90,7 @@ class Pool:
     killstats
         Jobs in these states are removed when the pool closes.
     submitdir
-        Where the pool makes its private submit directory; by default the
+        Where the pool makes its private, hidden submit directory; by default the
         working directory.
     on_hold
         What a wait does when only held jobs remain: ``"raise"`` `JobHeldError`,

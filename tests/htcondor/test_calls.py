@@ -217,7 +217,7 @@ class TestHere:
         result = pool.map_async(until_there, [tmp_path, tmp_path / "go"], chunksize=1)
         while not result.calls_ended:
             result.wait(0.05)
-        (folder,) = tmp_path.glob("condorpool-*")
+        (folder,) = tmp_path.glob(".condorpool-*")
         assert folder.stat().st_mode & 0o777 == 0o700
         for kind in ("call", "crew", "outcome"):
             files = list(folder.glob(f"*.{kind}"))
@@ -303,7 +303,7 @@ class TestEnd:
         job = has_job(result)
         pool.close()
         assert not result.ready()
-        assert list(tmp_path.glob("condorpool-*/*.call"))
+        assert list(tmp_path.glob(".condorpool-*/*.call"))
         assert job.remove()
 
 
@@ -343,7 +343,7 @@ class TestJobs:
         )
         python.chmod(0o700)
         result = make_pool(python=str(python)).apply_async(abs, (-1,))
-        (log,) = tmp_path.glob("condorpool-*/events.log")
+        (log,) = tmp_path.glob(".condorpool-*/events.log")
         while "Job executing" not in log.read_text():
             time.sleep(0.02)
         assert result.hold() == 1
@@ -453,7 +453,7 @@ def test_a_wrong_name_is_refused_before_anything_is_written(pool, tmp_path, name
     """The error names the argument."""
     with pytest.raises((ValueError, TypeError), match=r"^name"):
         pool.map(double, [1], name=name)
-    assert not list(tmp_path.glob("condorpool-*"))
+    assert not list(tmp_path.glob(".condorpool-*"))
 
 
 def test_random_numbers_of_no_two_calls_are_the_same(make_pool):

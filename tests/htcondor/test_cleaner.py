@@ -17,6 +17,7 @@ import pytest
 from condorpool import personal
 from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
+from condorpool.engine.submitdir import run_of
 
 HEAD = """
 import os, subprocess, sys, time
@@ -91,7 +92,7 @@ class Script:
     @property
     def directory(self):
         """Its submit directory; None if there is none."""
-        return next(iter(self.folder.glob("condorpool-*")), None)
+        return next(iter(self.folder.glob(".condorpool-*")), None)
 
     @property
     def entry(self):
@@ -106,7 +107,7 @@ class Script:
 
     def jobs(self, run=None):
         """Return the states of its jobs."""
-        run = run or self.directory.name
+        run = run or run_of(self.directory)
         ads = self.htcondor.access_point().query(f'CondorpoolRun == "{run}"', ["JobStatus"])
         return sorted(ad["JobStatus"] for ad in ads)
 
@@ -224,7 +225,7 @@ class TestKilled:
         killed.until("READY")
         kill_cleaners()
         killed.kill()
-        run = killed.directory.name
+        run = run_of(killed.directory)
         script("make()").end()
         until(lambda: not killed.directory, "the directory remains")
         assert killed.made == {"a", "b", "c"}
@@ -291,7 +292,7 @@ class TestKilled:
         killed.until("READY")
         kill_cleaners()
         killed.kill()
-        run = killed.directory.name
+        run = run_of(killed.directory)
         killed.directory.rename(killed.folder / "elsewhere")
         command("clean")
         until(lambda: not killed.jobs(run), "jobs remain")
@@ -331,7 +332,7 @@ class TestKilled:
                 while True:
                     file.write(bytes(4096))
             killed.kill()
-            run = killed.directory.name
+            run = run_of(killed.directory)
             time.sleep(6)
             (disk / "full").unlink()
             until(lambda: not killed.jobs(run), "jobs remain", 60)
@@ -353,7 +354,7 @@ class TestKept:
         code = RUNNING.replace("make()", 'make(on_exit="keep")').replace("(60)", "(0)")
         kept = script(code.replace("1.5", "30"))
         kept.end()
-        run = kept.directory.name
+        run = run_of(kept.directory)
         until(lambda: not cleaners(), "the cleaner has not ended")
         assert "work" in command("ls")
         assert kept.jobs()
@@ -367,7 +368,7 @@ class TestKept:
         used = script(RUNNING)
         used.until("READY")
         with pytest.raises(AssertionError, match=f"in use by process {used.process.pid}"):
-            command("rm", used.directory.name)
+            command("rm", run_of(used.directory))
 
 
 class TestLease:
@@ -398,7 +399,7 @@ class TestLease:
         command("clean")
         until(lambda: owner.directory is None, "the directory remains")
         until(lambda: not cleaners(), "the cleaner has not ended")
-        command("rm", kept.directory.name)
+        command("rm", run_of(kept.directory))
         until(lambda: kept.directory is None, "the directory remains")
 
 

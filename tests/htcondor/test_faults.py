@@ -43,7 +43,7 @@ class TestPayload:
         with pytest.raises(condorpool.PayloadError, match=r"arguments of call 2 \(type lock\)"):
             pool.map(str, [1, 2, threading.Lock()], chunksize=1)
         assert not access_point.query("true", ["ClusterId"])
-        assert not list(tmp_path.glob("condorpool-*/*.chunk"))
+        assert not list(tmp_path.glob(".condorpool-*/*.chunk"))
 
     def test_an_unpicklable_result(self, pool):
         """The error names its type."""
@@ -111,7 +111,7 @@ class TestCrash:
         with pytest.raises(condorpool.JobFailedError, match=str(tmp_path)):
             pool.map(lambda x: x or os._exit(1), [0, 1], chunksize=1)
         pool.close()
-        kept = {f.name for f in tmp_path.glob("condorpool-*/*")}
+        kept = {f.name for f in tmp_path.glob(".condorpool-*/*")}
         assert "1-0.chunk" in kept
         assert any(name.startswith("job-") and name.endswith(".err") for name in kept)
         assert not [name for name in kept if name.startswith("1-1")]
@@ -258,7 +258,7 @@ class TestSubmitDir:
     def test_removed_between_two_calls(self, pool, tmp_path):
         """The next call says that the folder is gone."""
         pool.apply(abs, (1,))
-        (folder,) = tmp_path.glob("condorpool-*")
+        (folder,) = tmp_path.glob(".condorpool-*")
         shutil.rmtree(folder, ignore_errors=True)  # the tracker deletes files there too
         with pytest.raises(condorpool.SubmitError, match="No such file"):
             pool.apply(abs, (1,))
@@ -266,7 +266,7 @@ class TestSubmitDir:
     def test_removed_during_a_call(self, pool, tmp_path):
         """The wait ends although no more events can be written."""
         result = pool.apply_async(time.sleep, (1,))
-        (folder,) = tmp_path.glob("condorpool-*")
+        (folder,) = tmp_path.glob(".condorpool-*")
         shutil.rmtree(folder, ignore_errors=True)
         with pytest.raises(condorpool.JobError):
             result.get(timeout=60)

@@ -324,9 +324,9 @@ class TestPool:
         run(shell, "_ = %condor_pool personal=htcondor, linger=5")
         pids = run(shell, "%condor_map --processes 1 --chunksize 1 pause range(4)")
         assert len(set(pids)) == 1
-        assert len(list(tmp_path.glob("condorpool-*"))) == 1
+        assert len(list(tmp_path.glob(".condorpool-*"))) == 1
         run(shell, "_ = %condor_pool personal=htcondor")
-        assert not list(tmp_path.glob("condorpool-*"))
+        assert not list(tmp_path.glob(".condorpool-*"))
         run(shell, "_ = %condor_pool make_pool()")
         with pytest.raises(UsageError, match="not your own"):
             run(shell, "%condor_map --processes 1 abs [1]")

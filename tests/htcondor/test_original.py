@@ -166,7 +166,7 @@ class TestJob:
         assert job.successful()
         assert job.output_exists()
         job.wait_to_start()
-        assert list(tmp_path.glob(f"condorpool-*/job-{cluster}.0.out"))
+        assert list(tmp_path.glob(f".condorpool-*/job-{cluster}.0.out"))
         with pytest.raises(ValueError, match="was submitted already"):
             job.submit()
 

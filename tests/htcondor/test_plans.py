@@ -24,7 +24,7 @@ def test_a_submit_description(make_pool, tmp_path, written):
     before = written()
     planned = pool.submit_description(abs, 1000, memory="2GB")
     assert planned["request_memory"] == "2048MB"
-    assert planned["initialdir"].startswith(f"{tmp_path}/new/condorpool-")
+    assert planned["initialdir"].startswith(f"{tmp_path}/new/.condorpool-")
     assert written() == before
     assert pool not in open_pools()
 

@@ -134,7 +134,7 @@ class TestIterators:
         results = pool.imap(double, range(300), buffersize=10)
         for _ in range(290):
             next(results)
-        (folder,) = tmp_path.glob("condorpool-*")
+        (folder,) = tmp_path.glob(".condorpool-*")
         assert len(list(folder.glob("*.chunk"))) <= 30
         assert list(results) == [2 * x for x in range(290, 300)]
 

@@ -271,7 +271,7 @@ def test_the_client_is_killed_at_every_step_of_a_post(
     steps = int(done.stdout)
     assert steps > 20
     until(lambda: not statuses(access_point), 30)
-    for folder in tmp_path.glob("condorpool-*"):
+    for folder in tmp_path.glob(".condorpool-*"):
         names = [
             p for p in folder.rglob("*") if p.suffix in (".crew", ".call", ".chunk", ".outcome")
         ]

@@ -206,7 +206,7 @@ def test_the_event_log_is_deleted(make_pool, tmp_path):
     """Outcomes are still found, on disk and by the queue, but later."""
     pool = make_pool(processes=1)
     result = pool.map_async(time.sleep, [0.3] * 3, chunksize=1)
-    (log,) = tmp_path.glob("condorpool-*/events.log")
+    (log,) = tmp_path.glob(".condorpool-*/events.log")
     log.unlink()
     assert result.get(timeout=60) == [None] * 3
 
@@ -215,7 +215,7 @@ def test_a_runner_that_ends_without_an_event_is_replaced(make_pool, access_point
     """The event log is deleted, so no event says that the next call needs a new runner."""
     pool = make_pool(processes=1, linger=0.5)
     first = pool.apply(os.getpid)
-    (log,) = tmp_path.glob("condorpool-*/events.log")
+    (log,) = tmp_path.glob(".condorpool-*/events.log")
     log.unlink()
     end = time.monotonic() + 20
     while access_point.query("true", ["ClusterId"]):
@@ -297,7 +297,7 @@ def test_the_work_goes_on_without_the_client(htcondor, access_point, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
-    (folder,) = tmp_path.glob("condorpool-*")
+    (folder,) = tmp_path.glob(".condorpool-*")
     end = time.monotonic() + 60
     while access_point.query("true", ["ClusterId"]):
         assert time.monotonic() < end

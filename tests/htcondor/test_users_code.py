@@ -397,7 +397,7 @@ print(next(results))
         command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=90
     )
     assert done.stdout == "0\n"
-    assert not list(tmp_path.glob("condorpool-*"))
+    assert not list(tmp_path.glob(".condorpool-*"))
 
 
 def test_a_done_callback_shuts_its_executor_down(htcondor, tmp_path, gone):

@@ -110,7 +110,7 @@ def check_resumed(output, htcondor, folder):
     assert "of 12" in line  # and the second attach() no longer lists it
     marks = {file.name: file.read_text() for file in folder.glob("made-*")}
     assert marks == {f"made-{x}": "x" for x in range(12)}
-    assert not list(folder.glob("condorpool-*"))
+    assert not list(folder.glob(".condorpool-*"))
     end = time.monotonic() + 10  # a job leaves the queue a moment after its last event
     while htcondor.access_point().query("true", ["ClusterId"]):
         assert time.monotonic() < end

@@ -15,6 +15,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from condorpool import personal
 from condorpool.cleaner import registry
+from condorpool.engine.submitdir import run_of
 
 #: A pool with jobs in every state; its calls write files.
 CELL = """
@@ -159,7 +160,7 @@ class Ended:
         await client.wait_for_ready(timeout=60)
         client.execute(cell)
         await wait_for(client, "READY")
-        (self.directory,) = self.folder.glob("condorpool-*")
+        (self.directory,) = self.folder.glob(".condorpool-*")
         (entry,) = (e for e in registry.everything() if e.path == self.directory)
         (cleaner,) = cleaners_of(entry)
         self.memory = cleaner.memory_info().rss
@@ -168,7 +169,7 @@ class Ended:
         while cleaner.is_running() and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         self.cleaner_lives = cleaner.is_running()
-        run = f'CondorpoolRun == "{self.directory.name}"'
+        run = f'CondorpoolRun == "{run_of(self.directory)}"'
         self.jobs = self.htcondor.access_point().query(run, ["JobStatus"])
         client.stop_channels()
         await manager.shutdown_kernel(now=True)

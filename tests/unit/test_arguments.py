@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from condorpool.cli import submitdirs
 from condorpool.interface.options import checks
 
 
@@ -48,10 +47,3 @@ def test_wrong_names_of_calls(name, error, words):
         checks.calls_name(name)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
-
-
-@pytest.mark.parametrize("name", ["", "/", ".", "condorpool-2"])
-def test_no_name_is_that_of_a_directory(name):
-    """`condorpool rm "$UNSET"` removes nothing."""
-    assert not submitdirs._is_end(name, "condorpool-1")
-    assert submitdirs._is_end("/tmp/condorpool-1/", "condorpool-1")

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from condorpool.engine import rules
 from condorpool.engine.calls import GatheredCalls
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
@@ -23,6 +24,7 @@ from condorpool.engine.submitdir import (
     posted_name,
     taken_name,
 )
+from condorpool.engine.survey import Survey
 from condorpool.runner import container
 from condorpool.runner.outcomes import frames_of
 from condorpool.values.events import JobEvent, JobState
@@ -76,11 +78,13 @@ class World:
             self.options = JobOptions(processes=2, maxtasksperchild=1)
         self.ends = {}  # how calls ended, by their numbers
         self.late = []  # what may be told once more
+        self.events = []  # that the event log has
 
     def post(self):
         """Post calls."""
         size, chunksize = self.random.randint(1, 30), self.random.randint(1, 9)
-        self.calls = GatheredCalls.of(Call(abs, "map"), range(size), chunksize)
+        call = Call(abs, "map", name="n", digest="d")  # kept on disk, since it has a name
+        self.calls = GatheredCalls.of(call, range(size), chunksize)
         self.check()
         batch = self.calls.prepare(self.session, self.options)
         self.check()
@@ -164,8 +168,9 @@ class World:
         facts = {"HoldReason": "why", "HoldReasonCode": 34}
         began = int(time.time()) - self.random.randint(-2, 2)
         for _ in range(self.random.randint(1, 2)):
+            self.events.append(JobEvent(kind, job.cluster.number, job.proc, facts, began))
             with self.session.changed:
-                job.cluster.apply(JobEvent(kind, job.cluster.number, job.proc, facts, began))
+                job.cluster.apply(self.events[-1])
 
     def put_back(self):
         """The chunk of a job that was evicted is posted again."""
@@ -280,6 +285,26 @@ def test_numbers_add_up_whatever_happens(tmp_path, seed):
     world.walk(80)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_another_process_counts_the_same(tmp_path, seed, monkeypatch):
+    """It reads the files of the submit directory alone, and changes none."""
+    world = World(tmp_path, seed)
+    world.post()
+    world.walk(80)
+    world.look()
+    world.read_reports()
+    monkeypatch.setattr(Survey, "_events", lambda _: world.events)
+    directory = SubmitDir.found(world.session.directory.path)
+    before = {path: path.stat().st_ctime_ns for path in directory.path.rglob("*")}
+    (chain,) = directory.chains().values()
+    survey = Survey(directory)
+    assert survey.counts(chain) == world.calls.counts()
+    assert {path: path.stat().st_ctime_ns for path in directory.path.rglob("*")} == before
+    gone = Survey(directory, has_queue=False).counts(chain)
+    assert (gone.running, gone.held) == (0, 0)
+    assert gone.total == world.calls.size
+
+
 def test_one_call_for_each_running_job(tmp_path):
     """The other calls of a chunk wait; what a held job has is held."""
     world = World(tmp_path, 1)
@@ -330,6 +355,40 @@ def busy(tmp_path):
         job.cluster.apply(JobEvent("EXECUTE", job.cluster.number, job.proc, {}, 1))
     world.take()
     return world
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "expected"),
+    [
+        ("JOB_TERMINATED", {"TerminatedBySignal": 9}, CallCounts(failed=4, waiting=4)),
+        ("JOB_ABORTED", {"Reason": "by user"}, CallCounts(removed=4, waiting=4)),
+        ("JOB_ABORTED", {"Reason": f"{rules.SURPLUS} (by user)"}, CallCounts(waiting=8)),
+        ("JOB_EVICTED", {}, CallCounts(waiting=8)),
+        ("JOB_HELD", {}, CallCounts(held=8)),
+    ],
+)
+def test_a_job_that_ended_after_its_owner(busy, monkeypatch, kind, facts, expected):
+    """No process has recorded that its calls are lost: the event log says it."""
+    ((job, _),) = busy.chunks()
+    places = (job.cluster.number, job.proc)
+    events = [JobEvent("EXECUTE", *places), JobEvent(kind, *places, facts)]
+    monkeypatch.setattr(Survey, "_events", lambda _: events)
+    directory = busy.session.directory
+    (chain,) = directory.chains().values()
+    survey = Survey(directory)
+    assert survey.counts(chain) == expected
+    reasons = [str(error) for _, _, error in survey.ended(chain)]
+    assert len(reasons) == (expected.ended > 0)
+
+
+def test_a_job_that_the_cleaner_submitted(busy, monkeypatch):
+    """It is in no record of a crew; the name of a chunk that it took says which crew it is of."""
+    (path,) = (busy.session.directory.path / taken_name(busy.crew.number)).iterdir()
+    path.rename(path.with_name(str(Token.named(path.name)._replace(job="99.1"))))
+    events = [JobEvent("SUBMIT", 99, proc) for proc in (0, 1)] + [JobEvent("EXECUTE", 99, 1)]
+    monkeypatch.setattr(Survey, "_events", lambda _: events)
+    (chain,) = busy.session.directory.chains().values()
+    assert Survey(busy.session.directory).counts(chain) == CallCounts(running=1, waiting=7)
 
 
 def test_calls_that_a_job_reports_are_done(busy):

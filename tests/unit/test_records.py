@@ -117,3 +117,20 @@ def test_what_is_broken_is_no_record(text, tmp_path):
         BatchRecord.parse(text)
     (tmp_path / submitdir.MANIFEST).write_text(text)
     assert SubmitDir.found(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["condorpool-1", ".condorpool-1"])
+def test_submit_directories_of_all_versions_are_found(name, tmp_path):
+    """Those of the first versions were not hidden; the name that users type is the same."""
+    directory = SubmitDir(tmp_path / name)
+    directory.make()
+    found = SubmitDir.found(tmp_path / name)
+    assert found
+    assert found.run == found.manifest.run == "condorpool-1"
+    found.remove()
+
+
+def test_new_submit_directories_are_hidden(tmp_path):
+    """They would clutter a file browser."""
+    directory = SubmitDir.new(tmp_path)
+    assert directory.path.name == f".{directory.run}"

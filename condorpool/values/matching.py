@@ -1,0 +1,41 @@
+"""Which of the known names a user means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+
+def matching(name: str, known: Collection[str], folders: Mapping[str, Path]) -> list[str]:
+    """Return the known names that a name stands for: itself, or else all that begin with it.
+
+    An empty name, or one of dots alone, begins none.
+
+    Parameters
+    ----------
+    folders
+        Folders by their names; each can also be given with the dot that hides it, or by its path.
+    """
+    if name in known:
+        return [name]
+    if "/" in name:
+        return [known for known, folder in folders.items() if _is_path_of(Path(name), folder)]
+    begin = name.removeprefix(".")
+    if begin in folders:
+        return [begin]
+    found = {word for word in known if word.startswith(name)} if name.strip(".") else set()
+    if begin.strip("."):
+        found |= {word for word in folders if word.startswith(begin)}
+    return sorted(found)
+
+
+def _is_path_of(path: Path, folder: Path) -> bool:
+    same_name = path.name.removeprefix(".") == folder.name.removeprefix(".")
+    return same_name and path.parent.resolve() == folder.parent.resolve()
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return a question that names the known name most like this one; empty if none is like it."""
+    near = difflib.get_close_matches(name, sorted({*known}), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

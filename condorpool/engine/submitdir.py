@@ -28,6 +28,7 @@ from condorpool.engine.records import (
     Record,
 )
 from condorpool.runner.names import ANNOUNCES, CLOSED, MADE
+from condorpool.values.exceptions import CondorPoolError, SubmitError
 
 LAUNCHER = "launch.sh"
 SUPPORT = "support.zip"

@@ -138,7 +138,16 @@ class Ending:
             self.empty_since = 0.0
             self._remove(description.jobs_of(self.entry.run))
         elif self._is_settled():
-            self._clean(batches)
+            # That nobody answers for the jobs does not mean that their work is done.
+            unmade = self._unmade(batches) if waits and self.access_point is None else 0
+            if unmade:
+                calls = "1 call was" if unmade == 1 else f"{unmade:,} calls were"
+                self._keep(
+                    f"{calls} not made before their personal HTCondor ended; "
+                    "condorpool.attach() resumes them"
+                )
+            else:
+                self._clean(batches)
 
     # -- looking ------------------------------------------------------------------------
     def _is_ours(self) -> bool:
@@ -270,6 +279,24 @@ class Ending:
             self.directory.remove()
             self.entry.say("cleaned up")
             self.entry.discard()
+
+    def _unmade(self, batches: Mapping[int, BatchRecord]) -> int:
+        """Return how many calls have not been made, and were not given up."""
+        crews = self.directory.crews()
+        _, ended = self.directory.chunks()
+        return rules.unmade_calls(
+            crews,
+            batches,
+            {number: list(self.directory.tokens(number)) for number in crews},
+            {
+                (batch, first): end
+                for batch in batches
+                for first, end in self.directory.ends(batch).items()
+            },
+            ended,
+            crashed=self.history.crashed,
+            removed=self.history.removed,
+        )
 
     def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:
         """Return the chunks whose jobs failed; none if ``on_exit="delete"``."""

@@ -106,16 +106,28 @@ def _printed(calls: Calls, _: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
-    job = str(order["job"])
-    if not any(jobs_in(calls, ids=[job])):
-        return {"log": {"job": job, "text": "The job is no longer in the queue."}}
+    """Return what is known of a job, or of the job that made a call."""
+    job, title = str(order.get("job") or ""), "Job {}"
+    if (call := order.get("call")) is not None:
+        job, title = _job_of(calls, int(call)), f"Job {{}}, which made call {int(call):,}"
+        if not job:
+            return {"said": f"no job made call {int(call):,}"}
+    elif not any(jobs_in(calls, ids=[job])) and all(job != c.job for c in calls.chunks()):
+        return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
     found = {
         "events": calls.session.directory.events([job]),
         "standard error": calls.session.stderr(job),
         "output": calls.session.stdout(job),
     }
     texts = [f"== {name} ==\n{clean(text[-TAIL:])}" for name, text in found.items() if text]
-    return {"log": {"job": job, "text": "\n".join(texts) or "The job has written nothing yet."}}
+    text = "\n".join(texts) or "The job has written nothing yet."
+    return {"log": {"title": title.format(job), "text": text}}
+
+
+def _job_of(calls: Calls, number: int) -> str:
+    """Return the job that last made this call, or had it when it failed; empty if none did."""
+    made = (c.job for c in reversed(calls.chunks()) if c.first <= number < c.first + c.calls)
+    return next(made, "")
 
 
 _ORDERS: dict[str, Callable[[Calls, Mapping[str, Any]], dict[str, Any]]] = {

@@ -62,7 +62,7 @@ def render(
         _bar(progress),
     ]
     text = [f"{progress.name}: {summary}"]
-    groups = [(f"{f.count:,} failed", f"{f.kind}: {f.message}") for f in progress.failures]
+    groups = [(f"{f.count:,} {f.word}", f"{f.kind}: {f.message}") for f in progress.failures]
     groups += [
         (f"{h.count:,} held", f"{h.reason} (hold code {h.code}.{h.subcode})") for h in progress.held
     ]

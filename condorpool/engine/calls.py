@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 import logging
 import math
 import sys
@@ -23,10 +24,12 @@ from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
+from condorpool.engine.pace import Pace
 from condorpool.engine.payload import Call, Outcome, name_of
 from condorpool.engine.printed import CallText, Printed, by_call
 from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
+from condorpool.runner.names import report_interval
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -46,6 +49,9 @@ CALLBACK_LAG = 1.0
 
 #: Chunks whose printed text an iterator keeps.
 MOST_PRINTED = 16
+
+#: How many of the latest chunks say how long a call takes.
+LATELY = 100
 
 
 class Calls:
@@ -125,14 +131,19 @@ class Calls:
         if self.batch and not self.batch.is_done:
             self.session.state.refresh_made(self.batch.crew)
 
-    @property
-    def longest(self) -> tuple[int, float] | None:
-        """The call that has been running longest, as its number and the seconds; None if unknown."""
-        if self.batch is None:
-            return None
+    def pace(self) -> Pace:
+        """Return how quickly calls are made, as of the last `refresh`."""
+        now, batch = time.time(), self.batch
+        if batch is None:
+            return Pace(None, (), 0, math.inf, now)
         with self.session.changed:
-            longest = self.batch.longest
-        return (longest[0], max(0.0, time.time() - longest[1])) if longest else None
+            ended = itertools.islice(reversed(self.records), LATELY)
+            made = [(c.calls, c.seconds) for c in ended if c.seconds is not None]
+            made += [(report.calls, report.seconds) for report in batch.reports]
+            calls, seconds = (sum(each) for each in zip(*made, strict=True)) if made else (0, 0.0)
+            running, untaken, crew = batch.running, batch.untaken, batch.crew
+        silence = report_interval(crew.limit) if crew.is_resident else math.inf
+        return Pace(seconds / calls if calls else None, running, untaken, silence, now)
 
     @property
     def posted_at(self) -> float:

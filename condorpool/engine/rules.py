@@ -186,6 +186,49 @@ def failed_chunks(
     return {chunk for chunk in unfinished if chunk[0] in batches and chunk not in spared}
 
 
+def unmade_calls(
+    crews: Mapping[int, CrewRecord],
+    batches: Mapping[int, BatchRecord],
+    tokens: Mapping[int, Collection[Token]],
+    ends: Mapping[Chunk, int],
+    ended: Collection[Chunk],
+    *,
+    crashed: Collection[str],
+    removed: Collection[int],
+) -> int:
+    """Return how many calls wait for a job, or were lost with an HTCondor that has ended.
+
+    Calls of jobs that failed or were removed are not among them: those have ended.
+
+    Parameters
+    ----------
+    tokens
+        Those of each crew.
+    ends
+        The chunks with arguments → their ends.
+    ended
+        The chunks that have an outcome.
+    crashed, removed
+        The jobs that failed, and the clusters with jobs that were removed.
+    """
+    waiting: dict[Chunk, int] = {}
+    for number, crew in crews.items():
+        for token in tokens[number]:
+            cluster = int(token.job.partition(".")[0] or 0)
+            if token.job not in crashed and cluster not in removed:
+                waiting[token.batch, token.first] = token.end - token.first
+        own = [batch for batch, record in batches.items() if record.crew == number]
+        for submitted in crew.clusters:
+            for proc, first in enumerate(submitted.chunks or ()):
+                if f"{submitted.number}.{proc}" not in crashed and submitted.number not in removed:
+                    waiting |= {
+                        (batch, first): ends[batch, first] - first
+                        for batch in own
+                        if (batch, first) in ends
+                    }
+    return sum(calls for chunk, calls in waiting.items() if chunk not in ended)
+
+
 @dataclass(frozen=True)
 class Cleaning:
     """What to delete of a submit directory whose jobs have all left the queue.

@@ -187,7 +187,7 @@ class Pool:
             ``gpus``, ``task_timeout``, ``container_image``, ``requirements`` and ``python``
             update the pool's own for this call; ``on_hold``, ``echo`` and ``progress``
             replace them.  A single call is shown only by `apply`, or if ``progress`` is given
-            here.  With ``return_exceptions=True`` an exception is returned like a value.
+            here; in notebooks and on terminals, a notice is printed if it is held.  With ``return_exceptions=True`` an exception is returned like a value.
             With a ``name`` results are kept on disk: the same calls with the same name
             are not made again.  If the access point does not answer, the client tries
             ``maxtries`` times (5), every 20 s.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from condorpool import display
 from condorpool.access.capacity import total_cpus
 from condorpool.display.notices import tell, warn_of_hash
 from condorpool.engine import actions, payload
@@ -145,6 +146,8 @@ class Workload:
         if name is not None:
             self.results.add_name(calls, result)
         result.show(options.progress)
+        if options.progress is None and call.style == "apply" and self.settings.progress:
+            display.watch(calls)
         return result
 
     def post_map(

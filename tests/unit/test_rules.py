@@ -146,6 +146,37 @@ def test_failed_chunks():
 
 
 @pytest.mark.parametrize(
+    ("tokens", "ended", "calls"),
+    [
+        pytest.param([], (), 0, id="none"),
+        pytest.param([token(0), token(1)], (), 2, id="posted"),
+        pytest.param([token(0, "7.1"), token(1)], (), 2, id="taken"),
+        pytest.param([token(0, "7.1"), token(1)], {(1, 0)}, 1, id="has an outcome"),
+        pytest.param([token(0, "7.0"), token(1)], (), 1, id="crashed"),
+        pytest.param([token(0, "9.0"), token(1)], (), 1, id="removed"),
+    ],
+)
+def test_unmade_calls(tokens, ended, calls):
+    """They wait for a job, or were with one that neither failed nor was removed."""
+    crews = {1: CrewRecord(clusters=(Submission(7, 3, None),))}
+    known = {"crashed": {"7.0"}, "removed": {9}}
+    assert (
+        rules.unmade_calls(crews, {1: BatchRecord(crew=1)}, {1: tokens}, {}, ended, **known)
+        == calls
+    )
+
+
+def test_unmade_calls_of_plain_jobs():
+    """Their chunks have no tokens."""
+    crews = {2: CrewRecord(is_resident=False, clusters=(Submission(8, 3, (0, 5, 8)),))}
+    ends = {(1, 0): 5, (1, 5): 8, (1, 8): 10}
+    unmade = rules.unmade_calls(
+        crews, {1: BatchRecord(crew=2)}, {2: []}, ends, {(1, 0)}, crashed={"8.2"}, removed=()
+    )
+    assert unmade == 3
+
+
+@pytest.mark.parametrize(
     ("batch", "named", "failed", "expected"),
     [
         pytest.param({}, (), (), Cleaning({1: frozenset()}, ""), id="all goes"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -120,20 +119,3 @@ def takes(keywords: type) -> Callable[[F], F]:
         return function
 
     return add
-
-
-def complete(keywords: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a value for each keyword: what was given, or the default.
-
-    Raises
-    ------
-    TypeError
-        There is no such keyword; the message names the one that is probably meant.
-    """
-    known = dict.fromkeys(keywords.__annotations__)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the keywords are {', '.join(known)}."
-            raise TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
-    return {name: given.get(name, DEFAULTS.get(name)) for name in known}

@@ -11,13 +11,13 @@ from typing import Any
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine.description import JobOptions, title
 from condorpool.interface.options import checks, commands, resources
+from condorpool.interface.options.given import complete
 from condorpool.interface.options.keywords import (
     DEFAULTS,
     OnExit,
     OnHold,
     PoolKeywords,
     Progress,
-    complete,
 )
 from condorpool.personal import PersonalHTCondor
 

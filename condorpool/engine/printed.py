@@ -122,9 +122,13 @@ def job_text(
     made.sort(key=lambda pair: pair[0].spans[which])
     has_labels = sum(len(chunk.marks) for chunk, _ in made) > 1
     parts, position = [], 0
+    # A job that runs again begins its files again: then all in them is new.
+    last = max((chunk.spans[which][1] for chunk, _ in made), default=0)
+    rest = file or b""
+    known = b"" if len(rest) < last else rest
     for chunk, calls in made:
         begin, end = chunk.spans[which]
-        parts.append((file or b"")[position:begin].decode(errors="replace"))
+        parts.append(known[position:begin].decode(errors="replace"))
         position = max(position, end)
         for text in chunk.calls():
             said = text.stderr if which else text.stdout
@@ -133,7 +137,5 @@ def job_text(
                 parts.append(f"{label}:\n{said}" + "\n" * (said[-1] != "\n"))
             else:
                 parts.append(said)
-    if file is not None:
-        # A job that runs again begins its files again.
-        parts.append(file[position if position <= len(file) else 0 :].decode(errors="replace"))
+    parts.append(rest[position if known else 0 :].decode(errors="replace"))
     return "".join(parts) if any(parts) or file is not None else None

@@ -164,7 +164,7 @@ class Panel:
 
     def _end(self, progress: Progress | None) -> None:
         self._is_closed = True
-        bundle = report.render(progress) if progress else {}
+        bundle: dict[str, str] = {}
         with contextlib.suppress(ReferenceError):
             if self._widget is None:
                 self._show_printed()
@@ -175,6 +175,7 @@ class Panel:
         del self._meter
         if self._widget is None or progress is None:
             return
+        bundle = bundle or report.render(progress)
         # A reloaded page does not receive the updates of the outputs, only this.
         self._widget.report = bundle
         self._fallback.update(self._marked(bundle), raw=True)

@@ -267,31 +267,37 @@ class Worker:
             try:
                 value, is_value = attempt(func, args, kwargs, limit, stderr)
                 now = clock()
-                looks = now > restore_after or not is_value or done >= end
-                # Short calls since the last look are not told apart: they took less than `SHORT`.
-                if looks and now > since + LONGER:
-                    lasted.extend([0.0] * (len(made) - len(lasted)))
-                    lasted.append(round(now - since, 4))
-                if not is_value:
-                    self.tidy()
-                elif looks and done < end:
-                    restore(now > restore_after + LONGER)
-                if looks or streams.wrote or streams.checks_all:
-                    streams.note(len(made))
+                if now > restore_after or streams.wrote or not is_value:
+                    # Short calls since the last time are not told apart: they took less than
+                    # ``SHORT`` together.
+                    is_long = now > since + LONGER
+                    if is_long:
+                        lasted.extend([0.0] * (len(made) - len(lasted)))
+                        lasted.append(round(now - since, 4))
+                    if not is_value:
+                        self.tidy()
+                    elif now > restore_after and done < end:
+                        restore(now > restore_after + LONGER)
+                    if streams.wrote or is_long or len(made) <= FIRST:
+                        streams.note(len(made))
+                    since = clock()
+                    if now > restore_after:
+                        restore_after = since + SHORT if len(made) > FIRST else 0.0
             except Anything as error:  # from the call's own alarm, or its trace function
                 if is_value is None:
                     value = error
                 self.tidy()
                 streams.note(len(made))
-                looks = True
-            made.append((value, "" if is_value else describe(value, sources)))
-            failed += not is_value
+                since = clock()
+            if is_value:
+                made.append((value, ""))
+            else:
+                made.append((value, describe(value, sources)))
+                failed, since = failed + 1, clock()
             if done < end and now > ask_after:
                 end = between(done, end, failed, (now - begun) / len(made), splits)
-                ask_after, looks = clock() + pause, True
-            if looks:
                 since = clock()
-                restore_after = since + SHORT if len(made) > FIRST else 0.0
+                ask_after = since + pause
             if done >= end:
                 break  # the remaining calls now belong to another chunk
         try:

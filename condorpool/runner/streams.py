@@ -75,8 +75,10 @@ class Streams:
             # It was not written through sys.stdout or sys.stderr: short calls that do that are
             # noticed only by looking after each of them.
             self.checks_all = self.checks_all or not wrote
+        wrote = wrote or self.checks_all
         if wrote:
             self._listen()
+            self.wrote = self.checks_all
 
     def _measure(self) -> bool:
         """Read the sizes of output and error; return whether one has grown."""

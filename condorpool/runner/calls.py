@@ -239,7 +239,7 @@ class Worker:
             self.tidy()  # pickling these values ran the user's code
         return dict(about, calls=outcomes, count=len(calls)), frames
 
-    def calls(
+    def calls(  # noqa: PLR0912 - one loop, in which every function call costs
         self,
         func: Any,
         shared: dict[str, Any],

@@ -222,7 +222,8 @@ function render({ model, el }) {
 
   // -- drawing ------------------------------------------------------------------
   const state = () => model.get("state");
-  const waited = () => (performance.now() - lastState) / 1000;
+  const isLost = () => isRestarted || performance.now() - lastMessage > 3000 * model.get("heartbeat");
+  const waited = () => (isLost() ? 0 : (performance.now() - lastState) / 1000);
   const countsOf = (s) => CALL_STATES.map((word) => [word, s.counts[word]]).filter(([, n]) => n);
 
   function draw() {
@@ -350,13 +351,13 @@ function render({ model, el }) {
 
   function drawTimes() {
     const s = state();
+    const lost = isLost();
     const parts = [duration(s.elapsed + waited())];
-    if (s.rate) parts.push(s.rate >= 1 ? `${count(s.rate)}/s` : `${(s.rate * 60).toPrecision(2)}/min`);
-    if (s.eta != null) parts.push(`about ${duration(s.eta)} remaining`);
+    if (s.rate && !lost) parts.push(s.rate >= 1 ? `${count(s.rate)}/s` : `${(s.rate * 60).toPrecision(2)}/min`);
+    if (s.eta != null && !lost) parts.push(`about ${duration(s.eta)} remaining`);
     if (s.hosts > 1) parts.push(`${count(s.hosts)} machines`);
     setText(times, parts.join(" · "));
     drawCalls();
-    const lost = isRestarted || performance.now() - lastMessage > 3000 * model.get("heartbeat");
     root.classList.toggle("cp-lost", lost);
     root.disabled = lost;
     setText(note, lost ? `${isRestarted ? RESTARTED : LOST}%condor_attach ${s.name} resumes the calls.` : s.note);

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: The states of jobs that are in the queue, in the order of a job's life.
 IN_QUEUE = tuple(state for state in JobState if not state.is_final)
 
+# The states of jobs that can be seen from their calls.
+_SEEN = {"running", "held", "queued"}
+
 #: Seconds after which a running call is shown.
 LONG = 1.0
 
@@ -109,9 +112,8 @@ class Progress:
             most = "the longest " if self.counts.running > 1 else ""
             parts[parts.index(running)] = f"{running} ({most}{self.longest})"
         if not self.ended:
-            # What the other jobs do can be seen from the calls.
-            waiting = (each for each in self.jobs.items() if each[0] not in ("running", "held"))
-            parts += [f"{plural(n, 'job')} {word}" for word, n in waiting]
+            others = (each for each in self.jobs.items() if each[0] not in _SEEN)
+            parts += [f"{plural(n, 'job')} {word}" for word, n in others]
         return ", ".join([*parts, duration(self.elapsed)])
 
 

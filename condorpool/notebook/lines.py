@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import functools
 import io
 import re
@@ -57,7 +58,7 @@ class Options(argparse.ArgumentParser):
             if name in ("-h", "--help"):
                 raise LineError(f"`{self.prog}?` shows the help.")
             if name not in self.takes_value:
-                self.error(f"There is no option {name}.{did_you_mean(name, self.takes_value)}")
+                self.error(f"There is no option {name}.{self._near(name)}")
             words.append(name)
             place += flag.end()
             if flag[2] and not self.takes_value[name]:
@@ -74,6 +75,13 @@ class Options(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             self.error(f"{str(error.argument_name).rpartition('/')[2]} {error.message}")
         return options, line[place:].strip()
+
+    def _near(self, name: str) -> str:
+        """Return a question that names the option most like this one; empty if none is like it."""
+        # Without dashes, which make all alike.
+        flags = {flag.lstrip("-"): flag for flag in self.takes_value}
+        near = difflib.get_close_matches(name.lstrip("-"), flags, n=1)
+        return f" Did you mean {flags[near[0]]}?" if near else ""
 
     def misplaced(self, text: str) -> str:
         """Return a hint if what should be Python has an option, else nothing."""

@@ -30,7 +30,7 @@ from condorpool.interface.job import QueuedJob
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
 from condorpool.notebook import cell as remote
-from condorpool.notebook import completion, lines, selection, status
+from condorpool.notebook import completion, eventwords, lines, selection, status
 from condorpool.notebook.lines import LineError, Options
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -40,7 +40,7 @@ from condorpool.values.exceptions import (
     words_of,
 )
 from condorpool.values.matching import did_you_mean
-from condorpool.values.text import one_line, plural
+from condorpool.values.text import one_line, plural, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -307,6 +307,8 @@ class CondorMagics(Magics):
     def condor_log(self, line: str) -> None:
         """Print why calls failed or a job is held, what was printed, and the job's events.
 
+        HTCondor's own text of the events is that of the job's log().
+
         Examples: %condor_log 12.3
                   %condor_log held
                   %condor_log my_result
@@ -325,9 +327,9 @@ class CondorMagics(Magics):
                 print(job.analyze())
             for name, text in (("error output", job.stderr()), ("output", job.stdout())):
                 if text and text.strip():
-                    print(f"-- {name} of {job.id}\n{text.rstrip()}")
-            if events := job.log():
-                print(f"-- events of {job.id}\n{events.rstrip()}")
+                    print(f"-- {name} of {job.id}\n{printable(text.rstrip())}")
+            if events := list(eventwords.in_words(job.log() or "")):
+                print(f"-- events of {job.id}", *events, sep="\n")
 
     @no_var_expand
     @line_magic

@@ -60,19 +60,19 @@ class Status:
             )
             for handle in handles
         ]
-        self.idle = self._idle_jobs()
+        self.queue = self._jobs_in_queue()
         self.held = _held_groups()
         self.left = _lines_about_leftovers()
 
     @staticmethod
-    def _idle_jobs() -> str:
+    def _jobs_in_queue() -> str:
         jobs = collections.Counter(job.state.word for job in selection.known_jobs(queued=True))
         return ", ".join(f"{plural(count, 'job')} {word}" for word, count in jobs.items())
 
     @property
     def notes(self) -> list[str]:
         """The lines below the table."""
-        lines = [f"In the queue: {self.idle}."] if self.idle else []
+        lines = [f"In the queue: {self.queue}."] if self.queue else []
         lines += [
             f"{plural(group.count, 'job')} held: {one_line(group.reason, 300)} "
             f"(hold code {group.code}.{group.subcode}). {group.cure}"
@@ -82,11 +82,12 @@ class Status:
             lines.append(
                 "`%condor_release held` releases held jobs, `%condor_rm held` removes them."
             )
-        variable = next((row.variable for row in self.rows if row.variable), "")
-        if self.rows:
-            result = variable or "pool.results[-1]"
+        unfinished = [row for row in self.rows if row.counts.ended < row.counts.total]
+        if unfinished:
+            named = [row.variable for row in unfinished if row.variable]
+            result = named[0] if named else "pool.results[-1]"
             lines.append(
-                f"`{result}.show('auto')` shows calls again; `%condor_why` says what they wait for."
+                f"`{result}.show('auto')` shows calls live; `%condor_why` says what they wait for."
             )
         return [*lines, *self.left]
 

@@ -165,7 +165,7 @@ class TestMap:
             ("%condor_map 1 [1]", "what should be the function is of type int, not a function"),
             ("%condor_map [1] abs", "the function comes first, then the data"),
             ("%condor_map abs [1] --memory 2GB", "Options such as --memory come before"),
-            ("%condor_map --chunk 1 abs [1]", "Did you mean '--chunksize'? `%condor_map?`"),
+            ("%condor_map --chunk 1 abs [1]", "Did you mean --chunksize? `%condor_map?`"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
             ("%condor_map --memory much abs [1]", "memory='much' is not a size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),

@@ -57,10 +57,10 @@ def test_options_end_where_python_begins():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("--chunk 3 f d", "There is no option --chunk. Did you mean '--chunksize'?"),
-        ("--process 4 f d", "There is no option --process. Did you mean '--processes'?"),
-        ("-memory 2GB f d", "There is no option -memory. Did you mean '--memory'?"),
-        ("--zebra f d", "There is no option --zebra."),
+        ("--chunk 3 f d", "There is no option --chunk. Did you mean --chunksize?"),
+        ("--process 4 f d", "There is no option --process. Did you mean --processes?"),
+        ("-memory 2GB f d", "There is no option -memory. Did you mean --memory?"),
+        ("--retry 3 f d", "There is no option --retry."),
         ("--chunksize", "--chunksize needs a value."),
         ("--chunksize many f d", "--chunksize takes a whole number, not 'many'."),
         ("--chunksize 2.5 f d", "--chunksize takes a whole number, not '2.5'."),

@@ -115,7 +115,12 @@ def test_what_jobs_need_is_among_the_keywords():
     [
         (ResultKeywords, "memroy", "'memroy': did you mean memory?"),
         (ResultKeywords, "return_exception", "did you mean return_exceptions?"),
-        (CallKeywords, "return_exceptions", "'return_exceptions': the keywords are memory, "),
+        (
+            CallKeywords,
+            "return_exceptions",
+            "'return_exceptions': only map(), starmap() and apply()",
+        ),
+        (CallKeywords, "color", "'color': the keywords are memory, "),
         (PoolKeywords, "on_ext", "did you mean on_exit?"),
         (PoolKeywords, "process", "did you mean processes?"),
         (PoolKeywords, "max_workers", "did you mean processes?"),

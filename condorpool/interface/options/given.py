@@ -18,6 +18,7 @@ _ELSEWHERE: Mapping[str, str] = {
     "max_workers": "processes",
     "n_jobs": "processes",
     "n_workers": "processes",
+    "num_workers": "processes",
     "workers": "processes",
     "cores": "cpus",
     "image": "container_image",
@@ -49,10 +50,13 @@ def _hint(name: str, kind: type) -> str:
     is_pool = kind is PoolKeywords
     own = [*keywords, *(_OF_POOL if is_pool else _OF_VERBS)]
     meant = _meant(name, own)
+    of_pool = {*_OF_POOL, *PoolKeywords.__annotations__} - {*own}
     if is_pool and name in {*_OF_VERBS, *ResultKeywords.__annotations__}:
         return f"pass {name} to map(), apply_async() and so on."
-    if not is_pool and meant in {*_OF_POOL, *PoolKeywords.__annotations__} - {*own}:
+    if not is_pool and meant in of_pool:
         return f"pass {meant} to Pool() itself."
+    if name in ResultKeywords.__annotations__:
+        return f"only map(), starmap() and apply(), and their asynchronous forms, take {name}."
     if meant in own and meant != name:
         return f"did you mean {meant}?"
     if commands.is_known(name):

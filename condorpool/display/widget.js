@@ -75,10 +75,17 @@ function render({ model, el }) {
   // -- orders ---------------------------------------------------------------
   function order(what, button) {
     const id = ++number;
-    const timer = setTimeout(() => setText(answer, BUSY), 3000);
+    const timer = setTimeout(() => say(BUSY), 3000);
     orders.set(id, { button, timer, releases: what.do.startsWith("release") });
     button?.setAttribute("aria-disabled", "true");
     model.send({ ...what, id });
+  }
+
+  let said = ""; // the last answer
+  let timesHeld = Infinity; // how often jobs had been held when that released some
+  function say(text, times = Infinity) {
+    [said, timesHeld] = [text, times];
+    drawAnswer();
   }
 
   function handleAnswer(message) {
@@ -91,9 +98,7 @@ function render({ model, el }) {
     isPaging = false;
     sent.button?.removeAttribute("aria-disabled");
     if (message.said) {
-      said = message.said[0].toUpperCase() + message.said.slice(1);
-      timesHeld = sent.releases ? mostHeld() : Infinity;
-      drawAnswer();
+      say(message.said[0].toUpperCase() + message.said.slice(1), sent.releases ? mostHeld() : Infinity);
       askPage();
     }
     if (message.page) {
@@ -135,6 +140,7 @@ function render({ model, el }) {
       const yes = answerButton(question(), "cp-danger", () => { dismiss(); send(); });
       const no = answerButton("Keep", "", dismiss);
       const before = main.getBoundingClientRect();
+      no.style.minWidth = `${before.width}px`;
       box.replaceChildren(no, yes);
       const place = yes.getBoundingClientRect();
       if (place.left < before.right && before.left < place.right && place.top < before.bottom && before.top < place.bottom) {
@@ -164,8 +170,6 @@ function render({ model, el }) {
   const note = make("div", { class: "cp-note", "aria-live": "polite" });
   const answer = make("div", { class: "cp-answer", role: "status" });
 
-  let said = ""; // the last answer
-  let timesHeld = Infinity; // how often jobs had been held when that released some
   const mostHeld = () => Math.max(0, ...state().held.map((group) => group.times));
   const held = () => state().held.reduce((sum, group) => sum + group.count, 0);
   const heldTitle = make("span", { class: "cp-title" });

@@ -44,6 +44,8 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
     groups += [
         (f"{h.count:,} held", f"{h.reason} (hold code {h.code}.{h.subcode})") for h in progress.held
     ]
+    if progress.never:
+        groups.append(("waiting", progress.never))
     if groups:
         rows = "".join(
             f'<tr><td style="white-space: nowrap; vertical-align: top">{escape(what)}</td>'

@@ -168,6 +168,9 @@ function render({ model, el }) {
   const callCounts = make("ul", { class: "cp-counts", "aria-label": "Calls" });
   const jobCounts = make("ul", { class: "cp-counts cp-jobs", "aria-label": "Jobs" });
   const note = make("div", { class: "cp-note", "aria-live": "polite" });
+  const neverText = make("span", { role: "alert" });
+  const never = make("div", { class: "cp-line cp-never", hidden: "" }, neverText,
+    button("Remove", () => ({ do: "remove", idle: true }), () => "Remove these calls"));
   const answer = make("div", { class: "cp-answer", role: "status" });
 
   const mostHeld = () => Math.max(0, ...state().held.map((group) => group.times));
@@ -217,7 +220,7 @@ function render({ model, el }) {
   const root = make("fieldset", { class: "condorpool" },
     make("div", { class: "cp-line" }, name, calls, times), bar,
     make("div", { class: "cp-legend" }, callCounts, jobCounts),
-    note, heldPart, failedPart, answer, foot, log);
+    note, never, heldPart, failedPart, answer, foot, log);
   const fallback = model.get("fallback");
   // Hides the output with the HTML that stands in for the widget where there is none.
   const style = make("style", {}, fallback
@@ -252,6 +255,8 @@ function render({ model, el }) {
     // Jobs that HTCondor will create later are shown as waiting calls.
     drawCounts(jobCounts, words.filter(([word]) => word !== "queued"));
     jobCounts.hidden = !jobCounts.children.length;
+    setText(neverText, s.never);
+    never.hidden = !s.never;
     drawHeld(s);
     drawFailed(s);
     drawAnswer();

@@ -475,7 +475,8 @@ class Pool:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs and clean up.
 
-        Jobs that are, or will be, in one of the states ``killstats`` are removed.
+        Jobs that are, or will be, in one of the states ``killstats`` are removed; so are, after
+        a notice, jobs that never ran and that no slot of the HTCondor pool can run.
 
         Raises
         ------

@@ -40,6 +40,26 @@ def test_clicks_arrive_through_a_subshell(open_notebook, front_end):
     expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 removed")
 
 
+def test_calls_that_cannot_run_are_removed(open_notebook, front_end):
+    """The widget says why no slot can run them, in warning color, with a button beside it."""
+    notebook = open_notebook("Pool(cpus=99, **SUBMIT).map(abs, range(2), 1)", front_end=front_end)
+    notebook.run(1)
+    output = notebook.output(1)
+    warning = output.locator(".cp-never")
+    expect(warning).to_contain_text(
+        "These calls cannot run: each job has request_cpus = 99, but no"
+    )
+    held = notebook.page.evaluate(
+        "getComputedStyle(document.querySelector('.condorpool')).getPropertyValue('--cp-held')"
+    )
+    assert held
+    expect(warning.get_by_role("alert")).not_to_have_css("color", "rgb(0, 0, 0)")
+    warning.get_by_role("button", name="Remove").click()
+    output.get_by_role("button", name="Remove these calls").click()
+    expect(output).to_contain_text("abs: 0 of 2 calls done, 2 removed")
+    expect(output).to_contain_text("JobRemovedError")
+
+
 def test_the_bar_moves_by_call(open_notebook):
     """Calls count before their chunk has ended; the call that has been running longest is named."""
     notebook = open_notebook(

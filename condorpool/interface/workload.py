@@ -27,10 +27,10 @@ from condorpool.engine.state import PATIENCE
 from condorpool.engine.streams import StreamedCalls
 from condorpool.engine.tracker import tracker
 from condorpool.engine.why import why_never
-from condorpool.interface import openpools
+from condorpool.interface import names, openpools
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.kept import KeptResults
-from condorpool.interface.leftovers import Leftover, leftovers
+from condorpool.interface.leftovers import Leftover
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import CallKeywords, JobKeywords, ResultKeywords
@@ -132,10 +132,13 @@ class Workload:
         checks.function("callback", callback)
         checks.function("error_callback", error_callback)
         options = self.options(ResultKeywords, keywords)
-        name = options.name
+        name, replaced = options.name, list[names.Kept]()
         if name is not None:
             call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
-            if known := self._known(call):
+            if options.overwrite:
+                replaced = [kept for kept in names.find(name) if kept.is_here]
+                names.check_use(name, replaced)
+            elif known := self._known(call):
                 return cast("R", known)
         calls = GatheredCalls.of(
             call,
@@ -148,9 +151,13 @@ class Workload:
             in_order=in_order,
         )
         result = kind(calls, options.on_hold)
-        self.start(calls, result, self.session(options.base), options.job, options.maxtries)
+        session = self.session(options.base)
+        # Nothing else keeps the value of a future, whose callbacks come in any order.
+        self.start(calls, result, session, options.job, options.maxtries, is_last=in_order)
         if name is not None:
             self.results.add_name(calls, result)
+        for kept in replaced:  # only now: nothing is lost if the calls cannot be posted
+            kept.forget()
         result.show(options.progress)
         if options.progress is None and call.style == "apply" and self.settings.progress:
             display.watch(calls)
@@ -205,6 +212,7 @@ class Workload:
         )
         iterator: ResultIterator[Any] = ResultIterator(calls, options.on_hold)
         self.iterators[iterator] = calls
+        self.results.set_last(iterator)
         iterator.show(options.progress)
         tracker().look()
         return iterator
@@ -217,12 +225,17 @@ class Workload:
         options: JobOptions,
         maxtries: int,
         wait: float = 20.0,
+        *,
+        is_last: bool = True,
     ) -> None:
-        """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
+        """Post calls; when the access point does not answer, try again after ``wait`` seconds.
+
+        ``is_last`` says whether their result is `Pool.last` then.
+        """
         wait = checks.seconds("wait", wait)
+        self._look_ahead(options)
         for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = calls.prepare(session, options)
-            self._look_ahead(options)
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
                 with uninterrupted:
@@ -232,6 +245,8 @@ class Workload:
                     except BaseException:
                         self.results.release(calls)
                         raise
+                    if is_last:
+                        self.results.set_last(result)
                 break
             except HTCondorError as error:
                 if not remaining:
@@ -303,31 +318,14 @@ class Workload:
 
         Prints a notice, and reruns calls that failed.
         """
-        named = [work.results.named(call.name) for work in openpools.workloads()]
-        mine = [result for result in named if result]
-        found = [each for each in leftovers() if each.digest and each.name == call.name]
-        if mine:
-            digest = mine[-1].digest
-        elif found:
-            digest = found[-1].digest
-        else:
+        kept = names.same(call.name, call.digest)
+        if kept is None:
             return None
-        remedy = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
-        if digest != call.digest:
-            raise ValueError(
-                f"name={call.name!r} has the results of other calls (another function, other "
-                "functions, classes or globals that it uses, or other items): choose another "
-                f"name, or delete those results with {remedy}"
-            )
-        if not mine and found[-1].in_use:
-            raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
-        result = mine[-1] if mine else self.take_up(found[-1])
+        result = kept.result or self.take_up(cast("Leftover", kept.leftover))
         if result.ready():
             result.rerun()
-        tell(
-            f"{call.name!r}: reusing {result.calls_ended} of {result.calls} results computed "
-            f"earlier ({remedy.replace('`', '')} deletes them)"
-        )
+        names.tell_reuse(call.name, kept, result)
+        self.results.set_last(result)
         return result
 
     @uninterrupted
@@ -347,6 +345,7 @@ class Workload:
         self.sessions.follow(session)
         tracker().look()
         session.deliveries.wait(READ_TIME)  # what has ended is read first
+        self.results.set_last(results[leftover.chain[0][0]])
         return results[leftover.chain[0][0]]
 
     # -- what is under way -----------------------------------------------------------
@@ -387,6 +386,7 @@ class Workload:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs, clean up; raise what was not reported."""
         self.is_closed = True
+        self.results.release_last()
         for stream in list(self.iterators.values()):
             stream.exhaust()
         self.end()

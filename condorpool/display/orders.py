@@ -21,6 +21,9 @@ from condorpool.values.text import plural
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
 
+#: Seconds for which an answer waits for calls that are removed to end.
+CALLBACK_LAG = 1.0
+
 logger = logging.getLogger("condorpool")
 
 #: A page of jobs has at most this many rows.
@@ -54,11 +57,23 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
         count = calls.act(action)
-        what = "jobs removed or calls taken back" if action == "remove" else f"jobs {past}"
-        return {"said": f"{count:,} {what}"}
+        if action == "remove":  # this counts jobs and what no job had taken
+            return {"said": "removed what remained" if count else "nothing remained to be removed"}
+        return {"said": f"{past} {plural(count, 'job')}"}
+    if order.get("idle"):
+        return _remove_waiting(calls)
     chosen = _chosen(calls, order)
     done = actions.act_on_jobs(calls.session.state, action, chosen)
     return {"said": _answer(past, done, _asked(order, len(chosen)))}
+
+
+def _remove_waiting(calls: Calls) -> dict[str, Any]:
+    """Take back the calls that no job has taken, and remove the idle jobs."""
+    before = calls.counts().removed
+    calls.take_back()
+    actions.act_on_jobs(calls.session.state, "remove", list(jobs_in(calls, "idle")), calls.batch)
+    calls.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
+    return {"said": f"removed {plural(calls.counts().removed - before, 'call')}"}
 
 
 def _release_with_memory(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def render(
     groups += [
         (f"{h.count:,} held", f"{h.reason} (hold code {h.code}.{h.subcode})") for h in progress.held
     ]
+    if progress.never:
+        groups.append(("waiting", progress.never))
     if groups:
         rows = "".join(
             f'<tr><td style="white-space: nowrap; vertical-align: top">{escape(what)}</td>'

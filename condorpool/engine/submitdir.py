@@ -132,6 +132,12 @@ class Taken(NamedTuple):
     seconds: float = 0.0
 
 
+def program() -> str:
+    """Return the path of the script that this process runs, or its name if it has none."""
+    name = sys.argv[0] if sys.argv else ""
+    return os.path.abspath(name) if os.path.isfile(name) else name  # noqa: PTH100, PTH113
+
+
 class SubmitDir:
     """One private folder inside the user's ``submitdir``, with all that a pool writes."""
 
@@ -170,7 +176,7 @@ class SubmitDir:
             host=socket.gethostname(),
             pid=os.getpid(),
             created=time.time(),
-            program=sys.argv[0],
+            program=program(),
             lease=lease,
             queue=queue,
             kernel=kernel,

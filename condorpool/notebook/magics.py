@@ -23,12 +23,12 @@ from IPython.core.magic import (
 )
 from IPython.display import display
 
-from condorpool.display.notices import tell
 from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.interface.attach import attach
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.pool import Pool
-from condorpool.interface.results import Result
+from condorpool.interface.results import Result, spell
+from condorpool.interface.tracebacks import for_users
 from condorpool.notebook import cell as remote
 from condorpool.notebook import completion, eventwords, lines, selection, status
 from condorpool.notebook.lines import LineError, Options
@@ -162,7 +162,7 @@ class CondorMagics(Magics):
 
     def _file(self, source: str) -> str:
         """Return a file name under which tracebacks, also remote ones, find the source."""
-        return str(self.shell.compile.cache(source))
+        return str(self.shell.compile.cache(source, self.shell.execution_count))
 
     def _evaluate(self, text: str, space: dict[str, Any], shown: str = "") -> Any:
         """Return the value of an expression, which errors show as ``shown``."""
@@ -181,14 +181,9 @@ class CondorMagics(Magics):
         return space if local_ns is None or local_ns is space else {**space, **local_ns}
 
     def _wait(self, result: Any) -> Any:
-        try:
-            return result.get() if hasattr(result, "get") else list(result)
-        except KeyboardInterrupt:
-            tell(
-                f"interrupted; the jobs continue. Wait again with `{LAST}.get()`, or remove "
-                f"them with `%condor_rm {LAST}`."
-            )
-            raise
+        spell(result, LAST)
+        with for_users:
+            return result.get() if isinstance(result, Result) else list(result)
 
     def _show_plan(
         self, pool: Pool, func: Any, items: list[Any], chunksize: int | None, keywords: Any

@@ -60,6 +60,7 @@ class ResultKeywords(CallKeywords, total=False):
     """Keywords of the verbs that take all their items at once."""
 
     name: str | None
+    overwrite: bool
     return_exceptions: bool
     maxtries: int
 
@@ -81,6 +82,7 @@ class PoolKeywords(CallKeywords, total=False):
 #: Default values of keywords; all others are None.
 DEFAULTS: Mapping[str, Any] = {
     "progress": "auto",
+    "overwrite": False,
     "return_exceptions": False,
     "maxtries": 5,
     "killstats": KILLSTATS,

@@ -9,6 +9,7 @@ from condorpool.interface.attach import attach
 from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
+from condorpool.interface.names import forget
 from condorpool.interface.original import Job, RemoteJob
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import AsyncResult, MapResult
@@ -109,5 +110,6 @@ __all__ = [
     "VersionSkewError",
     "add_kerberos_tokens",
     "attach",
+    "forget",
     "register_joblib",
 ]

@@ -61,6 +61,13 @@ def hand_over(path: Path) -> None:
     sweep()
 
 
+def mark(path: Path, on_exit: str) -> None:
+    """Change what is done with a directory of this process when it is handed over."""
+    for entry in registry.entries(_folder()):
+        if entry.path == path:
+            entry.write(on_exit=on_exit)
+
+
 def delete(entry: Entry) -> None:
     """Start a cleaner that removes the jobs of a directory that no process uses, and deletes it.
 

@@ -16,6 +16,7 @@ from condorpool.cleaner.registry import Entry
 from condorpool.engine import description, ownership, rules, submitdir
 from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.why import why_never
 from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
@@ -29,6 +30,9 @@ SETTLED = 1.0
 
 #: Seconds after which the cleaner gives up if it can do nothing.
 PATIENCE = 86_400.0
+
+#: Seconds, at most, between two looks at whether slots can run the waiting jobs.
+MATCH_INTERVAL = 60.0
 
 #: Attributes of a job in the queue.
 Job = Mapping[str, Any]
@@ -94,6 +98,9 @@ class Ending:
         self.waiting_since = 0.0  # when it became impossible to do anything; 0 if it is possible
         self.empty_since = 0.0  # when the queue had no more jobs
         self.renew_at = 0.0
+        self.match_at = 0.0  # when to match waiting jobs with the pool's slots
+        #: Crews whose jobs no slot could run at the last look: since when, and why.
+        self.unmatched: dict[int, tuple[float, str]] = {}
         #: Number of chunks that were posted when jobs were last submitted, by crew.
         self.posted: dict[int, int] = {}
         #: Crews with jobs that were removed because of their state (``killstats``).
@@ -138,7 +145,16 @@ class Ending:
             self.empty_since = 0.0
             self._remove(description.jobs_of(self.entry.run))
         elif self._is_settled():
-            self._clean(batches)
+            # That nobody answers for the jobs does not mean that their work is done.
+            unmade = self._unmade(batches) if waits and self.access_point is None else 0
+            if unmade:
+                calls = "1 call was" if unmade == 1 else f"{unmade:,} calls were"
+                self._keep(
+                    f"{calls} not made before their personal HTCondor ended; "
+                    "condorpool.attach() resumes them"
+                )
+            else:
+                self._clean(batches)
 
     # -- looking ------------------------------------------------------------------------
     def _is_ours(self) -> bool:
@@ -173,7 +189,7 @@ class Ending:
             self.access_point = self.entry.access_point()
         if self.access_point is None:
             return []
-        wanted = ["ClusterId", "ProcId", "JobStatus", "CondorpoolCrew"]
+        wanted = ["ClusterId", "ProcId", "JobStatus", "NumJobStarts", "CondorpoolCrew"]
         return self.access_point.query(description.jobs_of(self.entry.run), wanted)
 
     def _is_settled(self) -> bool:
@@ -188,6 +204,7 @@ class Ending:
         """Let the work finish; return whether there is more to wait for."""
         remove: set[str] = set()
         is_working = False
+        unmatched = self._unmatched(jobs)
         for number, crew in self.directory.crews().items():
             tokens = list(self.directory.tokens(number))
             self.directory.close_crew(number)
@@ -198,6 +215,7 @@ class Ending:
                 tokens,
                 rules.killstats([batch for batch in batches if batch.crew == number]),
                 may_submit=self._may_submit(number, crew, len(posted)),
+                unmatched=unmatched,
             )
             remove |= end.remove
             if end.kills:
@@ -216,6 +234,34 @@ class Ending:
             self._renew(jobs)
             self.entry.say(f"waits for jobs: {_in_words(jobs)}")
         return is_working
+
+    def _unmatched(self, jobs: Sequence[Job]) -> set[str]:
+        """Return the jobs of crews that never ran, and that no slot could run for a long time."""
+        crews: dict[int, list[Job]] = {}
+        for job in jobs:
+            crews.setdefault(job.get("CondorpoolCrew", 0), []).append(job)
+        waiting = {
+            number: [_id(job) for job in crew]
+            for number, crew in crews.items()
+            if all(_state(j) is JobState.IDLE and not j.get("NumJobStarts") for j in crew)
+        }
+        now, point = time.monotonic(), self.access_point
+        if waiting and point and now >= self.match_at:
+            self.match_at = now + min(MATCH_INTERVAL, rules.UNMATCHED_AFTER / 2)
+            fits = {number: point.fit(ids[0]) for number, ids in waiting.items()}
+            self.unmatched = {
+                number: (self.unmatched.get(number, (now, ""))[0], why_never(fit))
+                for number, fit in fits.items()
+                if fit and fit.is_hopeless
+            }
+        doomed = set()
+        for number in waiting.keys() & self.unmatched.keys():
+            since, why = self.unmatched[number]
+            self.entry.say(f"waits for a slot that can run the jobs: {why}")
+            if now - since > rules.UNMATCHED_AFTER:
+                self.entry.say(f"removes {len(waiting[number]):,} jobs: {why}")
+                doomed.update(waiting[number])
+        return doomed
 
     def _may_submit(self, number: int, crew: CrewRecord, posted: int) -> bool:
         """Return whether a crew may get more jobs: as long as fewer chunks are posted each time.
@@ -270,6 +316,24 @@ class Ending:
             self.directory.remove()
             self.entry.say("cleaned up")
             self.entry.discard()
+
+    def _unmade(self, batches: Mapping[int, BatchRecord]) -> int:
+        """Return how many calls have not been made, and were not given up."""
+        crews = self.directory.crews()
+        _, ended = self.directory.chunks()
+        return rules.unmade_calls(
+            crews,
+            batches,
+            {number: list(self.directory.tokens(number)) for number in crews},
+            {
+                (batch, first): end
+                for batch in batches
+                for first, end in self.directory.ends(batch).items()
+            },
+            ended,
+            crashed=self.history.crashed,
+            removed=self.history.removed,
+        )
 
     def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:
         """Return the chunks whose jobs failed; none if ``on_exit="delete"``."""

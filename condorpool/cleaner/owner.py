@@ -65,7 +65,8 @@ class Owner:
             return True
         if (self.boot, self.space) != (here.boot, here.space):
             return False  # if it still runs in another container, it holds the directory's lock
-        return guardian.start_time(self.pid) == self.start
+        # Zero is no start time: the owner has handed the directory over, or has ended.
+        return guardian.start_time(self.pid) == self.start != 0
 
 
 def kernel_id() -> str:

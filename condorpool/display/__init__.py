@@ -67,6 +67,14 @@ def show(calls: Calls, kind: str | None) -> Display | None:
     return refresher.add(Panel(calls, kernel))
 
 
+def watch(calls: Calls) -> None:
+    """Print a line if these calls, which are not shown, are held."""
+    if running_kernel() or sys.stderr.isatty():
+        from condorpool.display.heldnotices import held_notices  # noqa: PLC0415 - see above
+
+        held_notices.watch(calls)
+
+
 def html(shown: Iterable[Calls], title: str = "") -> str:
     """Return HTML with the progress of several results, under a title."""
     from condorpool.display import report  # noqa: PLC0415 - see above

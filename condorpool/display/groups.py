@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from condorpool.values import holds
-from condorpool.values.exceptions import JobError
+from condorpool.values.exceptions import JobError, JobRemovedError
 
 #: Reasons and messages are cut to this length: one may contain a whole standard error.
 LONGEST = 400
@@ -66,11 +66,25 @@ class Held:
 
 @dataclass(frozen=True)
 class Failed:
-    """Calls that failed alike; ``message`` is the common text of their messages."""
+    """Calls that failed or were removed alike.
+
+    Parameters
+    ----------
+    message
+        The common text of their messages.
+    call
+        The number of the first of them that became known.
+    """
 
     kind: str
     message: str
     count: int
+    call: int = 0
+
+    @property
+    def word(self) -> str:
+        """What happened to them."""
+        return "removed" if self.kind == JobRemovedError.__name__ else "failed"
 
 
 def key_of(reason: str, code: int, subcode: int) -> str:
@@ -120,19 +134,21 @@ class FailedGroups:
     def update(self, errors: Mapping[int, BaseException]) -> tuple[Failed, ...]:
         """Return the groups of all exceptions, the largest first."""
         # list() copies in one step of the interpreter, while another thread adds to the mapping.
-        known = list(errors.values())
+        known = list(errors.items())
         if len(known) < self._counted:  # failed calls are being rerun
             self._groups.clear()
             self._counted = 0
         new, self._counted = known[self._counted :], len(known)
-        for error in new:
+        for call, error in new:
             text = error.what if isinstance(error, JobError) else _first_line(error)
             kind, message = type(error).__name__, text[:LONGEST]
             key = kind, fold(message)
             if key not in self._groups and len(self._groups) >= MOST_GROUPS:
                 key, kind, message = ("", ""), "others", ""
-            before = self._groups.get(key, Failed(kind, message, 0))
-            self._groups[key] = Failed(kind, common(before.message, message), before.count + 1)
+            before = self._groups.get(key, Failed(kind, message, 0, call))
+            self._groups[key] = Failed(
+                kind, common(before.message, message), before.count + 1, before.call
+            )
         return tuple(sorted(self._groups.values(), key=lambda group: -group.count))
 
 

@@ -20,6 +20,9 @@ from condorpool.values.text import plural
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
 
+#: Seconds for which an answer waits for calls that are removed to end.
+CALLBACK_LAG = 1.0
+
 logger = logging.getLogger("condorpool")
 
 #: A page of jobs has at most this many rows.
@@ -55,9 +58,20 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
         count = calls.act(action)
         what = "jobs removed or calls taken back" if action == "remove" else f"jobs {past}"
         return {"said": f"{count:,} {what}"}
+    if order.get("idle"):
+        return _remove_waiting(calls)
     chosen = _chosen(calls, order)
     done = actions.act_on_jobs(calls.session.state, action, chosen)
     return {"said": _answer(past, done, _asked(order, len(chosen)))}
+
+
+def _remove_waiting(calls: Calls) -> dict[str, Any]:
+    """Take back the calls that no job has taken, and remove the idle jobs."""
+    before = calls.counts().removed
+    calls.take_back()
+    actions.act_on_jobs(calls.session.state, "remove", list(jobs_in(calls, "idle")), calls.batch)
+    calls.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
+    return {"said": f"removed {plural(calls.counts().removed - before, 'call')}"}
 
 
 def _release_with_memory(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,9 +114,14 @@ def _page(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
-    job = str(order["job"])
-    if not any(jobs_in(calls, ids=[job])):
-        return {"log": {"job": job, "text": "The job is no longer in the queue."}}
+    """Return what is known of a job, or of the job that made a call."""
+    job, title = str(order.get("job") or ""), "Job {}"
+    if (call := order.get("call")) is not None:
+        job, title = _job_of(calls, int(call)), f"Job {{}}, which made call {int(call):,}"
+        if not job:
+            return {"said": f"no job made call {int(call):,}"}
+    elif not any(jobs_in(calls, ids=[job])) and all(job != c.job for c in calls.chunks()):
+        return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
     directory = calls.session.directory
     found = {
         "events": directory.events([job]),
@@ -110,7 +129,14 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
         "output": directory.text(submitdir.stdout_name(job)),
     }
     texts = [f"== {name} ==\n{text[-TAIL:]}" for name, text in found.items() if text]
-    return {"log": {"job": job, "text": "\n".join(texts) or "The job has written nothing yet."}}
+    text = "\n".join(texts) or "The job has written nothing yet."
+    return {"log": {"title": title.format(job), "text": text}}
+
+
+def _job_of(calls: Calls, number: int) -> str:
+    """Return the job that last made this call, or had it when it failed; empty if none did."""
+    made = (c.job for c in reversed(calls.chunks()) if c.first <= number < c.first + c.calls)
+    return next(made, "")
 
 
 _ORDERS: dict[str, Callable[[Calls, Mapping[str, Any]], dict[str, Any]]] = {

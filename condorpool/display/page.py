@@ -14,15 +14,25 @@ from condorpool.values.events import JobState
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
 
+#: A row names at most this many parts of its calls.
+MOST_CHUNKS = 3
+
 _STATE_OF = {state.word: state for state in IN_QUEUE}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One job on a page; times in seconds, memory in MiB."""
+    """One job on a page; times in seconds, memory in MiB.
+
+    Parameters
+    ----------
+    calls
+        The numbers of the calls that it has taken and not finished, as ``3, 8-11``.
+    """
 
     id: str
     state: str
+    calls: str
     host: str
     seconds: float | None
     memory: int | None
@@ -53,13 +63,29 @@ def page(
     """Return how many jobs are in a state, and a page of them; ``now`` is in Unix time."""
     with calls.session.changed:
         chosen = list(jobs_in(calls, state))
-        return len(chosen), [_row(job, now) for job in chosen[offset : offset + count]]
+        shown = chosen[offset : offset + count]
+        taken = _taken(calls, shown)
+        return len(chosen), [_row(job, taken[job], now) for job in shown]
 
 
-def _row(job: Job, now: float) -> Row:
+def _taken(calls: Calls, jobs: Sequence[Job]) -> dict[Job, list[str]]:
+    """Return the numbers of the calls that each of the jobs has, and has not finished."""
+    taken: dict[Job, list[str]] = {job: [] for job in jobs}
+    batch = calls.batch
+    if batch is None:
+        return taken
+    for first in sorted(batch.pending.keys() & batch.holders.keys()):
+        if (job := batch.holders[first]) in taken:
+            last = batch.pending[first] - 1
+            taken[job].append(f"{first}-{last}" if last > first else str(first))
+    return taken
+
+
+def _row(job: Job, calls: Sequence[str], now: float) -> Row:
     return Row(
         id=job.id,
         state="transferring" if job.is_transferring else job.state.word,
+        calls=", ".join(calls[:MOST_CHUNKS]) + ", …" * (len(calls) > MOST_CHUNKS),
         host=job.host,
         seconds=(job.ended or now) - job.began if job.began else None,
         memory=job.memory or None,

@@ -9,10 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from condorpool.access.capacity import Capacity, probe
+from condorpool.access.capacity import INTERVAL, Capacity, probe
+from condorpool.access.lookout import fit_of
+from condorpool.display.estimate import Estimator
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Cluster
+from condorpool.engine.pace import Pace
+from condorpool.engine.staffing import Staffing
+from condorpool.engine.why import why_never
 from condorpool.values.events import JobState
 from condorpool.values.text import duration, plural
 
@@ -22,11 +27,38 @@ if TYPE_CHECKING:
 #: The states of jobs that are in the queue, in the order of a job's life.
 IN_QUEUE = tuple(state for state in JobState if not state.is_final)
 
-#: Seconds over which the rate is measured.
-WINDOW = 60.0
+# The states of jobs that can be seen from their calls.
+_SEEN = {"running", "held", "queued"}
+
+#: Seconds after which a running call is shown.
+LONG = 1.0
+
+# Remaining times, at most, and the seconds to which they are rounded up.
+_STEPS = ((60, 1), (600, 10), (3600, 60), (math.inf, 600))
 
 #: Seconds before the pool's capacity is looked up: most jobs start by then.
 LOOKUP_DELAY = 3.0
+
+
+@dataclass(frozen=True)
+class Longest:
+    """The call that has been running longest.
+
+    Parameters
+    ----------
+    seconds
+        For how long; not part of comparisons.
+    is_exact
+        Whether the number is certain: calls are not so short that jobs report only some of them.
+    """
+
+    call: int
+    seconds: float = field(compare=False)
+    is_exact: bool = True
+
+    def __str__(self) -> str:
+        call = f"call {self.call:,}" if self.is_exact else f"about call {self.call:,}"
+        return f"{duration(self.seconds)}: {call}"
 
 
 @dataclass(frozen=True)
@@ -48,10 +80,14 @@ class Progress:
         Seconds since the calls were posted, until the last one ended; they do not count when two
         of these are compared.
     rate, eta
-        Calls per second in the last minute, and the remaining seconds at that rate; None if
-        not known.
+        Calls per second lately, and the seconds until the last call ends; None if not known.
+    longest
+        The call that has been running longest; None if not known, or if that is not long.
     note
         What the calls are waiting for, in a sentence for users.
+    never
+        Why no slot of the pool can run the jobs, in a sentence; empty if one can, or if that is
+        not known.
     """
 
     name: str
@@ -61,11 +97,13 @@ class Progress:
     limit: int
     rate: float | None
     eta: float | None
+    longest: Longest | None
     held: tuple[Held, ...]
     failures: tuple[Failed, ...]
     note: str
     ended: bool
     elapsed: float = field(compare=False)
+    never: str = ""
 
     @property
     def shares(self) -> dict[str, int]:
@@ -75,13 +113,14 @@ class Progress:
     @property
     def summary(self) -> str:
         """One line on how far the calls are."""
-        parts = [self.counts.summary]
+        parts = self.counts.parts
+        if self.longest:
+            running = f"{self.counts.running:,} running"
+            most = "the longest " if self.counts.running > 1 else ""
+            parts[parts.index(running)] = f"{running} ({most}{self.longest})"
         if not self.ended:
-            # What the others do can be seen from their calls.
-            waiting = (
-                (n, word) for word, n in self.jobs.items() if word not in ("running", "held")
-            )
-            parts += [f"{plural(n, 'job')} {word}" for n, word in waiting]
+            others = (each for each in self.jobs.items() if each[0] not in _SEEN)
+            parts += [f"{plural(n, 'job')} {word}" for word, n in others]
         return ", ".join([*parts, duration(self.elapsed)])
 
 
@@ -96,7 +135,7 @@ class Meter:
         self._calls = calls
         self._clock = clock
         self._begun = clock()
-        self._past = collections.deque([(self._begun, calls.ended)])
+        self._estimator = Estimator()
         self._held = HeldGroups()
         self._failures = FailedGroups()
 
@@ -106,59 +145,53 @@ class Meter:
         calls.refresh()
         failures = self._failures.update(calls.errors)
         with session.changed:
-            counts = calls.counts()
+            counts, pace = calls.counts(), calls.pace()
             is_over = calls.is_ready or session.is_closed
             unreachable = session.state.unreachable
             unreachable_since = unreachable[1] if unreachable else None
             batch = calls.batch
+            is_open = batch is not None and batch.is_open
             crew = batch.crew if batch else None
             clusters = list(crew.clusters) if crew and not is_over else []
             jobs = _count_jobs(clusters)
             away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
-        ended, now = counts.ended, self._clock()
-        rate, eta = self._speed(ended, counts.total, is_moving="running" in jobs)
-        capacity = None
+            waiting = crew.waiting_job if crew and not is_over else None
+        now = self._clock()
+        rate, eta = self._estimator.update(now, counts, pace, is_whole=not is_open)
+        capacity, never = None, ""
         if "idle" in jobs and now - self._begun > LOOKUP_DELAY and not is_over:
             capacity = probe(session.access_point.collector_address).read()
+            fit = fit_of(session.access_point, waiting.id) if waiting else None
+            never = f"These calls cannot run: {why}." if fit and (why := why_never(fit)) else ""
         return Progress(
             name=calls.name,
             counts=counts,
             jobs=jobs,
             hosts=len(hosts),
             limit=crew.limit if crew else 0,
-            rate=None if is_over else rate,
-            eta=None if is_over else eta,
+            # Rounded, as each change is sent to the front end.
+            rate=float(f"{rate:.2g}") if rate and not is_over else None,
+            eta=_round_time(eta) if eta and not is_over else None,
+            longest=_longest(counts, pace) if not is_over else None,
             held=self._held.update(reasons),
             failures=failures,
             note=""
-            if is_over
+            if is_over or never
             else _note(
                 jobs,
                 away,
                 stuck=stuck,
-                ended=ended,
+                ended=counts.ended,
                 unreachable=unreachable_since and now - unreachable_since,
                 capacity=capacity,
+                has_made_room=Staffing.made_room(INTERVAL),
             ),
             ended=is_over,
             elapsed=calls.elapsed,
+            never=never,
         )
-
-    def _speed(
-        self, ended: int, calls: int, *, is_moving: bool
-    ) -> tuple[float | None, float | None]:
-        now = self._clock()
-        self._past.append((now, ended))
-        while len(self._past) > 2 and self._past[1][0] < now - WINDOW:
-            self._past.popleft()
-        since, before = self._past[0]
-        rate = (ended - before) / (now - since) if now > since else 0.0
-        if not rate or not is_moving:
-            return None, None
-        # Rounded, as each change is sent to the front end.
-        return float(f"{rate:.2g}"), _round_time((calls - ended) / rate)
 
 
 def _count_jobs(clusters: Sequence[Cluster]) -> dict[str, int]:
@@ -188,8 +221,19 @@ def _survey(
     return hosts, reasons
 
 
+def _longest(counts: CallCounts, pace: Pace) -> Longest | None:
+    """Return the call that has been running longest, if it is one that others do not overtake."""
+    call = pace.longest
+    seconds = pace.time - call.began if call else 0.0
+    least = max(LONG, pace.silence) if pace.silence < math.inf else LONG
+    if not call or not counts.running or seconds < least:
+        return None
+    return Longest(call.number, seconds, pace.is_exact(call))
+
+
 def _round_time(seconds: float) -> float:
-    step = 10 ** max(0, math.floor(math.log10(max(1, seconds))) - 1)
+    """Round up a time: more digits than these are not known, and would change all the time."""
+    step = next(step for most, step in _STEPS if seconds <= most)
     return float(math.ceil(seconds / step) * step)
 
 
@@ -210,6 +254,7 @@ def _note(
     ended: int,
     unreachable: float | None,
     capacity: Capacity | None,
+    has_made_room: bool,
 ) -> str:
     if unreachable is not None:
         return f"The access point has not answered for {unreachable:.0f} s; its jobs continue."
@@ -219,19 +264,23 @@ def _note(
         are = "1 job is" if away == 1 else f"{away:,} jobs are"
         return f"{are} disconnected; HTCondor is trying to reconnect."
     if capacity and "transferring" not in jobs:
-        return _wait_for_slots(jobs["idle"], capacity)
+        return _wait_for_slots(jobs["idle"], capacity, has_made_room=has_made_room)
     if ended and "running" in jobs:
         return ""
     waits = (text for word, text in _WAITS.items() if word in jobs)
     return next(waits, "Jobs are being submitted.")
 
 
-def _wait_for_slots(idle: int, capacity: Capacity) -> str:
+def _wait_for_slots(idle: int, capacity: Capacity, *, has_made_room: bool = False) -> str:
     jobs = "1 job is waiting" if idle == 1 else f"{idle:,} jobs are waiting"
-    is_full = capacity.cpus > 0 and not capacity.free
+    if not capacity.cpus:
+        return f"{jobs} for slots: the HTCondor pool has none now. They start when some appear."
+    is_full = not capacity.free
     free = f"{capacity.free:,} of the pool's {capacity.cpus:,} CPUs are free"
     if is_full:
         free = f"all {capacity.cpus:,} CPUs of the pool are in use"
+        if has_made_room:  # the capacity may be from before
+            free = "your jobs that were waiting for calls are leaving theirs"
     seconds = capacity.until_negotiation(time.time())
     then = "" if is_full else "; a job's analyze() says why it gets none of them"
     if seconds is not None:

@@ -45,8 +45,8 @@ class Refresher:
 
     @property
     def count(self) -> int:
-        """The number of open displays."""
-        return len(self._entries)
+        """The number of open displays, without what prints only notices."""
+        return sum(hasattr(display, "has_viewer") for display, _ in self._entries)
 
     def add(self, display: D) -> D:
         """Refresh a display from now on, first after an interval; return it."""
@@ -87,7 +87,9 @@ class Refresher:
                     ended.append(entry)
                     del due[id(display)]
             with uninterrupted, self._lock:
-                self._entries = [entry for entry in self._entries if entry not in ended]
+                # By identity: the same object may have been added again meanwhile.
+                gone = set(map(id, ended))
+                self._entries = [entry for entry in self._entries if id(entry) not in gone]
 
 
 refresher = Refresher()

@@ -40,10 +40,12 @@ def render(progress: Progress, hint: str = "", chunks: Sequence[Chunk] = ()) -> 
         _bar(progress),
     ]
     text = [f"{progress.name}: {summary}"]
-    groups = [(f"{f.count:,} failed", f"{f.kind}: {f.message}") for f in progress.failures]
+    groups = [(f"{f.count:,} {f.word}", f"{f.kind}: {f.message}") for f in progress.failures]
     groups += [
         (f"{h.count:,} held", f"{h.reason} (hold code {h.code}.{h.subcode})") for h in progress.held
     ]
+    if progress.never:
+        groups.append(("waiting", progress.never))
     if groups:
         rows = "".join(
             f'<tr><td style="white-space: nowrap; vertical-align: top">{escape(what)}</td>'

@@ -41,6 +41,7 @@ class TextBar:
         self._next = time.monotonic() + DELAY
         self._shown = ""
         self._is_closed = False
+        self._has_warned = False  # that no slot can run the jobs
 
     def refresh(self) -> bool:
         """Write the line if it has changed and is due; return whether there will be more."""
@@ -58,6 +59,9 @@ class TextBar:
             elif progress.ended or now >= self._next:
                 self._next = now + (0.0 if self._is_live else LINE_INTERVAL)
                 self._is_closed = progress.ended
+                if progress.never and not self._has_warned:
+                    self._has_warned = True
+                    self._stream.write(f"{chr(10) * self._is_live}condorpool: {progress.never}\n")
                 self._write(line(progress))
             if self._is_closed:
                 del self._meter  # must not keep the calls' values alive

@@ -37,8 +37,18 @@ HEARTBEAT = 5.0
 #: Seconds that a front end has to report that it shows the widget.
 REPORT_TIMEOUT = 5.0
 
+#: Seconds between two updates of the HTML that stands in for the widget.
+FALLBACK_INTERVAL = 10.0
+
 #: Widgets of ended calls that are kept, at most: reloaded pages still find them.
 MOST_ENDED = 20
+
+#: Hides what front ends show in place of a widget that they have not found, or not yet: the
+#: HTML before it says more.  The outputs of widgets are those without a MIME type.
+_HIDE_MISSING = """
+.jp-OutputArea-child:has(.{mark}) + .jp-OutputArea-child:not(:has(.condorpool)):has(
+> .jp-OutputArea-output:not([data-mime-type])) {{ display: none }}
+"""
 
 _ended: collections.deque[JobWidget] = collections.deque()
 
@@ -50,12 +60,18 @@ class JobWidget(anywidget.AnyWidget):
     _css = Path(__file__).with_name("widget.css")
 
     state = traitlets.Dict().tag(sync=True)
+    report = traitlets.Dict().tag(sync=True)
+    fallback = traitlets.Unicode().tag(sync=True)
     heartbeat = traitlets.Float(HEARTBEAT).tag(sync=True)
     beat = traitlets.Int().tag(sync=True)
 
 
 class Panel:
     """A widget for some calls, replaced by static HTML when all have ended.
+
+    There are two outputs.  The first is HTML with the progress some seconds ago, for notebooks
+    that are opened later and front ends without widgets; while the second, the widget, is
+    shown, its style hides the first.  At the end the first is the report, the second is empty.
 
     Until `close`, only the refresher's thread changes the widget.
     """
@@ -70,7 +86,10 @@ class Panel:
         self._lock = threading.Lock()
         self._begun = time.monotonic()
         self._widget: JobWidget | None = None
+        self._fallback: Any = None
         self._handle: Any = None
+        self._mark = ""  # the class of the first output's HTML
+        self._fallback_due = 0.0
         self._shown: Progress | None = None
         self._last_beat = 0.0
         self._is_visible = False
@@ -106,6 +125,8 @@ class Panel:
             with self._widget.hold_sync():
                 self._widget.state = self._state(progress)
                 self._widget.beat += 1
+            if now >= self._fallback_due:
+                self._fallback.update(self._snapshot(progress), raw=True)
         return True
 
     def close(self) -> None:
@@ -117,13 +138,29 @@ class Panel:
     def _open(self, progress: Progress) -> None:
         self._last_beat, self._shown = time.monotonic(), progress
         self._widget = JobWidget(state=self._state(progress))
+        self._mark = self._widget.fallback = f"cp-{self._widget.model_id}"
         self._widget.on_msg(self._handle_order)
         self._clicks.take(self._widget.comm)
+        self._fallback, self._handle = DisplayHandle(), DisplayHandle()
+        self._fallback.display(self._snapshot(progress), raw=True)
         bundle, metadata = cast("Any", self._widget._repr_mimebundle_())
-        # The text is for front ends without widgets, and for notebooks saved before the end.
-        bundle = {**bundle, **report.render(progress)}
-        self._handle = DisplayHandle()
-        self._handle.display(bundle, metadata=metadata, raw=True)
+        # Other texts would be shown where the widget is not, under the same text.
+        view = {kind: data for kind, data in bundle.items() if "widget" in kind}
+        self._handle.display({**view, "text/plain": ""}, metadata=metadata, raw=True)
+
+    def _snapshot(self, progress: Progress) -> dict[str, str]:
+        """Return what stands in for the widget where it cannot be shown."""
+        self._fallback_due = time.monotonic() + FALLBACK_INTERVAL
+        hint = (
+            f"As of {time.strftime('%H:%M:%S')}. If the kernel has ended since then, "
+            f"%condor_attach {progress.name} resumes the calls."
+        )
+        return self._marked(report.render(progress, hint), _HIDE_MISSING.format(mark=self._mark))
+
+    def _marked(self, bundle: dict[str, str], style: str = "") -> dict[str, str]:
+        """Return a bundle whose HTML is hidden while the widget is shown."""
+        html = f'<div class="{self._mark}">{bundle["text/html"]}</div>'
+        return {**bundle, "text/html": f"<style>{style}</style>{html}" if style else html}
 
     def _end(self, progress: Progress | None) -> None:
         self._is_closed = True
@@ -135,10 +172,11 @@ class Panel:
         del self._meter
         if self._widget is None or progress is None:
             return
-        # A reloaded page does not receive the update of the output, only this state.
-        self._widget.state = self._state(progress)
         bundle = report.render(progress, chunks=chunks)
-        self._handle.update(bundle, raw=True)
+        # A reloaded page does not receive the updates of the outputs, only this.
+        self._widget.report = bundle
+        self._fallback.update(self._marked(bundle), raw=True)
+        self._handle.update({"text/plain": ""}, raw=True)
         self._clicks.drop(self._widget.comm)
         _ended.append(self._widget)
         if len(_ended) > MOST_ENDED:

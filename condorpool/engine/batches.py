@@ -8,12 +8,16 @@ from typing import NamedTuple
 from condorpool.engine.deliveries import Lane
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import MOVING, Crew, Job
+from condorpool.engine.pace import RunningCall
 from condorpool.engine.payload import Outcome
 from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobError, JobHeldError
 from condorpool.values.guards import guarded
 from condorpool.values.holds import cure
+
+#: The states of jobs of a plain crew that have a chunk which other jobs need not make.
+_HAS_BEGUN = {JobState.RUNNING, JobState.SUSPENDED, JobState.HELD}
 
 #: Takes a chunk's first call, its end, its outcome and its job; returns what to run once
 #: the chunk counts as delivered.
@@ -38,6 +42,8 @@ class Made(NamedTuple):
         The runner, and which of its runs: what it made in an earlier one is lost.
     calls, failed
         How many calls it has made, and how many of these failed.
+    seconds
+        How long these calls took.
     since
         When it began the call that it is making, in seconds since 1970.
     """
@@ -46,6 +52,7 @@ class Made(NamedTuple):
     run: int
     calls: int
     failed: int
+    seconds: float
     since: float
 
 
@@ -171,20 +178,24 @@ class Batch:
         """How far the chunks are that have not finished."""
         if self.crew.count(JobState.HELD) and self.is_stuck:
             return UnderWay(held=self.calls_pending)
-        made = failed = running = held = 0
-        known = self.pending.keys() & self.holders.keys()
-        for first in known:
-            state, calls = self.holders[first].state, self.pending[first] - first
-            if state is JobState.HELD:
+        made = failed = held = 0
+        busy = (
+            set()
+        )  # a runner may have taken its next chunk before the outcome of the last is read
+        for first in self.pending.keys() & self.holders.keys():
+            job, calls = self.holders[first], self.pending[first] - first
+            if job.state is JobState.HELD:
                 held += calls
-            elif state in (JobState.RUNNING, JobState.SUSPENDED):
+            elif job.state in (JobState.RUNNING, JobState.SUSPENDED):
                 report = self._report(first)
                 ready = min(report.calls, calls) if report else 0
                 made += ready
                 failed += min(report.failed, ready) if report else 0
-                running += state is JobState.RUNNING and ready < calls
+                if job.state is JobState.RUNNING and ready < calls:
+                    busy.add(job)
+        running = len(busy)
         if self.crew.is_resident:
-            running += min(len(self.pending) - len(known), self._spare_runners)
+            running += min(self.untaken, self._spare_runners)
         return UnderWay(made - failed, failed, running, held)
 
     def _report(self, first: int) -> Made | None:
@@ -194,23 +205,35 @@ class Batch:
         return report if is_valid else None
 
     @property
-    def longest(self) -> tuple[int, float] | None:
-        """The call that has been running longest, of those known, and since when.
+    def reports(self) -> list[Made]:
+        """What running jobs have reported of chunks that have not finished."""
+        known = (self._report(first) for first in self.pending.keys() & self.made.keys())
+        return [report for report in known if report]
 
-        It has the number in the batch and seconds since 1970; it is known of a runner that took the chunk
-        or reported, and of a job that makes a single call.
-        """
+    @property
+    def running(self) -> list[RunningCall]:
+        """The calls that running jobs are making, of the jobs of which that is known."""
         calls = []
         for first in self.pending.keys() & self.holders.keys():
-            job, size = self.holders[first], self.pending[first] - first
+            job, left = self.holders[first], self.pending[first] - first
             if job.state is not JobState.RUNNING:
                 continue
-            if (report := self._report(first)) and report.calls < size:
-                calls.append((report.since, first + report.calls))
-            elif not self.crew.is_resident and size == 1 and job.began:
-                calls.append((float(job.began), first))
-        since, number = min(calls, default=(0.0, 0))
-        return (number, since) if since else None
+            if report := self._report(first):
+                if report.calls < left:
+                    number = first + report.calls
+                    calls.append(RunningCall(number, report.since, left - report.calls))
+            elif not self.crew.is_resident and job.began:
+                calls.append(RunningCall(first, float(job.began), left))
+        return calls
+
+    @property
+    def untaken(self) -> int:
+        """How many chunks no job is known to make, or to have made in part."""
+        known = self.pending.keys() & self.holders.keys()
+        if not self.crew.is_resident:  # every chunk has a job, which may not run yet
+            states = (self.holders[first].state for first in known)
+            return len(self.pending) - sum(map(_HAS_BEGUN.__contains__, states))
+        return len(self.pending) - len(known)
 
     @property
     def _spare_runners(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 import logging
 import math
 import sys
@@ -23,9 +24,12 @@ from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
-from condorpool.engine.payload import Call, Outcome, name_of
+from condorpool.engine.pace import Pace
+from condorpool.engine.payload import Call, Outcome, expression, name_of, read_item
 from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
+from condorpool.engine.submitdir import chunk_name
+from condorpool.runner.names import report_interval
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -34,6 +38,7 @@ from condorpool.values.exceptions import (
     UnsubmittedError,
 )
 from condorpool.values.locks import uninterrupted
+from condorpool.values.text import one_line
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,6 +47,9 @@ logger = logging.getLogger("condorpool")
 
 #: Seconds for which a wait lets the callbacks of other calls delay its own.
 CALLBACK_LAG = 1.0
+
+#: How many of the latest chunks say how long a call takes.
+LATELY = 100
 
 
 class Calls:
@@ -118,14 +126,19 @@ class Calls:
         if self.batch and not self.batch.is_done:
             self.session.state.refresh_made(self.batch.crew)
 
-    @property
-    def longest(self) -> tuple[int, float] | None:
-        """The call that has been running longest, as its number and the seconds; None if unknown."""
-        if self.batch is None:
-            return None
+    def pace(self) -> Pace:
+        """Return how quickly calls are made, as of the last `refresh`."""
+        now, batch = time.time(), self.batch
+        if batch is None:
+            return Pace(None, (), 0, math.inf, now)
         with self.session.changed:
-            longest = self.batch.longest
-        return (longest[0], max(0.0, time.time() - longest[1])) if longest else None
+            ended = itertools.islice(reversed(self.records), LATELY)
+            made = [(c.calls, c.seconds) for c in ended if c.seconds is not None]
+            made += [(report.calls, report.seconds) for report in batch.reports]
+            calls, seconds = (sum(each) for each in zip(*made, strict=True)) if made else (0, 0.0)
+            running, untaken, crew = batch.running, batch.untaken, batch.crew
+        silence = report_interval(crew.limit) if crew.is_resident else math.inf
+        return Pace(seconds / calls if calls else None, running, untaken, silence, now)
 
     @property
     def posted_at(self) -> float:
@@ -307,6 +320,9 @@ class GatheredCalls(Calls):
         self.digest = digest
         self.values: list[Any] = [None] * size
         self.missing = size
+        #: How many threads wait for single calls; `deliver` wakes them.
+        self.watchers = 0
+        self._arrived = bytearray(size)  # 1 for each call whose outcome is here
         #: Keeps them for the user until the user has the values.
         self.keeper: Keeper | None = None
         self._is_ready = False
@@ -416,6 +432,8 @@ class GatheredCalls(Calls):
                 with self.session.changed:
                     self.errors, self.removed, self._is_ready, self._ended_at = before
                     self.missing = 0
+                    for number in numbers:
+                        self._arrived[number] = 1
                     self.session.changed.notify_all()
                 raise
         return len(numbers)
@@ -434,6 +452,7 @@ class GatheredCalls(Calls):
         """Drop the errors of calls that are made again; count ``missing`` as not ended."""
         for number in rerun:
             self.errors.pop(number, None)
+            self._arrived[number] = 0
         self.removed, self._ended_at = 0, 0.0  # all calls with errors are made again
         self.missing, self._is_ready = missing, False
 
@@ -473,7 +492,14 @@ class GatheredCalls(Calls):
             self.errors.update(errors)
             self.removed += len(errors) if isinstance(result, JobRemovedError) else 0
             self.missing -= len(numbers)
+            if outdated:
+                for number in numbers:
+                    self._arrived[number] = 1
+            else:
+                self._arrived[first:end] = b"\1" * (end - first)
             is_last = bool(numbers) and not self.missing
+            if self.watchers:
+                self.session.changed.notify_all()
         return self._finish() if is_last and not self._rerun_failed() else None
 
     def _rerun_failed(self) -> bool:
@@ -583,11 +609,53 @@ class GatheredCalls(Calls):
             self._events.append((asyncio.get_running_loop(), event))
         return event
 
+    @property
+    def raises(self) -> bool:
+        """Whether a failed call raises its exception, which otherwise is returned like a value."""
+        return not self._return_exceptions
+
     def error(self) -> BaseException | None:
         """Return the error to raise instead of returning `value`: the first in call order."""
         if self._return_exceptions or not self.errors:
             return None
         return self.errors[min(self.errors)]
+
+    def has_ended(self, number: int) -> bool:
+        """Return, under the lock, whether a call has ended and is not about to be made again."""
+        return bool(self._arrived[number]) and not (self._reruns and number in self.errors)
+
+    def outcome(self, number: int) -> Any:
+        """Return what a call that has ended returned, or its exception."""
+        return self.errors.get(number, self.values[number])
+
+    def filled(self, missing: Any) -> list[Any]:
+        """Return the value of each call; ``missing`` for those that have none, or none yet."""
+        with self.session.changed:
+            if not self.missing and not self.errors:
+                return list(self.values)
+            return [
+                value if has_arrived and number not in self.errors else missing
+                for number, (value, has_arrived) in enumerate(
+                    zip(self.values, self._arrived, strict=True)
+                )
+            ]
+
+    def expression(self, number: int) -> str:
+        """Return a call as it could be written, such as ``f(1, 'x')``; empty if that is not known.
+
+        This reads its arguments from the disk, and runs their own code.
+        """
+        if (batch := self._first) is None:
+            return ""
+        try:
+            origin = max(first for first in batch.origins if first <= number)
+            path = self.session.directory / chunk_name(batch.number, origin)
+            item = read_item(path, number - origin)
+            return one_line(expression(batch.record.title, batch.record.style, item))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - they may be deleted, and their code may raise anything
+            return ""
 
     def value(self) -> Any:
         """Return the value of a single call, or the list of all."""

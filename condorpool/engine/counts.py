@@ -56,12 +56,15 @@ class CallCounts(NamedTuple):
         }
 
     @property
+    def parts(self) -> list[str]:
+        """What `summary` says, state by state."""
+        others = [f"{n:,} {word}" for word, n in self.shown.items() if word != "done"]
+        return [f"{self.done:,} of {plural(self.total, 'call')} done", *others]
+
+    @property
     def summary(self) -> str:
         """How far the calls are: ``3 of 10 calls done, 1 failed, 2 running, 4 waiting``."""
-        of = f"{self.done:,} of {plural(self.total, 'call')} done"
-        return ", ".join(
-            [of, *(f"{n:,} {word}" for word, n in self.shown.items() if word != "done")]
-        )
+        return ", ".join(self.parts)
 
     def __str__(self) -> str:
         return ", ".join(f"{count:,} {word}" for word, count in self.shown.items())

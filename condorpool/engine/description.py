@@ -19,6 +19,7 @@ from condorpool.engine import submitdir as names
 from condorpool.runner.container import PYTHON
 from condorpool.runner.names import PROGRAM
 from condorpool.values.events import KILLSTATS
+from condorpool.values.exceptions import SubmitError
 
 #: The most jobs that are in the queue at once when the user sets no limit.  With ten times as
 #: many, each query of the access point takes a second.
@@ -145,9 +146,28 @@ def _literal(text: str) -> str:
 
 
 def title(name: str) -> str:
-    """Return a name as HTCondor shows it: none of it is read as a macro."""
+    """Return a name as HTCondor shows it, on one line: none of it is read as a macro."""
+    name = "".join(char if char.isprintable() else " " for char in name)
     # $$ cannot be quoted, and a backslash at the end would continue on the next line.
-    return _literal(re.sub(r"\$+", "$", name).rstrip("\\")) or "calls"
+    return _literal(re.sub(r"\$+", "$", name).rstrip("\\ ")) or "calls"
+
+
+def _is_line(text: str) -> bool:
+    """Return whether a submit description can contain this text, as a part of one line."""
+    # Surrogates stand for bytes that are not UTF-8, which the bindings refuse.
+    return not re.search("[\0\n\r\ud800-\udfff]", text)
+
+
+def _on_lines(description: dict[str, str]) -> dict[str, str]:
+    """Return a description after checking that each of its commands fits on one line."""
+    for key, value in description.items():
+        if not _is_line(key + value):
+            raise SubmitError(
+                f"the submit command {key} would have a line break, or bytes that are not UTF-8: "
+                f"{value!r}. A submit description has one line for each command. Change the "
+                "path, name or option that contains them. Nothing was submitted."
+            )
+    return description
 
 
 # Placeholders for what differs between the jobs of a cluster; no path contains a NUL.
@@ -170,7 +190,8 @@ def _environment(run: str) -> str:
     words = [
         f"{name}='" + known[name].replace("'", "''") + "'"
         for name in BEFORE_PYTHON
-        if name in known and "\n" not in known[name]
+        # Others are set by the runner, from the pool's private file.
+        if name in known and _is_line(known[name])
     ]
     return '"' + _literal(" ".join(words).replace('"', '""')) + '"'
 
@@ -280,7 +301,7 @@ def build(
         description[name] = f"{description[name]}, {value}" if extends else value
         if name == "periodic_remove" and lease:
             description[name] = f"({value}) || ({_OUT_OF_LEASE.format(round(lease))})"
-    return description
+    return _on_lines(description)
 
 
 def jobs_of(run: str) -> str:

@@ -64,7 +64,7 @@ _CALLED_HOW = (
 
 
 def fingerprint(func: Any, style: str, items: Sequence[Any]) -> str:
-    """Return a text that is equal for equal calls of a function.
+    """Return a text that is equal for equal calls of a function; see `differences`.
 
     Parameters
     ----------
@@ -72,11 +72,19 @@ def fingerprint(func: Any, style: str, items: Sequence[Any]) -> str:
         How the items are passed to it.
     """
     try:
-        walk = _Walk()
-        return _hash(style, walk.digest(func), walk.digest(list(items)))
+        return "-".join(_Walk().parts(func, style, items))
     except RecursionError:
-        walk = _Walk(by_value=False)
-        return _hash(style, walk.digest(func), walk.digest(list(items)))
+        return "-".join(_Walk(by_value=False).parts(func, style, items))
+
+
+def differences(one: str, other: str) -> str:
+    """Return in what the calls of two fingerprints differ, in words; empty if that is not known."""
+    parts = [text.split("-") for text in (one, other)]
+    if any(len(part) != 3 for part in parts):
+        return ""  # of another version
+    own, used, items = (a != b for a, b in zip(*parts, strict=True))
+    what = ["the function"] if own else ["a function, class or global that it uses"] * used
+    return " and ".join([*what, *["the items"] * items])
 
 
 def _hash(*parts: str) -> str:
@@ -98,6 +106,13 @@ class _Walk:
         self._digests: dict[int, str] = {}
         self._idle: list[_Pickler] = []  # to be used again: making one takes time
         self._kept: list[object] = []  # so that no other object gets the id of one
+
+    def parts(self, func: Any, style: str, items: Sequence[Any]) -> tuple[str, str, str]:
+        """Return digests of a function's own code, of the function with all it uses, of the items."""
+        inner = getattr(func, "__wrapped__", func)
+        is_plain = isinstance(inner, FunctionType)
+        own = _hash(*self._code(inner.__code__)) if is_plain else self.digest(func)
+        return own[:16], _hash(style, self.digest(func)), self.digest(list(items))
 
     def digest(self, value: object) -> str:
         """Return the digest of a value."""

@@ -9,6 +9,7 @@ import os
 import pickle
 import platform
 import py_compile
+import re
 import sys
 import tempfile
 import zipfile
@@ -36,7 +37,7 @@ from condorpool.values.exceptions import (
     TaskTimeoutError,
     in_place_of,
 )
-from condorpool.values.text import one_line
+from condorpool.values.text import one_line, short
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
 Style = Literal["map", "starmap", "apply"]
@@ -46,8 +47,14 @@ T = TypeVar("T")
 #: Bytes of notebook cells that are sent, at most; the latest come first.
 MAX_SOURCES = 200_000
 
+#: Bytes of the largest file of arguments that is read to name the item of a failed call.
+MAX_ITEMS_READ = 1 << 24
+
 # Characters of an error's text that are quoted.
 _MAX_WHY = 500
+
+# The file of a frame in a traceback.
+_PLACE = re.compile(r'(?<=^  )(File "(.+)")(?=, line \d+)', re.MULTILINE)
 
 # Variables with these prefixes are for the kernel only.
 _KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
@@ -87,7 +94,10 @@ class RemoteTraceback(multiprocessing.pool.RemoteTraceback):  # type: ignore[nam
         self.tb = text
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.tb}"""'
+        # Python 3.10 does not print notes.
+        notes = getattr(self, "__notes__", ()) if sys.version_info < (3, 11) else ()
+        text = _PLACE.sub(lambda found: cell_of(found[2]) or found[1], self.tb)
+        return "\n".join([f'\n"""\n{text}"""', *notes])
 
 
 @dataclass(frozen=True)
@@ -274,6 +284,21 @@ def end_of(path: Path) -> int:
     return int(container.read_about(str(path))["end"])
 
 
+def read_item(path: Path, index: int) -> Any:
+    """Return one of the items in the file of a chunk; raise ValueError if the file is large."""
+    if path.stat().st_size > MAX_ITEMS_READ:
+        raise ValueError("it would take long to read the file")
+    return container.loads(container.read(str(path))[1])[index]
+
+
+def expression(name: str, style: Style, item: Any) -> str:
+    """Return a call as it could be written, with short forms of long arguments."""
+    args, kwargs = item if style == "apply" else (item if style == "starmap" else (item,), {})
+    given = [short(value) for value in args]
+    given += [f"{key}={short(value)}" for key, value in kwargs.items()]
+    return f"{name}({', '.join(given)})"
+
+
 def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
     """Read the initializer that the jobs of a crew share, and its arguments."""
     loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
@@ -433,6 +458,14 @@ def number_of_cell() -> int:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return int(shell.execution_count) if shell else 0
+
+
+def cell_of(file: str) -> str:
+    """Return the notebook's name for the cell with this file name, as ``Cell In[3]``; else empty."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    name_of_code = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    return " ".join(name_of_code(file) or ()) if name_of_code else ""
 
 
 def sources_of_cells() -> dict[str, str]:

@@ -161,14 +161,10 @@ class SessionState:
                     continue
                 known.holders[first] = job
                 # What it reported before it was evicted does not count: it begins again.
-                is_current = each.reported >= job.began
-                known.made[first] = Made(
-                    job,
-                    job.attempts,
-                    each.made if is_current else 0,
-                    each.failed if is_current else 0,
-                    max(each.since, job.began),
-                )
+                made = each.made, each.failed, each.seconds
+                if each.reported < job.began:
+                    made = 0, 0, 0.0
+                known.made[first] = Made(job, job.attempts, *made, max(each.since, job.began))
 
     def put_back(self, job: Job, token: Token) -> None:
         """Put back a chunk that this job has taken, so that another can take it."""
@@ -239,7 +235,7 @@ class SessionState:
             end = batch.pending.pop(first)
             batch.delivering += 1
             if isinstance(result, payload.Report):
-                batch.crew.replaced = 0  # its jobs work
+                batch.crew.replaced, batch.crew.has_worked = 0, True  # its jobs work
             if isinstance(result, JobError) or result.has_failures:
                 batch.has_failures = not batch.streams
             if isinstance(result, JobFailedError):

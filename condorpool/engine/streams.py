@@ -64,7 +64,7 @@ class StreamedCalls(Calls):
         iterator = iter(iterable)
         self._session = session
         self._is_endless = _is_endless(iterator)
-        self._ordered = ordered
+        self.is_ordered = ordered
         self._ended = self._failed = 0
         self._last_end = 0.0
         self._waiting: deque[Any] = deque()
@@ -159,7 +159,7 @@ class StreamedCalls(Calls):
             self._failed += 0 if is_removed else len(errors)
             self._ended += end - first
             self._last_end = time.time()
-            if not self._ordered:
+            if not self.is_ordered:
                 self._waiting.extend(values)
             else:
                 self._early[first] = values

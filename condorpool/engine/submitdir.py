@@ -69,8 +69,8 @@ stdout_name = "job-{}.out".format
 #: The standard error of a job, by its id.
 stderr_name = "job-{}.err".format
 
-# Batch, first call, calls made, and failed ones.
-_REPORT = re.compile(rb"(\d+) (\d+) (\d+) (\d+)\n")
+# Batch, first call, calls made, failed ones, and the seconds that they took.
+_REPORT = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+\.\d+)\n")
 
 R = TypeVar("R", bound=Record)
 
@@ -120,8 +120,8 @@ class Taken(NamedTuple):
         When it began the call that it is making, in seconds since 1970.
     reported
         When it reported how many calls it has made; 0 if it did not.
-    made, failed
-        How many calls it has made, and how many of these failed.
+    made, failed, seconds
+        How many calls it has made, how many of these failed, and how long they took.
     """
 
     token: Token
@@ -129,6 +129,13 @@ class Taken(NamedTuple):
     reported: float = 0.0
     made: int = 0
     failed: int = 0
+    seconds: float = 0.0
+
+
+def program() -> str:
+    """Return the path of the script that this process runs, or its name if it has none."""
+    name = sys.argv[0] if sys.argv else ""
+    return os.path.abspath(name) if os.path.isfile(name) else name  # noqa: PTH100, PTH113
 
 
 class SubmitDir:
@@ -169,7 +176,7 @@ class SubmitDir:
             host=socket.gethostname(),
             pid=os.getpid(),
             created=time.time(),
-            program=sys.argv[0],
+            program=program(),
             lease=lease,
             queue=queue,
             kernel=kernel,
@@ -378,7 +385,8 @@ class SubmitDir:
         if not report or (int(report[1]), int(report[2])) != taken.token[:2]:
             return taken
         since = max(taken.since, time)  # it was split after the report
-        return Taken(taken.token, since, time, int(report[3]), int(report[4]))
+        made, failed, seconds = int(report[3]), int(report[4]), float(report[5])
+        return Taken(taken.token, since, time, made, failed, seconds)
 
     def taken_by(self, crew: int, job: str) -> list[Token]:
         """Return the tokens of the chunks that a job has taken and not finished."""

@@ -8,7 +8,7 @@ from typing import Any
 from condorpool.cleaner.owner import notebook_path
 from condorpool.engine.submitdir import run_of
 from condorpool.interface.leftovers import leftovers
-from condorpool.interface.openpools import open_pools
+from condorpool.interface.openpools import open_pools, workloads
 from condorpool.interface.pool import Pool
 from condorpool.values.exceptions import CondorPoolError
 
@@ -40,6 +40,9 @@ def attach(name: str | None = None, pool: Pool | None = None) -> Any:
     found = leftovers()
     if name is None:
         return found
+    # This process may keep them under their name: then nothing has to be resumed.
+    if named := [result for work in workloads() for result in work.results.named(name)]:
+        return named[-1]
     end = run_of(Path(name))
     matching = [
         leftover

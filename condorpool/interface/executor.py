@@ -16,7 +16,7 @@ from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import PoolKeywords, takes
 from condorpool.interface.pool import Pool, workload_of
-from condorpool.interface.results import AsyncResult, not_stopping
+from condorpool.interface.results import AsyncResult, not_stopping, spell
 from condorpool.interface.waiting import Waiting
 from condorpool.interface.workload import Workload
 from condorpool.values.events import JobState
@@ -233,6 +233,7 @@ class Executor(concurrent.futures.Executor):
         else:
             items, ahead = self._while_open(items), buffersize * chunksize
         results = self._workload.stream(fn, "starmap", items, chunksize, ahead, ordered=True)
+        spell(results, "")  # the first exception ends the iteration
         return _results(results, end)
 
     def _while_open(self, items: Iterable[Any]) -> Iterator[Any]:

@@ -8,6 +8,8 @@ from condorpool.engine.calls import Calls
 from condorpool.engine.streams import Raised, StreamedCalls
 from condorpool.interface.options.keywords import OnHold
 from condorpool.interface.results import Handle, not_stopping
+from condorpool.interface.tracebacks import for_users, raise_from_call
+from condorpool.values import notes
 from condorpool.values.text import plural
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ class ResultIterator(Handle, Generic[T]):
     """
 
     _calls: StreamedCalls
+    _spelling = "pool.last"
 
     def __init__(self, calls: StreamedCalls, on_hold: OnHold | None) -> None:
         super().__init__(calls, on_hold)
@@ -52,15 +55,30 @@ class ResultIterator(Handle, Generic[T]):
         Exception
             What the call raised, or what the iterable raised in its place.
         """
+        with for_users:
+            return self._next(timeout, on_hold)
+
+    def _next(self, timeout: float | None, on_hold: OnHold | None) -> T:
         calls = self._calls
         if not calls.has_next:
-            self._waiting.until(lambda: calls.has_next or calls.is_ready, timeout, on_hold)
+            try:
+                self._waiting.until(lambda: calls.has_next or calls.is_ready, timeout, on_hold)
+            except KeyboardInterrupt as error:
+                if self._spelling:
+                    text = f"interrupted; the jobs continue. {self._spelling} has the remaining results"
+                    notes.annotate(error, text)
+                raise
         if not calls.has_next:
             self._waiting.close_display()
             raise calls.take_end()
+        number = f" {calls.taken} (the first is 0)" if calls.is_ordered else ""
         value = calls.take()
         if isinstance(value, Raised):
-            raise not_stopping(value.error)
+            raised = not_stopping(value.error)
+            if self._spelling:
+                text = f"this is call{number}; {self._spelling} has the remaining results"
+                notes.annotate(raised, text)
+            raise_from_call(raised)
         return value  # type: ignore[no-any-return]
 
     def __next__(self) -> T:

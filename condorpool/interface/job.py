@@ -182,6 +182,11 @@ class QueuedJob(Jobs):
         """Why HTCondor holds the job; empty if it is not held."""
         return self._job.reason if self.state is JobState.HELD else ""
 
+    @property
+    def why_held(self) -> tuple[str, int, int, int]:
+        """The hold reason, its code and subcode, and how many times the job has been held."""
+        return self._job.reason, self._job.code, self._job.subcode, self._job.holds
+
     def status(self) -> str:
         """Return the state in HTCondor's words: ``Idle``, ``Running``, ``Held``, and so on."""
         return self.state.value

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from condorpool.engine.calls import GatheredCalls
-from condorpool.interface.results import Result
+from condorpool.interface.iterators import ResultIterator
+from condorpool.interface.results import Handle, Result
 
 #: The most results of blocking verbs that raised to keep, so that their other values can be read.
 MOST_RAISED = 5
+
+
+def _none() -> None:
+    """Return None: there was no call."""
 
 
 class KeptResults:
@@ -22,8 +28,26 @@ class KeptResults:
 
     def __init__(self) -> None:
         self._listed: dict[GatheredCalls, Result[Any]] = {}
-        self._named: dict[str, Result[Any]] = {}
+        self._named: dict[GatheredCalls, Result[Any]] = {}
         self._raised: deque[Result[Any]] = deque()
+        self._last: Callable[[], Handle | None] = _none
+
+    @property
+    def last(self) -> Handle | None:
+        """The result of the last call, or its iterator."""
+        return self._last()
+
+    def set_last(self, handle: Handle) -> None:
+        """Keep the result of the last call until the next one."""
+        self._last = lambda: handle
+
+    def release_last(self) -> None:
+        """Keep the iterator of the last call no longer than its user does.
+
+        As long as there is an iterator, a pool that closes makes its calls to the end.
+        """
+        if isinstance(last := self._last(), ResultIterator):
+            self._last = weakref.ref(last)
 
     @property
     def listed(self) -> list[Result[Any]]:
@@ -37,11 +61,11 @@ class KeptResults:
 
     def add_name(self, calls: GatheredCalls, result: Result[Any]) -> None:
         """Find a result by its name from now on."""
-        self._named[calls.name] = result
+        self._named[calls] = result
 
-    def named(self, name: str) -> Result[Any] | None:
-        """Return the result with this name."""
-        return self._named.get(name)
+    def named(self, name: str) -> list[Result[Any]]:
+        """Return the results with this name, the latest last."""
+        return [result for calls, result in list(self._named.items()) if calls.name == name]
 
     def note_raised(self, result: Result[Any]) -> None:
         """Note that a blocking verb raised; drop the earliest such result if there are many.
@@ -90,4 +114,4 @@ class KeptResults:
 
     def forget(self, calls: GatheredCalls) -> None:
         """Stop finding the result by its name."""
-        self._named.pop(calls.name, None)
+        self._named.pop(calls, None)

@@ -15,7 +15,7 @@ from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import payload
 from condorpool.engine.counts import CallCounts
-from condorpool.engine.records import Chain
+from condorpool.engine.records import Chain, Manifest
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.survey import Survey
 from condorpool.values.exceptions import JobError
@@ -53,6 +53,7 @@ class Leftover:
     entry: Entry = field(repr=False)
     chain: Chain = field(repr=False)
     survey: Survey = field(repr=False)
+    manifest: Manifest = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -184,4 +185,5 @@ def found_in(entry: Entry) -> Iterator[Leftover]:
             entry=entry,
             chain=chain,
             survey=survey,
+            manifest=directory.manifest,
         )

@@ -187,9 +187,9 @@ class Job(Result[T]):
         self._session.state.check_reach()
         return super()._act(action)
 
-    def _outcome(self) -> T:
+    def _outcome(self, raises: bool) -> T:
         try:
-            return super()._outcome()
+            return super()._outcome(raises)
         except BaseException as error:
             said = f"{type(error).__name__}: {words_of(error)}"
             what = error.what if isinstance(error, JobError) else said

@@ -28,7 +28,8 @@ from condorpool.interface.options.keywords import (
     takes,
 )
 from condorpool.interface.options.settings import Settings
-from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
+from condorpool.interface.results import AsyncResult, Callback, Handle, MapResult, Result, spell
+from condorpool.interface.tracebacks import for_users
 from condorpool.interface.workload import Workload
 from condorpool.values.exceptions import CondorPoolError
 
@@ -137,7 +138,8 @@ class Pool:
         context: object = None,  # noqa: ARG002 - multiprocessing's; HTCondor has no start method
         **keywords: Unpack[PoolKeywords],
     ) -> None:
-        settings = Settings(processes, initializer, initargs, maxtasksperchild, keywords)
+        with for_users:
+            settings = Settings(processes, initializer, initargs, maxtasksperchild, keywords)
         self.submitkwargs, self.jobkwargs = settings.submitkwargs, settings.jobkwargs
         self.killstats, self.remote = settings.killstats, settings.remote
         custody.sweep_once()
@@ -187,9 +189,10 @@ class Pool:
             ``gpus``, ``task_timeout``, ``container_image``, ``requirements`` and ``python``
             update the pool's own for this call; ``on_hold``, ``echo`` and ``progress``
             replace them.  A single call is shown only by `apply`, or if ``progress`` is given
-            here.  With ``return_exceptions=True`` an exception is returned like a value.
+            here; in notebooks and on terminals, a notice is printed if it is held.  With ``return_exceptions=True`` an exception is returned like a value.
             With a ``name`` results are kept on disk: the same calls with the same name
-            are not made again.  If the access point does not answer, the client tries
+            are not made again, and other calls are refused, unless ``overwrite=True`` says
+            that theirs replace these results.  If the access point does not answer, the client tries
             ``maxtries`` times (5), every 20 s.
 
         Raises
@@ -207,11 +210,14 @@ class Pool:
         ...     result.get()
         1024
         """
-        keywords = checks.keywords("kwds", {} if kwds is None else kwds)
-        items = [(checks.positional("args", args), keywords)]
-        call = payload.Call(func, "apply")
         kwargs.setdefault("progress", None)
-        return self._workload.post(AsyncResult, call, items, 1, callback, error_callback, **kwargs)
+        with for_users:
+            keywords = checks.keywords("kwds", {} if kwds is None else kwds)
+            items = [(checks.positional("args", args), keywords)]
+            call = payload.Call(func, "apply")
+            return self._workload.post(
+                AsyncResult, call, items, 1, callback, error_callback, **kwargs
+            )
 
     @takes(ResultKeywords)
     def map(
@@ -270,9 +276,10 @@ class Pool:
         ...     result.get(timeout=60)
         [1, 2, 3]
         """
-        return self._workload.post_map(
-            func, "map", iterable, chunksize, callback, error_callback, **kwargs
-        )
+        with for_users:
+            return self._workload.post_map(
+                func, "map", iterable, chunksize, callback, error_callback, **kwargs
+            )
 
     @takes(ResultKeywords)
     def starmap(
@@ -315,10 +322,11 @@ class Pool:
         ...     result.get(timeout=60)
         [8, 9]
         """
-        items = map(checks.unpacked, checks.iterable("iterable", iterable))
-        return self._workload.post_map(
-            func, "starmap", items, chunksize, callback, error_callback, **kwargs
-        )
+        with for_users:
+            items = map(checks.unpacked, checks.iterable("iterable", iterable))
+            return self._workload.post_map(
+                func, "starmap", items, chunksize, callback, error_callback, **kwargs
+            )
 
     @takes(CallKeywords)
     def imap(
@@ -353,9 +361,10 @@ class Pool:
         ...         if root == 9:
         ...             break
         """
-        return self._workload.stream(
-            func, "map", iterable, chunksize, buffersize, ordered=True, **kwargs
-        )
+        with for_users:
+            return self._workload.stream(
+                func, "map", iterable, chunksize, buffersize, ordered=True, **kwargs
+            )
 
     @takes(CallKeywords)
     def imap_unordered(
@@ -375,9 +384,10 @@ class Pool:
         ...     sorted(pool.imap_unordered(abs, [-2, -1]))
         [1, 2]
         """
-        return self._workload.stream(
-            func, "map", iterable, chunksize, buffersize, ordered=False, **kwargs
-        )
+        with for_users:
+            return self._workload.stream(
+                func, "map", iterable, chunksize, buffersize, ordered=False, **kwargs
+            )
 
     def share(self, value: T) -> payload.Shared[T]:
         """Send an object to each job once, for all calls that use it.
@@ -420,7 +430,8 @@ class Pool:
         ...     pool.submit_description(abs, memory="2GB")["request_memory"]
         '2048MB'
         """
-        return self._workload.describe(func, calls, chunksize, kwargs)
+        with for_users:
+            return self._workload.describe(func, calls, chunksize, kwargs)
 
     @property
     def queue(self) -> list[QueuedJob]:
@@ -458,15 +469,9 @@ class Pool:
 
     def _wait(self, result: Result[T]) -> T:
         """Return what a blocking verb returns; an interrupt does not affect the jobs."""
+        spell(result, "pool.last")
         try:
             return result.get()
-        except KeyboardInterrupt:
-            if not result.ready():  # else the call has raised it
-                tell(
-                    "interrupted; the jobs continue. Their result is pool.results[-1]: "
-                    ".get() waits again, .remove() removes them"
-                )
-            raise
         finally:
             if result.ready() and not result.successful():
                 self._workload.results.note_raised(result)
@@ -475,7 +480,8 @@ class Pool:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs and clean up.
 
-        Jobs that are, or will be, in one of the states ``killstats`` are removed.
+        Jobs that are, or will be, in one of the states ``killstats`` are removed; so are, after
+        a notice, jobs that never ran and that no slot of the HTCondor pool can run.
 
         Raises
         ------
@@ -524,6 +530,24 @@ class Pool:
     def results(self) -> list[Result[Any]]:
         """The results that have not ended, or have errors, the latest last."""
         return list(self._workload.results.unsettled.values())
+
+    @property
+    def last(self) -> Handle | None:
+        """The result of the last call, or its iterator, also if it failed or was interrupted.
+
+        The pool keeps it until the next call, so that no value is lost.  None before the first.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     try:
+        ...         pool.map((10).__floordiv__, [0, 2, 5])
+        ...     except ZeroDivisionError:
+        ...         pool.last.values()
+        [None, 5, 2]
+        """
+        return self._workload.results.last
 
     def __enter__(self) -> Pool:
         self._workload.check_open()

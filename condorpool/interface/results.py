@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, cast, overload
 
 from condorpool import display
+from condorpool.display.notices import tell
 from condorpool.display.timeline import dataframe, timeline
 from condorpool.engine.calls import Calls, GatheredCalls
 from condorpool.engine.chunks import Chunk
@@ -17,10 +19,17 @@ from condorpool.engine.session import Session
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import OnHold
+from condorpool.interface.tracebacks import for_users, raise_from_call
 from condorpool.interface.waiting import Waiting
+from condorpool.values import notes
 from condorpool.values.events import JobState
-from condorpool.values.exceptions import JobFailedError, ResultTimeoutError
-from condorpool.values.text import duration
+from condorpool.values.exceptions import (
+    JobFailedError,
+    JobHeldError,
+    JobRemovedError,
+    ResultTimeoutError,
+)
+from condorpool.values.text import duration, plural
 
 T = TypeVar("T")
 
@@ -60,6 +69,9 @@ class Handle(Jobs):
     """What users hold of some calls: shows how far they are, and acts on their jobs."""
 
     _calls: Calls
+
+    #: Where users find it, in the notes on exceptions; if empty, these have none.
+    _spelling = "result"
 
     def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
         self._calls = calls
@@ -204,6 +216,11 @@ class Handle(Jobs):
         return f"<{type(self).__name__}: {counts.summary}, {duration(self.elapsed)}>"
 
 
+def spell(handle: Handle, spelling: str) -> None:
+    """Set what notes on exceptions call a result: where users find it."""
+    handle._spelling = spelling  # noqa: SLF001 - a public name would be offered by the Tab key
+
+
 class Result(Handle, Generic[T]):
     """The result of calls that were submitted together."""
 
@@ -255,11 +272,12 @@ class Result(Handle, Generic[T]):
         JobFailedError
             A job was removed for its state.
         """
-        try:
-            self._wait(timeout, killstats or ())
-        except ResultTimeoutError:
-            if timeouterror:
-                raise
+        with for_users:
+            try:
+                self._wait(timeout, killstats or ())
+            except ResultTimeoutError:
+                if timeouterror:
+                    raise
 
     def _wait(
         self, timeout: float | None, killstats: Iterable[str], on_hold: OnHold | None = None
@@ -268,13 +286,36 @@ class Result(Handle, Generic[T]):
         for state in doomed - set(self.statuscodes.values()):
             known = ", ".join(self.statuscodes.values())
             raise ValueError(f"killstats has {state!r}; the states are {known}")
-        self._waiting.until(
-            lambda: self._calls.is_over or bool(doomed and doomed & self._statuses()),
-            timeout,
-            on_hold,
-        )
+        with self._noted():
+            self._waiting.until(
+                lambda: self._calls.is_over or bool(doomed and doomed & self._statuses()),
+                timeout,
+                on_hold,
+            )
         if not self.ready():
             raise self._kill(doomed)
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Add to what ends a wait how users get at the calls."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            name = self._spelling
+            text = f"interrupted; the jobs continue. {name}.get() waits again, {name}.remove() removes them"
+            notes.annotate(error, text)
+            if not notes.are_printed():
+                tell(text)
+            raise
+        except JobHeldError as error:
+            done = self._calls.counts().done
+            have = f"; {self._spelling}.values() has the {plural(done, 'value')} so far"
+            notes.annotate(
+                error,
+                f"{self._spelling}.release() or .remove() acts on the jobs, .get() waits again"
+                + have * bool(done and not self._calls.is_single),
+            )
+            raise
 
     def _kill(self, states: set[str]) -> JobFailedError:
         """Remove the jobs that are in these states; return the error that says so."""
@@ -301,6 +342,7 @@ class Result(Handle, Generic[T]):
         killstats: Iterable[str] = (),
         *,
         on_hold: OnHold | None = None,
+        return_exceptions: bool | None = None,
     ) -> T:
         """Wait for the calls to end and return what they returned.
 
@@ -316,6 +358,9 @@ class Result(Handle, Generic[T]):
             What to do when only held jobs remain: ``"raise"``, ``"wait"`` or
             ``"remove"``, or a function that decides for each job, as for `Pool`; by
             default what the pool was given.
+        return_exceptions
+            Whether the exceptions of calls are returned in their places instead of raised;
+            by default as the calls were made.
 
         Raises
         ------
@@ -331,16 +376,44 @@ class Result(Handle, Generic[T]):
             What a call raised, with the remote traceback as its cause; the first in
             order if several calls failed.
         """
-        self._wait(timeout, killstats, on_hold)
-        return self._outcome()
+        with for_users:
+            self._wait(timeout, killstats, on_hold)
+            raises = self._calls.raises if return_exceptions is None else not return_exceptions
+            return self._outcome(raises)
 
-    def _outcome(self) -> T:
+    def _outcome(self, raises: bool) -> T:
+        self._close()
+        calls = self._calls
+        if raises and calls.errors:
+            error = calls.errors[min(calls.errors)]
+            notes.annotate(error, *self._notes())
+            raise_from_call(error)
+        return cast("T", calls.value())
+
+    def _close(self) -> None:
+        """Note that the user gets to know how the calls ended."""
         self._calls.mark_reported()
         self._waiting.close_display()
-        error = self._calls.error()
-        if error is not None:
-            raise error
-        return cast("T", self._calls.value())
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what the error of the first call that failed says about the others."""
+        calls = self._calls
+        if calls.is_single:
+            return
+        first = min(calls.errors)
+        removed = isinstance(calls.errors[first], JobRemovedError)
+        expression = f": {words}" if (words := calls.expression(first)) else ""
+        yield f"this is call {first} of {calls.size:,} (the first is 0){expression}"
+        others = calls.failed - (not removed), calls.removed - removed
+        more = [
+            f"{n:,} more {word}" for n, word in zip(others, ("failed", "removed"), strict=True) if n
+        ]
+        ways = [f".exceptions() has all {len(calls.errors):,}"] if any(others) else []
+        if values := calls.size - len(calls.errors):
+            ways.insert(0, f".values() has the {plural(values, 'value')}")
+        if not calls.session.is_closed:
+            ways.append(".rerun() makes again what failed")
+        yield "; ".join([*more, self._spelling + ", ".join(ways)] if ways else more)
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in a coroutine, as ``value = await result``."""
@@ -360,7 +433,7 @@ class Result(Handle, Generic[T]):
                 await asyncio.wait_for(event.wait(), TICK)
             except asyncio.TimeoutError:
                 continue
-        return self._outcome()
+        return self._outcome(self._calls.raises)
 
     @property
     def failed(self) -> list[int]:
@@ -478,13 +551,86 @@ class AsyncResult(Result[T]):
 class MapResult(Result[list[Any]]):
     """The results of a map, in order, as `Pool.map_async` returns them.
 
+    It is a sequence of what the calls returned.  The exception of a call that failed stands
+    in its place and hides no other value.  Getting a value waits for its call, as `get` does
+    for all.
+
     Examples
     --------
     >>> import math
     >>> from condorpool import Pool
     >>> with Pool() as pool:
-    ...     result = pool.map_async(math.sqrt, [1, 4, 9])
-    ...     result.wait()
-    ...     result.get(), result.calls_ended
-    ([1.0, 2.0, 3.0], 3)
+    ...     result = pool.map_async(math.sqrt, [1, -4, 9])
+    ...     len(result), result[0], result[1:], result.values(missing=0)
+    (3, 1.0, [ValueError('math domain error'), 3.0], [1.0, 0, 3.0])
     """
+
+    def __len__(self) -> int:
+        return self._calls.size
+
+    def __bool__(self) -> bool:
+        return True  # as long as it is there: it is no list
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        try:
+            numbers = range(self._calls.size)[index]
+        except IndexError:
+            calls = plural(self._calls.size, "call")
+            raise IndexError(f"there are {calls}, and none is number {index}") from None
+        if isinstance(numbers, range):
+            return list(self._outcomes(numbers))
+        return next(self._outcomes((numbers,)))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._outcomes(range(self._calls.size))
+
+    def _outcomes(self, numbers: Sequence[int]) -> Iterator[Any]:
+        """Yield the outcome of each of these calls when it has ended."""
+        calls = self._calls
+        for number in numbers:
+            with for_users:
+                self._wait_for(number)
+            outcome = calls.outcome(number)
+            if number in calls.errors:
+                calls.mark_reported()
+            yield outcome
+        if len(numbers) == calls.size and calls.is_ready:
+            self._close()
+
+    def _wait_for(self, number: int) -> None:
+        calls = self._calls
+        if calls.is_ready:
+            return
+        with calls.session.changed:
+            calls.watchers += 1
+        try:
+            with self._noted():
+                self._waiting.until(lambda: calls.is_ready or calls.has_ended(number), None)
+        finally:
+            with calls.session.changed:
+                calls.watchers -= 1
+
+    def values(self, missing: Any = None) -> list[Any]:
+        """Return what the calls have returned so far, without waiting.
+
+        Parameters
+        ----------
+        missing
+            Takes the place of calls that failed, were removed, or have not ended.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async((10).__floordiv__, [0, 2, 5])
+        ...     result.wait()
+        ...     result.values(), result.failed
+        ([None, 5, 2], [0])
+        """
+        return self._calls.filled(missing)

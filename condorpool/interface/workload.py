@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import weakref
@@ -13,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from condorpool import display
 from condorpool.access.capacity import total_cpus
+from condorpool.access.matching import first_look, requests_of
 from condorpool.display.notices import tell, warn_of_hash
 from condorpool.engine import actions, payload
 from condorpool.engine.calls import Calls, GatheredCalls
@@ -23,10 +26,11 @@ from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
 from condorpool.engine.streams import StreamedCalls
 from condorpool.engine.tracker import tracker
-from condorpool.interface import openpools
+from condorpool.engine.why import why_never
+from condorpool.interface import names, openpools
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.kept import KeptResults
-from condorpool.interface.leftovers import Leftover, leftovers
+from condorpool.interface.leftovers import Leftover
 from condorpool.interface.locate import find_access_point
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import CallKeywords, JobKeywords, ResultKeywords
@@ -84,7 +88,10 @@ class Workload:
             weakref.WeakKeyDictionary()
         )
         self.is_closed = False
-        self._cpus: tuple[float, int] = (-math.inf, 1)
+        #: When the pool's slots were asked for, and what they were.
+        self._slots: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
+        #: When a first look at what jobs request was last taken, by those commands.
+        self._looks: dict[tuple[tuple[str, str], ...], float] = {}
 
     # -- posting -------------------------------------------------------------------
     def check_open(self) -> None:
@@ -125,10 +132,13 @@ class Workload:
         checks.function("callback", callback)
         checks.function("error_callback", error_callback)
         options = self.options(ResultKeywords, keywords)
-        name = options.name
+        name, replaced = options.name, list[names.Kept]()
         if name is not None:
             call = replace(call, name=name, digest=fingerprint(call.func, call.style, items))
-            if known := self._known(call):
+            if options.overwrite:
+                replaced = [kept for kept in names.find(name) if kept.is_here]
+                names.check_use(name, replaced)
+            elif known := self._known(call):
                 return cast("R", known)
         calls = GatheredCalls.of(
             call,
@@ -141,10 +151,16 @@ class Workload:
             in_order=in_order,
         )
         result = kind(calls, options.on_hold)
-        self.start(calls, result, self.session(options.base), options.job, options.maxtries)
+        session = self.session(options.base)
+        # Nothing else keeps the value of a future, whose callbacks come in any order.
+        self.start(calls, result, session, options.job, options.maxtries, is_last=in_order)
         if name is not None:
             self.results.add_name(calls, result)
+        for kept in replaced:  # only now: nothing is lost if the calls cannot be posted
+            kept.forget()
         result.show(options.progress)
+        if options.progress is None and call.style == "apply" and self.settings.progress:
+            display.watch(calls)
         return result
 
     def post_map(
@@ -183,6 +199,7 @@ class Workload:
         ahead = checks.optional_count("buffersize", buffersize)
         checks.iterable("iterable", iterable)
         options = self.options(CallKeywords, keywords)
+        self._look_ahead(options.job)
         calls = StreamedCalls(
             self.session(options.base),
             payload.Call(func, style),
@@ -195,6 +212,7 @@ class Workload:
         )
         iterator: ResultIterator[Any] = ResultIterator(calls, options.on_hold)
         self.iterators[iterator] = calls
+        self.results.set_last(iterator)
         iterator.show(options.progress)
         tracker().look()
         return iterator
@@ -207,11 +225,17 @@ class Workload:
         options: JobOptions,
         maxtries: int,
         wait: float = 20.0,
+        *,
+        is_last: bool = True,
     ) -> None:
-        """Post calls; when the access point does not answer, try again after ``wait`` seconds."""
+        """Post calls; when the access point does not answer, try again after ``wait`` seconds.
+
+        ``is_last`` says whether their result is `Pool.last` then.
+        """
         wait = checks.seconds("wait", wait)
         for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = calls.prepare(session, options)
+            self._look_ahead(options)
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
                 with uninterrupted:
@@ -221,6 +245,8 @@ class Workload:
                     except BaseException:
                         self.results.release(calls)
                         raise
+                    if is_last:
+                        self.results.set_last(result)
                 break
             except HTCondorError as error:
                 if not remaining:
@@ -254,11 +280,37 @@ class Workload:
 
     def count_cpus(self) -> int:
         """Return how many CPUs the HTCondor pool has; at least 1."""
-        asked, cpus = self._cpus
+        return max(1, total_cpus(self._known_slots()))
+
+    def _known_slots(self) -> list[dict[str, Any]]:
+        """Return the pool's slots of at most `_COUNT_INTERVAL` ago."""
+        asked, slots = self._slots
         if time.monotonic() - asked > _COUNT_INTERVAL:
-            cpus = total_cpus(self.access_point.slots())
-            self._cpus = time.monotonic(), max(1, cpus)
-        return self._cpus[1]
+            slots = self.access_point.slots()
+            self._slots = time.monotonic(), slots
+        return slots
+
+    def _look_ahead(self, options: JobOptions) -> None:
+        """Print a notice if no slot can run jobs with these options; slots may still come.
+
+        A pool of a size of its own asks the collector only if the jobs request something.
+        """
+        wanted = requests_of(options.submitkwargs)
+        key, now = tuple(sorted(wanted.items())), time.monotonic()
+        if now - self._looks.get(key, -math.inf) < _COUNT_INTERVAL:
+            return
+        if not wanted and now - self._slots[0] > _COUNT_INTERVAL:
+            return
+        self._looks[key] = now
+        if self.access_point.memory:
+            wanted.setdefault("request_memory", str(self.access_point.memory))
+        # Without an answer there is nothing to warn of.
+        with contextlib.suppress(HTCondorError):
+            slots = self._known_slots()
+            requirements = wanted.get("requirements", "") if slots else ""
+            is_unmet = bool(requirements) and not self.access_point.is_met(requirements)
+            if why := why_never(first_look(wanted, slots, is_unmet=is_unmet)):
+                tell(f"{why}. The calls wait until such a slot appears or you remove() them.")
 
     # -- resuming ------------------------------------------------------------------
     def _known(self, call: payload.Call) -> Result[Any] | None:
@@ -266,31 +318,14 @@ class Workload:
 
         Prints a notice, and reruns calls that failed.
         """
-        named = [work.results.named(call.name) for work in openpools.workloads()]
-        mine = [result for result in named if result]
-        found = [each for each in leftovers() if each.digest and each.name == call.name]
-        if mine:
-            digest = mine[-1].digest
-        elif found:
-            digest = found[-1].digest
-        else:
+        kept = names.same(call.name, call.digest)
+        if kept is None:
             return None
-        remedy = "result.forget()" if mine else f"`condorpool rm {found[-1].run}`"
-        if digest != call.digest:
-            raise ValueError(
-                f"name={call.name!r} has the results of other calls (another function, other "
-                "functions, classes or globals that it uses, or other items): choose another "
-                f"name, or delete those results with {remedy}"
-            )
-        if not mine and found[-1].in_use:
-            raise ValueError(f"name={call.name!r} is {found[-1].in_use}: choose another name")
-        result = mine[-1] if mine else self.take_up(found[-1])
+        result = kept.result or self.take_up(cast("Leftover", kept.leftover))
         if result.ready():
             result.rerun()
-        tell(
-            f"{call.name!r}: reusing {result.calls_ended} of {result.calls} results computed "
-            f"earlier ({remedy.replace('`', '')} deletes them)"
-        )
+        names.tell_reuse(call.name, kept, result)
+        self.results.set_last(result)
         return result
 
     @uninterrupted
@@ -310,6 +345,7 @@ class Workload:
         self.sessions.follow(session)
         tracker().look()
         session.deliveries.wait(READ_TIME)  # what has ended is read first
+        self.results.set_last(results[leftover.chain[0][0]])
         return results[leftover.chain[0][0]]
 
     # -- what is under way -----------------------------------------------------------
@@ -350,6 +386,7 @@ class Workload:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs, clean up; raise what was not reported."""
         self.is_closed = True
+        self.results.release_last()
         for stream in list(self.iterators.values()):
             stream.exhaust()
         self.end()

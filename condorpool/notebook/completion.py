@@ -10,6 +10,7 @@ from typing import Any
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 from IPython.core.interactiveshell import InteractiveShell
 
+from condorpool.interface.leftovers import leftovers
 from condorpool.interface.pool import Pool
 from condorpool.notebook import lines, selection
 
@@ -24,6 +25,9 @@ _ON_JOBS = {
     "condor_log": ("held", "all"),
 }
 
+#: Magics that take the name of calls.
+_ON_CALLS = ("condor_attach", "condor_forget")
+
 
 def candidates(line: str, shell: InteractiveShell) -> tuple[str, list[str]] | None:
     """Return the last word of a magic's line and its completions; None for other lines."""
@@ -34,15 +38,20 @@ def candidates(line: str, shell: InteractiveShell) -> tuple[str, list[str]] | No
     word = re.split(r"\s", rest)[-1]
     if word.startswith("-") and magic in lines.OF_MAGIC:
         known = list(lines.OF_MAGIC[magic].takes_value)
+    elif magic in _ON_CALLS:
+        known = list(dict.fromkeys(each.name for each in leftovers()[::-1]))
+        if magic == "condor_forget":
+            known += [each.name for each in selection.known_results()]
     elif magic in _ON_JOBS:
         named = [name for name, value in shell.user_ns.items() if selection.is_job_or_result(value)]
         known = [*_ON_JOBS[magic], *(job.id for job in selection.known_jobs()), *named]
+        known += [each.name for each in selection.known_results() if each.name.isidentifier()]
     else:
         word = re.split(r"[^\w.]", word)[-1]
         known = _expressions(word, shell)
         if magic == "condor_pool":
             known += [f"{name}=" for name in inspect.signature(Pool).parameters]
-    return word, [each for each in known if each.startswith(word)]
+    return word, [each for each in dict.fromkeys(known) if each.startswith(word)]
 
 
 def _expressions(word: str, shell: InteractiveShell) -> list[str]:

@@ -10,7 +10,10 @@ import io
 import re
 import shlex
 import tokenize
+from collections.abc import Collection
 from typing import Any, NoReturn
+
+from condorpool.values.matching import did_you_mean
 
 #: The name of the function that is made from a cell's lines.
 CELL = "cell"
@@ -31,6 +34,7 @@ class Options(argparse.ArgumentParser):
             usage=argparse.SUPPRESS,
             add_help=False,
             allow_abbrev=False,
+            exit_on_error=False,
             formatter_class=functools.partial(argparse.HelpFormatter, width=88),
         )
         self.color = False  # the help becomes a docstring
@@ -43,36 +47,70 @@ class Options(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a `LineError` that names the help of the magic."""
-        raise LineError(f"{message}. `{self.prog}?` lists the options.")
+        raise LineError(f"{message} `{self.prog}?` lists the options.")
 
     def split(self, line: str) -> tuple[argparse.Namespace, str]:
         """Return the options that a line begins with, and the rest of the line unchanged."""
         words: list[str] = []
         place = 0
         while flag := re.match(r"\s*(--?[A-Za-z][\w-]*)(=?)", line[place:]):
-            if flag[1] not in self.takes_value:
-                near = difflib.get_close_matches(flag[1], self.takes_value, n=1)
-                hint = f": did you mean {near[0]}?" if near else ""
-                self.error(f"there is no option {flag[1]}{hint}")
-            words.append(flag[1])
+            name = flag[1]
+            if name in ("-h", "--help"):
+                raise LineError(f"`{self.prog}?` shows the help.")
+            if name not in self.takes_value:
+                self.error(f"There is no option {name}.{self._near(name)}")
+            words.append(name)
             place += flag.end()
-            if flag[2] or self.takes_value[flag[1]]:
+            if flag[2] and not self.takes_value[name]:
+                self.error(f"{name} takes no value.")
+            if self.takes_value[name]:
                 value = _WORD.match(line, place)
                 if not value:
-                    self.error(f"{flag[1]} needs a value")
+                    self.error(f"{name} needs a value.")
                 # In one word: argparse takes a value of its own that begins with "-" for an option.
-                words[-1] += ("=" if flag[1].startswith("--") else "") + _unquoted(value[1])
+                words[-1] += ("=" if name.startswith("--") else "") + _unquoted(value[1])
                 place = value.end()
-        return self.parse_args(words), line[place:].strip()
+        try:
+            options = self.parse_args(words)
+        except argparse.ArgumentError as error:
+            self.error(f"{str(error.argument_name).rpartition('/')[2]} {error.message}")
+        return options, line[place:].strip()
+
+    def _near(self, name: str) -> str:
+        """Return a question that names the option most like this one; empty if none is like it."""
+        # Without dashes, which make all alike.
+        flags = {flag.lstrip("-"): flag for flag in self.takes_value}
+        near = difflib.get_close_matches(name.lstrip("-"), flags, n=1)
+        return f" Did you mean {flags[near[0]]}?" if near else ""
+
+    def misplaced(self, text: str) -> str:
+        """Return a hint if what should be Python has an option, else nothing."""
+        found = re.findall(r"(?:^|\s)(--[A-Za-z][\w-]*)", text)
+        known = [flag for flag in found if flag in self.takes_value]
+        return f" Options such as {known[0]} come before anything else." if known else ""
 
 
 def _unquoted(word: str) -> str:
     return "".join(shlex.split(word))
 
 
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a whole number, not {text!r}.") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a number of seconds, not {text!r}.") from None
+
+
 def _name(text: str) -> str:
     if not text.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a variable")
+        raise argparse.ArgumentTypeError(f"takes names of variables, and {text!r} is none.")
     return text
 
 
@@ -83,34 +121,77 @@ def _names(text: str) -> list[str]:
 def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise argparse.ArgumentTypeError(f"write 'key=value', not {text!r}")
+        raise argparse.ArgumentTypeError(f"takes 'KEY=VALUE', not {text!r}.")
     return key.strip(), value.strip()
+
+
+def _choice(*known: str) -> Any:
+    def choose(text: str) -> str:
+        if text not in known:
+            hint = did_you_mean(text, known)
+            raise argparse.ArgumentTypeError(f"takes {' or '.join(known)}, not {text!r}.{hint}")
+        return text
+
+    return choose
 
 
 def _for_jobs(options: Options) -> None:
     """Add the options about the jobs."""
-    options.add("--memory", metavar="SIZE", help="memory that each job requests, such as 2GB")
-    options.add(
+    add = options.add
+    add("--memory", metavar="SIZE", help="memory that each job requests, such as 2GB")
+    add(
         "--memory-max",
         metavar="SIZE",
         help="if a job runs out of memory, retry with more, up to this",
     )
-    options.add("--cpus", type=int, metavar="N", help="CPUs that each job requests")
-    options.add("--gpus", type=int, metavar="N", help="GPUs that each job requests")
-    options.add("--name", help="name the calls; named results are kept on disk")
-    options.add(
+    add("--disk", metavar="SIZE", help="disk space that each job requests, such as 10GB")
+    add("--cpus", type=_number, metavar="N", help="CPUs that each job requests")
+    add("--gpus", type=_number, metavar="N", help="GPUs that each job requests")
+    add(
+        "--task-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="interrupt a call that takes longer",
+    )
+    add("--container-image", metavar="IMAGE", help="the image that jobs run in")
+    add("--requirements", metavar="'EXPRESSION'", help="what machines must satisfy")
+    add("--python", metavar="PATH", help="the interpreter on the execution point")
+    add(
+        "--on-hold",
+        type=_choice("raise", "wait", "remove"),
+        metavar="raise|wait|remove",
+        help="what to do when only held jobs remain",
+    )
+    add("--name", help="name the calls; named results are kept on disk")
+    add(
         "--submit",
         type=_setting,
         action="append",
         metavar="'KEY=VALUE'",
         help="a command of the submit description; may be repeated",
     )
+    add("--quiet", action="store_true", help="do not show progress")
+
+
+#: The options about the jobs that are keywords of the methods of `Pool`.
+_KEYWORDS = (
+    "memory",
+    "memory_max",
+    "disk",
+    "cpus",
+    "gpus",
+    "task_timeout",
+    "container_image",
+    "requirements",
+    "python",
+    "on_hold",
+    "name",
+)
 
 
 def job_keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options about the jobs as keywords of the methods of `Pool`."""
-    names = ("memory", "memory_max", "cpus", "gpus", "name")
-    given = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name) for name in _KEYWORDS}
     submit = dict(options.submit or ())
     if submit:
         given["submitkwargs"] = submit
@@ -133,15 +214,15 @@ def _map_options() -> Options:
         metavar="NAME",
         help="assign the list to this variable instead of showing it",
     )
-    options.add("--chunksize", type=int, metavar="N", help="calls that a job takes at a time")
-    options.add("--processes", type=int, metavar="N", help="at most this many jobs at once")
+    options.add("--chunksize", type=_number, metavar="N", help="calls that a job takes at a time")
+    options.add("--processes", type=_number, metavar="N", help="at most this many jobs at once")
     _for_jobs(options)
     options.add("--star", action="store_true", help="call f(*item): each item holds all arguments")
     options.add("--unordered", action="store_true", help="values in the order in which calls end")
     options.add(
         "--return-exceptions", action="store_true", help="list exceptions instead of raising them"
     )
-    options.add("--quiet", action="store_true", help="do not show progress")
+    options.add("--echo", action="store_true", help="print here what the calls print")
     options.add(
         "--dry-run", action="store_true", help="show the submit description without submitting"
     )
@@ -160,7 +241,6 @@ def _cell_options() -> Options:
     )
     options.add("-o", "--out", dest="wanted", help="variables to copy back to the notebook", **many)
     _for_jobs(options)
-    options.add("--quiet", action="store_true", help="do not show progress")
     return options  # fmt: skip
 
 
@@ -204,11 +284,59 @@ def split_call(text: str) -> tuple[str, str]:
         is_data = _parsed(right) is not None and right[0] not in "+-*"
         if is_data and _parsed(left) and not left.endswith(","):
             return left, right
+    if not text:
+        raise LineError("write a function and its data, as in `%condor_map f data`")
     raise LineError(
-        f"{text!r} is not a function and its data: write both, as in `%condor_map f data`"
-        if text
-        else "the line is empty: write a function and its data, as in `%condor_map f data`"
+        f"{text!r} is not a function and its data: write both, as in `%condor_map f data`."
+        + MAP.misplaced(text)
     )
+
+
+def data_of(text: str) -> str:
+    """Return the expression for the data on the line of a ``%%condor_map``."""
+    text = without_comment(text)
+    if not text:
+        raise LineError(
+            "write the data after %%condor_map, as in `%%condor_map range(10)`: "
+            "the cell is the function"
+        )
+    if _parsed(text) is None:
+        raise LineError(
+            f"{text!r} is not one expression: after %%condor_map write only the data, as in "
+            "`%%condor_map range(10)`; the cell is the function." + MAP.misplaced(text)
+        )
+    return text
+
+
+def check_call(func: Any, data: Any) -> None:
+    """Raise a `LineError` unless the function can be called on the items of the data."""
+    kinds = type(func).__name__, type(data).__name__
+    if not callable(func):
+        swapped = callable(data) and hasattr(func, "__iter__")
+        hint = "; the function comes first, then the data" if swapped else ", not a function"
+        raise LineError(f"what should be the function is of type {kinds[0]}{hint}")
+    try:
+        iter(data)
+    except TypeError:
+        raise LineError(
+            f"the data is of type {kinds[1]}, not a list or another iterable of the items"
+        ) from None
+
+
+def check_empty(magic: str, text: str) -> None:
+    """Raise a `LineError` if a magic that takes nothing got something."""
+    if without_comment(text):
+        raise LineError(f"{magic} takes nothing after its name: {without_comment(text)!r}")
+
+
+def name_on(text: str) -> str:
+    """Return the name of calls that a line has, with or without quotes."""
+    text = without_comment(text)
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return value if isinstance(value, str) else text
 
 
 def _parsed(text: str) -> ast.expr | None:
@@ -246,14 +374,48 @@ def function_of(body: str) -> tuple[ast.Module, str]:
     return ast.fix_missing_locations(module), CELL
 
 
+#: A keyword of a pool whose value is a size without quotes, such as ``memory=2GB``.
+_SIZE = re.compile(r"(\b\w+\s*=\s*)(\d+(?:\.\d+)?\s?[kKMGT]i?[bB]?)(?=\s*(?:,|\s\w+\s*=|$))")
+
+#: The blank between two keywords that no comma separates.
+_BLANK = re.compile(r"(?<![,=\s])\s+(?=\w+\s*=(?!=))")
+
+
 def pool_arguments(text: str) -> str:
     """Return Python code for the tuple and the dict of a `Pool`'s arguments.
 
+    Sizes need no quotes, and keywords no commas between them.
+
     >>> pool_arguments("4, linger=30")
     '(lambda *a, **k: (a, k))(4, linger=30)'
+    >>> pool_arguments("processes=4 memory=2GB")
+    "(lambda *a, **k: (a, k))(processes=4, memory='2GB')"
     """
     text = without_comment(text)
-    call = f"(lambda *a, **k: (a, k))({text})"
-    if _parsed(call) is None:
-        raise LineError(f"{text!r} are not arguments of a Pool, such as `processes=4, linger=30`")
-    return call
+    quoted = _SIZE.sub(r"\1'\2'", text)
+    for form in (text, quoted, _BLANK.sub(", ", text), _BLANK.sub(", ", quoted)):
+        call = f"(lambda *a, **k: (a, k))({form})"
+        if _parsed(call) is not None:
+            return call
+    hint = ""
+    if dashed := re.match(r"--?([A-Za-z][\w-]*)[ =]*([^\s,=-]*)", text):
+        name = dashed[1].replace("-", "_")
+        hint = f": write {name}={dashed[2] or '...'}, without dashes"
+    elif pair := re.match(r"([A-Za-z]\w*)\s+(\S+)$", text):
+        hint = f": did you mean {pair[1]}={pair[2]}?"
+    raise LineError(
+        f"{text!r} are not arguments of a Pool, such as `processes=4, memory=2GB`{hint}"
+    )
+
+
+def why_not(text: str, error: Exception, names: Collection[str]) -> str:
+    """Return why an expression could not be evaluated, where the variables have these names."""
+    missing = getattr(error, "name", None)
+    if not isinstance(error, NameError) or missing is None:
+        return f"cannot evaluate {text!r}: {getattr(error, 'msg', None) or error}"
+    if quoted := re.search(rf"(\w+)\s*=\s*{re.escape(missing)}\b", text):
+        hint = f": text needs quotes, as in {quoted[1]}='{missing}'"
+    else:
+        public = [name for name in names if not name.startswith("_")]
+        hint = f".{did_you_mean(missing, public)}"
+    return f"there is no variable {missing}{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
 import sys
@@ -22,25 +23,35 @@ from IPython.core.magic import (
 )
 from IPython.display import display
 
-from condorpool.display.notices import tell
 from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.interface.attach import attach
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.openpools import open_pools
 from condorpool.interface.pool import Pool
-from condorpool.interface.results import Result
+from condorpool.interface.results import Result, spell
+from condorpool.interface.tracebacks import for_users
 from condorpool.notebook import cell as remote
-from condorpool.notebook import completion, lines, selection
+from condorpool.notebook import completion, eventwords, lines, selection, status
 from condorpool.notebook.lines import LineError, Options
-from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.exceptions import (
+    CondorPoolError,
+    HTCondorNotFoundError,
+    InstallError,
+    PersonalError,
+    words_of,
+)
+from condorpool.values.matching import did_you_mean
+from condorpool.values.text import one_line, plural, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The variable with the last result, which an interrupted cell would otherwise lose.
 LAST = "_condor"
 
-#: Jobs and entries that a magic prints, at most.
+#: Jobs that a magic prints, at most.
 MOST = 5
+
+#: Errors whose message says all that a user can do.
+_NO_HTCONDOR = (HTCondorNotFoundError, InstallError, PersonalError)
 
 #: The pool that all magics of this process use.
 _pool = selection.NotebookPool()
@@ -58,11 +69,11 @@ def _documented(options: Options) -> Callable[[F], F]:
 
 @contextlib.contextmanager
 def _usage(*errors: type[Exception]) -> Iterator[None]:
-    """Report errors in the line without a traceback."""
+    """Report errors in the line, and that there is no HTCondor, without a traceback."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, (LineError, *errors)):
+        if isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
             raise UsageError(str(error)) from None
         raise
 
@@ -102,19 +113,18 @@ class CondorMagics(Magics):
                 first, second = lines.split_call(rest)
                 func = self._evaluate(first, space)
             else:
-                second = lines.without_comment(rest)
+                second = lines.data_of(rest)
                 func = self._function(cell)
             data = self._evaluate(second, space)
-        with _usage(TypeError):
-            iter(data)
-            if not callable(func):
-                raise TypeError(f"the function is of type {type(func).__name__}, not callable")
+            lines.check_call(func, data)
         # Outside _usage: what the iterable itself raises is no usage error.
         items = list(data)
         with _usage(TypeError, ValueError):
             pool = _pool.get(options.processes)
             keywords = lines.job_keywords(options)
             if options.dry_run:
+                for name in ("name", "on_hold"):
+                    keywords.pop(name, None)  # these say nothing about jobs
                 return self._show_plan(pool, func, items, options.chunksize, keywords)
             for option in ("return_exceptions", "name"):
                 if options.unordered and getattr(options, option):
@@ -122,6 +132,7 @@ class CondorMagics(Magics):
                     raise LineError(f"--{dashed} needs ordered results: remove --unordered")
             if options.return_exceptions:
                 keywords["return_exceptions"] = True
+            keywords["echo"] = options.echo or None
             result: Any
             if not options.unordered:
                 verb = pool.starmap_async if options.star else pool.map_async
@@ -151,13 +162,18 @@ class CondorMagics(Magics):
 
     def _file(self, source: str) -> str:
         """Return a file name under which tracebacks, also remote ones, find the source."""
-        return str(self.shell.compile.cache(source))
+        return str(self.shell.compile.cache(source, self.shell.execution_count))
 
-    def _evaluate(self, text: str, space: dict[str, Any]) -> Any:
+    def _evaluate(self, text: str, space: dict[str, Any], shown: str = "") -> Any:
+        """Return the value of an expression, which errors show as ``shown``."""
         try:
             return eval(compile(text, self._file(text), "eval"), space)  # noqa: S307 - user's code
         except (NameError, SyntaxError) as error:
-            raise LineError(f"cannot evaluate {text!r}: {error}") from None
+            trace = error.__traceback__
+            if isinstance(error, NameError) and trace and trace.tb_next and trace.tb_next.tb_next:
+                raise  # in a function that the expression calls: the traceback says where
+            why = lines.why_not(shown or text, error, [*space, *dir(builtins)])
+            raise LineError(why) from None
 
     def _space(self, local_ns: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the variables that expressions see, those of a calling function included."""
@@ -165,14 +181,9 @@ class CondorMagics(Magics):
         return space if local_ns is None or local_ns is space else {**space, **local_ns}
 
     def _wait(self, result: Any) -> Any:
-        try:
-            return result.get() if hasattr(result, "get") else list(result)
-        except KeyboardInterrupt:
-            tell(
-                f"interrupted; the jobs continue. Wait again with `{LAST}.get()`, or remove "
-                f"them with `%condor_rm {LAST}`."
-            )
-            raise
+        spell(result, LAST)
+        with for_users:
+            return result.get() if isinstance(result, Result) else list(result)
 
     def _show_plan(
         self, pool: Pool, func: Any, items: list[Any], chunksize: int | None, keywords: Any
@@ -232,30 +243,20 @@ class CondorMagics(Magics):
         All magics use this pool.  If none is set, it is created when first needed.
 
         Examples: %condor_pool
-                  %condor_pool processes=4, memory="2GB"
+                  %condor_pool processes=4 memory=2GB
                   %condor_pool my_pool
         """
         with _usage(TypeError, ValueError):
-            args, kwargs = self._evaluate(lines.pool_arguments(line), self.shell.user_ns)
+            call = lines.pool_arguments(line)
+            args, kwargs = self._evaluate(call, self.shell.user_ns, lines.without_comment(line))
             return _pool.set(*args, **kwargs) if args or kwargs else _pool.get()
 
     @line_magic
-    def condor_status(self, line: str) -> None:  # noqa: ARG002 - it takes no arguments
-        """Show the notebook's pools, their calls live, and unfinished work of other processes."""
-        for pool in open_pools():
-            print(pool)
-        for result in selection.known_results():
-            print(f"  {result!r}")
-            if isinstance(result, Result) and not result.ready():
-                result.show("auto")
-        for job in selection.held_jobs()[:MOST]:
-            print(f"  {job.analyze()}")
-        entries = selection.left_behind()
-        width = max((len(entry.run) for entry in entries), default=0)
-        for entry in entries[:MOST]:
-            print(f"{entry.run:{width}}  {entry.note}")
-        if len(entries) > MOST:
-            print(f"and {len(entries) - MOST} more: `condorpool ls` lists all")
+    def condor_status(self, line: str) -> None:
+        """Show this notebook's calls by state, why jobs are held, and what was left behind."""
+        with _usage():
+            lines.check_empty("%condor_status", line)
+        display(status.Status(self.shell.user_ns))
 
     @no_var_expand
     @line_magic
@@ -283,21 +284,47 @@ class CondorMagics(Magics):
 
     def _find(self, line: str) -> list[Any]:
         with _usage():
-            text = lines.without_comment(line)
-            return selection.find(text, lambda word: self._evaluate(word, self.shell.user_ns))
+            return selection.find(lines.without_comment(line), self._value)
+
+    def _value(self, word: str) -> Any:
+        """Return the value of an expression that is the only name of a job or result."""
+        try:
+            return self._evaluate(word, self.shell.user_ns)
+        except LineError as error:
+            if not word.isidentifier():
+                raise
+            held = [n for n, v in self.shell.user_ns.items() if selection.is_job_or_result(v)]
+            hint = did_you_mean(word, [*selection.names(), *held])
+            raise LineError(f"there are no calls and no variable named {word}.{hint}") from error
 
     @no_var_expand
     @line_magic
     def condor_log(self, line: str) -> None:
-        """Print HTCondor's log of a job, and what its calls printed.
+        """Print why calls failed or a job is held, what was printed, and the job's events.
 
-        Example: %condor_log 12.3
+        HTCondor's own text of the events is that of the job's log().
+
+        Examples: %condor_log 12.3
+                  %condor_log held
+                  %condor_log my_result
         """
-        for job in self._first_jobs(line):
-            print(job.log(), end="")
-            for name, text in (("standard output", job.stdout()), ("standard error", job.stderr())):
-                if text:
-                    print(f"-- {name} of {job.id}\n{text}")
+        found = self._find(line)
+        for result in (each for each in found if isinstance(each, Result)):
+            errors = list(result.exceptions().items())
+            for number, error in errors[:MOST]:
+                why = one_line(f"{type(error).__name__}: {words_of(error)}", 500)
+                print(f"Call {number} of {one_line(result.name)} failed: {why}")
+            if len(errors) > MOST:
+                print(f"and {plural(len(errors) - MOST, 'more failed call')}")
+        for job in self._first_jobs(found):
+            print(f"Job {job.id}: {job.status()}")
+            if job.hold_reason:
+                print(job.analyze())
+            for name, text in (("error output", job.stderr()), ("output", job.stdout())):
+                if text and text.strip():
+                    print(f"-- {name} of {job.id}\n{printable(text.rstrip())}")
+            if events := list(eventwords.in_words(job.log() or "")):
+                print(f"-- events of {job.id}", *events, sep="\n")
 
     @no_var_expand
     @line_magic
@@ -307,12 +334,11 @@ class CondorMagics(Magics):
         Examples: %condor_why 12.3
                   %condor_why held
         """
-        for job in self._first_jobs(line):
+        for job in self._first_jobs(self._find(line)):
             print(job.analyze())
 
-    def _first_jobs(self, line: str) -> Iterator[QueuedJob]:
-        """Yield the first jobs that a line names, and print how many more there are."""
-        found = self._find(line)
+    def _first_jobs(self, found: list[Any]) -> Iterator[QueuedJob]:
+        """Yield the first jobs of what was found, and print how many more there are."""
         jobs = selection.jobs_of(found)
         yield from jobs[:MOST]
         if len(jobs) > MOST:
@@ -328,7 +354,7 @@ class CondorMagics(Magics):
         is that of --name, of the function, or of the submit directory.
         """
         with _usage(CondorPoolError):
-            found = attach(line.strip() or None)
+            found = attach(lines.name_on(line) or None)
         if isinstance(found, Result):
             self.shell.user_ns[LAST] = found
             _pool.add_resumed(found)
@@ -336,12 +362,14 @@ class CondorMagics(Magics):
         return found
 
     @line_magic
-    def condor_clean(self, line: str) -> None:  # noqa: ARG002 - it takes no arguments
+    def condor_clean(self, line: str) -> None:
         """Close the notebook's pool and delete its files.
 
         Waits for running jobs, removes held ones, and deletes the files of failed
         jobs too.  Only named results are kept.  The next magic makes a new pool.
         """
+        with _usage():
+            lines.check_empty("%condor_clean", line)
         _pool.clean()
 
 
@@ -350,6 +378,8 @@ def load(shell: InteractiveShell) -> None:
     unload(shell)
     shell.register_magics(CondorMagics(shell))
     completion.install(shell)
+    if text := status.greeting():
+        print(text)
 
 
 def unload(shell: InteractiveShell) -> None:

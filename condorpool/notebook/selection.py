@@ -17,7 +17,10 @@ from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Handle
 from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
-from condorpool.values.text import plural
+from condorpool.values.text import one_line, plural
+
+#: Job ids in an error, at most.
+MOST = 5
 
 #: For each action: its past participle, and why it did not apply to other jobs.
 _REPORTS = {
@@ -50,8 +53,8 @@ class NotebookPool:
         if len(args) == 1 and isinstance(args[0], Pool):
             pool, arguments = args[0], None
         else:
+            pool = Pool(*args, **kwargs)
             arguments = inspect.signature(Pool).bind(*args, **kwargs).arguments
-            pool = Pool(**arguments)
         for old in self._pools.values() if self._arguments is not None else ():
             if all(calls.batch.is_done for calls in workload_of(old).handles() if calls.batch):
                 old.terminate()  # its jobs only linger
@@ -101,10 +104,18 @@ def held_jobs() -> list[QueuedJob]:
     return [job for pool in open_pools() for job in pool.queue if job.state is JobState.HELD]
 
 
-def known_jobs() -> list[QueuedJob]:
-    """Return the jobs of this notebook: those in the queue, then other jobs of results."""
+def listed_results() -> list[Handle]:
+    """Return the results that this notebook may still ask for, and iterators in use."""
+    handles = {calls: handle for work in workloads() for calls, handle in work.handles().items()}
+    listed = [result for work in workloads() for result in work.results.listed]
+    return list(dict.fromkeys([*listed, *handles.values()]))
+
+
+def known_jobs(*, queued: bool = False) -> list[QueuedJob]:
+    """Return the jobs of this notebook: those in the queue, then, by default, others of results."""
     jobs = [job for pool in open_pools() for job in pool.queue]
-    jobs += [job for result in known_results() for job in result.jobs]
+    if not queued:
+        jobs += [job for result in known_results() for job in result.jobs]
     return list({job.id: job for job in reversed(jobs)}.values())[::-1]
 
 
@@ -126,15 +137,25 @@ def find(text: str, evaluate: Callable[[str], Any]) -> list[Any]:
         elif word == "all":
             found += [job for pool in open_pools() for job in pool.queue]
         elif re.fullmatch(r"\d+(\.\d+)?", word):
-            named = [job for job in known_jobs() if job.id == word or job.id.startswith(f"{word}.")]
+            known = known_jobs()
+            named = [job for job in known if job.id == word or job.id.startswith(f"{word}.")]
             if not named:
-                raise LineError(f"this notebook has no job {word}; `%condor_status` shows its jobs")
+                ids = ", ".join(job.id for job in known[:MOST]) + ", ..." * (len(known) > MOST)
+                raise LineError(f"this notebook has no job {word}; it has {ids or 'none'}")
             found += named
         else:
             found += _named(word) or _values(word, evaluate(word))
     if not text.strip():
-        raise LineError("the line is empty: name jobs by id, a result, `held`, or `all`")
+        raise LineError(
+            "write what after the magic's name: a job's id, a result, the name of calls, `held`, "
+            "or `all`"
+        )
     return found
+
+
+def names() -> list[str]:
+    """Return the words that `find` knows beside ids and variables."""
+    return ["held", "all", *(handle.name for handle in known_results())]
 
 
 def _named(word: str) -> list[Handle]:
@@ -168,17 +189,31 @@ def jobs_of(found: Iterable[Any]) -> list[QueuedJob]:
 
 def apply(action: str, found: Iterable[Any]) -> str:
     """Hold, release or remove what was found; return a line that reports it."""
-    found = list(found)
+    found = list(dict.fromkeys(found))
     jobs = {each.id: each for each in found if isinstance(each, QueuedJob)}
+    results = [each for each in found if not isinstance(each, QueuedJob)]
+    past, why_not = _REPORTS[action]
     done = act(action, [job for job in jobs.values() if _takes(action, job.state)])
     others = len(jobs) - done
-    done += sum(getattr(each, action)() for each in found if not isinstance(each, QueuedJob))
-    past, why_not = _REPORTS[action]
-    # Removing a result counts its waiting calls too.
-    has_results = any(not isinstance(each, QueuedJob) for each in found)
-    is_mixed = action == "remove" and has_results
-    answer = f"{past} {plural(done, 'job')}" + (" or waiting calls" if is_mixed else "")
-    return answer + (f"; {others:,} {why_not}" if others else "")
+    parts = []
+    if action == "remove":
+        parts += [_remove(result) for result in results]
+    else:
+        done += sum(getattr(each, action)() for each in results)
+    if jobs or not parts:
+        parts.insert(0, plural(done, "job"))
+    return f"{past} {', '.join(parts)}" + (f"; {others:,} {why_not}" if others else "")
+
+
+def _remove(result: Any) -> str:
+    """Remove the calls of a result that have not ended, and their jobs; return how many."""
+    before = result.counts()
+    result.remove()
+    after = result.counts()
+    # Calls of jobs that HTCondor is removing end a moment later.
+    ended = after.done + after.failed - before.done - before.failed
+    removed = max(0, before.total - before.ended - ended)
+    return f"{plural(removed, 'call')} of {one_line(result.name)}"
 
 
 def _takes(action: str, state: JobState) -> bool:

@@ -8,16 +8,18 @@ from condorpool.personal.inspection import (
     status,
     surrounding,
 )
-from condorpool.personal.install import Installation, find, install
+from condorpool.personal.install import Installation, check, find, install, place
 from condorpool.personal.stopping import stop
 
 __all__ = [
     "Installation",
     "PersonalHTCondor",
     "PersonalStatus",
+    "check",
     "environment",
     "find",
     "install",
+    "place",
     "running",
     "start",
     "status",

@@ -66,7 +66,7 @@ def find() -> Installation | None:
     for it.  Then come ``condor_master`` on the PATH, the
     HTCondor that is configured, the system's, and conda's.
     """
-    own = _own(_cache() / "htcondor")
+    own = _own(place())
     if own is not None:
         return own
     for folder, source in _places():
@@ -179,6 +179,23 @@ def install(
     found = None if force else find()
     if found is not None:
         return found
+    uri = check(mirror)
+    say = progress or (lambda _line: None)
+    cache = _cache()
+    with _understandable(cache), _exclusive(cache, say) as lock:
+        # Another process may have done it while we waited for the lock.
+        done = None if force else _own(cache / "htcondor")
+        return done or _install(cache, uri, lock, say)
+
+
+def check(mirror: str | None = None) -> str:
+    """Return the address of the Debian mirror that `install` would use.
+
+    Raises
+    ------
+    InstallError
+        HTCondor cannot be installed on this machine.
+    """
     debian.check_machine()
     uri = mirror or debian.mirror()
     if uri is None:
@@ -186,12 +203,12 @@ def install(
             "apt's sources on this machine name no mirror of Debian's main archive: give one with "
             f"`--mirror URL`. Or: {debian.ELSEWHERE}"
         )
-    say = progress or (lambda _line: None)
-    cache = _cache()
-    with _understandable(cache), _exclusive(cache, say) as lock:
-        # Another process may have done it while we waited for the lock.
-        done = None if force else _own(cache / "htcondor")
-        return done or _install(cache, uri, lock, say)
+    return uri
+
+
+def place() -> Path:
+    """Return the folder that `install` installs HTCondor in."""
+    return _cache() / "htcondor"
 
 
 def _install(cache: Path, uri: str, lock: int, say: debian.Progress) -> Installation:

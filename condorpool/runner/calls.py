@@ -198,9 +198,8 @@ class Worker:
             The frames with the arguments.
         between
             Called between two calls, every ``pause`` seconds, as
-            ``between(next, end, failed, seconds, splits)``: how many calls have failed, the
-            seconds that the calls ``next`` to ``end`` will take, and whether the chunk may be
-            split; returns the new end.
+            ``between(next, end, failed, each, splits)``: how many calls have failed, the
+            seconds that each took, and whether the chunk may be split; returns the new end.
         """
         about: dict[str, Any] = {"host": self.host, "pid": os.getpid()}
         if self.mismatch:
@@ -273,8 +272,7 @@ class Worker:
             made.append((value, "" if is_value else describe(value, sources)))
             failed += not is_value
             if done < end and now > ask_after:
-                seconds = (now - begun) / len(made) * (end - done)
-                end = between(done, end, failed, seconds, splits)
+                end = between(done, end, failed, (now - begun) / len(made), splits)
                 ask_after = clock() + pause
             if done >= end:
                 break  # the remaining calls now belong to another chunk

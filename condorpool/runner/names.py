@@ -9,6 +9,12 @@ CLOSED = "CLOSED"
 #: ``K.made`` is the folder where the runners of crew K write how many calls of their chunk they made.
 MADE = "made"
 
+#: Seconds, at least, between two such reports of a runner.
+REPORT_INTERVAL = 0.5
+
+#: Reports that all runners of a crew together may write in a second.
+MOST_REPORTS = 20
+
 #: The event that announces an outcome has this word, then the chunk's name.
 ANNOUNCES = "condorpool-outcome"
 
@@ -19,3 +25,8 @@ EX_SOFTWARE = 70
 EX_CANNOT_WRITE = 73
 #: The job has no chirp channel to the access point.
 EX_NO_CHIRP = 74
+
+
+def report_interval(runners: int) -> float:
+    """Return the seconds between two reports of a runner, of so many."""
+    return max(REPORT_INTERVAL, runners / MOST_REPORTS)

@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 #: Seconds after which a chunk is split, even if other chunks are posted.
 LONG = 1.0
 
-#: Seconds, at least, between two reports on how many calls were made: several times what one takes.
-REPORT_INTERVAL, TIMES = 0.5, 100.0
-
-#: Reports that all runners together may write in a second.
-MOST_REPORTS = 20
+#: The time between two reports on how many calls were made, at least, as a multiple of what
+#: writing one takes.
+REPORT_SHARE = 100.0
 
 
 class Runner:
@@ -52,7 +50,7 @@ class Runner:
         self.seed = os.getpid()
         self.pause = max(0.05, min(5.0, 0.005 * peers))
         self.made = f"{taken.rpartition('.')[0]}.{names.MADE}/{job}"
-        self.report_interval = max(REPORT_INTERVAL, peers / MOST_REPORTS)
+        self.report_interval = names.report_interval(peers)
         self.report_after = 0.0
 
     def serve(self, linger: float, retire_after: float, chunks: int) -> None:
@@ -61,7 +59,7 @@ class Runner:
         for token in self.tokens_from_earlier_run():
             # What the earlier run has reported does not count any more.
             batch, first = token.split("-")[:2]
-            self.report(batch, first, 0, 0)
+            self.report(batch, first)
             self.work(token)
         done, delay = 0, 0.002
         watch: Watch | None = None
@@ -164,12 +162,13 @@ class Runner:
 
         self.report_after = max(self.report_after, begun + self.report_interval)
 
-        def between(done: int, end: int, failed: int, seconds: float, splits: bool) -> int:
+        def between(done: int, end: int, failed: int, each: float, splits: bool) -> int:
             """Split the chunk, and report how many calls were made; return the new end."""
             if splits:
-                end = shrink(done, end, seconds)
+                end = shrink(done, end, each * (end - done))
             if done < end and time.monotonic() > self.report_after:
-                self.report(batch, first, origin + done - first, failed)
+                made = origin + done - first
+                self.report(batch, first, made, failed, each * made)
             return end
 
         def shrink(done: int, end: int, seconds: float) -> int:
@@ -222,12 +221,20 @@ class Runner:
         except FileNotFoundError:
             pass  # the client deleted it first, or the first try was not answered
 
-    def report(self, batch: int | str, first: int | str, made: int, failed: int) -> None:
+    def report(
+        self,
+        batch: int | str,
+        first: int | str,
+        made: int = 0,
+        failed: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
         """Write how many calls of a chunk were made, for displays; where that fails, do without.
 
         When it is written is when the next call begins.
         """
-        begun, text = time.monotonic(), f"{batch} {first} {made} {failed}\n"
+        begun = time.monotonic()
+        text = f"{batch} {first} {made} {failed} {seconds:.3f}\n"
         try:
             if self.worker.shares:
                 with open(f"{self.worker.submit_dir}/{self.made}", "w") as file:
@@ -239,7 +246,7 @@ class Runner:
             # As after a split: a late answer would be taken for that of the next operation.
             self.chirp.disconnect()
         now = time.monotonic()
-        self.report_after = now + max(self.report_interval, TIMES * (now - begun))
+        self.report_after = now + max(self.report_interval, REPORT_SHARE * (now - begun))
 
     def write(self, name: str, about: dict[str, Any], frames: list[Any]) -> None:
         """Write a container into the submit directory."""

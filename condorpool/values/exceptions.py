@@ -53,8 +53,9 @@ import contextlib
 import multiprocessing
 import multiprocessing.pool
 import pickle
+import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeVar
 
@@ -80,6 +81,43 @@ def words_of(error: BaseException, show: Callable[[BaseException], str] = str) -
 
 class CondorPoolError(Exception):
     """The root of every error that condorpool raises by itself."""
+
+    def _render_traceback_(self) -> list[str]:
+        return render()
+
+
+#: Packages whose frames say nothing to users: below a verb, or between a cell and its magic.
+_UNSEEN = {"condorpool", "cloudpickle", "pickle", "threading", "IPython", "decorator"}
+
+
+def render() -> list[str]:
+    """Return the traceback that IPython is about to show, without the frames of condorpool."""
+    from IPython.core.getipython import get_ipython  # noqa: PLC0415 - only IPython calls this
+
+    shell: Any = get_ipython()
+    shown: types.TracebackType | None = None
+    kind, error, trace = sys.exc_info()
+    assert error is not None  # noqa: S101 - it is being handled
+    for entry in reversed(list(_entries(trace))):
+        if entry is trace or not _is_unseen(entry):  # the first is IPython's, which skips it
+            shown = types.TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    cause, suppresses = error.__cause__, error.__suppress_context__
+    try:
+        if cause and all(map(_is_unseen, _entries(cause.__traceback__))):
+            error.__cause__ = None  # its message is in ours
+        return shell.InteractiveTB.structured_traceback(kind, error, shown, tb_offset=1)  # type: ignore[no-any-return]
+    finally:
+        error.__cause__, error.__suppress_context__ = cause, suppresses
+
+
+def _entries(trace: types.TracebackType | None) -> Iterator[types.TracebackType]:
+    while trace:
+        yield trace
+        trace = trace.tb_next
+
+
+def _is_unseen(entry: types.TracebackType) -> bool:
+    return str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0] in _UNSEEN
 
 
 # The first two end loops silently, and ours have a meaning of their own.

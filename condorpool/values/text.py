@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
 #: The most characters of a name.
 MAX_NAME = 100
 
@@ -11,6 +14,21 @@ def one_line(text: str, most: int = MAX_NAME) -> str:
     shown = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * most])
     line = " ".join(shown.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+_short.maxlevel = 3
+
+
+def short(value: Any) -> str:
+    """Return what ``repr`` returns, cut to some 60 characters, whatever the value's own code does."""
+    try:
+        return one_line(_short.repr(value))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - the value's class may raise anything, even SystemExit
+        return f"<{type(value).__name__}>"
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import resource
@@ -269,6 +270,29 @@ def thousand_jobs(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
     time.sleep(PAUSE)
     floor = raw(place.schedd_address, place.version, folder, 1000)
     compare("1,000 calls as 1,000 jobs", [ours], [floor])
+
+
+def nap(_: int) -> tuple[float, float]:
+    """Return when a short call began and ended."""
+    begun = time.perf_counter()
+    time.sleep(0.02)
+    return begun, time.perf_counter()
+
+
+@row
+def reports(htcondor: personal.PersonalHTCondor, folder: Path) -> None:
+    """Measure which part of their time runners report how many calls they have made."""
+    for way, what in (("IF_NEEDED", "shared"), ("YES", "by chirp")):
+        commands = {"should_transfer_files": way}
+        with condorpool.Pool(2, personal=htcondor, submitdir=folder, submitkwargs=commands) as pool:
+            times = pool.map(nap, range(1000), chunksize=500)
+        gaps, seconds = [], 0.0
+        for chunk in (times[:500], times[500:]):
+            gaps += [after[0] - before[1] for before, after in itertools.pairwise(chunk)]
+            seconds += chunk[-1][1] - chunk[0][0]
+        usual = statistics.median(gaps)
+        share = 100 * sum(max(0.0, gap - usual) for gap in gaps) / seconds
+        show(f"reports of how many calls were made ({what})", share, "%", "reach < 1")
 
 
 def _processor_seconds(htcondor: personal.PersonalHTCondor) -> Counter[str]:

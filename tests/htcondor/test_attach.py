@@ -212,6 +212,14 @@ result.wait()
     assert made(tmp_path) == {0: 1, 1: 2, 2: 2, 3: 1, 4: 1}
 
 
+def until_gone(gone):
+    """Wait until cleaners have deleted the submit directories."""
+    end = time.monotonic() + 30
+    while not gone():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 class TestNames:
     """Results with a name are kept until the user forgets them."""
 
@@ -265,14 +273,72 @@ class TestNames:
         assert made(tmp_path) == {x: 1 + (x == 13) for _, x in calls}
 
     def test_other_calls_need_another_name(self, make_pool, tmp_path):
-        """Results of one call are never returned for another."""
+        """Results of one call are never returned for another; the error says what changed."""
         pool = make_pool()
         result = pool.map_async(abs, [1, 2], name="scan")
-        for func, items in ((abs, [1, 3]), (str, [1, 2])):
-            with pytest.raises(ValueError, match="other calls"):
+        for func, items, changed in (
+            (abs, [1, 3], "the items"),
+            (str, [1, 2], "the function"),
+            (lambda x: -x, [2, 1], "the function and the items"),
+        ):
+            with pytest.raises(ValueError, match=f"other calls: {changed} changed. Add overwrite"):
                 pool.map(func, items, name="scan")
         assert result.get() == [1, 2]
-        result.forget()
+        assert condorpool.attach("scan") is result
+        assert condorpool.forget("scan") == 2
+        assert condorpool.forget("scan") == 0
+        assert pool.map(abs, [1, 3], name="scan") == [1, 3]
+        assert condorpool.forget("scan") == 2
+
+    def test_a_function_that_was_edited(self, make_pool, gone):
+        """``overwrite`` replaces the results, in the same pool and in the next one."""
+        with make_pool() as pool:
+            assert pool.map(lambda x: x + 1, [1, 2], name="scan") == [2, 3]
+            assert pool.map(lambda x: x + 2, [1, 2], name="scan", overwrite=True) == [3, 4]
+            with pytest.raises(ValueError, match="the function changed"):
+                pool.map(lambda x: x + 1, [1, 2], name="scan")
+        with make_pool() as pool:
+            with pytest.raises(ValueError, match="the function changed"):
+                pool.map(lambda x: x + 3, [1, 2], name="scan")
+            assert pool.map(lambda x: x + 3, [1, 2], name="scan", overwrite=True) == [4, 5]
+            assert pool.map(lambda x: x + 3, [1, 2], name="scan") == [4, 5]
+            with pytest.raises(ValueError, match="add name="):
+                pool.map(abs, [1], overwrite=True)
+        assert condorpool.forget("scan") == 2
+        until_gone(gone)
+
+    def test_other_names_stay(self, make_pool, gone, mine):
+        """Of a directory with several names, only the one is deleted."""
+        with make_pool() as pool:
+            pool.map(abs, [-1, 2], name="one")
+            pool.map(abs, [-3], name="other")
+        assert condorpool.forget("one") == 2
+        assert not mine("one")
+        with make_pool() as pool:
+            assert pool.map(abs, [-1, 5], name="one") == [1, 5]
+            assert pool.map(abs, [-3], name="other") == [3]
+            assert condorpool.forget("one") == 2
+            assert condorpool.forget("other") == 1
+        until_gone(gone)
+
+    def test_a_name_belongs_to_a_notebook(self, make_pool, monkeypatch, capsys, gone):
+        """Another notebook may use it for other calls; equal ones are reused, which it is told."""
+        monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/first.ipynb")
+        with make_pool() as pool:
+            pool.map(abs, [-1, 2], name="scan")
+        monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/second.ipynb")
+        assert "first.ipynb" in repr(condorpool.attach())
+        with pytest.raises(condorpool.CondorPoolError, match=r"are those of /home/me/first\.ipynb"):
+            condorpool.forget("scan")
+        with make_pool() as pool:
+            assert pool.map(abs, [-7], name="scan") == [7]
+            assert pool.map(abs, [-7], name="scan") == [7]
+            assert condorpool.forget("scan") == 1
+            capsys.readouterr()
+            assert pool.map(abs, [-1, 2], name="scan") == [1, 2]
+            assert "in first.ipynb" in capsys.readouterr().err
+        assert condorpool.forget("scan", everywhere=True) == 2
+        until_gone(gone)
 
     @pytest.mark.parametrize("name", ["it's $(ClusterId) \\", '"x"', "+größe 😀"])
     def test_any_name_can_be_typed_again(self, make_pool, name):
@@ -304,11 +370,12 @@ def test_a_process_cannot_take_what_another_uses(client):
     code = """
 import subprocess, sys
 pool.map_async(abs, [1], name="scan").wait()
-other = "import condorpool; condorpool.attach('scan')"
-done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
-assert done.returncode == 1, done
-assert f"in use by process {os.getpid()}" in done.stderr, done.stderr
-pool._workload.results.named("scan").forget()
+for verb in ("attach('scan')", "forget('scan', everywhere=True)"):
+    other = f"import condorpool; condorpool.{verb}"
+    done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+    assert done.returncode == 1, done
+    assert f"in use by process {os.getpid()}" in done.stderr, done.stderr
+assert condorpool.forget("scan") == 1
 pool.close()
 """
     assert client(code) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -247,6 +248,46 @@ class TestKilled:
         assert killed.made == {"a", "b", "c"}
         assert command("logs", entry.run).count("cleaned up") == 1
 
+    @pytest.mark.parametrize("chunks", ["", ", maxtasksperchild=1"], ids=["runners", "plain jobs"])
+    def test_a_reboot(self, script, tmp_path, htcondor, chunks):
+        """Calls that no HTCondor answers for any more are kept until they are resumed."""
+        with personal.start(tmp_path / "personal", cpus=1) as doomed:
+            arguments = f"personal={str(doomed.folder)!r}{chunks}"
+            killed = script(f"""
+                pool = condorpool.Pool({arguments}, submitdir={str(tmp_path / "0")!r})
+                def slow(x):
+                    if x == 2:
+                        open("begun", "w").close()
+                        time.sleep(600)
+                    return x * x
+                result = pool.map_async(slow, range(6), chunksize=1)
+                started("begun")
+                print("READY", flush=True)
+                time.sleep(60)
+            """)
+            killed.until("READY")
+            kill_cleaners()
+            killed.kill()
+        command("clean")
+        until(lambda: "kept" in killed.entry.note, "the directory is not kept")
+        assert re.fullmatch(
+            r"kept: [3-6] calls were not made before .* condorpool.attach\(\) resumes them",
+            killed.entry.note,
+        )
+        resumed = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(f"""
+                import condorpool
+                pool = condorpool.Pool(personal={str(htcondor.folder)!r})
+                result = condorpool.attach("slow", pool)
+                result.take_back(), result.remove()
+                print(result.calls, result.calls_ended)
+                pool.terminate(), pool.join()
+            """)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert resumed.stdout.split()[:1] == ["6"], resumed.stderr
+        until(lambda: not killed.directory, "the directory remains")
+
     def test_posted_work_without_jobs(self, script):
         """The cleaner submits jobs for posted chunks."""
         killed = script("""
@@ -460,6 +501,10 @@ class TestOthers:
         assert not reused.is_alive
         living = Owner.this()
         assert living.is_alive
+        # What close() has handed over belongs to no process, dead or alive.
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        assert not Owner(gone.pid, 0, owner.boot, owner.space, owner.host).is_alive
         entry = leftover.move(registry.state() / str(living))
         assert "Nothing" in command("clean")
         entry.move(leftover.file.parent)

@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 import condorpool
 from condorpool.notebook import magics
+from condorpool.notebook.status import Status
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ class TestMap:
         assert "'scan': reusing 2 of 2" in capsys.readouterr().err
         run(shell, "%condor_clean")
         run(shell, "%condor_status")
-        assert "kept: results named scan" in capsys.readouterr().out
+        assert "scan: 2 of 2 calls done, kept. `%condor_attach scan`" in capsys.readouterr().out
         assert run(shell, "%condor_attach scan").get() == [1, 2]
         run(shell, "_condor.forget()\n%condor_clean\n%condor_status")
         assert "kept" not in capsys.readouterr().out
@@ -90,13 +91,13 @@ class TestMap:
         with pytest.raises(UsageError, match="no calls named 'other'"):
             shell.run_line_magic("condor_attach", "other")
 
-    def test_an_interrupt(self, shell, capsys):
+    def test_an_interrupt(self, shell):
         """The jobs continue, and one line says how to wait again."""
         threading.Timer(1.5, _thread.interrupt_main).start()
         done = shell.run_cell("%condor_map --name slow time.sleep [3]")
         assert isinstance(done.error_in_exec, KeyboardInterrupt)
-        notice = "condorpool: interrupted; the jobs continue. Wait again with `_condor.get()`"
-        assert notice in capsys.readouterr().err
+        (note,) = done.error_in_exec.__notes__
+        assert note.startswith("interrupted; the jobs continue. _condor.get() waits again")
         assert shell.user_ns["_condor"].get(timeout=30) == [None]
         shell.user_ns["_condor"].forget()
 
@@ -158,20 +159,34 @@ class TestMap:
         [
             ("%condor_map", "write a function and its data"),
             ("%condor_map abs", "is not a function and its data"),
-            ("%condor_map abs nodata", "name 'nodata' is not defined"),
-            ("%condor_map abs 1", "'int' object is not iterable"),
-            ("%condor_map 1 [1]", "the function is of type int, not callable"),
-            ("%condor_map --chunk 1 abs [1]", "did you mean --chunksize?"),
+            ("%condor_map abs nodata", "there is no variable nodata."),
+            ("%condor_map abs tmie", "there is no variable tmie. Did you mean 'time'?"),
+            ("%condor_map abs 1", "the data is of type int, not a list"),
+            ("%condor_map 1 [1]", "what should be the function is of type int, not a function"),
+            ("%condor_map [1] abs", "the function comes first, then the data"),
+            ("%condor_map abs [1] --memory 2GB", "Options such as --memory come before"),
+            ("%condor_map --chunk 1 abs [1]", "Did you mean --chunksize? `%condor_map?`"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
             ("%condor_map --memory much abs [1]", "memory='much' is not a size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
+            ("%%condor_map\nx", "write the data after %%condor_map"),
+            ("%%condor_map abs range(3)\nx", "after %%condor_map write only the data"),
             ("%%condor_map [1]\ny = = 1", "line 1 of the cell"),
-            ("%condor_pool processes 4", "are not arguments of a Pool"),
+            ("%condor_pool processes 4", "did you mean processes=4?"),
             ("%condor_pool color=4", "color"),
+            ("%condor_pool process=4", "did you mean processes?"),
+            ("%condor_pool memroy=4", "did you mean memory?"),
+            ("%condor_pool on_exit=keep", "text needs quotes, as in on_exit='keep'"),
+            ("%condor_status all", "%condor_status takes nothing after its name: 'all'"),
+            ("%condor_clean scan", "%condor_clean takes nothing after its name: 'scan'"),
             ("%%condor abs\n1", "takes only options"),
-            ("%%condor -i nothing\n1", "name 'nothing' is not defined"),
-            ("%condor_rm", "the line is empty: name jobs by id"),
-            ("%condor_rm 999999.0", "this notebook has no job 999999.0"),
+            ("%%condor -i nothing\n1", "there is no variable nothing."),
+            ("%condor_rm", "write what after the magic's name: a job's id"),
+            ("%condor_rm 999999.0", "this notebook has no job 999999.0; it has none"),
+            (
+                "%condor_rm helt",
+                "no calls and no variable named helt. Did you mean 'held'?",
+            ),
             ("%condor_rm time", "time is of type module, neither a job nor a result"),
         ],
     )
@@ -182,6 +197,54 @@ class TestMap:
         shown = capsys.readouterr()
         assert expected in shown.err
         assert "Traceback" not in shown.err + shown.out
+
+
+def wait_for(condition):
+    """Wait until a condition is true."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+class TestStatus:
+    """%condor_status."""
+
+    def test_nothing(self, shell, capsys):
+        """A notebook without calls is told so."""
+        run(shell, "%condor_status")
+        assert capsys.readouterr().out == "This notebook has no calls.\n"
+
+    def test_the_table(self, shell, capsys):
+        """Each result has a row with its calls by state, and the name of its variable."""
+        run(
+            shell, "waits = %condor_map -a --name scan --chunksize 1 time.sleep [0, 20, 20, 20, 20]"
+        )
+        run(shell, "fails = %condor_map -a lambda x: 1 / x [0, 1]")
+        result = shell.user_ns["waits"]
+        wait_for(lambda: tuple(result.counts()) == (1, 0, 0, 2, 0, 2))
+        capsys.readouterr()
+        run(shell, "%condor_status")
+        head, scan, fit, *notes = capsys.readouterr().out.splitlines()
+        words = "name calls done running waiting time variable"  # no others have calls
+        assert head.split() == words.split()
+        *numbers, elapsed, variable = scan.split()
+        assert numbers == ["scan", "5", "1", "2", "2"]
+        assert ":" in elapsed
+        assert variable == "waits"
+        assert fit.split()[-1] == "fails"
+        assert notes[0].startswith("In the queue: 2 jobs running")
+        assert any("`waits.show('auto')`" in note for note in notes)
+        run(shell, "%condor_rm all")
+
+    def test_html(self, shell):
+        """A notebook gets a table of HTML, in which names are text."""
+        run(shell, "r = %condor_map -a --name '<b>' time.sleep [20]")
+        html = Status(shell.user_ns)._repr_html_()
+        assert "&lt;b&gt;" in html
+        assert "<b>" not in html
+        assert html.count("<tr>") == 2
+        run(shell, "%condor_rm all\nr.forget()")
 
 
 CELL = """%%condor -i k,data -o best,f
@@ -270,6 +333,10 @@ class TestJobs:
         assert "/no/such" in capsys.readouterr().out
         run(shell, f"%condor_log {first}")
         assert "Job was held" in capsys.readouterr().out
+        run(shell, "%condor_log held")  # the word, not the variable
+        reason, events = capsys.readouterr().out.split(f"-- events of {first}\n")
+        assert reason.startswith(f"Job {first}: Held\nJob {first} is held: ")
+        assert "Job was held" in events
         run(shell, "%condor_hold all")
         assert capsys.readouterr().out == "held 0 jobs; 2 already held or ended\n"
         run(shell, f"%condor_rm {first}")
@@ -295,6 +362,33 @@ class TestJobs:
         assert capsys.readouterr().out == "removed 2 jobs\n"
         with pytest.raises(condorpool.JobRemovedError):
             shell.user_ns["r"].get(timeout=20)
+
+    def test_a_result_by_its_variable(self, shell, capsys):
+        """Jobs of a result are held and released, and its calls removed, by its variable's name."""
+        run(shell, "scan = %condor_map -a --chunksize 10 time.sleep [60] * 40")
+        result = shell.user_ns["scan"]
+        wait_for(lambda: len(result.jobs) == 2)
+        run(shell, "%condor_hold scan")
+        assert capsys.readouterr().out == "held 2 jobs\n"
+        wait_for(lambda: result.counts().held >= 20)
+        run(shell, "%condor_release scan")
+        assert capsys.readouterr().out == "released 2 jobs\n"
+        run(shell, "%condor_rm scan")
+        assert capsys.readouterr().out == "removed 40 calls of sleep\n"
+        wait_for(result.ready)
+        assert result.counts().removed == 40
+        run(shell, "%condor_rm scan")
+        assert capsys.readouterr().out == "removed 0 calls of sleep\n"
+
+    def test_the_log_of_a_result(self, shell, capsys):
+        """Why calls failed comes first, then what they printed, then events."""
+        run(shell, "def f(x):\n    print('item', x)\n    return 1 / x\nr = %condor_map -a f [0]")
+        result = shell.user_ns["r"]
+        result.wait(30)
+        run(shell, "%condor_log r")
+        out = capsys.readouterr().out
+        assert out.startswith("Call 0 of f failed: ZeroDivisionError: division by zero\nJob ")
+        assert out.index("item 0") < out.index("-- events of ")
 
     def test_an_idle_result(self, shell, capsys):
         """For waiting calls, %condor_why explains the jobs that may take them."""

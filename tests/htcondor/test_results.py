@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import os
+import pickle
 import platform
 import signal
 import sys
@@ -307,6 +308,189 @@ class TestAwait:
         result.remove()
 
 
+def told(caught, capsys=None):
+    """Return the notes on an exception, or what Python 3.10 prints instead."""
+    noted = "\n".join(getattr(caught.value, "__notes__", []))
+    return noted or capsys.readouterr().err.removeprefix("condorpool: ")
+
+
+def half(x):
+    """Return a number's half; raise for odd ones."""
+    if x % 2:
+        raise ValueError(x)
+    return x // 2
+
+
+class TestSequence:
+    """A result is a sequence of what its calls returned or raised."""
+
+    def test_a_failed_call_hides_no_other(self, pool):
+        """Its exception stands in its place, however the result is read."""
+        result = pool.map_async(half, range(5), chunksize=2)
+        assert len(result) == 5
+        assert result
+        found = list(result)
+        assert found[::2] == [0, 1, 2]
+        assert [type(error) for error in found[1::2]] == [ValueError] * 2
+        assert result.get(return_exceptions=True) == found
+        assert [result[0], result[-1], result[2:4]] == [0, 2, found[2:4]]
+        assert result.values() == [0, None, 1, None, 2]
+        assert result.values(missing=-1) == [0, -1, 1, -1, 2]
+        with pytest.raises(IndexError, match="5 calls"):
+            result[5]
+        with pytest.raises(ValueError, match="1"):
+            result.get(return_exceptions=False)
+        single = pool.apply_async(half, (1,))
+        assert isinstance(single.get(return_exceptions=True), ValueError)
+
+    def test_values_come_as_calls_end(self, make_pool, tmp_path):
+        """The first value is here while a later call runs."""
+        go = tmp_path / "go"
+
+        def call(x):
+            if x == 2:
+                wait_for(go)
+            return x
+
+        result = make_pool(processes=1).map_async(call, range(4), chunksize=1)
+        items = iter(result)
+        assert [next(items), next(items), result[1]] == [0, 1, 1]
+        assert not result.ready()
+        assert result.values(missing="?")[2:] == ["?", "?"]
+        go.touch()
+        assert list(items) == [2, 3]
+
+    def test_calls_that_were_removed(self, make_pool, tmp_path):
+        """Values that arrived before stay."""
+        go = tmp_path / "go"
+
+        def call(x):
+            if x:
+                wait_for(go)
+            return x
+
+        result = make_pool(processes=1).map_async(call, range(3), chunksize=1)
+        assert result[0] == 0
+        result.remove()
+        assert [type(value).__name__ for value in result] == ["int", *["JobRemovedError"] * 2]
+        assert result.values(missing="-") == [0, "-", "-"]
+
+    def test_held_jobs(self, make_pool):
+        """Waiting for a value raises as ``get`` does."""
+        commands = {"periodic_hold": "true"}
+        result = make_pool(submitkwargs=commands, on_hold="raise").map_async(abs, [1, 2])
+        with pytest.raises(condorpool.JobHeldError) as caught:
+            result[1]
+        assert "result.release()" in told(caught)
+        result.remove()
+
+    def test_no_calls(self, pool):
+        """A map of nothing is an empty sequence, but not false."""
+        result = pool.map_async(abs, [])
+        assert (list(result), result.values(), len(result), bool(result)) == ([], [], 0, True)
+
+    def test_made_again(self, pool, tmp_path):
+        """An item waits for a call that is made again."""
+        lucky = tmp_path / "lucky"
+
+        def call(x):
+            if x == 1 and not lucky.exists():
+                raise ValueError(x)
+            return x
+
+        result = pool.map_async(call, range(3), chunksize=1)
+        assert isinstance(result[1], ValueError)
+        result.wait(60)
+        lucky.touch()
+        result.rerun()
+        assert result[1] == 1
+
+
+class TestLast:
+    """``pool.last`` is the result of the last call."""
+
+    def test_of_each_verb(self, make_pool):
+        """Blocking or not, failed or not, also an iterator."""
+        pool = make_pool()
+        assert pool.last is None
+        pool.map(abs, [-1, -2])
+        assert pool.last.get() == [1, 2]
+        with pytest.raises(ValueError, match="1"):
+            pool.map(half, range(3))
+        assert pool.last.values() == [0, None, 1]
+        assert pool.apply_async(abs, (-3,)) is pool.last
+        pool.apply(abs, (-4,))
+        assert pool.last.get() == 4
+        with pytest.raises(condorpool.PayloadError):
+            pool.map(abs, [threading.Lock()])
+        assert pool.last.get() == 4
+        results = pool.imap(abs, [-1])
+        assert pool.last is results
+
+    def test_an_iterator_that_was_dropped(self, make_pool, gone):
+        """A pool that closes does not make the rest of its calls."""
+        with make_pool() as pool:
+            taken = []
+            for value in pool.imap(double, (taken.append(x) or x for x in range(10_000))):
+                if value == 4:
+                    break
+        assert len(taken) < 1000
+        assert gone()
+
+
+class Odd(Exception):
+    """An exception that forbids attributes."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+
+class Rude:
+    """Raises when it is shown."""
+
+    def __repr__(self):
+        raise SystemExit
+
+
+class TestNotes:
+    """Errors say which call failed, and how to get at the rest."""
+
+    def test_of_a_map(self, pool):
+        """The call, its item, how many others failed, and where the values are; once."""
+        with pytest.raises(ValueError, match="3") as caught:
+            pool.starmap(lambda x, y: half(x), [(x, "y" * 1000) for x in (0, 3, 5, 2)], 2)
+        lines = told(caught).splitlines()
+        assert lines[0].startswith("this is call 1 of 4 (the first is 0): <lambda>(3, 'yyy")
+        assert len(lines[0]) < 200
+        assert lines[1].startswith("1 more failed; pool.last.values() has the 2 values")
+        with pytest.raises(ValueError, match="3"):
+            pool.last.get()
+        assert told(caught).splitlines() == lines
+
+    @pytest.mark.parametrize("error", [ValueError(1), Odd(1)], ids=["plain", "odd"])
+    def test_any_exception(self, pool, error):
+        """Those that forbid attributes come unharmed, and items that cannot be shown do no harm."""
+
+        def call(_):
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            pool.map(call, [Rude()])
+        assert caught.value.args == (1,)
+        assert "this is call 0 of 1 (the first is 0): call(<Rude" in told(caught)
+        copy = pickle.loads(pickle.dumps(ValueError(1).with_traceback(None)))
+        assert copy.args == (1,)
+
+    def test_of_an_iterator(self, pool):
+        """It continues with the next result."""
+        results = pool.imap(half, range(3))
+        next(results)
+        with pytest.raises(ValueError, match="1") as caught:
+            next(results)
+        assert told(caught).startswith("this is call 1 (the first is 0)")
+        assert list(pool.last) == [1]
+
+
 def test_an_interrupt_leaves_the_jobs(make_pool, tmp_path, capsys):
     """Ctrl-C in a blocking call returns at once, and says how to get the results."""
     pool = make_pool(processes=1)
@@ -322,11 +506,11 @@ def test_an_interrupt_leaves_the_jobs(make_pool, tmp_path, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         pool.map(call, [1, 2])
-    assert "pool.results[-1]" in capsys.readouterr().err
+    assert told(caught, capsys).startswith("interrupted; the jobs continue. pool.last.get() waits")
     goes_on.touch()
-    assert pool.results[-1].get(timeout=60) == [1, 2]
+    assert pool.last.get(timeout=60) == [1, 2]
 
 
 def test_a_pool_that_is_not_closed_keeps_nothing_of_results_that_were_taken(pool):

@@ -106,6 +106,9 @@ def begin(htcondor, tmp_path):
 def check_resumed(output, htcondor, folder):
     """Check that each call was made exactly once, and that nothing is left behind."""
     assert f"{list(range(12))}\n" in output
+    greeting = [line for line in output.splitlines() if line.endswith("`%condor_attach note`")]
+    assert len(greeting) == 1
+    assert "condorpool: 1 map of this notebook is running or kept:" in output
     (line,) = [line for line in output.splitlines() if line.startswith("note ")]
     assert "of 12" in line  # and the second attach() no longer lists it
     marks = {file.name: file.read_text() for file in folder.glob("made-*")}

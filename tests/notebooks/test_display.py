@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import textwrap
@@ -56,7 +57,8 @@ def test_an_executed_notebook_has_the_report(environment, tmp_path):
     """Without a front end the widget is replaced by the report at the end."""
     [outputs] = execute(environment, tmp_path, SLOW)
     shown = [out.data for out in outputs if out.output_type == "display_data"]
-    assert [set(data) for data in shown] == [{"text/plain", "text/html"}]
+    assert set(shown[0]) == {"text/plain", "text/html"}
+    assert shown[1:] == [{"text/plain": ""}]  # where the widget was
     assert "2 of 2 calls done" in shown[0]["text/plain"]
     assert "timeline: 2 groups of calls on 1 host" in shown[0]["text/html"]
 
@@ -66,6 +68,26 @@ def test_a_short_call_leaves_nothing(environment, tmp_path):
     first = "pool.map(abs, [1], progress=None)"
     _, outputs = execute(environment, tmp_path, first, "pool.map(abs, [1, 2])")
     assert [out.output_type for out in outputs] == ["execute_result"]
+
+
+HELD_CALLS = """
+pool = Pool(maxtasksperchild=1, submitkwargs=dict(
+    should_transfer_files="YES", transfer_input_files="/no/such/file"))
+results = [pool.apply_async(abs, (n,)) for n in range(2)]
+while not all(result.counts().held for result in results):
+    time.sleep(0.1)
+time.sleep(4)
+for result in results:
+    result.remove()
+"""
+
+
+def test_a_held_call_is_noticed(environment, tmp_path):
+    """Calls that no display shows are named in one line when they are held."""
+    [outputs] = execute(environment, tmp_path, HELD_CALLS)
+    [notice] = "".join(out.text for out in outputs if out.output_type == "stream").splitlines()
+    assert re.match("condorpool: (1 call|2 calls) of abs held: job ", notice)
+    assert "/no/such/file" in notice
 
 
 def test_held_jobs_raise_without_a_front_end(environment, tmp_path):
@@ -78,7 +100,7 @@ def test_the_widget_can_be_switched_off(environment, tmp_path):
     """CONDORPOOL_WIDGET=0 shows a line of text instead."""
     [outputs] = execute({**environment, "CONDORPOOL_WIDGET": "0"}, tmp_path, SLOW)
     texts = [out.text for out in outputs if out.output_type == "stream"]
-    assert "2 of 2, 0:0" in "".join(texts)
+    assert "2 of 2 calls done, 0:0" in "".join(texts)
     assert not [out for out in outputs if out.output_type == "display_data"]
 
 
@@ -121,7 +143,7 @@ def test_a_terminal_has_a_bar(environment, tmp_path):
                 break
     os.close(ours)
     assert "\r" in said.decode()
-    assert "2 of 2, 0:0" in said.decode()
+    assert "2 of 2 calls done, 0:0" in said.decode()
 
 
 def test_results_that_are_iterated_over_are_shown(environment, tmp_path):
@@ -141,7 +163,7 @@ def test_results_that_are_iterated_over_are_shown(environment, tmp_path):
     next(results, None)
     """
     [outputs] = execute(environment, tmp_path, textwrap.dedent(cell))
-    [shown] = [out.data["text/plain"] for out in outputs if out.output_type == "display_data"]
+    shown, _ = [out.data["text/plain"] for out in outputs if out.output_type == "display_data"]
     assert shown.startswith("fit: 7 of 8 calls done, 1 failed")
     assert "ValueError: no convergence" in shown
 

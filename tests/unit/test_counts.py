@@ -147,8 +147,8 @@ class World:
             job, token = self.random.choice(chunks)
             made = self.random.randint(0, token.end - token.first)
             failed = self.random.randint(0, made)
-            text = f"{token.batch} {token.first} {made} {failed}\n"
-            text = self.random.choice([text, text, text, text[:-2], "", "1 0 3 3\n", "\0\n"])
+            text = f"{token.batch} {token.first} {made} {failed} {made / 2}\n"
+            text = self.random.choice([text, text, text, text[:-2], "", "1 0 3 3 0.5\n", "\0\n"])
             folder = self.session.directory.path / made_name(self.crew.number)
             (folder / job.id).write_text(text)
 
@@ -396,15 +396,21 @@ def test_calls_that_a_job_reports_are_done(busy):
     ((_, token),) = busy.chunks()
     start = f"{token.batch} {token.first}"
     assert report(busy, "") == CallCounts(running=1, waiting=7)
-    assert busy.calls.longest[0] == token.first
-    assert report(busy, f"{start} 3 1\n", wait=0.2) == CallCounts(2, 1, 0, 1, 0, 4)
-    number, seconds = busy.calls.longest
-    assert number == token.first + 3
-    assert seconds >= 0.2
-    assert report(busy, f"{start} 9 1\n") == CallCounts(3, 1, 0, 0, 0, 4)  # no more than there are
+    assert busy.calls.pace().longest.number == token.first
+    assert busy.calls.pace().seconds is None
+    assert report(busy, f"{start} 3 1 1.5\n", wait=0.2) == CallCounts(2, 1, 0, 1, 0, 4)
+    pace = busy.calls.pace()
+    assert (pace.longest.number, pace.longest.left) == (token.first + 3, 1)
+    assert pace.time - pace.longest.began >= 0.2
+    assert (pace.seconds, pace.is_exact(pace.longest), pace.chunks) == (0.5, True, 1)
+    assert report(busy, f"{start} 9 1 4.5\n") == CallCounts(
+        3, 1, 0, 0, 0, 4
+    )  # no more than there are
 
 
-@pytest.mark.parametrize("text", ["", "1", "1 0 3 0", "99 0 3 0\n", "1 77 3 0\n", "a b c d\n"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1 0 3 0 1.5", "99 0 3 0 1.5\n", "1 77 3 0 1.5\n", "a b c d e\n"]
+)
 def test_reports_of_other_chunks_and_broken_ones_are_ignored(busy, text):
     """Nothing depends on them."""
     assert report(busy, text) == CallCounts(running=1, waiting=7)
@@ -413,7 +419,7 @@ def test_reports_of_other_chunks_and_broken_ones_are_ignored(busy, text):
 def test_what_an_evicted_job_has_made_is_lost(busy):
     """It begins its chunk again, and its report does not count any more."""
     ((job, token),) = busy.chunks()
-    assert report(busy, f"{token.batch} {token.first} 3 0\n").done == 3
+    assert report(busy, f"{token.batch} {token.first} 3 0 1.5\n").done == 3
     for kind, running in (("JOB_EVICTED", 0), ("EXECUTE", 1)):
         event = JobEvent(kind, job.cluster.number, job.proc, {}, int(time.time()) + 1)
         with busy.session.changed:
@@ -425,7 +431,7 @@ def test_what_an_evicted_job_has_made_is_lost(busy):
 def test_a_chunk_is_split_after_a_report(busy):
     """What was made of it still counts, and the other half is a chunk of its own."""
     ((_, token),) = busy.chunks()
-    assert report(busy, f"{token.batch} {token.first} 2 0\n").done == 2
+    assert report(busy, f"{token.batch} {token.first} 2 0 1.0\n").done == 2
     busy.split()
     busy.read_reports()
     assert busy.check().done in (1, 2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from condorpool.engine import description
+from condorpool.values.exceptions import SubmitError
 
 
 def build(*, batch=1, defaults=None, keep_claim=0, lease=0, **options):
@@ -51,11 +53,35 @@ class TestBuild:
             ("end\\\\", "end"),
             ("\\", "calls"),
             ('a "b"', 'a "b"'),
+            ("two\nlines\r", "two lines"),
+            ("\x1b[31mred\udcff", " [31mred"),
         ],
     )
     def test_names_are_for_people(self, name, written):
         """HTCondor expands no macros in them."""
         assert description.title(name) == written
+
+    @pytest.mark.parametrize("value", ["/a:\n", "/a\r", "/a\udcff", "/a\0"])
+    def test_variables_that_fit_on_no_line(self, monkeypatch, value):
+        """They are left to the private file."""
+        environment = {**os.environ, "LD_LIBRARY_PATH": value, "PYTHONPATH": "/b"}
+        monkeypatch.setattr(os, "environ", environment)
+        built = build()["environment"]
+        assert "LD_LIBRARY_PATH" not in built
+        assert "PYTHONPATH='/b'" in built
+
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            ({"python": "/opt/a\nb/python"}, "arguments"),
+            ({"submitkwargs": {"requirements": "true\nqueue 100"}}, "requirements"),
+            ({"submitkwargs": {"My.Note": '"\udcff"'}}, "My.Note"),
+        ],
+    )
+    def test_values_that_fit_on_no_line(self, options, named):
+        """A description has one line for each command: the error names the command."""
+        with pytest.raises(SubmitError, match=f"submit command {named} .*Nothing was submitted"):
+            build(**options)
 
     def test_lease(self):
         """Waiting jobs leave after a while; the user's own ``periodic_remove`` counts too."""

@@ -57,17 +57,36 @@ def test_options_end_where_python_begins():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("--chunk 3 f d", "no option --chunk: did you mean --chunksize?"),
-        ("--chunksize", "--chunksize needs a value"),
-        ("--chunksize many f d", "invalid int value: 'many'"),
-        ("--quiet=1 f d", "--quiet"),
-        ("--submit memory f d", "write 'key=value', not 'memory'"),
+        ("--chunk 3 f d", "There is no option --chunk. Did you mean --chunksize?"),
+        ("--process 4 f d", "There is no option --process. Did you mean --processes?"),
+        ("-memory 2GB f d", "There is no option -memory. Did you mean --memory?"),
+        ("--retry 3 f d", "There is no option --retry."),
+        ("--chunksize", "--chunksize needs a value."),
+        ("--chunksize many f d", "--chunksize takes a whole number, not 'many'."),
+        ("--chunksize 2.5 f d", "--chunksize takes a whole number, not '2.5'."),
+        ("--task-timeout 1h f d", "--task-timeout takes a number of seconds, not '1h'."),
+        (
+            "--on-hold waits f d",
+            "--on-hold takes raise or wait or remove, not 'waits'. Did you mean 'wait'?",
+        ),
+        ("--quiet=1 f d", "--quiet takes no value."),
+        ("--submit memory f d", "--submit takes 'KEY=VALUE', not 'memory'."),
+        ("-o 1x f d", "--out takes names of variables, and '1x' is none."),
     ],
 )
 def test_bad_options(line, expected):
     """The error says what is wrong and where to look."""
-    with pytest.raises(LineError, match=f"{expected}.*condor_map"):
+    with pytest.raises(LineError) as raised:
         lines.MAP.split(line)
+    assert str(raised.value).startswith(expected)
+    assert str(raised.value)[len(expected) :] == " `%condor_map?` lists the options."
+
+
+def test_help_is_an_option_that_people_try():
+    """The answer names the way to the help."""
+    for option in ("-h", "--help"):
+        with pytest.raises(LineError, match=r"^`%condor_map\?` shows the help\.$"):
+            lines.MAP.split(option)
 
 
 def test_names():
@@ -76,7 +95,7 @@ def test_names():
         options, _ = lines.CELL_JOB.split("-i 'x, y' -i z --out=r")
         assert (options.given, options.wanted) == (["x", "y", "z"], ["r"])
     for parser, line in (lines.CELL_JOB, "-i x,1x"), (lines.MAP, "-o 1x f d"):
-        with pytest.raises(LineError, match="'1x' is not the name of a variable"):
+        with pytest.raises(LineError, match="takes names of variables, and '1x' is none"):
             parser.split(line)
 
 
@@ -106,12 +125,95 @@ def test_bad_cells():
         lines.function_of("# nothing\n")
 
 
-def test_pool_arguments():
-    """Arguments are read as Pool takes them, without comments."""
-    call = lines.pool_arguments("4, submitkwargs={'a': 1}  # few")
-    assert eval(call) == ((4,), {"submitkwargs": {"a": 1}})
-    with pytest.raises(LineError, match="are not arguments of a Pool"):
-        lines.pool_arguments("processes 4")
+def test_options_for_jobs():
+    """Each option is passed under the keyword of that name."""
+    line = (
+        "--disk 1GB --task-timeout 60 --on-hold wait --requirements 'Arch == \"X86_64\"' --echo f d"
+    )
+    options, _ = lines.MAP.split(line)
+    assert options.echo
+    assert lines.job_keywords(options) == {
+        "disk": "1GB",
+        "task_timeout": 60.0,
+        "on_hold": "wait",
+        "requirements": 'Arch == "X86_64"',
+    }
+
+
+@pytest.mark.parametrize("split", [lines.split_call, lines.data_of])
+def test_options_after_the_data(split):
+    """The error says that options come first."""
+    with pytest.raises(LineError, match="Options such as --memory come before anything else"):
+        split("f data --memory 2GB")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "write the data after %%condor_map, as in `%%condor_map range(10)`"),
+        ("  # later", "write the data after %%condor_map"),
+        ("f data", "'f data' is not one expression: after %%condor_map write only the data"),
+    ],
+)
+def test_data_of_a_cell(text, expected):
+    """The line of a cell has only the data."""
+    with pytest.raises(LineError) as raised:
+        lines.data_of(text)
+    assert str(raised.value).startswith(expected)
+    assert lines.data_of("range(3);  # few") == "range(3)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4, submitkwargs={'a': 1}  # few", ((4,), {"submitkwargs": {"a": 1}})),
+        ("memory=2GB", ((), {"memory": "2GB"})),
+        ("memory=2 GB, processes=4", ((), {"memory": "2 GB", "processes": 4})),
+        (
+            "processes=4 memory=1.5GiB disk=10G",
+            ((), {"processes": 4, "memory": "1.5GiB", "disk": "10G"}),
+        ),
+        ("memory='2GB' on_exit='keep'", ((), {"memory": "2GB", "on_exit": "keep"})),
+        ("4 memory = 2GB", ((4,), {"memory": "2GB"})),
+        ("submitkwargs={'rank': 'a == 1'}", ((), {"submitkwargs": {"rank": "a == 1"}})),
+        ("", ((), {})),
+    ],
+)
+def test_pool_arguments(text, expected):
+    """Arguments are read as Pool takes them; sizes need no quotes, and keywords no commas."""
+    assert eval(lines.pool_arguments(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processes 4", "did you mean processes=4?"),
+        ("--memory 2GB", "write memory=2GB, without dashes"),
+        ("--on-exit=keep", "write on_exit=keep, without dashes"),
+        ("4, (", "such as `processes=4, memory=2GB`"),
+    ],
+)
+def test_bad_pool_arguments(text, expected):
+    """The error says how to write them."""
+    with pytest.raises(LineError, match="are not arguments of a Pool") as raised:
+        lines.pool_arguments(text)
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dta", "there is no variable dta. Did you mean 'data'?"),
+        ("zebra", "there is no variable zebra."),
+        ("f(on_exit=keep)", "there is no variable keep: text needs quotes, as in on_exit='keep'"),
+        ("[1, 2", "cannot evaluate '[1, 2': '[' was never closed"),
+    ],
+)
+def test_why_an_expression_cannot_be_evaluated(text, expected):
+    """The error names the variable that is missing, and one that may be meant."""
+    with pytest.raises((NameError, SyntaxError)) as raised:
+        eval(text, {"data": 1, "f": None})
+    assert lines.why_not(text, raised.value, ["data", "f"]) == expected
 
 
 def test_help_names_every_option():

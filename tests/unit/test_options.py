@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
 import typing
 
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
+from IPython.core.magic import MagicsManager
 
 import condorpool
 from condorpool import Executor, Pool
-from condorpool.interface.options import keywords, resources
+from condorpool.interface.options import given, keywords, resources
 from condorpool.interface.options.keywords import (
     CallKeywords,
     JobKeywords,
@@ -82,7 +84,9 @@ def test_types_can_be_asked_for(function):
 def test_the_tab_key(line, expected, use_jedi):
     """IPython completes keywords, with Jedi and without."""
     names = {"pool": object.__new__(Pool), "Pool": Pool, "Executor": Executor}
-    completer = IPCompleter(namespace=names, use_jedi=use_jedi)
+    # Matchers ask the shell for its magics; one that raises is skipped, with its completions.
+    shell = types.SimpleNamespace(magics_manager=MagicsManager())
+    completer = IPCompleter(shell, namespace=names, use_jedi=use_jedi)
     with provisionalcompleter():
         found = {completion.text for completion in completer.completions(line, len(line))}
     start = re.search(r"\w*$", line)[0]
@@ -111,11 +115,27 @@ def test_what_jobs_need_is_among_the_keywords():
     [
         (ResultKeywords, "memroy", "'memroy': did you mean memory?"),
         (ResultKeywords, "return_exception", "did you mean return_exceptions?"),
-        (CallKeywords, "return_exceptions", "'return_exceptions': the keywords are memory, "),
+        (
+            CallKeywords,
+            "return_exceptions",
+            "'return_exceptions': only map(), starmap() and apply()",
+        ),
+        (CallKeywords, "color", "'color': the keywords are memory, "),
         (PoolKeywords, "on_ext", "did you mean on_exit?"),
+        (PoolKeywords, "process", "did you mean processes?"),
+        (PoolKeywords, "max_workers", "did you mean processes?"),
+        (PoolKeywords, "request_memory", "did you mean memory?"),
+        (PoolKeywords, "Requirments", "did you mean requirements?"),
+        (PoolKeywords, "rank", "submit commands are passed as submitkwargs={'rank': ...}"),
+        (PoolKeywords, "chunksize", "pass chunksize to map(), apply_async() and so on."),
+        (PoolKeywords, "name", "pass name to map(), apply_async() and so on."),
+        (ResultKeywords, "chunksiz", "did you mean chunksize?"),
+        (ResultKeywords, "linger", "pass linger to Pool() itself."),
+        (ResultKeywords, "n_jobs", "pass processes to Pool() itself."),
+        (ResultKeywords, "color", "the keywords are memory, "),
     ],
 )
 def test_a_keyword_that_there_is_not(kind, name, words):
     """The error names the keyword that is probably meant, else all."""
     with pytest.raises(TypeError, match=re.escape(words)):
-        keywords.complete(kind, {name: 1})
+        given.complete(kind, {name: 1})

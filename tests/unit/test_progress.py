@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 from types import SimpleNamespace
 
 import pytest
 
 from condorpool.display import groups, page, report, textbar
-from condorpool.display.progress import Meter, Progress
+from condorpool.display.progress import Longest, Meter, Progress
 from condorpool.engine.batches import Batch
 from condorpool.engine.chunks import Chunk
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew
+from condorpool.engine.pace import Pace
 from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobEvent
 
@@ -36,11 +38,12 @@ class Calls:
 
     name = "fit"
 
-    def __init__(self, calls, clock=None):
-        self.clock = clock
+    def __init__(self, calls, clock=None, seconds=None):
+        self.clock, self.seconds = clock, seconds
         crew = Crew(1, "fit", 8, JobOptions(), is_resident=False)
         self.batch = Batch(1, crew, lambda *_: None, JobOptions(), BatchRecord(calls=1))
-        self.batch.size = self.size = calls
+        self.batch.size, self.batch.is_open = calls, False
+        self.size = calls
         self.batch.pending = {n: n + 1 for n in range(calls)}
         self.cluster = Cluster(crew, 1, calls, range(calls))
         self.batch.holders = dict(enumerate(self.cluster.jobs))
@@ -68,6 +71,11 @@ class Calls:
 
     def refresh(self):
         """Do nothing: there is nothing to look up."""
+
+    def pace(self):
+        """Return how quickly calls are made: each takes as long as the tests say."""
+        running = self.batch.running
+        return Pace(self.seconds, running, self.batch.untaken, math.inf, self.elapsed)
 
     @property
     def is_ready(self):
@@ -159,6 +167,8 @@ def test_failures_alike_are_one_group():
         ("KeyError", "'a'", 1),
     ]
     assert seen.counts[:2] == (0, 3)
+    assert {failed.word for failed in seen.failures} == {"failed"}
+    assert groups.Failed("JobRemovedError", "", 1).word == "removed"
 
 
 def test_an_exception_without_a_text_is_counted():
@@ -170,21 +180,30 @@ def test_an_exception_without_a_text_is_counted():
 
     calls = Calls(2)
     calls.end(0, error=Mute())
-    assert Meter(calls).read().failures == (groups.Failed("Mute", "", 1),)
+    assert Meter(calls).read().failures == (groups.Failed("Mute", "", 1, 0),)
 
 
 def test_rate_and_remaining_time(clock):
-    """The rate is that of the last minute; without running jobs there is no remaining time."""
-    calls = Calls(100)
+    """The rate is that of the last news; after long silence there is no remaining time."""
+    clock.now = 1.0
+    calls = Calls(100, clock)
     meter = Meter(calls, clock)
-    assert meter.read().rate is None
-    calls.log("EXECUTE", *range(100))
-    clock.now = 10.0
-    calls.end(*range(20))
+    calls.log("EXECUTE", *range(10), time=1)
     seen = meter.read()
-    assert (seen.rate, seen.eta) == (2.0, 40.0)
-    clock.now = 200.0
-    assert meter.read().eta is None
+    assert (seen.rate, seen.eta, seen.longest) == (None, None, None)
+    clock.now, calls.seconds = 11.0, 10.0
+    assert str(meter.read().longest) == "0:10: call 0"
+    calls.end(*range(10))
+    calls.log("EXECUTE", *range(10, 20), time=11)
+    seen = meter.read()
+    assert (seen.rate, seen.eta) == (1.0, 90.0)
+    clock.now = 15.0
+    seen = meter.read()
+    assert (seen.rate, seen.eta) == (1.0, 90.0)  # 86 s, rounded
+    clock.now = 50.0
+    seen = meter.read()
+    assert (seen.rate, seen.eta) == (None, None)
+    assert str(seen.longest) == "0:39: call 10"
 
 
 def test_equal_progress_compares_equal(clock):
@@ -207,7 +226,7 @@ def test_a_page_of_jobs():
     total, rows = page.page(calls, "running", 20, 5, now=107)
     assert total == 30
     assert [row.id for row in rows] == [f"1.{n}" for n in range(20, 25)]
-    assert rows[0] == page.Row("1.20", "running", "slot1@a", 7, 64, 1, "")
+    assert rows[0] == page.Row("1.20", "running", "20", "slot1@a", 7, 64, 1, "")
 
 
 def test_progress_of_many_jobs_is_small():
@@ -235,6 +254,7 @@ def seen(**changes):
         "limit": 8,
         "rate": 2.0,
         "eta": 15.0,
+        "longest": None,
         "held": (),
         "failures": (),
         "note": "",
@@ -252,9 +272,19 @@ def test_a_line_of_text():
     )
 
 
+def test_the_longest_call_is_named():
+    """Beside the running calls; with a number that may be a little off if calls are short."""
+    longest = Longest(17, 9.4)
+    assert "2 running (the longest 0:09: call 17), 28 waiting" in textbar.line(
+        seen(longest=longest)
+    )
+    one = seen(longest=Longest(17, 61.0, is_exact=False), counts=CallCounts(39, running=1))
+    assert "39 of 40 calls done, 1 running (1:01: about call 17)" in textbar.line(one)
+
+
 def test_a_report_is_escaped():
     """Text from jobs and users is escaped in the report."""
-    failure = groups.Failed("Err", "<script>alert(1)</script>", 1)
+    failure = groups.Failed("Err", "<script>alert(1)</script>", 1, 0)
     counts = CallCounts(10, 1, 29)
     bundle = report.render(seen(name="<lambda>", counts=counts, failures=(failure,), ended=True))
     assert "<script" not in bundle["text/html"]

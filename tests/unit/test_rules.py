@@ -125,6 +125,14 @@ def test_a_crew_may_get_no_more_jobs():
     assert end == crew_end()
 
 
+def test_jobs_that_no_slot_can_run():
+    """They are removed, and get no successors."""
+    end = rules.crew_end(
+        CrewRecord(), {"7.0": IDLE}, [token(0)], {"Held"}, may_submit=True, unmatched={"7.0"}
+    )
+    assert end == crew_end("7.0", kills=True)
+
+
 def test_idle_jobs_of_a_plain_crew_have_a_chunk():
     """They are not removed."""
     plain = CrewRecord(is_resident=False)
@@ -143,6 +151,37 @@ def test_failed_chunks():
     crashed = {"7.0", "8.1"}
     unfinished = {(1, 0), (1, 1), (1, 2), (2, 0), (2, 5), (3, 0)}
     assert rules.failed_chunks(crews, batches, tokens, crashed, unfinished) == {(1, 0), (2, 5)}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ended", "calls"),
+    [
+        pytest.param([], (), 0, id="none"),
+        pytest.param([token(0), token(1)], (), 2, id="posted"),
+        pytest.param([token(0, "7.1"), token(1)], (), 2, id="taken"),
+        pytest.param([token(0, "7.1"), token(1)], {(1, 0)}, 1, id="has an outcome"),
+        pytest.param([token(0, "7.0"), token(1)], (), 1, id="crashed"),
+        pytest.param([token(0, "9.0"), token(1)], (), 1, id="removed"),
+    ],
+)
+def test_unmade_calls(tokens, ended, calls):
+    """They wait for a job, or were with one that neither failed nor was removed."""
+    crews = {1: CrewRecord(clusters=(Submission(7, 3, None),))}
+    known = {"crashed": {"7.0"}, "removed": {9}}
+    assert (
+        rules.unmade_calls(crews, {1: BatchRecord(crew=1)}, {1: tokens}, {}, ended, **known)
+        == calls
+    )
+
+
+def test_unmade_calls_of_plain_jobs():
+    """Their chunks have no tokens."""
+    crews = {2: CrewRecord(is_resident=False, clusters=(Submission(8, 3, (0, 5, 8)),))}
+    ends = {(1, 0): 5, (1, 5): 8, (1, 8): 10}
+    unmade = rules.unmade_calls(
+        crews, {1: BatchRecord(crew=2)}, {2: []}, ends, {(1, 0)}, crashed={"8.2"}, removed=()
+    )
+    assert unmade == 3
 
 
 @pytest.mark.parametrize(

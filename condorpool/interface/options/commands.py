@@ -73,6 +73,11 @@ def check(submitkwargs: Mapping[str, Any] | None) -> dict[str, str]:
     return {_key(key): _value(key, value) for key, value in given.items()}
 
 
+def is_known(key: str) -> bool:
+    """Return whether this is a submit command of HTCondor, or an attribute of the job."""
+    return key.lower() in _KNOWN or key.lower().startswith(("my.", "+"))
+
+
 def _key(key: str) -> str:
     """Return a key in lower case: HTCondor ignores case, and equal keys must replace each other."""
     checks.kind(f"the key {key!r} of submitkwargs", key, str, "a string")

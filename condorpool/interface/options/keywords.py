@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -61,6 +60,7 @@ class ResultKeywords(CallKeywords, total=False):
     """Keywords of the verbs that take all their items at once."""
 
     name: str | None
+    overwrite: bool
     return_exceptions: bool
     maxtries: int
 
@@ -82,6 +82,7 @@ class PoolKeywords(CallKeywords, total=False):
 #: Default values of keywords; all others are None.
 DEFAULTS: Mapping[str, Any] = {
     "progress": "auto",
+    "overwrite": False,
     "return_exceptions": False,
     "maxtries": 5,
     "killstats": KILLSTATS,
@@ -120,20 +121,3 @@ def takes(keywords: type) -> Callable[[F], F]:
         return function
 
     return add
-
-
-def complete(keywords: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a value for each keyword: what was given, or the default.
-
-    Raises
-    ------
-    TypeError
-        There is no such keyword; the message names the one that is probably meant.
-    """
-    known = dict.fromkeys(keywords.__annotations__)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the keywords are {', '.join(known)}."
-            raise TypeError(f"got an unexpected keyword argument {name!r}: {hint}")
-    return {name: given.get(name, DEFAULTS.get(name)) for name in known}

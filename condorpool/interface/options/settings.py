@@ -11,13 +11,13 @@ from typing import Any
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine.description import JobOptions, title
 from condorpool.interface.options import checks, commands, resources
+from condorpool.interface.options.given import complete
 from condorpool.interface.options.keywords import (
     DEFAULTS,
     OnExit,
     OnHold,
     PoolKeywords,
     Progress,
-    complete,
 )
 from condorpool.personal import PersonalHTCondor
 
@@ -38,6 +38,7 @@ class CallOptions:
     echo: bool
     progress: Progress | None
     name: str | None
+    overwrite: bool
     return_exceptions: bool
     maxtries: int
 
@@ -114,6 +115,9 @@ class Settings:
         name = given.get("name")
         if name is not None:
             described["batch_name"] = title(checks.calls_name(name))
+        overwrite = checks.kind("overwrite", given["overwrite"], bool, "True or False")
+        if overwrite and name is None:
+            raise ValueError("overwrite=True replaces the results of a name: add name=, or omit it")
         progress = checks.one_of("progress", given["progress"], Progress, None)
         echo = checks.kind("echo", given.get("echo"), (bool, type(None)), "True or False")
         job = {**self.jobkwargs, **checks.jobkwargs(given["jobkwargs"])}
@@ -136,6 +140,7 @@ class Settings:
             echo=self.echo if echo is None else echo,
             progress=self.progress if progress == "auto" else progress,
             name=name,
+            overwrite=overwrite,
             return_exceptions=given["return_exceptions"],
             maxtries=checks.count("maxtries", given["maxtries"]),
         )

@@ -412,7 +412,7 @@ function render({ model, el }) {
     // Why a job is held is a line of its own, below the job.
     const lines = page.rows.flatMap((row) => (row.reason ? [row, { id: `${row.id} why`, why: row.reason }] : [row]));
     keep(rows, lines, (row) => row.id, (row) => {
-      if (row.why) return make("tr", { class: "cp-why" }, make("td"), make("td", { colspan: heads.length - 1 }));
+      if (row.why) return make("tr", { class: "cp-why" }, make("td"), make("td", { colspan: heads.length - 1 }, make("div")));
       const box = make("input", { type: "checkbox", "aria-label": `Select job ${row.id}` });
       box.checked = selected.has(row.id);
       box.addEventListener("change", () => {
@@ -423,7 +423,7 @@ function render({ model, el }) {
       logButton.addEventListener("click", () => order({ do: "log", job: row.id }, logButton));
       return make("tr", {}, make("td", {}, box), ...Array.from({ length: 7 }, () => make("td")), make("td", {}, logButton));
     }, (tr, row) => {
-      if (row.why) return setText(tr.lastChild, row.why);
+      if (row.why) return setText(tr.lastChild.firstChild, row.why);
       const texts = [row.id, row.state, row.calls, row.host, row.seconds == null ? "" : duration(row.seconds),
         row.memory ? `${count(row.memory)} MiB` : "", row.attempts ? String(row.attempts) : ""];
       texts.forEach((text, i) => setText(tr.children[i + 1], text));

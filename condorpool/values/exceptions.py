@@ -57,7 +57,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 #: The flag of classes that are defined in Python (Py_TPFLAGS_HEAPTYPE).
 _IS_OF_PYTHON = 1 << 9
@@ -99,7 +99,7 @@ def render(error: BaseException | None = None) -> list[str]:
 
     shell: Any = get_ipython()
     shown: types.TracebackType | None = None
-    error = error or sys.exc_info()[1] or sys.last_value
+    error = cast("BaseException", error or sys.exc_info()[1] or sys.last_value)
     trace = error.__traceback__
     for entry in reversed(list(_entries(trace))):
         if entry is trace or not _is_unseen(entry):  # the first is IPython's, which skips it

@@ -302,9 +302,13 @@ class AccessPoint:
             return True
         # The collector evaluates them in a slot's ad, where the slot is not the target.
         here = re.sub(r"\bTARGET\.", "", requirements, flags=re.IGNORECASE)
+        # What a partitionable slot has now is what its dynamic slots do not use.
+        here = re.sub(r"\b(Cpus|Memory|Disk|GPUs)\b", r"TotalSlot\1", here, flags=re.IGNORECASE)
         try:
             central = htcondor2.Collector(self.collector_address or None)
-            found = central.query(htcondor2.AdType.Startd, f"({here}) =!= false", ["Name"])
+            found = central.query(
+                htcondor2.AdType.Startd, f'SlotType =!= "Dynamic" && ({here}) =!= false', ["Name"]
+            )
         except _FAULTS as error:
             raise self._fault("query the collector for slots", error) from error
         return bool(found)

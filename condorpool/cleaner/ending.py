@@ -11,6 +11,7 @@ from typing import Any
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog, FileWatch
+from condorpool.access.matching import Fit
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import description, ownership, rules, submitdir
@@ -204,7 +205,7 @@ class Ending:
         """Let the work finish; return whether there is more to wait for."""
         remove: set[str] = set()
         is_working = False
-        unmatched = self._unmatched(jobs)
+        doomed = self._unmatched(jobs)
         for number, crew in self.directory.crews().items():
             tokens = list(self.directory.tokens(number))
             self.directory.close_crew(number)
@@ -215,7 +216,7 @@ class Ending:
                 tokens,
                 rules.killstats([batch for batch in batches if batch.crew == number]),
                 may_submit=self._may_submit(number, crew, len(posted)),
-                unmatched=unmatched,
+                unmatched=doomed,
             )
             remove |= end.remove
             if end.kills:
@@ -232,7 +233,9 @@ class Ending:
             self._remove(sorted(remove))
         if is_working:
             self._renew(jobs)
-            self.entry.say(f"waits for jobs: {_in_words(jobs)}")
+            unmatched = {why for _, why in self.unmatched.values()}
+            why = f" ({'; '.join(sorted(unmatched))})" if unmatched else ""
+            self.entry.say(f"waits for jobs: {_in_words(jobs)}{why}")
         return is_working
 
     def _unmatched(self, jobs: Sequence[Job]) -> set[str]:
@@ -248,18 +251,19 @@ class Ending:
         now, point = time.monotonic(), self.access_point
         if waiting and point and now >= self.match_at:
             self.match_at = now + min(MATCH_INTERVAL, rules.UNMATCHED_AFTER / 2)
-            fits = {number: point.fit(ids[0]) for number, ids in waiting.items()}
+            fits: dict[int, Fit | None] = {}
+            with contextlib.suppress(HTCondorError):  # a collector that does not answer
+                fits = {number: point.fit(ids[0]) for number, ids in waiting.items()}
             self.unmatched = {
                 number: (self.unmatched.get(number, (now, ""))[0], why_never(fit))
                 for number, fit in fits.items()
                 if fit and fit.is_hopeless
             }
         doomed = set()
-        for number in waiting.keys() & self.unmatched.keys():
-            since, why = self.unmatched[number]
-            self.entry.say(f"waits for a slot that can run the jobs: {why}")
+        self.unmatched = {n: known for n, known in self.unmatched.items() if n in waiting}
+        for number, (since, why) in self.unmatched.items():
             if now - since > rules.UNMATCHED_AFTER:
-                self.entry.say(f"removes {len(waiting[number]):,} jobs: {why}")
+                self.entry.say(f"removes {plural(len(waiting[number]), 'job')}: {why}")
                 doomed.update(waiting[number])
         return doomed
 

@@ -56,8 +56,9 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
         count = calls.act(action)
-        what = "jobs removed or calls taken back" if action == "remove" else f"jobs {past}"
-        return {"said": f"{count:,} {what}"}
+        if action == "remove":  # this counts jobs and what no job had taken
+            return {"said": "removed what remained" if count else "nothing remained to be removed"}
+        return {"said": f"{past} {plural(count, 'job')}"}
     if order.get("idle"):
         return _remove_waiting(calls)
     chosen = _chosen(calls, order)

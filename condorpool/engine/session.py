@@ -370,7 +370,7 @@ class Session:
                 calls = sum(b.calls_pending for b in waited)
                 doomed = sorted({job for b in waited for job in _killable(b)} - killed)
                 crews = {b.crew for b in waited if b.pending}
-                waiting = {c: j.id for c in crews if not c.has_started and (j := c.waiting_job)}
+                waiting = {c: j.id for c in crews if (j := c.waiting_job) and not c.has_started}
                 is_made = not calls and not any(b.is_open for b in waited)
                 made_at = min(made_at, time.monotonic()) if is_made else math.inf
                 if is_made and (self.deliveries.are_over or time.monotonic() > made_at + patience):

@@ -234,9 +234,9 @@ class Workload:
         ``is_last`` says whether their result is `Pool.last` then.
         """
         wait = checks.seconds("wait", wait)
+        self._look_ahead(options)
         for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = calls.prepare(session, options)
-            self._look_ahead(options)
             try:
                 # From here on an interrupt leaves the calls posted, and their result here.
                 with uninterrupted:

@@ -16,6 +16,7 @@ import pytest
 import condorpool
 from condorpool import personal
 from condorpool.access.bindings import htcondor2
+from condorpool.display.progress import Meter
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -285,6 +286,23 @@ def test_a_pool_does_not_wait_for_anothers_lingering_runners(make_pool, tasks):
     one, two = make_pool(linger=600), make_pool(maxtasksperchild=tasks)
     one.map(time.sleep, [0.2] * 4, chunksize=1)
     assert two.map_async(time.sleep, [0.2] * 4, chunksize=1).get(timeout=120) == [None] * 4
+
+
+@pytest.mark.parametrize("is_same", [False, True], ids=["pools", "requirements"])
+def test_lingering_runners_leave_for_jobs_that_do_not_fit_their_slots(make_pool, htcondor, is_same):
+    """The display does not say that the pool is full meanwhile; later calls work as before."""
+    one = make_pool(linger=60)
+    two = one if is_same else make_pool(linger=60)
+    one.map(time.sleep, [0.2] * 4, chunksize=1)
+    memory = int(1.5 * htcondor.access_point().memory)
+    result = two.map_async(time.sleep, [0.2], memory=memory, progress=None)
+    meter, notes, end = Meter(result._calls), set(), time.monotonic() + 40
+    while not result.ready():
+        assert time.monotonic() < end
+        notes.add(meter.read().note)
+        time.sleep(0.1)
+    assert "in use" not in str(notes)
+    assert one.map_async(abs, range(4), chunksize=1).get(timeout=40) == [0, 1, 2, 3]
 
 
 def test_the_work_goes_on_without_the_client(htcondor, access_point, tmp_path):

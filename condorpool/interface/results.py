@@ -669,8 +669,7 @@ class MapResult(Result[list[Any]]):
         >>> from condorpool import Pool
         >>> with Pool() as pool:
         ...     result = pool.map_async((10).__floordiv__, [0, 2, 5])
-        ...     result.wait()
-        ...     result.values(), result.failed
-        ([None, 5, 2], [0])
+        ...     result.get(return_exceptions=True)[1:], result.values()
+        ([5, 2], [None, 5, 2])
         """
         return self._calls.filled(missing)

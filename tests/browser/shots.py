@@ -84,7 +84,7 @@ def test_calls_run_and_end(open_notebook):
     set_theme(notebook, "Dark")
     take("dark", output.locator(".condorpool"))
     set_theme(notebook, "Light")
-    expect(output).to_contain_text("39 of 40 calls done")
+    expect(output.get_by_text("39 of 40 calls done")).to_be_visible()
     take("done", output.locator(".jp-RenderedHTML"))
 
 

@@ -333,7 +333,7 @@ def test_no_double_click_removes_jobs(open_notebook):
         page.keyboard.press("Enter")
         expect(notebook.button(name)).to_be_focused()
     expect(output.get_by_text("2 jobs held", exact=True)).to_be_visible()
-    expect(output.get_by_role("status")).to_be_empty()
+    expect(output.locator(".cp-answer")).to_be_empty()
 
 
 def test_the_table_of_jobs(open_notebook):
@@ -346,6 +346,7 @@ def test_the_table_of_jobs(open_notebook):
         failed = Pool(**SUBMIT, maxtasksperchild=1).map_async(lambda x: fit(x) if x else wait(), range(2), 1)
         """,
         "held = Pool(**{**HELD, 'maxtasksperchild': None}).map_async(abs, range(6), 3)",
+        front_end="notebook",
     )
     notebook.page.set_viewport_size({"width": 420, "height": 900})
     notebook.run(1)

@@ -87,6 +87,9 @@ def _new_axes(rows: int) -> Any:
     )
     ax.set_facecolor("none")
     ax.tick_params(colors=TEXT)
+    # Notebooks draw a background if all labels are light, or all are dark, for them
+    # (matplotlib_inline's `fetch_figure_metadata`): these differ by what no eye can see.
+    ax.tick_params(axis="y", labelcolor="#7f7f7f")
     ax.xaxis.label.set_color(TEXT)
     for side, spine in ax.spines.items():
         spine.set_color(TEXT)

@@ -114,6 +114,7 @@ def test_times_are_round(seconds, last):
 def test_matplotlib_draws_it():
     """Every chunk is drawn, into given axes or new ones."""
     from matplotlib.figure import Figure
+    from matplotlib_inline import backend_inline
 
     ax = Figure().subplots()
     chunks = [made("a", 5, 2), made("b", 6, 3, failed=1), made("b", 9, 1)]
@@ -125,7 +126,11 @@ def test_matplotlib_draws_it():
     with mpl.rc_context({"backend": "agg"}):
         from matplotlib import pyplot as plt
 
-        assert timeline.timeline(chunks).get_xlim()[1] >= 5
+        ax = timeline.timeline(chunks)
+        assert ax.get_xlim()[1] >= 5
+        ax.figure.canvas.draw()
+        # Jupyter puts no box of another color behind it.
+        assert backend_inline._fetch_figure_metadata(ax.figure) is None
         plt.close("all")
     assert timeline.timeline([], Figure().subplots()).get_yticks().size == 0
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condorpool.display.page import jobs_in, page
-from condorpool.engine import actions, submitdir
+from condorpool.display.printed import clean, shown
+from condorpool.engine import actions
 from condorpool.engine.jobs import Job
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
@@ -114,6 +115,11 @@ def _page(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     return {"page": {"total": total, "offset": offset, "rows": [*map(dataclasses.asdict, rows)]}}
 
 
+def _printed(calls: Calls, _: Mapping[str, Any]) -> dict[str, Any]:
+    printed = shown(calls)
+    return {"printed": printed.text if printed else ""}
+
+
 def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of a job, or of the job that made a call."""
     job, title = str(order.get("job") or ""), "Job {}"
@@ -123,13 +129,12 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
             return {"said": f"no job made call {int(call):,}"}
     elif not any(jobs_in(calls, ids=[job])) and all(job != c.job for c in calls.chunks()):
         return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
-    directory = calls.session.directory
     found = {
-        "events": directory.events([job]),
-        "standard error": directory.text(submitdir.stderr_name(job)),
-        "output": directory.text(submitdir.stdout_name(job)),
+        "events": calls.session.directory.events([job]),
+        "standard error": calls.session.stderr(job),
+        "output": calls.session.stdout(job),
     }
-    texts = [f"== {name} ==\n{text[-TAIL:]}" for name, text in found.items() if text]
+    texts = [f"== {name} ==\n{clean(text[-TAIL:])}" for name, text in found.items() if text]
     text = "\n".join(texts) or "The job has written nothing yet."
     return {"log": {"title": title.format(job), "text": text}}
 
@@ -146,6 +151,7 @@ _ORDERS: dict[str, Callable[[Calls, Mapping[str, Any]], dict[str, Any]]] = {
     "rerun": _rerun,
     "page": _page,
     "log": _log,
+    "printed": _printed,
 }
 
 

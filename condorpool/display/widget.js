@@ -105,6 +105,7 @@ function render({ model, el }) {
       page = message.page;
       drawPage();
     }
+    if (message.printed !== undefined) setText(printedText, message.printed);
     if (message.log) {
       setText(logTitle, message.log.title);
       setText(logText, message.log.text);
@@ -190,6 +191,10 @@ function render({ model, el }) {
   const failedPart = make("section", { "aria-label": "Failed calls" },
     make("div", { class: "cp-line" }, failedTitle, rerun), failedGroups);
 
+  const printedTitle = make("summary");
+  const printedText = make("pre", { class: "cp-log", tabindex: "0" });
+  const printedPart = make("details", { class: "cp-details" }, printedTitle, printedText);
+
   const filter = make("select", { class: "cp-select", "aria-label": "Show jobs that are" },
     ...["all", "running", "idle", "held", "suspended", "queued"].map((word) => make("option", { value: word }, word)));
   const [previous, next] = [["‹", "Previous page", -1], ["›", "Next page", 1]].map(([text, label, step]) =>
@@ -220,7 +225,7 @@ function render({ model, el }) {
   const root = make("fieldset", { class: "condorpool" },
     make("div", { class: "cp-line" }, name, calls, times), bar,
     make("div", { class: "cp-legend" }, callCounts, jobCounts),
-    note, never, heldPart, failedPart, answer, foot, log);
+    note, never, heldPart, failedPart, printedPart, answer, foot, log);
   const fallback = model.get("fallback");
   // Hides the output with the HTML that stands in for the widget where there is none.
   const style = make("style", {}, fallback
@@ -259,6 +264,8 @@ function render({ model, el }) {
     never.hidden = !s.never;
     drawHeld(s);
     drawFailed(s);
+    printedPart.hidden = !s.printed;
+    setText(printedTitle, `printed by ${plural(s.printed, "call")}`);
     drawAnswer();
     drawTimes();
   }
@@ -372,6 +379,14 @@ function render({ model, el }) {
     setText(note, lost ? `${isRestarted ? RESTARTED : LOST}%condor_attach ${s.name} resumes the calls.` : s.note);
   }
 
+  // -- what calls print -----------------------------------------------------------
+  let printedBy = 0; // how many calls had printed when their text was asked for
+  function askPrinted() {
+    if (!printedPart.open || root.disabled || printedBy === state().printed) return;
+    printedBy = state().printed;
+    order({ do: "printed" });
+  }
+
   // -- pages of jobs --------------------------------------------------------------
   function askPage() {
     if (!details.open || isPaging || root.disabled) return;
@@ -442,6 +457,7 @@ function render({ model, el }) {
   model.on("change:beat", beat);
   model.on("msg:custom", handleAnswer);
   details.addEventListener("toggle", askPage);
+  printedPart.addEventListener("toggle", askPrinted);
   filter.addEventListener("change", () => {
     page.offset = 0;
     selected.clear();
@@ -450,7 +466,10 @@ function render({ model, el }) {
   });
   const clock = setInterval(() => {
     drawTimes();
-    if (Math.floor(performance.now() / 1000) % 2) askPage();
+    if (Math.floor(performance.now() / 1000) % 2) {
+      askPage();
+      askPrinted();
+    }
   }, 1000);
   drawSelected();
   draw();

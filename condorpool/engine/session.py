@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from condorpool.engine.batches import Batch, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
+from condorpool.engine.printed import Printing, job_text
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import PATIENCE, SessionState, ignore
@@ -62,6 +64,8 @@ class Session:
         self.follower = Follower(self.state, self.staffing)
         #: When and where the latest chunks were made; a pool gives all its sessions the same.
         self.chunk_records: collections.deque[Any] = collections.deque(maxlen=MOST_RECORDS)
+        #: Calls that printed something, as long as their results exist.
+        self.printing: weakref.WeakSet[Printing] = weakref.WeakSet()
         self._modules: payload.Shared[Any] | None = None
         self._former_crews: dict[int, Crew] = {}  # of the owner before this process
         self._numbers = itertools.count(1)
@@ -323,6 +327,20 @@ class Session:
             if token.batch == batch.number and not token.job:
                 self.directory.take_back(batch.crew.number, token)
         self.state.discard(batch)
+
+    # -- what calls print -------------------------------------------------------
+    def stdout(self, job: str) -> str | None:
+        """Return the standard output of a job, labelled by call; None if there is none yet."""
+        return self._text(job, 0, submitdir.stdout_name(job))
+
+    def stderr(self, job: str) -> str | None:
+        """Return the standard error of a job, labelled by call; None if there is none yet."""
+        return self._text(job, 1, submitdir.stderr_name(job))
+
+    def _text(self, job: str, which: int, name: str) -> str | None:
+        file = self.directory.data(name)
+        with self.changed:
+            return job_text(self.printing, job, which, file)
 
     # -- ending ----------------------------------------------------------------
     @uninterrupted

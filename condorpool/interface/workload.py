@@ -38,6 +38,7 @@ from condorpool.interface.options.settings import CallOptions, Settings
 from condorpool.interface.results import AsyncResult, Callback, Handle, MapResult, Result
 from condorpool.interface.sessions import Sessions
 from condorpool.values.exceptions import (
+    CondorPoolError,
     HTCondorError,
     JobFailedError,
     PoolClosedError,
@@ -321,7 +322,12 @@ class Workload:
         kept = names.same(call.name, call.digest)
         if kept is None:
             return None
-        result = kept.result or self.take_up(cast("Leftover", kept.leftover))
+        try:
+            result = kept.result or self.take_up(cast("Leftover", kept.leftover))
+        except CondorPoolError:
+            if kept.is_here:
+                raise
+            return None  # another notebook's: they may be at another access point
         if result.ready():
             result.rerun()
         names.tell_reuse(call.name, kept, result)

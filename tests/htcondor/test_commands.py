@@ -102,6 +102,20 @@ def test_rm_is_true(killed, access_point, tmp_path):
     assert "cleaned up" in condorpool("logs", entry.run)[1]
 
 
+def test_rm_of_one_name(killed):
+    """The other calls of its submit directory stay, and so do their results."""
+    killed(
+        "pool.starmap(work, [(folder, 0)], name='first'); "
+        "pool.starmap(work, [(folder, 2)], name='second')"
+    )
+    (entry,) = registry.everything()
+    status, out, err = condorpool("rm", "first")
+    assert (status, err) == (0, "")
+    assert out.endswith(f"first: removed from {entry.path}\n")
+    assert condorpool("results", "first")[0] == 1
+    assert condorpool("results", "second") == (0, "None\n", "")
+
+
 def test_results_by_name(killed, tmp_path):
     """The name of calls, its beginning, and the name of the folder show the same results."""
     killed("pool.starmap(work, [(folder, 0), (folder, 2)], name='a scan')")

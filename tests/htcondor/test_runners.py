@@ -261,6 +261,63 @@ def test_what_each_call_prints(pool):
     assert (one.stdout(), two.stdout(), two.stderr()) == ("a\nb\n", "c\n", "d")
 
 
+def test_what_is_printed_is_known_by_call(make_pool):
+    """Through whatever it was written, also by short calls; and a job's output has it, too."""
+
+    def speak(x):
+        if x % 4 == 1:
+            print("printed", x)
+        elif x % 4 == 2:
+            os.write(1, b"written %d\n" % x)
+        elif x % 4 == 3:
+            sys.stderr.write(f"error {x}\n")
+            raise ValueError(x)
+
+    pool = make_pool(processes=1)
+    result = pool.map_async(speak, range(100), chunksize=50)
+    one = pool.apply_async(os.system, ("echo from a child",))
+    one.get(timeout=60)
+    result.wait(60)
+    texts = {1: "printed {}\n", 2: "written {}\n", 3: "error {}\n"}
+    expected = {x: texts[x % 4].format(x) for x in range(100) if x % 4}
+    assert result.printed() == expected
+    assert one.printed() == {0: "from a child\n"}
+    assert "call 1 of speak:\nprinted 1\ncall 2 of speak:\nwritten 2\n" in one.job.stdout()
+    assert one.job.stdout().endswith("system:\nfrom a child\n")
+    assert "call 3 of speak:\nerror 3\n" in one.job.stderr()
+    assert "condorpool-outcome" not in one.job.log()
+
+
+def test_of_much_text_the_end_is_kept(pool):
+    """The text of each call says how much of it is missing."""
+    result = pool.map_async(lambda size: print("x" * size), [5, 3 << 20, 7], chunksize=3)
+    result.wait(60)
+    first, second, third = result.printed().values()
+    assert first == "(6 bytes before this were not kept)\n"
+    line, text = second.split("\n", 1)
+    assert line.startswith("(2,0")
+    assert text == "x" * ((1 << 20) - 9) + "\n"
+    assert third == "x" * 7 + "\n"
+
+
+def test_an_iterator_has_the_latest_text(pool):
+    """And the text of a call that is made again is that of the last time."""
+    iterator = pool.imap(print, "abc")
+    list(iterator)
+    assert iterator.printed() == {0: "a\n", 1: "b\n", 2: "c\n"}
+
+
+def test_the_seconds_of_calls_are_known(pool):
+    """Short ones share a mean."""
+    result = pool.map_async(time.sleep, [0, 0.3, 0, 0.1, 0], chunksize=5)
+    result.wait(60)
+    (chunk,) = result.chunks()
+    zero, long, again, shorter, last = chunk.seconds_of_calls
+    assert long >= 0.3
+    assert 0.1 <= shorter < long + shorter <= chunk.seconds
+    assert zero == again == last < 0.001
+
+
 def test_nothing_is_shared(make_pool):
     """With file transfer all files go through chirp."""
     pool = make_pool(submitkwargs={"should_transfer_files": "YES"})

@@ -87,6 +87,7 @@ def test_the_next_negotiation_is_shown(make_pool, tmp_path):
         text = "1 job is waiting for slots: all 1 CPUs of the pool are in use; "
         wait_for_note(meter, f"{text}the next negotiation is in about 10 s.")
         pool.terminate()
+        pool.join()
 
 
 def wait_for_note(meter, note):

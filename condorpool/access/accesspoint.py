@@ -285,14 +285,33 @@ class AccessPoint:
 
     @uninterrupted
     def slots(self) -> list[dict[str, Any]]:
-        """Return the slots that the collector knows: name, CPUs, memory (MiB), state."""
-        projection = ["Name", "Machine", "TotalSlotCpus", "TotalSlotMemory", "State", "SlotType"]
+        """Return the slots that the collector knows: name, resources (memory in MiB), state."""
+        projection = ["Name", "Machine", "State", "SlotType"]
+        projection += ["TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
         try:
             central = htcondor2.Collector(self.collector_address or None)
             ads = central.query(htcondor2.AdType.Startd, projection=projection)
         except _FAULTS as error:
             raise self._fault("query the collector for slots", error) from error
         return [dict(ad) for ad in ads]
+
+    @uninterrupted
+    def is_met(self, requirements: str) -> bool:
+        """Return whether a job's requirements are true, or depend on the job, on any slot."""
+        if re.search(r"\bMY\.", requirements, re.IGNORECASE):
+            return True
+        # The collector evaluates them in a slot's ad, where the slot is not the target.
+        here = re.sub(r"\bTARGET\.", "", requirements, flags=re.IGNORECASE)
+        # What a partitionable slot has now is what its dynamic slots do not use.
+        here = re.sub(r"\b(Cpus|Memory|Disk|GPUs)\b", r"TotalSlot\1", here, flags=re.IGNORECASE)
+        try:
+            central = htcondor2.Collector(self.collector_address or None)
+            found = central.query(
+                htcondor2.AdType.Startd, f'SlotType =!= "Dynamic" && ({here}) =!= false', ["Name"]
+            )
+        except _FAULTS as error:
+            raise self._fault("query the collector for slots", error) from error
+        return bool(found)
 
     @uninterrupted
     def fit(self, job: str | Mapping[str, str]) -> matching.Fit | None:

@@ -12,12 +12,16 @@ import json
 import math
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from condorpool.values.locks import uninterrupted
 from condorpool.values.programs import command
+
+T = TypeVar("T")
 
 #: Seconds between two queries; a query that takes longer is ended.
 INTERVAL = 30.0
@@ -55,45 +59,68 @@ class Capacity:
         return math.ceil((self.period - (now - self.cycle) % self.period) / 10) * 10.0
 
 
-class Probe:
-    """Queries a pool's capacity every `INTERVAL`, as long as `read` is called."""
+class Probe(Generic[T]):
+    """Asks a question about a pool every so often, as long as `read` is called.
 
-    def __init__(self, collector: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._collector = collector
+    Parameters
+    ----------
+    module, *arguments
+        The program that prints the answer, a JSON object.
+    kind
+        Makes the answer from that object.
+    interval
+        Seconds between two questions; a program that runs longer is ended.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        kind: Callable[..., T],
+        interval: float = INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._command = command(module, *arguments)
+        self._kind = kind
+        self._interval = interval
         self._clock = clock
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._started = -math.inf
-        self._last: Capacity | None = None
+        self._last: T | None = None
 
-    def read(self) -> Capacity | None:
-        """Return the last capacity, and start another query if it is time; never waits."""
-        is_late = self._clock() > self._started + INTERVAL
-        if self._process is not None:
-            if self._process.poll() is not None:
-                self._last = self._answer(self._process)
-                self._process = None
+    def read(self) -> T | None:
+        """Return the last answer, and ask again if it is time; never waits."""
+        with uninterrupted, self._lock:
+            is_late = self._clock() > self._started + self._interval
+            if self._process is not None:
+                if self._process.poll() is not None:
+                    self._last = self._answer(self._process)
+                    self._process = None
+                elif is_late:
+                    self._process.kill()
             elif is_late:
-                self._process.kill()
-        elif is_late:
-            self._started = self._clock()
-            with contextlib.suppress(OSError):
-                self._process = subprocess.Popen(
-                    command(__name__, self._collector),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # an interrupt goes to the whole process group
-                )
-        return self._last
+                self._started = self._clock()
+                with contextlib.suppress(OSError):
+                    self._process = subprocess.Popen(
+                        self._command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                        start_new_session=True,  # an interrupt goes to the whole process group
+                    )
+            return self._last
 
-    @staticmethod
-    def _answer(process: subprocess.Popen[bytes]) -> Capacity | None:
+    def _answer(self, process: subprocess.Popen[bytes]) -> T | None:
         with process, contextlib.suppress(ValueError, TypeError):
-            return Capacity(**json.loads(process.stdout.read() if process.stdout else b""))
+            return self._kind(**json.loads(process.stdout.read() if process.stdout else b""))
         return None
 
 
-probe = functools.cache(Probe)
+@functools.cache
+def probe(collector: str) -> Probe[Capacity]:
+    """Return what asks for the capacity of a collector's pool."""
+    return Probe(__name__, collector, kind=Capacity)
 
 
 def total_cpus(slots: Iterable[Mapping[str, Any]]) -> int:

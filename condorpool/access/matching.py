@@ -52,6 +52,11 @@ class Fit:
     running: int = 0
     own: int = 0
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the pool has slots, and the job can run on none of them."""
+        return self.slots > 0 and not self.willing
+
 
 def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
     """Match the ad of a job with the ads of slots other than dynamic ones.
@@ -90,6 +95,35 @@ def fit(job: Any, slots: Sequence[Any], owners: Sequence[object] = ()) -> Fit:
         running=len(owners),
         own=owners.count(job.get("Owner")),
     )
+
+
+def requests_of(description: Mapping[str, str]) -> dict[str, str]:
+    """Return the commands of a submit description that say which slots the jobs need."""
+    wanted = {"requirements", *(f"request_{name.lower()}" for name in _RESOURCES)}
+    return {key.lower(): value for key, value in description.items() if key.lower() in wanted}
+
+
+def first_look(
+    description: Mapping[str, str], slots: Sequence[Mapping[str, Any]], *, is_unmet: bool = False
+) -> Fit:
+    """Match a job that is not submitted with what all slots have, their own requirements aside.
+
+    Parameters
+    ----------
+    is_unmet
+        Whether the description's requirements are false on every slot.
+    """
+    ad, too_much = ad_of({**description, "requirements": "true"}), {}
+    for name in _RESOURCES:
+        wanted = _number(ad.eval(f"Request{name}")) if f"Request{name}" in ad else 0.0
+        most = max((_number(slot.get(f"TotalSlot{name}")) for slot in slots), default=0.0)
+        # A slot without the attribute may have any amount of it, but no GPUs.
+        is_known = name == "GPUs" or any(f"TotalSlot{name}" in slot for slot in slots)
+        if is_known and wanted > most:
+            too_much[name] = wanted, most
+    unmet = (description["requirements"],) if is_unmet else ()
+    fits = len(slots) * (not too_much and not unmet)
+    return Fit(len(slots), too_much, unmet, fits, fits, 0)
 
 
 def ad_of(description: Mapping[str, str]) -> Any:

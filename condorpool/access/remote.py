@@ -134,6 +134,7 @@ class RemoteAccessPoint(AccessPoint):
     most_memory = _relayed(AccessPoint.most_memory)
     history = _relayed(AccessPoint.history)
     slots = _relayed(AccessPoint.slots)
+    is_met = _relayed(AccessPoint.is_met)
     fit = _relayed(AccessPoint.fit)
 
     @classmethod

@@ -11,11 +11,13 @@ from typing import Any
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog, FileWatch
+from condorpool.access.matching import Fit
 from condorpool.cleaner import registry
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import description, ownership, rules, submitdir
 from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.why import why_never
 from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
@@ -29,6 +31,9 @@ SETTLED = 1.0
 
 #: Seconds after which the cleaner gives up if it can do nothing.
 PATIENCE = 86_400.0
+
+#: Seconds, at most, between two looks at whether slots can run the waiting jobs.
+MATCH_INTERVAL = 60.0
 
 #: Attributes of a job in the queue.
 Job = Mapping[str, Any]
@@ -94,6 +99,9 @@ class Ending:
         self.waiting_since = 0.0  # when it became impossible to do anything; 0 if it is possible
         self.empty_since = 0.0  # when the queue had no more jobs
         self.renew_at = 0.0
+        self.match_at = 0.0  # when to match waiting jobs with the pool's slots
+        #: Crews whose jobs no slot could run at the last look: since when, and why.
+        self.unmatched: dict[int, tuple[float, str]] = {}
         #: Number of chunks that were posted when jobs were last submitted, by crew.
         self.posted: dict[int, int] = {}
         #: Crews with jobs that were removed because of their state (``killstats``).
@@ -182,7 +190,7 @@ class Ending:
             self.access_point = self.entry.access_point()
         if self.access_point is None:
             return []
-        wanted = ["ClusterId", "ProcId", "JobStatus", "CondorpoolCrew"]
+        wanted = ["ClusterId", "ProcId", "JobStatus", "NumJobStarts", "CondorpoolCrew"]
         return self.access_point.query(description.jobs_of(self.entry.run), wanted)
 
     def _is_settled(self) -> bool:
@@ -197,6 +205,7 @@ class Ending:
         """Let the work finish; return whether there is more to wait for."""
         remove: set[str] = set()
         is_working = False
+        doomed = self._unmatched(jobs)
         for number, crew in self.directory.crews().items():
             tokens = list(self.directory.tokens(number))
             self.directory.close_crew(number)
@@ -207,6 +216,7 @@ class Ending:
                 tokens,
                 rules.killstats([batch for batch in batches if batch.crew == number]),
                 may_submit=self._may_submit(number, crew, len(posted)),
+                unmatched=doomed,
             )
             remove |= end.remove
             if end.kills:
@@ -223,8 +233,39 @@ class Ending:
             self._remove(sorted(remove))
         if is_working:
             self._renew(jobs)
-            self.entry.say(f"waits for jobs: {_in_words(jobs)}")
+            unmatched = {why for _, why in self.unmatched.values()}
+            why = f" ({'; '.join(sorted(unmatched))})" if unmatched else ""
+            self.entry.say(f"waits for jobs: {_in_words(jobs)}{why}")
         return is_working
+
+    def _unmatched(self, jobs: Sequence[Job]) -> set[str]:
+        """Return the jobs of crews that never ran, and that no slot could run for a long time."""
+        crews: dict[int, list[Job]] = {}
+        for job in jobs:
+            crews.setdefault(job.get("CondorpoolCrew", 0), []).append(job)
+        waiting = {
+            number: [_id(job) for job in crew]
+            for number, crew in crews.items()
+            if all(_state(j) is JobState.IDLE and not j.get("NumJobStarts") for j in crew)
+        }
+        now, point = time.monotonic(), self.access_point
+        if waiting and point and now >= self.match_at:
+            self.match_at = now + min(MATCH_INTERVAL, rules.UNMATCHED_AFTER / 2)
+            fits: dict[int, Fit | None] = {}
+            with contextlib.suppress(HTCondorError):  # a collector that does not answer
+                fits = {number: point.fit(ids[0]) for number, ids in waiting.items()}
+            self.unmatched = {
+                number: (self.unmatched.get(number, (now, ""))[0], why_never(fit))
+                for number, fit in fits.items()
+                if fit and fit.is_hopeless
+            }
+        doomed = set()
+        self.unmatched = {n: known for n, known in self.unmatched.items() if n in waiting}
+        for number, (since, why) in self.unmatched.items():
+            if now - since > rules.UNMATCHED_AFTER:
+                self.entry.say(f"removes {plural(len(waiting[number]), 'job')}: {why}")
+                doomed.update(waiting[number])
+        return doomed
 
     def _may_submit(self, number: int, crew: CrewRecord, posted: int) -> bool:
         """Return whether a crew may get more jobs: as long as fewer chunks are posted each time.

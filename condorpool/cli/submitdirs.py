@@ -22,6 +22,7 @@ from condorpool.engine.description import jobs_of
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.interface.leftovers import Leftover, Missing, found_in
+from condorpool.interface.names import Kept
 from condorpool.values.events import STATE_OF_STATUS
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -337,7 +338,8 @@ def _rm(arguments: argparse.Namespace) -> int:
             raise CondorPoolError(
                 f"{run} is {each.entry.in_use}: {each.entry.cure}. Nothing was deleted."
             )
-        if others := everything[run].names - each.names:
+        others = everything[run].names - each.names
+        if others and (each.others or not all(known.digest for known in each.calls)):
             raise CondorPoolError(
                 f"{run} has other calls, too: {', '.join(sorted(others))}. "
                 f"`condorpool rm {run}` deletes all of them. Nothing was deleted."
@@ -347,7 +349,15 @@ def _rm(arguments: argparse.Namespace) -> int:
     if not agrees("Delete?", yes=arguments.yes):
         say("Nothing was deleted.")
         return 1
-    return _delete([each.entry for each in chosen.values()])
+    whole = []
+    for run, each in chosen.items():
+        if everything[run].names == each.names:
+            whole.append(each.entry)
+            continue
+        for known in each.calls:  # results that have a name: the directory stays for the others
+            Kept(known.digest, known.notebook, leftover=known).forget()
+            say(f"{known.name}: removed from {each.entry.path}")
+    return _delete(whole)
 
 
 def _doomed(each: Listed) -> list[Cell]:

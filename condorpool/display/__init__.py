@@ -80,9 +80,7 @@ def html(shown: Iterable[Calls], title: str = "") -> str:
     from condorpool.display import report  # noqa: PLC0415 - see above
     from condorpool.display.progress import Meter  # noqa: PLC0415
 
-    bodies = [
-        report.render(Meter(calls).read(), chunks=calls.chunks())["text/html"] for calls in shown
-    ]
+    bodies = [report.of(calls, Meter(calls).read())["text/html"] for calls in shown]
     return "\n".join([f"<div>{escape(title)}</div>"] * bool(title) + bodies)
 
 

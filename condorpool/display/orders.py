@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condorpool.display.page import jobs_in, page
-from condorpool.engine import actions, submitdir
+from condorpool.display.printed import clean, shown
+from condorpool.engine import actions
 from condorpool.engine.jobs import Job
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
@@ -19,6 +20,9 @@ from condorpool.values.text import plural
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
+
+#: Seconds for which an answer waits for calls that are removed to end.
+CALLBACK_LAG = 1.0
 
 logger = logging.getLogger("condorpool")
 
@@ -53,11 +57,23 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
         count = calls.act(action)
-        what = "jobs removed or calls taken back" if action == "remove" else f"jobs {past}"
-        return {"said": f"{count:,} {what}"}
+        if action == "remove":  # this counts jobs and what no job had taken
+            return {"said": "removed what remained" if count else "nothing remained to be removed"}
+        return {"said": f"{past} {plural(count, 'job')}"}
+    if order.get("idle"):
+        return _remove_waiting(calls)
     chosen = _chosen(calls, order)
     done = actions.act_on_jobs(calls.session.state, action, chosen)
     return {"said": _answer(past, done, _asked(order, len(chosen)))}
+
+
+def _remove_waiting(calls: Calls) -> dict[str, Any]:
+    """Take back the calls that no job has taken, and remove the idle jobs."""
+    before = calls.counts().removed
+    calls.take_back()
+    actions.act_on_jobs(calls.session.state, "remove", list(jobs_in(calls, "idle")), calls.batch)
+    calls.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
+    return {"said": f"removed {plural(calls.counts().removed - before, 'call')}"}
 
 
 def _release_with_memory(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,6 +115,11 @@ def _page(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     return {"page": {"total": total, "offset": offset, "rows": [*map(dataclasses.asdict, rows)]}}
 
 
+def _printed(calls: Calls, _: Mapping[str, Any]) -> dict[str, Any]:
+    printed = shown(calls)
+    return {"printed": printed.text if printed else ""}
+
+
 def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of a job, or of the job that made a call."""
     job, title = str(order.get("job") or ""), "Job {}"
@@ -108,13 +129,12 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
             return {"said": f"no job made call {int(call):,}"}
     elif not any(jobs_in(calls, ids=[job])) and all(job != c.job for c in calls.chunks()):
         return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
-    directory = calls.session.directory
     found = {
-        "events": directory.events([job]),
-        "standard error": directory.text(submitdir.stderr_name(job)),
-        "output": directory.text(submitdir.stdout_name(job)),
+        "events": calls.session.directory.events([job]),
+        "standard error": calls.session.stderr(job),
+        "output": calls.session.stdout(job),
     }
-    texts = [f"== {name} ==\n{text[-TAIL:]}" for name, text in found.items() if text]
+    texts = [f"== {name} ==\n{clean(text[-TAIL:])}" for name, text in found.items() if text]
     text = "\n".join(texts) or "The job has written nothing yet."
     return {"log": {"title": title.format(job), "text": text}}
 
@@ -131,6 +151,7 @@ _ORDERS: dict[str, Callable[[Calls, Mapping[str, Any]], dict[str, Any]]] = {
     "rerun": _rerun,
     "page": _page,
     "log": _log,
+    "printed": _printed,
 }
 
 

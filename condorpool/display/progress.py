@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from condorpool.access.capacity import Capacity, probe
+from condorpool.access.capacity import INTERVAL, Capacity, probe
+from condorpool.access.lookout import fit_of
 from condorpool.display.estimate import Estimator
 from condorpool.display.groups import Failed, FailedGroups, Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Cluster
 from condorpool.engine.pace import Pace
+from condorpool.engine.staffing import Staffing
+from condorpool.engine.why import why_never
 from condorpool.values.events import JobState
 from condorpool.values.text import duration, plural
 
@@ -82,6 +85,9 @@ class Progress:
         The call that has been running longest; None if not known, or if that is not long.
     note
         What the calls are waiting for, in a sentence for users.
+    never
+        Why no slot of the pool can run the jobs, in a sentence; empty if one can, or if that is
+        not known.
     """
 
     name: str
@@ -97,6 +103,7 @@ class Progress:
     note: str
     ended: bool
     elapsed: float = field(compare=False)
+    never: str = ""
 
     @property
     def shares(self) -> dict[str, int]:
@@ -150,11 +157,14 @@ class Meter:
             away = sum(len(cluster.away) for cluster in clusters)
             stuck = bool(batch and crew and crew.count(JobState.HELD) and batch.is_stuck)
             hosts, reasons = _survey(clusters)
+            waiting = crew.waiting_job if crew and not is_over else None
         now = self._clock()
         rate, eta = self._estimator.update(now, counts, pace, is_whole=not is_open)
-        capacity = None
+        capacity, never = None, ""
         if "idle" in jobs and now - self._begun > LOOKUP_DELAY and not is_over:
             capacity = probe(session.access_point.collector_address).read()
+            fit = fit_of(session.access_point, waiting.id) if waiting else None
+            never = f"These calls cannot run: {why}." if fit and (why := why_never(fit)) else ""
         return Progress(
             name=calls.name,
             counts=counts,
@@ -168,7 +178,7 @@ class Meter:
             held=self._held.update(reasons),
             failures=failures,
             note=""
-            if is_over
+            if is_over or never
             else _note(
                 jobs,
                 away,
@@ -176,9 +186,11 @@ class Meter:
                 ended=counts.ended,
                 unreachable=unreachable_since and now - unreachable_since,
                 capacity=capacity,
+                has_made_room=Staffing.made_room(INTERVAL),
             ),
             ended=is_over,
             elapsed=calls.elapsed,
+            never=never,
         )
 
 
@@ -242,6 +254,7 @@ def _note(
     ended: int,
     unreachable: float | None,
     capacity: Capacity | None,
+    has_made_room: bool,
 ) -> str:
     if unreachable is not None:
         return f"The access point has not answered for {unreachable:.0f} s; its jobs continue."
@@ -251,19 +264,23 @@ def _note(
         are = "1 job is" if away == 1 else f"{away:,} jobs are"
         return f"{are} disconnected; HTCondor is trying to reconnect."
     if capacity and "transferring" not in jobs:
-        return _wait_for_slots(jobs["idle"], capacity)
+        return _wait_for_slots(jobs["idle"], capacity, has_made_room=has_made_room)
     if ended and "running" in jobs:
         return ""
     waits = (text for word, text in _WAITS.items() if word in jobs)
     return next(waits, "Jobs are being submitted.")
 
 
-def _wait_for_slots(idle: int, capacity: Capacity) -> str:
+def _wait_for_slots(idle: int, capacity: Capacity, *, has_made_room: bool = False) -> str:
     jobs = "1 job is waiting" if idle == 1 else f"{idle:,} jobs are waiting"
-    is_full = capacity.cpus > 0 and not capacity.free
+    if not capacity.cpus:
+        return f"{jobs} for slots: the HTCondor pool has none now. They start when some appear."
+    is_full = not capacity.free
     free = f"{capacity.free:,} of the pool's {capacity.cpus:,} CPUs are free"
     if is_full:
         free = f"all {capacity.cpus:,} CPUs of the pool are in use"
+        if has_made_room:  # the capacity may be from before
+            free = "your jobs that were waiting for calls are leaving theirs"
     seconds = capacity.until_negotiation(time.time())
     then = "" if is_full else "; a job's analyze() says why it gets none of them"
     if seconds is not None:

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from condorpool.display.printed import shown, shown_if_quick
 from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
 from condorpool.values.text import duration
@@ -34,13 +35,14 @@ class TextBar:
     poll_interval = 1.0
 
     def __init__(self, calls: Calls, stream: TextIO, *, is_live: bool) -> None:
-        self._meter = Meter(calls)
+        self._meter, self._calls = Meter(calls), calls
         self._stream = stream
         self._is_live = is_live
         self._lock = threading.Lock()
         self._next = time.monotonic() + DELAY
         self._shown = ""
         self._is_closed = False
+        self._has_warned = False  # that no slot can run the jobs
 
     def refresh(self) -> bool:
         """Write the line if it has changed and is due; return whether there will be more."""
@@ -53,14 +55,21 @@ class TextBar:
             except ReferenceError:  # the iterator was dropped
                 self._is_closed = True
                 return False
-            if progress.ended and not self._shown and progress.elapsed < DELAY:
+            is_quick = progress.ended and not self._shown and progress.elapsed < DELAY
+            printed = None
+            if progress.ended and self._is_live:
+                printed = shown_if_quick(self._calls) if is_quick else shown(self._calls)
+            if is_quick and not printed:
                 self._is_closed = True
             elif progress.ended or now >= self._next:
                 self._next = now + (0.0 if self._is_live else LINE_INTERVAL)
                 self._is_closed = progress.ended
-                self._write(line(progress))
+                if progress.never and not self._has_warned:
+                    self._has_warned = True
+                    self._stream.write(f"{chr(10) * self._is_live}condorpool: {progress.never}\n")
+                self._write(line(progress) + (f"; {printed.hint}" if printed else ""))
             if self._is_closed:
-                del self._meter  # must not keep the calls' values alive
+                del self._meter, self._calls  # must not keep the calls' values alive
             return not self._is_closed
 
     def close(self) -> None:

@@ -75,10 +75,17 @@ function render({ model, el }) {
   // -- orders ---------------------------------------------------------------
   function order(what, button) {
     const id = ++number;
-    const timer = setTimeout(() => setText(answer, BUSY), 3000);
+    const timer = setTimeout(() => say(BUSY), 3000);
     orders.set(id, { button, timer, releases: what.do.startsWith("release") });
     button?.setAttribute("aria-disabled", "true");
     model.send({ ...what, id });
+  }
+
+  let said = ""; // the last answer
+  let timesHeld = Infinity; // how often jobs had been held when that released some
+  function say(text, times = Infinity) {
+    [said, timesHeld] = [text, times];
+    drawAnswer();
   }
 
   function handleAnswer(message) {
@@ -91,15 +98,14 @@ function render({ model, el }) {
     isPaging = false;
     sent.button?.removeAttribute("aria-disabled");
     if (message.said) {
-      said = message.said[0].toUpperCase() + message.said.slice(1);
-      timesHeld = sent.releases ? mostHeld() : Infinity;
-      drawAnswer();
+      say(message.said[0].toUpperCase() + message.said.slice(1), sent.releases ? mostHeld() : Infinity);
       askPage();
     }
     if (message.page) {
       page = message.page;
       drawPage();
     }
+    if (message.printed !== undefined) setText(printedText, message.printed);
     if (message.log) {
       setText(logTitle, message.log.title);
       setText(logText, message.log.text);
@@ -135,6 +141,7 @@ function render({ model, el }) {
       const yes = answerButton(question(), "cp-danger", () => { dismiss(); send(); });
       const no = answerButton("Keep", "", dismiss);
       const before = main.getBoundingClientRect();
+      no.style.minWidth = `${before.width}px`;
       box.replaceChildren(no, yes);
       const place = yes.getBoundingClientRect();
       if (place.left < before.right && before.left < place.right && place.top < before.bottom && before.top < place.bottom) {
@@ -162,10 +169,11 @@ function render({ model, el }) {
   const callCounts = make("ul", { class: "cp-counts", "aria-label": "Calls" });
   const jobCounts = make("ul", { class: "cp-counts cp-jobs", "aria-label": "Jobs" });
   const note = make("div", { class: "cp-note", "aria-live": "polite" });
+  const neverText = make("span", { role: "alert" });
+  const never = make("div", { class: "cp-line cp-never", hidden: "" }, neverText,
+    button("Remove", () => ({ do: "remove", idle: true }), () => "Remove these calls"));
   const answer = make("div", { class: "cp-answer", role: "status" });
 
-  let said = ""; // the last answer
-  let timesHeld = Infinity; // how often jobs had been held when that released some
   const mostHeld = () => Math.max(0, ...state().held.map((group) => group.times));
   const held = () => state().held.reduce((sum, group) => sum + group.count, 0);
   const heldTitle = make("span", { class: "cp-title" });
@@ -182,6 +190,10 @@ function render({ model, el }) {
   const failedGroups = make("ul", { class: "cp-groups" });
   const failedPart = make("section", { "aria-label": "Failed calls" },
     make("div", { class: "cp-line" }, failedTitle, rerun), failedGroups);
+
+  const printedTitle = make("summary");
+  const printedText = make("pre", { class: "cp-log", tabindex: "0" });
+  const printedPart = make("details", { class: "cp-details" }, printedTitle, printedText);
 
   const filter = make("select", { class: "cp-select", "aria-label": "Show jobs that are" },
     ...["all", "running", "idle", "held", "suspended", "queued"].map((word) => make("option", { value: word }, word)));
@@ -213,7 +225,7 @@ function render({ model, el }) {
   const root = make("fieldset", { class: "condorpool" },
     make("div", { class: "cp-line" }, name, calls, times), bar,
     make("div", { class: "cp-legend" }, callCounts, jobCounts),
-    note, heldPart, failedPart, answer, foot, log);
+    note, never, heldPart, failedPart, printedPart, answer, foot, log);
   const fallback = model.get("fallback");
   // Hides the output with the HTML that stands in for the widget where there is none.
   const style = make("style", {}, fallback
@@ -222,7 +234,8 @@ function render({ model, el }) {
 
   // -- drawing ------------------------------------------------------------------
   const state = () => model.get("state");
-  const waited = () => (performance.now() - lastState) / 1000;
+  const isLost = () => isRestarted || performance.now() - lastMessage > 3000 * model.get("heartbeat");
+  const waited = () => (isLost() ? 0 : (performance.now() - lastState) / 1000);
   const countsOf = (s) => CALL_STATES.map((word) => [word, s.counts[word]]).filter(([, n]) => n);
 
   function draw() {
@@ -247,8 +260,12 @@ function render({ model, el }) {
     // Jobs that HTCondor will create later are shown as waiting calls.
     drawCounts(jobCounts, words.filter(([word]) => word !== "queued"));
     jobCounts.hidden = !jobCounts.children.length;
+    setText(neverText, s.never);
+    never.hidden = !s.never;
     drawHeld(s);
     drawFailed(s);
+    printedPart.hidden = !s.printed;
+    setText(printedTitle, `printed by ${plural(s.printed, "call")}`);
     drawAnswer();
     drawTimes();
   }
@@ -350,16 +367,24 @@ function render({ model, el }) {
 
   function drawTimes() {
     const s = state();
+    const lost = isLost();
     const parts = [duration(s.elapsed + waited())];
-    if (s.rate) parts.push(s.rate >= 1 ? `${count(s.rate)}/s` : `${(s.rate * 60).toPrecision(2)}/min`);
-    if (s.eta != null) parts.push(`about ${duration(s.eta)} remaining`);
+    if (s.rate && !lost) parts.push(s.rate >= 1 ? `${count(s.rate)}/s` : `${(s.rate * 60).toPrecision(2)}/min`);
+    if (s.eta != null && !lost) parts.push(`about ${duration(s.eta)} remaining`);
     if (s.hosts > 1) parts.push(`${count(s.hosts)} machines`);
     setText(times, parts.join(" · "));
     drawCalls();
-    const lost = isRestarted || performance.now() - lastMessage > 3000 * model.get("heartbeat");
     root.classList.toggle("cp-lost", lost);
     root.disabled = lost;
     setText(note, lost ? `${isRestarted ? RESTARTED : LOST}%condor_attach ${s.name} resumes the calls.` : s.note);
+  }
+
+  // -- what calls print -----------------------------------------------------------
+  let printedBy = 0; // how many calls had printed when their text was asked for
+  function askPrinted() {
+    if (!printedPart.open || root.disabled || printedBy === state().printed) return;
+    printedBy = state().printed;
+    order({ do: "printed" });
   }
 
   // -- pages of jobs --------------------------------------------------------------
@@ -387,7 +412,7 @@ function render({ model, el }) {
     // Why a job is held is a line of its own, below the job.
     const lines = page.rows.flatMap((row) => (row.reason ? [row, { id: `${row.id} why`, why: row.reason }] : [row]));
     keep(rows, lines, (row) => row.id, (row) => {
-      if (row.why) return make("tr", { class: "cp-why" }, make("td"), make("td", { colspan: heads.length - 1 }));
+      if (row.why) return make("tr", { class: "cp-why" }, make("td"), make("td", { colspan: heads.length - 1 }, make("div")));
       const box = make("input", { type: "checkbox", "aria-label": `Select job ${row.id}` });
       box.checked = selected.has(row.id);
       box.addEventListener("change", () => {
@@ -398,7 +423,7 @@ function render({ model, el }) {
       logButton.addEventListener("click", () => order({ do: "log", job: row.id }, logButton));
       return make("tr", {}, make("td", {}, box), ...Array.from({ length: 7 }, () => make("td")), make("td", {}, logButton));
     }, (tr, row) => {
-      if (row.why) return setText(tr.lastChild, row.why);
+      if (row.why) return setText(tr.lastChild.firstChild, row.why);
       const texts = [row.id, row.state, row.calls, row.host, row.seconds == null ? "" : duration(row.seconds),
         row.memory ? `${count(row.memory)} MiB` : "", row.attempts ? String(row.attempts) : ""];
       texts.forEach((text, i) => setText(tr.children[i + 1], text));
@@ -432,6 +457,7 @@ function render({ model, el }) {
   model.on("change:beat", beat);
   model.on("msg:custom", handleAnswer);
   details.addEventListener("toggle", askPage);
+  printedPart.addEventListener("toggle", askPrinted);
   filter.addEventListener("change", () => {
     page.offset = 0;
     selected.clear();
@@ -440,7 +466,10 @@ function render({ model, el }) {
   });
   const clock = setInterval(() => {
     drawTimes();
-    if (Math.floor(performance.now() / 1000) % 2) askPage();
+    if (Math.floor(performance.now() / 1000) % 2) {
+      askPage();
+      askPrinted();
+    }
   }, 1000);
   drawSelected();
   draw();

@@ -9,18 +9,17 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import anywidget
 import traitlets
-from IPython.display import DisplayHandle
+from IPython.display import DisplayHandle, display
 
 from condorpool.display import orders, report
 from condorpool.display.clicks import clicks
+from condorpool.display.printed import shown_if_quick
 from condorpool.display.progress import Meter, Progress
-from condorpool.engine.chunks import Chunk
 from condorpool.values.locks import uninterrupted
 
 if TYPE_CHECKING:
@@ -92,6 +91,7 @@ class Panel:
         self._fallback_due = 0.0
         self._shown: Progress | None = None
         self._last_beat = 0.0
+        self._printed = 0
         self._is_visible = False
         self._is_closed = False
 
@@ -152,7 +152,7 @@ class Panel:
         """Return what stands in for the widget where it cannot be shown."""
         self._fallback_due = time.monotonic() + FALLBACK_INTERVAL
         hint = (
-            f"As of {time.strftime('%H:%M:%S')}. If the kernel has ended since then, "
+            f"As of {time.strftime('%Y-%m-%d %H:%M:%S')}. If the kernel has ended since then, "
             f"%condor_attach {progress.name} resumes the calls."
         )
         return self._marked(report.render(progress, hint), _HIDE_MISSING.format(mark=self._mark))
@@ -164,15 +164,18 @@ class Panel:
 
     def _end(self, progress: Progress | None) -> None:
         self._is_closed = True
-        chunks: Sequence[Chunk] = ()
+        bundle: dict[str, str] = {}
         with contextlib.suppress(ReferenceError):
-            chunks = self._calls.chunks()
+            if self._widget is None:
+                self._show_printed()
+            elif progress:
+                bundle = report.of(self._calls, progress)
             # The widget stays for reloaded pages; it must not keep the calls' values alive.
             self._calls = self._calls.weakly()
         del self._meter
         if self._widget is None or progress is None:
             return
-        bundle = report.render(progress, chunks=chunks)
+        bundle = bundle or report.render(progress)
         # A reloaded page does not receive the updates of the outputs, only this.
         self._widget.report = bundle
         self._fallback.update(self._marked(bundle), raw=True)
@@ -182,9 +185,19 @@ class Panel:
         if len(_ended) > MOST_ENDED:
             _ended.popleft().close()
 
+    def _show_printed(self) -> None:
+        """Show what calls printed that ended before there was a widget."""
+        if printed := shown_if_quick(self._calls):
+            text = f"{self._calls.name}: {printed.hint}"
+            bundle = {"text/plain": text, "text/html": printed.html}
+            self._context.copy().run(display, bundle, raw=True)
+
     def _state(self, progress: Progress) -> dict[str, Any]:
         counts = {**progress.counts._asdict(), "total": progress.counts.total}
-        return {**dataclasses.asdict(progress), "counts": counts, "reruns": self._can_rerun}
+        with contextlib.suppress(ReferenceError):
+            self._printed = 0 if self._calls.echoes else self._calls.calls_printed
+        known = {"counts": counts, "reruns": self._can_rerun, "printed": self._printed}
+        return {**dataclasses.asdict(progress), **known}
 
     # -- the user's side -------------------------------------------------------------
     def poll_clicks(self) -> None:

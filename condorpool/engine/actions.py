@@ -93,6 +93,21 @@ def _remove_waiting_jobs(state: SessionState, crew: Crew) -> int:
     return len(waiting)
 
 
+@uninterrupted
+def remove_waiting(state: SessionState, crew: Crew, why: str) -> None:
+    """End the chunks of a crew that no job has taken, and remove all its jobs."""
+    for token in state.recall(crew):
+        if whose := state.batches.get(token.batch):
+            state.finish(whose, token.first, JobRemovedError("", why))
+    with state.changed:
+        clusters = [cluster for cluster in crew.clusters if cluster.live]
+        for cluster in clusters:
+            cluster.why_not_made = why
+        state.changed.notify_all()
+    if clusters:
+        state.access_point.act("remove", any_cluster(c.number for c in clusters), why)
+
+
 def _remove_chunks(state: SessionState, batch: Batch) -> int:
     """Remove the jobs that hold chunks of a batch, and take back its other chunks."""
     crew = batch.crew

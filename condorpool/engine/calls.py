@@ -15,7 +15,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from condorpool.engine import actions
@@ -26,6 +26,7 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
 from condorpool.engine.pace import Pace
 from condorpool.engine.payload import Call, Outcome, expression, name_of, read_item
+from condorpool.engine.printed import CallText, Printed, by_call
 from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
 from condorpool.engine.submitdir import chunk_name
@@ -48,6 +49,9 @@ logger = logging.getLogger("condorpool")
 #: Seconds for which a wait lets the callbacks of other calls delay its own.
 CALLBACK_LAG = 1.0
 
+#: Chunks whose printed text an iterator keeps.
+MOST_PRINTED = 16
+
 #: How many of the latest chunks say how long a call takes.
 LATELY = 100
 
@@ -65,6 +69,8 @@ class Calls:
         How many calls were removed with their job, or taken back.
     records
         When and where chunks of calls were made, in the order in which they ended.
+    printed
+        What the calls of chunks printed, in the same order; of an iterator the latest only.
     is_reported
         Whether the user knows how the calls ended, or removed them.
     """
@@ -75,6 +81,7 @@ class Calls:
         self.errors: dict[int, BaseException] = {}
         self.removed = 0
         self.records: deque[Chunk] = deque(maxlen=most_records)
+        self.printed: deque[Printed] = deque(maxlen=most_records and MOST_PRINTED)
         self.is_reported = False
         self._session: Session | None = None
         # What is printed in this context appears in the cell that made the calls.
@@ -165,6 +172,9 @@ class Calls:
         """Whether the calls were posted, or ended without need for a job."""
         return self.batch is not None or self.is_ready
 
+    #: Whether this is one call, with a value instead of a list.
+    is_single: bool = False
+
     #: Whether failed calls can be made again.
     can_rerun: ClassVar[bool] = False
 
@@ -180,6 +190,30 @@ class Calls:
         """Return when and where chunks of calls were made, in the order in which they ended."""
         with self.session.changed:
             return list(self.records)
+
+    @property
+    def was_rerun(self) -> bool:
+        """Whether some calls were made again."""
+        return False
+
+    def texts(self) -> Iterator[CallText]:
+        """Yield what each call printed that has ended, in call order."""
+        with self.session.changed:
+            printed = list(self.printed)
+        return by_call(printed, made_again=self.was_rerun)
+
+    @property
+    def calls_printed(self) -> int:
+        """How many calls have printed something, as far as that is kept."""
+        if self.was_rerun:
+            return sum(1 for _ in self.texts())
+        with self.session.changed:
+            return sum(len(chunk.marks) for chunk in self.printed)
+
+    @property
+    def echoes(self) -> bool:
+        """Whether what calls print is shown in the notebook as they end."""
+        return self._echo is not None
 
     def weakly(self) -> Calls:
         """Return a proxy that does not keep these calls alive; later it raises ReferenceError."""
@@ -253,11 +287,14 @@ class Calls:
             self.records.append(chunk)
             self.session.chunk_records.append(chunk)
 
-    def _print(self, outcome: Outcome) -> None:
-        """Print what the calls of a chunk printed, if the user wants that."""
+    def _print(self, printed: Printed) -> None:
+        """Keep what the calls of a chunk printed, and print it if the user wants that."""
+        with self.session.changed:
+            self.printed.append(printed)
+            self.session.printing.add(self)
         if not self._echo:
             return
-        for stream, text in ((sys.stdout, outcome.stdout), (sys.stderr, outcome.stderr)):
+        for stream, text in zip((sys.stdout, sys.stderr), printed.texts, strict=True):
             if text:
                 try:
                     self._echo.run(stream.write, text)
@@ -328,7 +365,6 @@ class GatheredCalls(Calls):
         self._is_ready = False
         self._ended_at = 0.0
         self._taken_up_at = 0.0
-        self._printed: dict[int, tuple[str, str]] = {}  # by the first call of a chunk
         self._callback = callback
         self._error_callback = error_callback
         self._return_exceptions = return_exceptions
@@ -485,9 +521,8 @@ class GatheredCalls(Calls):
                 self.values[first:end] = result.values[: end - first]
             raised = ((first + number, error) for number, error in result.errors.items())
             errors = {n: error for n, error in raised if n < end and n not in outdated}
-            if numbers and (result.stdout or result.stderr):
-                self._printed[first] = result.stdout, result.stderr
-                self._print(result)
+            if numbers and result.printed:
+                self._print(result.printed._replace(outdated=outdated))
         with self.session.changed:  # other threads deliver too, when calls are taken back
             self.errors.update(errors)
             self.removed += len(errors) if isinstance(result, JobRemovedError) else 0
@@ -665,6 +700,7 @@ class GatheredCalls(Calls):
             return [self.errors.get(n, value) for n, value in enumerate(self.values)]
         return self.values
 
-    def printed(self, stream: int) -> str:
-        """Return what the ended calls printed, in call order; 0 for stdout, 1 for stderr."""
-        return "".join(self._printed[first][stream] for first in sorted(self._printed))
+    @property
+    def was_rerun(self) -> bool:
+        """Whether some calls were made again."""
+        return self.batch is not self._first

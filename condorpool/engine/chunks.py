@@ -9,6 +9,9 @@ from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Outcome
 from condorpool.values.exceptions import JobError
 
+#: Seconds below which a call is not measured.
+SHORT = 1e-3
+
 
 class Chunk(NamedTuple):
     """A chunk of calls that has ended.
@@ -30,6 +33,9 @@ class Chunk(NamedTuple):
         How often HTCondor had started the job.
     memory
         MiB that the job used when HTCondor last reported it.
+    call_seconds
+        Seconds of its calls, up to the last one that took a millisecond or more; 0 for shorter
+        ones.  None if not known.
     """
 
     first: int
@@ -42,11 +48,24 @@ class Chunk(NamedTuple):
     exit: str = ""
     attempts: int | None = None
     memory: int | None = None
+    call_seconds: tuple[float, ...] | None = None
 
     @property
     def end(self) -> float:
         """When it ended."""
         return (self.started or 0.0) + (self.seconds or 0.0)
+
+    @property
+    def seconds_of_calls(self) -> list[float | None]:
+        """The seconds of each call, as far as known; those under a millisecond share a mean."""
+        if self.seconds is None or self.calls == 1:
+            return [self.seconds] * self.calls
+        known = self.call_seconds
+        if known is None:
+            return [None] * self.calls
+        short = self.calls - sum(map(bool, known))
+        mean = max(0.0, min(SHORT, (self.seconds - sum(known)) / max(1, short)))
+        return [seconds or mean for seconds in (*known, *[0.0] * (self.calls - len(known)))]
 
 
 def record(first: int, end: int, result: Outcome | JobError, job: Job | None) -> Chunk:
@@ -63,7 +82,8 @@ def record(first: int, end: int, result: Outcome | JobError, job: Job | None) ->
         failed = sum(number < calls for number in result.errors)
         name, host = result.job, result.host
         if result.started:
-            known.update(started=result.started, seconds=result.seconds)
+            times = result.started, result.seconds, result.call_seconds
+            known.update(zip(("started", "seconds", "call_seconds"), times, strict=True))
     else:
         failed, name, host = calls, result.job_id, result.host.rpartition("@")[2]
         if job and job.began:

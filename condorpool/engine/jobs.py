@@ -234,6 +234,7 @@ class Crew:
         self.is_resident = is_resident
         self.replaced = 0  # how many jobs, since the last outcome
         self.surplus_since = math.inf  # since when jobs wait for a slot without need
+        self.has_worked = False  # whether one of its jobs has written an outcome
         self.looked_at = -math.inf  # when its runners' reports were last read
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
@@ -282,6 +283,22 @@ class Crew:
             for cluster in self.clusters
             for job in cluster.jobs
         )
+
+    @property
+    def waiting_job(self) -> Job | None:
+        """The first idle job, if no job runs or soon will: what it waits for, the others do, too."""
+        if not self.count(JobState.IDLE) or self.count(JobState.RUNNING, JobState.SUSPENDED):
+            return None
+        if any(cluster.transferring for cluster in self.clusters):
+            return None
+        jobs = (job for cluster in self.clusters for job in cluster.jobs)
+        return next(job for job in jobs if job.state is JobState.IDLE)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether one of its jobs has run: so there was a slot that can run them."""
+        jobs = (job for cluster in self.clusters for job in cluster.jobs)
+        return self.has_worked or any(job.attempts for job in jobs)
 
     @property
     def pending(self) -> int:

@@ -25,6 +25,7 @@ from condorpool import runner
 from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
+from condorpool.engine.printed import Printed
 from condorpool.runner import container
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
@@ -111,8 +112,8 @@ class Outcome:
     job: str = ""
     started: float = 0.0
     seconds: float = 0.0
-    stdout: str = ""
-    stderr: str = ""
+    printed: Printed | None = None
+    call_seconds: tuple[float, ...] = ()
 
 
 def name_of(func: Callable[..., Any]) -> str:
@@ -382,7 +383,6 @@ class Report:
                 values.append(value)
                 if error is not None:
                     errors[number] = error
-        stdout, stderr = about["printed"] or ("", "")
         return Outcome(
             values,
             errors,
@@ -391,8 +391,8 @@ class Report:
             job,
             about["started"],
             about["seconds"],
-            stdout,
-            stderr,
+            Printed.read(about, first, job),
+            tuple(about.get("lasted", ())),
         )
 
 

@@ -31,6 +31,11 @@ SURPLUS_GRACE = 2.0
 #: Seconds, at most, from the last event of a cluster's jobs to the cluster's own last event.
 LAST_EVENT = 3.0
 
+#: Seconds for which jobs that no slot of the pool can run, and that never ran, stay in the
+#: queue when their pool is closed, and after their owner has ended.  Slots may come back: some
+#: collectors know them only minutes after a restart.
+UNMATCHED_AT_CLOSE, UNMATCHED_AFTER = 15.0, 300.0
+
 #: A chunk: the number of its batch, and its first call.
 Chunk = tuple[int, int]
 
@@ -107,7 +112,7 @@ class CrewEnd:
     remove
         The jobs to remove.
     kills
-        Whether some of these are in one of the killstats: new jobs would get there too.
+        Whether some of these are in one of the killstats or match no slot: new jobs would, too.
     submit
         How many runners to submit.
     has_jobs
@@ -127,6 +132,7 @@ def crew_end(
     killstats: Collection[str],
     *,
     may_submit: bool,
+    unmatched: Collection[str] = (),
 ) -> CrewEnd:
     """Return what to do next for a crew whose owner has ended.
 
@@ -136,10 +142,12 @@ def crew_end(
         Its jobs in the queue.
     may_submit
         Whether to submit runners for chunks for which no job remains.
+    unmatched
+        Jobs that no slot of the pool can run.
     """
     takers = [token.job for token in tokens]
     posted = takers.count("")
-    killed = {job for job, state in jobs.items() if state.value in killstats}
+    killed = {job for job, state in jobs.items() if state.value in killstats or job in unmatched}
     surplus = set()
     if crew.is_resident and not posted:
         # An idle job that has taken a chunk was evicted, and makes it when it runs again.

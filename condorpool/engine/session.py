@@ -7,20 +7,24 @@ import contextlib
 import itertools
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from condorpool.access import lookout
 from condorpool.access.accesspoint import AccessPoint, any_cluster
-from condorpool.engine import payload, rules, submitdir
+from condorpool.engine import actions, payload, rules, submitdir
 from condorpool.engine.batches import Batch, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
+from condorpool.engine.printed import Printing, job_text
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import PATIENCE, SessionState, ignore
 from condorpool.engine.submitdir import SubmitDir, Token
+from condorpool.engine.why import why_never
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobRemovedError
 from condorpool.values.locks import uninterrupted
@@ -60,6 +64,8 @@ class Session:
         self.follower = Follower(self.state, self.staffing)
         #: When and where the latest chunks were made; a pool gives all its sessions the same.
         self.chunk_records: collections.deque[Any] = collections.deque(maxlen=MOST_RECORDS)
+        #: Calls that printed something, as long as their results exist.
+        self.printing: weakref.WeakSet[Printing] = weakref.WeakSet()
         self._modules: payload.Shared[Any] | None = None
         self._former_crews: dict[int, Crew] = {}  # of the owner before this process
         self._numbers = itertools.count(1)
@@ -322,6 +328,20 @@ class Session:
                 self.directory.take_back(batch.crew.number, token)
         self.state.discard(batch)
 
+    # -- what calls print -------------------------------------------------------
+    def stdout(self, job: str) -> str | None:
+        """Return the standard output of a job, labelled by call; None if there is none yet."""
+        return self._text(job, 0, submitdir.stdout_name(job))
+
+    def stderr(self, job: str) -> str | None:
+        """Return the standard error of a job, labelled by call; None if there is none yet."""
+        return self._text(job, 1, submitdir.stderr_name(job))
+
+    def _text(self, job: str, which: int, name: str) -> str | None:
+        file = self.directory.data(name)
+        with self.changed:
+            return job_text(self.printing, job, which, file)
+
     # -- ending ----------------------------------------------------------------
     @uninterrupted
     def terminate(self) -> None:
@@ -338,19 +358,28 @@ class Session:
         with self.changed:
             self.changed.notify_all()
 
-    def wait_all(self, note: Callable[[str], None], patience: float = PATIENCE) -> bool:
+    def wait_all(
+        self,
+        note: Callable[[str], None],
+        say: Callable[[str], None] = ignore,
+        patience: float = PATIENCE,
+    ) -> bool:
         """Wait until the batches to clean up are done; return whether all jobs left the queue.
 
-        Jobs that are in one of their batch's killstats, or enter one, are removed.
+        Jobs that are in one of their batch's killstats, or enter one, are removed; so are
+        those that no slot of the pool can run.
 
         Parameters
         ----------
         note
             Called once a second with what the wait is for.
+        say
+            Called with what happens to jobs that no slot can run.
         patience
             Seconds for an access point that does not answer, and for values to be read.
         """
         killed: set[str] = set()
+        unmatched: dict[Crew, float] = {}  # since when
         made_at = math.inf  # when the last call was made
         while True:
             with self.changed:
@@ -358,6 +387,8 @@ class Session:
                 waited = [b for b in batches if b.options.cleanup and b.undelivered]
                 calls = sum(b.calls_pending for b in waited)
                 doomed = sorted({job for b in waited for job in _killable(b)} - killed)
+                crews = {b.crew for b in waited if b.pending}
+                waiting = {c: j.id for c in crews if (j := c.waiting_job) and not c.has_started}
                 is_made = not calls and not any(b.is_open for b in waited)
                 made_at = min(made_at, time.monotonic()) if is_made else math.inf
                 if is_made and (self.deliveries.are_over or time.monotonic() > made_at + patience):
@@ -374,7 +405,35 @@ class Session:
             if doomed:
                 self.access_point.act("remove", doomed, "the condorpool Pool was closed")
                 killed.update(doomed)
+            for crew in crews:
+                self._remove_unmatched(crew, waiting.get(crew, ""), unmatched, say)
         return self._dismiss(patience)
+
+    def _remove_unmatched(
+        self, crew: Crew, job: str, since: dict[Crew, float], say: Callable[[str], None]
+    ) -> None:
+        """Remove the jobs of a crew, after saying so, if no slot can run them.
+
+        Parameters
+        ----------
+        job
+            One of them, if all are idle.
+        since
+            The crews that no slot could run at the last look, and since when.
+        """
+        fit = lookout.fit_of(self.access_point, job) if job else None
+        why = why_never(fit) if fit else ""
+        if not why:
+            since.pop(crew, None)
+        elif crew not in since:
+            since[crew] = time.monotonic()
+            say(
+                f"{crew.name}: {why}. Its calls are removed in {rules.UNMATCHED_AT_CLOSE:.0f} s, "
+                "unless such a slot appears"
+            )
+        elif time.monotonic() - since[crew] > rules.UNMATCHED_AT_CLOSE:
+            with contextlib.suppress(HTCondorError):  # the next look tries again
+                actions.remove_waiting(self.state, crew, f"{why} (the condorpool Pool was closed)")
 
     def _dismiss(self, patience: float) -> bool:
         """Have the runners exit; return whether all jobs left the queue in time."""

@@ -29,8 +29,8 @@ SHADOW_EXIT = 0.03
 _all: weakref.WeakSet[Staffing] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_all.clear)
 
-#: When a job of this process last ended.
-_last_end = -math.inf
+#: When a job of this process last ended, and when idle runners last had to exit.
+_last_end = _last_dismissal = -math.inf
 
 
 @guarded(by="_state.changed")
@@ -136,13 +136,12 @@ class Staffing:
             return crew.replaced <= rules.MAX_REPLACED
 
     def waits_for_slots(self) -> bool:
-        """Return whether a crew has chunks for which all runners, or any plain job, lack slots."""
-        return any(
-            crew.pending
-            and crew.count(JobState.IDLE)
-            and not (crew.is_resident and crew.count(JobState.RUNNING))
-            for crew in self._state.active_crews
-        )
+        """Return whether a crew has idle jobs, and chunks that no running job makes."""
+        with self._state.changed:
+            return any(
+                crew.count(JobState.IDLE) and crew.pending > crew.count(JobState.RUNNING)
+                for crew in self._state.active_crews
+            )
 
     def make_room(self) -> None:
         """Dismiss idle runners if a session of this process waits for slots."""
@@ -155,6 +154,9 @@ class Staffing:
             idle = {k: c for k, c in self._crews.items() if c is not keep and c.live and c.is_idle}
             for key in idle:
                 del self._crews[key]
+        if idle:
+            global _last_dismissal  # noqa: PLW0603 - slots are shared by all sessions
+            _last_dismissal = time.monotonic()
         for crew in idle.values():
             self._state.directory.close_crew(crew.number)
 
@@ -190,6 +192,11 @@ class Staffing:
                 self.submit_plain(plain, batch, tokens)
         with self._state.changed:
             crew.batches = []
+
+    @staticmethod
+    def made_room(seconds: float) -> bool:
+        """Return whether idle runners of this process had slots in the last seconds."""
+        return time.monotonic() - _last_dismissal < seconds
 
     @staticmethod
     def note_end() -> None:

@@ -235,7 +235,7 @@ class SessionState:
             end = batch.pending.pop(first)
             batch.delivering += 1
             if isinstance(result, payload.Report):
-                batch.crew.replaced = 0  # its jobs work
+                batch.crew.replaced, batch.crew.has_worked = 0, True  # its jobs work
             if isinstance(result, JobError) or result.has_failures:
                 batch.has_failures = not batch.streams
             if isinstance(result, JobFailedError):

@@ -150,7 +150,8 @@ class StreamedCalls(Calls):
             errors, values = dict(result.errors), list(result.values)
             for number, error in errors.items():
                 values[number] = Raised(error)
-            self._print(result)
+            if result.printed:
+                self._print(result.printed)
         with self.session.changed:
             if len(self.errors) < MOST_ERRORS:
                 self.errors.update((first + number, error) for number, error in errors.items())

@@ -27,7 +27,7 @@ from condorpool.engine.records import (
     Manifest,
     Record,
 )
-from condorpool.runner.names import CLOSED, MADE
+from condorpool.runner.names import ANNOUNCES, CLOSED, MADE
 from condorpool.values.exceptions import CondorPoolError, SubmitError
 
 LAUNCHER = "launch.sh"
@@ -225,19 +225,32 @@ class SubmitDir:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def text(self, name: str) -> str | None:
-        """Return the text of a file, or None if there is none (yet)."""
+    def data(self, name: str) -> bytes | None:
+        """Return what is in a file, or None if there is none (yet)."""
         try:
-            return (self.path / name).read_text(errors="replace")
+            return (self.path / name).read_bytes()
         except OSError:
             return None
 
+    def text(self, name: str) -> str | None:
+        """Return the text of a file, or None if there is none (yet)."""
+        data = self.data(name)
+        return None if data is None else data.decode(errors="replace")
+
     def events(self, jobs: Iterable[str]) -> str | None:
-        """Return the events of these jobs from the event log, or None if there are none (yet)."""
+        """Return the events of these jobs from the event log, or None if there are none (yet).
+
+        Without those with which runners announce outcomes to the client.
+        """
         pairs = (job.split(".") for job in jobs)
         marks = tuple(f"({int(cluster):03d}.{int(proc):03d}." for cluster, proc in pairs)
         events = (self.text(EVENT_LOG) or "").split("...\n")
-        found = [event for event in events if event.partition(" ")[2].startswith(marks)]
+        found = [
+            event
+            for event in events
+            if event.partition(" ")[2].startswith(marks)
+            and ANNOUNCES not in event.partition("\n")[0].split()
+        ]
         return "...\n".join([*found, ""]) or None
 
     def tail(self, name: str, lines: int = 12, size: int = 8192) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from condorpool.access.accesspoint import ACTIONS, any_job
-from condorpool.engine import submitdir as names
 from condorpool.engine.actions import act_on_jobs
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
@@ -114,17 +113,16 @@ class Jobs:
         return cls.statuscodes[code]
 
     def stdout(self) -> str | None:
-        """Return the standard output of the jobs; None if there is none yet."""
-        return self._text(names.stdout_name)
+        """Return the standard output of the jobs; None if there is none yet.
+
+        If several calls printed something, a line such as ``call 3 of fit:`` is before the text
+        of each.
+        """
+        return _joined(self._session.stdout(job.id) for job in self._jobs())
 
     def stderr(self) -> str | None:
-        """Return the standard error of the jobs; None if there is none yet."""
-        return self._text(names.stderr_name)
-
-    def _text(self, name_of: Callable[[str], str]) -> str | None:
-        texts = [self._session.directory.text(name_of(job.id)) for job in self._jobs()]
-        found = [text for text in texts if text is not None]
-        return "".join(found) if found else None
+        """Return the standard error of the jobs, labelled as `stdout`; None if there is none yet."""
+        return _joined(self._session.stderr(job.id) for job in self._jobs())
 
     def log(self) -> str | None:
         """Return the jobs' events from the event log; None if there are none yet."""
@@ -141,7 +139,7 @@ class Jobs:
 class QueuedJob(Jobs):
     r"""One HTCondor job, which makes calls.
 
-    It may make many: then its output is that of all of them, and the `stdout` of a result
+    It may make many: then its output is that of all of them, labelled, and the `stdout` of a result
     is that of the result's calls alone.  Its ``state`` comes from the event log, without
     asking the access point.
 
@@ -193,6 +191,11 @@ class QueuedJob(Jobs):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.state.value}>"
+
+
+def _joined(texts: Iterable[str | None]) -> str | None:
+    found = [text for text in texts if text is not None]
+    return "".join(found) if found else None
 
 
 def act(action: str, jobs: Iterable[QueuedJob]) -> int:

@@ -28,7 +28,7 @@ from condorpool.interface.options.keywords import (
     takes,
 )
 from condorpool.interface.options.settings import Settings
-from condorpool.interface.results import AsyncResult, Callback, Handle, MapResult, Result, spell
+from condorpool.interface.results import AsyncResult, Callback, MapResult, Result, spell
 from condorpool.interface.tracebacks import for_users
 from condorpool.interface.workload import Workload
 from condorpool.values.exceptions import CondorPoolError
@@ -480,7 +480,8 @@ class Pool:
     def close(self) -> None:
         """Accept no more calls, wait for the jobs and clean up.
 
-        Jobs that are, or will be, in one of the states ``killstats`` are removed.
+        Jobs that are, or will be, in one of the states ``killstats`` are removed; so are, after
+        a notice, jobs that never ran and that no slot of the HTCondor pool can run.
 
         Raises
         ------
@@ -531,7 +532,7 @@ class Pool:
         return list(self._workload.results.unsettled.values())
 
     @property
-    def last(self) -> Handle | None:
+    def last(self) -> Any:
         """The result of the last call, or its iterator, also if it failed or was interrupted.
 
         The pool keeps it until the next call, so that no value is lost.  None before the first.

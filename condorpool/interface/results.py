@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from condorpool import display
 from condorpool.display.notices import tell
-from condorpool.display.timeline import dataframe, timeline
+from condorpool.display.timeline import calls_dataframe, dataframe, timeline
 from condorpool.engine.calls import Calls, GatheredCalls
 from condorpool.engine.chunks import Chunk
 from condorpool.engine.counts import CallCounts
@@ -155,15 +155,55 @@ class Handle(Jobs):
         """
         return self._calls.chunks()
 
-    def to_dataframe(self) -> Any:
-        """Return the entries of `chunks` as a pandas DataFrame.
+    def printed(self) -> dict[int, str]:
+        r"""Return what each call printed that has ended, by its number; the first call is 0.
+
+        A text is the call's standard output, then its standard error.  Of the calls that a job
+        took at a time (``chunksize``) the last MiB of each is kept; where more was printed, a text
+        begins with a line that says how many bytes are missing.  Calls that printed nothing are
+        not in it, and an iterator has the latest calls only.
+
+        Examples
+        --------
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async(print, "abc")
+        ...     result.wait()
+        ...     result.printed()
+        {0: 'a\n', 1: 'b\n', 2: 'c\n'}
+        """
+        return {text.number: text.text for text in self._calls.texts()}
+
+    def to_dataframe(self, *, calls: bool = False) -> Any:
+        """Return the entries of `chunks` as a pandas DataFrame, with a row for each.
+
+        The column ``seconds_per_call`` is their mean.
+
+        Parameters
+        ----------
+        calls
+            Return a row for each call that has ended instead: its number, the seconds that it took,
+            whether it failed, its job and its host.  Calls of less than a millisecond are not
+            measured one by one: each has the mean of those that its job took with it.
 
         Raises
         ------
         ModuleNotFoundError
             pandas is not installed.
+
+        Examples
+        --------
+        >>> import time
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async(time.sleep, [0.1, 0.5, 0.1])
+        ...     result.wait()
+        ...     table = result.to_dataframe(calls=True)
+        >>> table.seconds.round(1).tolist(), int(table.seconds.idxmax())
+        ([0.1, 0.5, 0.1], 1)
         """
-        return dataframe(self.chunks())
+        chunks = self.chunks()
+        return calls_dataframe(chunks, self._calls.errors) if calls else dataframe(chunks)
 
     def timeline(self, ax: Any = None) -> Any:
         """Plot when and where calls were made: one bar for each entry of `chunks`.
@@ -179,7 +219,7 @@ class Handle(Jobs):
             The axes; without matplotlib a picture that notebooks show, and whose
             ``str()`` is SVG.
         """
-        return timeline(self.chunks(), ax)
+        return timeline(self.chunks(), ax, self._calls.posted_at)
 
     @property
     def jobs(self) -> list[QueuedJob]:
@@ -487,11 +527,11 @@ class Result(Handle, Generic[T]):
 
     def stdout(self) -> str:
         """Return what the calls that have ended printed, in order."""
-        return self._calls.printed(0)
+        return "".join(text.stdout for text in self._calls.texts())
 
     def stderr(self) -> str:
         """Return what the calls that have ended wrote to standard error, in order."""
-        return self._calls.printed(1)
+        return "".join(text.stderr for text in self._calls.texts())
 
     # -- the original CondorPool's names ---------------------------------------------
     def submitted(self) -> bool:
@@ -629,8 +669,7 @@ class MapResult(Result[list[Any]]):
         >>> from condorpool import Pool
         >>> with Pool() as pool:
         ...     result = pool.map_async((10).__floordiv__, [0, 2, 5])
-        ...     result.wait()
-        ...     result.values(), result.failed
-        ([None, 5, 2], [0])
+        ...     result.get(return_exceptions=True)[1:], result.values()
+        ([5, 2], [None, 5, 2])
         """
         return self._calls.filled(missing)

@@ -122,7 +122,7 @@ class Sessions:
                 tell(f"waiting for {what} before the pool is closed")
 
         sessions = list(self._by_folder.items())
-        are_over = [session.wait_all(note, patience) for _, session in sessions]
+        are_over = [session.wait_all(note, tell, patience) for _, session in sessions]
         with uninterrupted:
             for (folder, session), is_over in zip(sessions, are_over, strict=True):
                 if self._by_folder.pop(folder, None):  # another thread may end it too

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import weakref
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from condorpool import display
 from condorpool.access.capacity import total_cpus
+from condorpool.access.matching import first_look, requests_of
 from condorpool.display.notices import tell, warn_of_hash
 from condorpool.engine import actions, payload
 from condorpool.engine.calls import Calls, GatheredCalls
@@ -24,6 +26,7 @@ from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
 from condorpool.engine.streams import StreamedCalls
 from condorpool.engine.tracker import tracker
+from condorpool.engine.why import why_never
 from condorpool.interface import names, openpools
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.kept import KeptResults
@@ -35,6 +38,7 @@ from condorpool.interface.options.settings import CallOptions, Settings
 from condorpool.interface.results import AsyncResult, Callback, Handle, MapResult, Result
 from condorpool.interface.sessions import Sessions
 from condorpool.values.exceptions import (
+    CondorPoolError,
     HTCondorError,
     JobFailedError,
     PoolClosedError,
@@ -85,7 +89,10 @@ class Workload:
             weakref.WeakKeyDictionary()
         )
         self.is_closed = False
-        self._cpus: tuple[float, int] = (-math.inf, 1)
+        #: When the pool's slots were asked for, and what they were.
+        self._slots: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
+        #: When a first look at what jobs request was last taken, by those commands.
+        self._looks: dict[tuple[tuple[str, str], ...], float] = {}
 
     # -- posting -------------------------------------------------------------------
     def check_open(self) -> None:
@@ -193,6 +200,7 @@ class Workload:
         ahead = checks.optional_count("buffersize", buffersize)
         checks.iterable("iterable", iterable)
         options = self.options(CallKeywords, keywords)
+        self._look_ahead(options.job)
         calls = StreamedCalls(
             self.session(options.base),
             payload.Call(func, style),
@@ -226,6 +234,7 @@ class Workload:
         ``is_last`` says whether their result is `Pool.last` then.
         """
         wait = checks.seconds("wait", wait)
+        self._look_ahead(options)
         for remaining in reversed(range(checks.count("maxtries", maxtries))):
             batch = calls.prepare(session, options)
             try:
@@ -272,11 +281,37 @@ class Workload:
 
     def count_cpus(self) -> int:
         """Return how many CPUs the HTCondor pool has; at least 1."""
-        asked, cpus = self._cpus
+        return max(1, total_cpus(self._known_slots()))
+
+    def _known_slots(self) -> list[dict[str, Any]]:
+        """Return the pool's slots of at most `_COUNT_INTERVAL` ago."""
+        asked, slots = self._slots
         if time.monotonic() - asked > _COUNT_INTERVAL:
-            cpus = total_cpus(self.access_point.slots())
-            self._cpus = time.monotonic(), max(1, cpus)
-        return self._cpus[1]
+            slots = self.access_point.slots()
+            self._slots = time.monotonic(), slots
+        return slots
+
+    def _look_ahead(self, options: JobOptions) -> None:
+        """Print a notice if no slot can run jobs with these options; slots may still come.
+
+        A pool of a size of its own asks the collector only if the jobs request something.
+        """
+        wanted = requests_of(options.submitkwargs)
+        key, now = tuple(sorted(wanted.items())), time.monotonic()
+        if now - self._looks.get(key, -math.inf) < _COUNT_INTERVAL:
+            return
+        if not wanted and now - self._slots[0] > _COUNT_INTERVAL:
+            return
+        self._looks[key] = now
+        if self.access_point.memory:
+            wanted.setdefault("request_memory", str(self.access_point.memory))
+        # Without an answer there is nothing to warn of.
+        with contextlib.suppress(HTCondorError):
+            slots = self._known_slots()
+            requirements = wanted.get("requirements", "") if slots else ""
+            is_unmet = bool(requirements) and not self.access_point.is_met(requirements)
+            if why := why_never(first_look(wanted, slots, is_unmet=is_unmet)):
+                tell(f"{why}. The calls wait until such a slot appears or you remove() them.")
 
     # -- resuming ------------------------------------------------------------------
     def _known(self, call: payload.Call) -> Result[Any] | None:
@@ -287,7 +322,12 @@ class Workload:
         kept = names.same(call.name, call.digest)
         if kept is None:
             return None
-        result = kept.result or self.take_up(cast("Leftover", kept.leftover))
+        try:
+            result = kept.result or self.take_up(cast("Leftover", kept.leftover))
+        except CondorPoolError:
+            if kept.is_here:
+                raise
+            return None  # another notebook's: they may be at another access point
         if result.ready():
             result.rerun()
         names.tell_reuse(call.name, kept, result)

@@ -224,12 +224,14 @@ class Worker:
             shared = {"sources": {}, "splits": False, "task_timeout": None}
         self.surroundings.mark()
         self.streams.restore()
-        self.streams.printed()
+        self.streams.begin()
         self.names = names_of(func)
         arguments = arguments_of(style, items[first:end])
-        calls = self.calls(func, shared, arguments, first, end, between, pause)
-        printed = self.streams.printed()
-        about.update(started=started, seconds=time.time() - started, printed=printed)
+        lasted: list[float] = []
+        calls = self.calls(func, shared, arguments, first, end, lasted, between, pause)
+        about.update(started=started, seconds=time.time() - started, **self.streams.printed())
+        if lasted:
+            about["lasted"] = lasted
         about["task_timeout"] = shared["task_timeout"]
         self.names = {}  # the notebook may have redefined them: outcomes are pickled by value
         outcomes, frames = frames_of(calls)
@@ -237,21 +239,26 @@ class Worker:
             self.tidy()  # pickling these values ran the user's code
         return dict(about, calls=outcomes, count=len(calls)), frames
 
-    def calls(
+    def calls(  # noqa: PLR0912 - one loop, in which every function call costs
         self,
         func: Any,
         shared: dict[str, Any],
         arguments: Iterator[tuple[Any, dict[str, Any]]],
         first: int,
         end: int,
+        lasted: list[float],
         between: Any,
         pause: float,
     ) -> list[tuple[Any, str]]:
-        """Make calls; return each one's value and ``""``, or exception and traceback's text."""
+        """Make calls; return each one's value and ``""``, or exception and traceback's text.
+
+        The seconds that each took are added to ``lasted``, up to the last that was `LONGER`
+        than a moment; shorter ones are 0.
+        """
         limit, stderr, sources = shared["task_timeout"], self.streams.kept[2], shared["sources"]
-        restore, clock = self.surroundings.restore, time.monotonic
+        restore, clock, streams = self.surroundings.restore, time.monotonic, self.streams
         made: list[tuple[Any, str]] = []
-        begun = now = clock()
+        begun = since = now = clock()
         restore_after, ask_after = 0.0, begun + pause
         failed, splits = 0, shared["splits"]
         for done, (args, kwargs) in enumerate(arguments, first + 1):
@@ -260,26 +267,44 @@ class Worker:
             try:
                 value, is_value = attempt(func, args, kwargs, limit, stderr)
                 now = clock()
-                if not is_value:
-                    self.tidy()
-                elif now > restore_after and done < end:
-                    restore(now > restore_after + LONGER)
-                    restore_after = clock() + SHORT if len(made) > FIRST else 0.0
+                if now > restore_after or streams.wrote or not is_value:
+                    # Short calls since the last time are not told apart: they took less than
+                    # ``SHORT`` together.
+                    is_long = now > since + LONGER
+                    if is_long:
+                        lasted.extend([0.0] * (len(made) - len(lasted)))
+                        lasted.append(round(now - since, 4))
+                    if not is_value:
+                        self.tidy()
+                    elif now > restore_after and done < end:
+                        restore(now > restore_after + LONGER)
+                    if streams.wrote or is_long or len(made) <= FIRST:
+                        streams.note(len(made))
+                    since = clock()
+                    if now > restore_after:
+                        restore_after = since + SHORT if len(made) > FIRST else 0.0
             except Anything as error:  # from the call's own alarm, or its trace function
                 if is_value is None:
                     value = error
                 self.tidy()
-            made.append((value, "" if is_value else describe(value, sources)))
-            failed += not is_value
+                streams.note(len(made))
+                since = clock()
+            if is_value:
+                made.append((value, ""))
+            else:
+                made.append((value, describe(value, sources)))
+                failed, since = failed + 1, clock()
             if done < end and now > ask_after:
                 end = between(done, end, failed, (now - begun) / len(made), splits)
-                ask_after = clock() + pause
+                since = clock()
+                ask_after = since + pause
             if done >= end:
                 break  # the remaining calls now belong to another chunk
         try:
             self.tidy()
         except Anything:  # from the last call's alarm or trace function, which is gone now
             self.tidy()
+        streams.note(max(0, len(made) - 1))
         return made
 
     def tidy(self) -> None:

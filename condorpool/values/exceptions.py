@@ -57,7 +57,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 #: The flag of classes that are defined in Python (Py_TPFLAGS_HEAPTYPE).
 _IS_OF_PYTHON = 1 << 9
@@ -83,29 +83,32 @@ class CondorPoolError(Exception):
     """The root of every error that condorpool raises by itself."""
 
     def _render_traceback_(self) -> list[str]:
-        return render()
+        return render(self)
 
 
 #: Packages whose frames say nothing to users: below a verb, or between a cell and its magic.
 _UNSEEN = {"condorpool", "cloudpickle", "pickle", "threading", "IPython", "decorator"}
 
 
-def render() -> list[str]:
-    """Return the traceback that IPython is about to show, without the frames of condorpool."""
+def render(error: BaseException | None = None) -> list[str]:
+    """Return a traceback as IPython shows it, without the frames of condorpool.
+
+    By default it is that of the exception that IPython is about to show.
+    """
     from IPython.core.getipython import get_ipython  # noqa: PLC0415 - only IPython calls this
 
     shell: Any = get_ipython()
     shown: types.TracebackType | None = None
-    kind, error, trace = sys.exc_info()
-    assert error is not None  # noqa: S101 - it is being handled
+    error = cast("BaseException", error or sys.exc_info()[1] or sys.last_value)
+    trace = error.__traceback__
     for entry in reversed(list(_entries(trace))):
         if entry is trace or not _is_unseen(entry):  # the first is IPython's, which skips it
             shown = types.TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     cause, suppresses = error.__cause__, error.__suppress_context__
     try:
-        if cause and all(map(_is_unseen, _entries(cause.__traceback__))):
+        if cause and cause.__traceback__ and all(map(_is_unseen, _entries(cause.__traceback__))):
             error.__cause__ = None  # its message is in ours
-        return shell.InteractiveTB.structured_traceback(kind, error, shown, tb_offset=1)  # type: ignore[no-any-return]
+        return shell.InteractiveTB.structured_traceback(type(error), error, shown, tb_offset=1)  # type: ignore[no-any-return]
     finally:
         error.__cause__, error.__suppress_context__ = cause, suppresses
 

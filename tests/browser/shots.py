@@ -84,18 +84,18 @@ def test_calls_run_and_end(open_notebook):
     set_theme(notebook, "Dark")
     take("dark", output.locator(".condorpool"))
     set_theme(notebook, "Light")
-    expect(output).to_contain_text("39 of 40 calls done")
+    expect(output.get_by_text("39 of 40 calls done")).to_be_visible()
     take("done", output.locator(".jp-RenderedHTML"))
 
 
 def test_jobs_are_held_and_idle(open_notebook):
-    """Pictures of held jobs, and of idle jobs that no machine can run."""
+    """Pictures of held jobs, and of calls that no slot can run."""
     notebook = open_notebook(HELD, IDLE)
     notebook.run(1)
     expect(notebook.output(1)).to_contain_text("12 jobs held")
     take("held", notebook.output(1).locator(".condorpool"))
     notebook.run(2)
-    expect(notebook.output(2)).to_contain_text("for slots: 2 of the pool")
+    expect(notebook.output(2)).to_contain_text("These calls cannot run")
     take("idle", notebook.output(2).locator(".condorpool"))
 
 

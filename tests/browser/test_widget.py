@@ -40,6 +40,26 @@ def test_clicks_arrive_through_a_subshell(open_notebook, front_end):
     expect(notebook.output(1)).to_contain_text("abs: 0 of 2 calls done, 2 removed")
 
 
+def test_calls_that_cannot_run_are_removed(open_notebook, front_end):
+    """The widget says why no slot can run them, in warning color, with a button beside it."""
+    notebook = open_notebook("Pool(cpus=99, **SUBMIT).map(abs, range(2), 1)", front_end=front_end)
+    notebook.run(1)
+    output = notebook.output(1)
+    warning = output.locator(".cp-never")
+    expect(warning).to_contain_text(
+        "These calls cannot run: each job has request_cpus = 99, but no"
+    )
+    held = notebook.page.evaluate(
+        "getComputedStyle(document.querySelector('.condorpool')).getPropertyValue('--cp-held')"
+    )
+    assert held
+    expect(warning.get_by_role("alert")).not_to_have_css("color", "rgb(0, 0, 0)")
+    warning.get_by_role("button", name="Remove").click()
+    output.get_by_role("button", name="Remove these calls").click()
+    expect(output).to_contain_text("abs: 0 of 2 calls done, 2 removed")
+    expect(output).to_contain_text("JobRemovedError")
+
+
 def test_the_bar_moves_by_call(open_notebook):
     """Calls count before their chunk has ended; the call that has been running longest is named."""
     notebook = open_notebook(
@@ -313,7 +333,7 @@ def test_no_double_click_removes_jobs(open_notebook):
         page.keyboard.press("Enter")
         expect(notebook.button(name)).to_be_focused()
     expect(output.get_by_text("2 jobs held", exact=True)).to_be_visible()
-    expect(output.get_by_role("status")).to_be_empty()
+    expect(output.locator(".cp-answer")).to_be_empty()
 
 
 def test_the_table_of_jobs(open_notebook):
@@ -326,6 +346,7 @@ def test_the_table_of_jobs(open_notebook):
         failed = Pool(**SUBMIT, maxtasksperchild=1).map_async(lambda x: fit(x) if x else wait(), range(2), 1)
         """,
         "held = Pool(**{**HELD, 'maxtasksperchild': None}).map_async(abs, range(6), 3)",
+        front_end="notebook",
     )
     notebook.page.set_viewport_size({"width": 420, "height": 900})
     notebook.run(1)

@@ -706,11 +706,12 @@ class TestLife:
             pickle.dumps(pool)
 
     def test_nothing_is_kept(self, pool):
-        """Arguments and results that were taken are garbage."""
+        """Arguments and results that were taken are garbage, at the next call at the latest."""
         objects = [Counted() for _ in range(10)]
         gone = [weakref.ref(item) for item in objects]
         pool.map(identity, objects)
         del objects
+        pool.apply(identity, (0,))
         end = time.monotonic() + 5
         while (Counted.alive or any(ref() for ref in gone)) and time.monotonic() < end:
             time.sleep(0.05)

@@ -55,20 +55,44 @@ def test_selected_jobs_are_acted_on_alone(held):
 
 def test_everything_is_removed(held):
     """Removing all jobs ends all calls."""
-    assert orders.perform(held._calls, {"do": "remove", "all": True})["said"].startswith("2 ")
+    order = {"do": "remove", "all": True}
+    assert orders.perform(held._calls, order) == {"said": "removed what remained"}
     held.wait(20)
     assert held.ready()
+    assert orders.perform(held._calls, order) == {"said": "nothing remained to be removed"}
 
 
 def test_page_and_log(held):
     """Pages of jobs and their logs come on demand, within bounds."""
     page = orders.perform(held._calls, {"do": "page", "state": "all", "offset": 1, "count": 10**9})
     [row] = page["page"]["rows"]
-    assert (page["page"]["total"], row["state"]) == (2, "held")
+    assert (page["page"]["total"], row["state"], row["calls"]) == (2, "held", "1")
     log = orders.perform(held._calls, {"do": "log", "job": row["id"]})["log"]
     assert "Job was held" in log["text"]
-    gone = orders.perform(held._calls, {"do": "log", "job": "0.0"})["log"]
-    assert "no longer in the queue" in gone["text"]
+    gone = orders.perform(held._calls, {"do": "log", "job": "0.0"})
+    assert "job 0.0 is no longer in the queue" in gone["said"]
+
+
+def test_the_log_of_a_failed_call(make_pool):
+    """The log of the job that made a call is found after the job has left the queue."""
+    pool = make_pool(maxtasksperchild=1)
+
+    def fit(x):
+        print("fitting", x)
+        return 1 / x
+
+    result = pool.map_async(fit, [1, 0], 1)
+    result.wait(40)
+    [group] = Meter(result._calls).read().failures
+    assert (group.kind, group.call) == ("ZeroDivisionError", 1)
+    order = {"do": "log", "call": group.call}
+    while "terminated" not in (log := orders.perform(result._calls, order)["log"])["text"]:
+        time.sleep(0.1)  # the job leaves the queue a moment after the outcome
+    assert log["title"].endswith(", which made call 1")
+    assert "fitting 1" not in log["text"]
+    assert "fitting 0" in log["text"]
+    missing = orders.perform(result._calls, {"do": "log", "call": 7})
+    assert missing == {"said": "no job made call 7"}
 
 
 def test_an_unknown_order_does_nothing(held):

@@ -82,11 +82,12 @@ def test_the_next_negotiation_is_shown(make_pool, tmp_path):
     settings = {"NEGOTIATOR_INTERVAL": "8", "NEGOTIATOR_MIN_INTERVAL": "8"}
     settings |= {"NEGOTIATOR_CYCLE_DELAY": "8", "NEGOTIATOR_UPDATE_AFTER_CYCLE": "True"}
     with personal.start(tmp_path / "slow", cpus=1, settings=settings) as htcondor:
-        pool = make_pool(personal=htcondor, requirements="false")
-        meter = Meter(pool.apply_async(abs, (1,))._calls)
-        text = "1 job is waiting for slots: 1 of the pool's 1 CPUs are free; "
+        pool = make_pool(processes=2, maxtasksperchild=1, personal=htcondor)
+        meter = Meter(pool.map_async(time.sleep, [60] * 2, chunksize=1)._calls)
+        text = "1 job is waiting for slots: all 1 CPUs of the pool are in use; "
         wait_for_note(meter, f"{text}the next negotiation is in about 10 s.")
         pool.terminate()
+        pool.join()
 
 
 def wait_for_note(meter, note):

@@ -400,6 +400,7 @@ class TestSequence:
 
         result = pool.map_async(call, range(3), chunksize=1)
         assert isinstance(result[1], ValueError)
+        result.wait(60)
         lucky.touch()
         result.rerun()
         assert result[1] == 1

@@ -16,6 +16,7 @@ import pytest
 import condorpool
 from condorpool import personal
 from condorpool.access.bindings import htcondor2
+from condorpool.display.progress import Meter
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -260,6 +261,63 @@ def test_what_each_call_prints(pool):
     assert (one.stdout(), two.stdout(), two.stderr()) == ("a\nb\n", "c\n", "d")
 
 
+def test_what_is_printed_is_known_by_call(make_pool):
+    """Through whatever it was written, also by short calls; and a job's output has it, too."""
+
+    def speak(x):
+        if x % 4 == 1:
+            print("printed", x)
+        elif x % 4 == 2:
+            os.write(1, b"written %d\n" % x)
+        elif x % 4 == 3:
+            sys.stderr.write(f"error {x}\n")
+            raise ValueError(x)
+
+    pool = make_pool(processes=1)
+    result = pool.map_async(speak, range(100), chunksize=50)
+    one = pool.apply_async(os.system, ("echo from a child",))
+    one.get(timeout=60)
+    result.wait(60)
+    texts = {1: "printed {}\n", 2: "written {}\n", 3: "error {}\n"}
+    expected = {x: texts[x % 4].format(x) for x in range(100) if x % 4}
+    assert result.printed() == expected
+    assert one.printed() == {0: "from a child\n"}
+    assert "call 1 of speak:\nprinted 1\ncall 2 of speak:\nwritten 2\n" in one.job.stdout()
+    assert one.job.stdout().endswith("system:\nfrom a child\n")
+    assert "call 3 of speak:\nerror 3\n" in one.job.stderr()
+    assert "condorpool-outcome" not in one.job.log()
+
+
+def test_of_much_text_the_end_is_kept(pool):
+    """The text of each call says how much of it is missing."""
+    result = pool.map_async(lambda size: print("x" * size), [5, 3 << 20, 7], chunksize=3)
+    result.wait(60)
+    first, second, third = result.printed().values()
+    assert first == "(6 bytes before this were not kept)\n"
+    line, text = second.split("\n", 1)
+    assert line.startswith("(2,0")
+    assert text == "x" * ((1 << 20) - 9) + "\n"
+    assert third == "x" * 7 + "\n"
+
+
+def test_an_iterator_has_the_latest_text(pool):
+    """And the text of a call that is made again is that of the last time."""
+    iterator = pool.imap(print, "abc")
+    list(iterator)
+    assert iterator.printed() == {0: "a\n", 1: "b\n", 2: "c\n"}
+
+
+def test_the_seconds_of_calls_are_known(pool):
+    """Short ones share a mean."""
+    result = pool.map_async(time.sleep, [0, 0.3, 0, 0.1, 0], chunksize=5)
+    result.wait(60)
+    (chunk,) = result.chunks()
+    zero, long, again, shorter, last = chunk.seconds_of_calls
+    assert long >= 0.3
+    assert 0.1 <= shorter < long + shorter <= chunk.seconds
+    assert zero == again == last < 0.001
+
+
 def test_nothing_is_shared(make_pool):
     """With file transfer all files go through chirp."""
     pool = make_pool(submitkwargs={"should_transfer_files": "YES"})
@@ -285,6 +343,23 @@ def test_a_pool_does_not_wait_for_anothers_lingering_runners(make_pool, tasks):
     one, two = make_pool(linger=600), make_pool(maxtasksperchild=tasks)
     one.map(time.sleep, [0.2] * 4, chunksize=1)
     assert two.map_async(time.sleep, [0.2] * 4, chunksize=1).get(timeout=120) == [None] * 4
+
+
+@pytest.mark.parametrize("is_same", [False, True], ids=["pools", "requirements"])
+def test_lingering_runners_leave_for_jobs_that_do_not_fit_their_slots(make_pool, htcondor, is_same):
+    """The display does not say that the pool is full meanwhile; later calls work as before."""
+    one = make_pool(linger=60)
+    two = one if is_same else make_pool(linger=60)
+    one.map(time.sleep, [0.2] * 4, chunksize=1)
+    memory = int(1.5 * htcondor.access_point().memory)
+    result = two.map_async(time.sleep, [0.2], memory=memory, progress=None)
+    meter, notes, end = Meter(result._calls), set(), time.monotonic() + 40
+    while not result.ready():
+        assert time.monotonic() < end
+        notes.add(meter.read().note)
+        time.sleep(0.1)
+    assert "in use" not in str(notes)
+    assert one.map_async(abs, range(4), chunksize=1).get(timeout=40) == [0, 1, 2, 3]
 
 
 def test_the_work_goes_on_without_the_client(htcondor, access_point, tmp_path):

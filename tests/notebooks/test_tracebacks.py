@@ -77,8 +77,8 @@ def test_a_call_that_raises(show, code, name):
     text = show(code)
     assert "/condorpool/" not in text
     assert len(text.splitlines()) < 40
-    assert re.search(r"Cell In\[\d+\], line 4, in helper", text)  # in the remote traceback
-    assert re.search(r'-> 4 +raise ValueError\(f"bad \{x\}"\)', text)
+    assert re.search(r"Cell In\[\d+\], line 3, in helper", text)  # in the remote traceback
+    assert re.search(r'-> 3 +raise ValueError\(f"bad \{x\}"\)', text)
     *_, message, first, second = text.splitlines()
     assert message == "ValueError: bad 1"
     assert re.match(r"this is call \d of \d \(the first is 0\): f\(1\)", first)
@@ -103,7 +103,18 @@ def test_errors_of_condorpool(show, code, message):
     assert "/condorpool/" not in text
     assert code in text
     assert len(text.splitlines()) < 12
+    again = show("%tb")
+    assert message in again
+    assert "/condorpool/" not in again
     show("pool.last.remove()")
+
+
+def test_a_call_that_takes_too_long(show):
+    """The error keeps the remote traceback, which says where it was."""
+    text = show("pool.apply(time.sleep, (9,), task_timeout=1)\n")
+    assert "TaskTimeoutError: job" in text
+    assert "RemoteTraceback" in text
+    assert "/condorpool/" not in text
 
 
 def test_an_interrupt(show):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from condorpool.access import capacity
 from condorpool.access.capacity import Capacity, Probe, capacity_of
 from condorpool.display.progress import _wait_for_slots
 
@@ -16,16 +17,16 @@ FREE = {"TotalSlotCpus": 2, "Cpus": 2, "State": "Unclaimed"}
 
 def test_cpus_of_all_kinds_of_slots():
     """The unused CPUs of a partitionable slot are free."""
-    capacity = capacity_of([PARTITIONABLE, TAKEN, FREE, {}], {})
-    assert (capacity.cpus, capacity.free) == (67, 5)
-    assert capacity.until_negotiation(1e9) is None
+    found = capacity_of([PARTITIONABLE, TAKEN, FREE, {}], {})
+    assert (found.cpus, found.free) == (67, 5)
+    assert found.until_negotiation(1e9) is None
 
 
 def test_cycles():
     """The longest recent period counts; the first cycle has none."""
     ad = {f"LastNegotiationCyclePeriod{n}": period for n, period in enumerate((58, 60, 0))}
-    capacity = capacity_of([], {**ad, "LastNegotiationCycleTime0": 1000})
-    assert (capacity.period, capacity.cycle) == (60.0, 1000.0)
+    found = capacity_of([], {**ad, "LastNegotiationCycleTime0": 1000})
+    assert (found.period, found.cycle) == (60.0, 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -51,10 +52,22 @@ def test_the_note_on_waiting_jobs(free, period, note):
     assert _wait_for_slots(2, Capacity(64, free, period, time.time())).endswith(note)
 
 
+def test_slots_of_ones_own_idle_jobs():
+    """The note does not say that the pool is full."""
+    note = _wait_for_slots(2, Capacity(64, 0), has_made_room=True)
+    assert note.endswith("for slots: your jobs that were waiting for calls are leaving theirs.")
+
+
+def test_a_pool_without_slots():
+    """It is not full: slots may appear."""
+    note = _wait_for_slots(1, Capacity(0, 0))
+    assert note.startswith("1 job is waiting for slots: the HTCondor pool has none now.")
+
+
 def test_a_collector_that_does_not_answer():
     """The probe does not wait for it, and queries it again later."""
     now = [0.0]
-    probe = Probe("127.0.0.1:1", lambda: now[0])
+    probe = Probe(capacity.__name__, "127.0.0.1:1", kind=Capacity, clock=lambda: now[0])
     assert probe.read() is None
     first = probe._process
     first.wait(30)

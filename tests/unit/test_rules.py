@@ -125,6 +125,14 @@ def test_a_crew_may_get_no_more_jobs():
     assert end == crew_end()
 
 
+def test_jobs_that_no_slot_can_run():
+    """They are removed, and get no successors."""
+    end = rules.crew_end(
+        CrewRecord(), {"7.0": IDLE}, [token(0)], {"Held"}, may_submit=True, unmatched={"7.0"}
+    )
+    assert end == crew_end("7.0", kills=True)
+
+
 def test_idle_jobs_of_a_plain_crew_have_a_chunk():
     """They are not removed."""
     plain = CrewRecord(is_resident=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from condorpool.access.bindings import classad2
-from condorpool.access.matching import Fit, ad_of, conditions, fit
-from condorpool.engine.why import why_idle
+from condorpool.access.matching import Fit, ad_of, conditions, first_look, fit
+from condorpool.engine.why import why_idle, why_never
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def fitting(**facts):
     [
         pytest.param({"slots": 0}, "no slots now", id="no slots"),
         pytest.param(
-            {"too_much": {"Memory": (921_600, 24_576), "GPUs": (1, 0)}},
+            {"too_much": {"Memory": (921_600, 24_576), "GPUs": (1, 0)}, "willing": 0},
             "it has request_memory = 900 GiB, but no slot has more than 24 GiB; "
             "it has request_gpus = 1, but no slot has any. Remove it",
             id="too much",
         ),
-        pytest.param({"unmet": ("X",)}, "none of 10 slots meets its requirement X.", id="unmet"),
-        pytest.param({"acceptable": 0}, "none of 10 slots meets them all", id="not all at once"),
+        pytest.param({"unmet": ("X",), "willing": 0}, "none of 10 slots meets its requirement X.", id="unmet"),
+        pytest.param({"acceptable": 0, "willing": 0}, "none of 10 slots meets them all", id="not all at once"),
         pytest.param({"willing": 0}, "their own requirements refuse it", id="refused"),
         pytest.param({"free": 1}, "1 of 10 slots could take it now", id="free"),
         pytest.param({"running": 9, "own": 2}, "9 jobs of this access point are running, 2 of them yours", id="full"),
@@ -92,3 +92,38 @@ def fitting(**facts):
 def test_why_idle(facts, expected):
     """The text names the first reason that keeps the job from running."""
     assert expected in why_idle(fitting(**facts))
+
+
+SLOTS = [{"TotalSlotCpus": 2, "TotalSlotMemory": 4000}, {"TotalSlotCpus": 8, "TotalSlotMemory": 1}]
+
+
+@pytest.mark.parametrize(
+    ("description", "is_unmet", "why"),
+    [
+        ({}, False, ""),
+        ({"request_cpus": "8", "request_memory": "2GB", "request_disk": "900TB"}, False, ""),
+        (
+            {"request_cpus": "9"},
+            False,
+            "each job has request_cpus = 9, but no slot has more than 8",
+        ),
+        (
+            {"request_memory": "900TB", "request_gpus": "1"},
+            False,
+            (
+                "each job has request_memory = 921,600 GiB, but no slot has more than 3.9 GiB; "
+                "it has request_gpus = 1, but no slot has any"
+            ),
+        ),
+        ({"request_cpus": "ifThenElse(x, 1, 2)"}, False, ""),
+        ({"requirements": "no"}, True, "none of 2 slots meets its requirement no"),
+    ],
+)
+def test_the_look_before_submitting(description, is_unmet, why):
+    """Slots count as if they were empty; what is not known is no reason to warn."""
+    assert why_never(first_look(description, SLOTS, is_unmet=is_unmet)) == why
+
+
+def test_a_pool_without_slots_is_not_hopeless():
+    """They may appear."""
+    assert not why_never(first_look({"request_cpus": "9"}, []))

@@ -1,0 +1,116 @@
+"""What calls print: by call, by job, and as displays show it."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from condorpool.display import printed as display
+from condorpool.engine.printed import CallText, Printed, by_call, job_text
+
+
+def chunk(first, *texts, job="1.0", begin=0, **more):
+    """Return the text of a chunk whose calls have printed these to standard output."""
+    text = "".join(texts)
+    marks = [(n, sum(map(len, texts[:n])), 0) for n in range(len(texts)) if texts[n]]
+    spans = [(begin, begin + len(text)), (0, 0)]
+    return Printed(first, job, (text, ""), marks, more.pop("lost", {}), spans, **more)
+
+
+def calls(*chunks, name="fit", is_single=False):
+    """Return calls whose chunks have printed something."""
+    return SimpleNamespace(
+        name=name,
+        is_single=is_single,
+        echoes=False,
+        printed=chunks,
+        calls_printed=sum(len(one.marks) for one in chunks),
+        texts=lambda: by_call(chunks, made_again=False),
+        session=SimpleNamespace(changed=threading.Lock()),
+    )
+
+
+def test_texts_are_in_call_order():
+    """Whatever the order in which chunks ended; calls that printed nothing are not there."""
+    texts = by_call([chunk(4, "e"), chunk(0, "a", "", "c")], made_again=False)
+    assert list(texts) == [CallText(0, "a", ""), CallText(2, "c", ""), CallText(4, "e", "")]
+
+
+def test_the_last_text_of_a_call_counts():
+    """Calls that were made again have the text of that time, also if it is read first."""
+    again = chunk(1, "B")
+    first = chunk(0, "a", "b", "c")
+    assert "".join(t.text for t in by_call([first, again], made_again=True)) == "aBc"
+    late = first._replace(outdated={1})
+    assert "".join(t.text for t in by_call([again, late], made_again=True)) == "aBc"
+
+
+def test_a_text_says_what_is_missing():
+    """Of much text the end is kept."""
+    (text,) = chunk(0, "end", lost={0: 2000}).calls()
+    assert text.text == "(2,000 bytes before this were not kept)\nend"
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (None, "call 0 of fit:\na\ncall 1 of fit:\nb\nsum:\nc\n"),
+        (b"start\nabcnow", "start\ncall 0 of fit:\na\ncall 1 of fit:\nb\nsum:\nc\nnow"),
+        (b"again", "call 0 of fit:\na\ncall 1 of fit:\nb\nsum:\nc\nagain"),
+    ],
+    ids=["not there yet", "also others' text", "of a later run"],
+)
+def test_the_text_of_a_job_is_labelled(file, expected):
+    """It is that of its own calls, then what else is in its file."""
+    fit = calls(chunk(0, "a", "b", begin=6), chunk(7, "z", job="1.1"))
+    one = calls(chunk(0, "c", begin=8), name="sum", is_single=True)
+    assert job_text([one, fit], "1.0", 0, file) == expected
+    assert job_text([fit], "9.0", 0, None) is None
+    assert job_text([one], "1.0", 0, b"") == "c"  # a single text needs no label
+
+
+def test_a_few_texts_are_shown_whole():
+    """Each has its label; a single call needs none."""
+    shown = display.shown(calls(chunk(0, "a\n", "", "c\n")))
+    assert shown.title == "printed by 2 calls"
+    assert shown.text == "call 0:\na\ncall 2:\nc"
+    assert "<strong>call 2:</strong>\nc" in shown.html
+    single = display.shown(calls(chunk(0, "<b>\n"), is_single=True))
+    assert (single.title, single.text) == ("printed by 1 call", "<b>")
+    assert "&lt;b&gt;" in single.html
+    assert display.shown(calls()) is None
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_the_size_of_what_is_shown_is_limited(length):
+    """It says what is missing, and how to get it."""
+    shown = display.shown(calls(chunk(0, *["x" * (length - 1) + "\n"] * 10_000)))
+    assert len(shown.text) < 1.5 * display.MOST
+    assert shown.count == 10_000
+    assert "more calls printed" in shown.missing
+    assert "pool.last.printed()" in shown.missing
+    assert ("only the end" in shown.missing) == (length > 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[1;31mred\x1b[0m \x1b]0;title\x07x", "red x"),
+        (" 10%\r 50%\r100%\ndone\r\n", "100%\ndone"),
+        ("a\x00\x07b\x1b\tc", "a��b�\tc"),
+    ],
+    ids=["colors", "progress bar", "control characters"],
+)
+def test_commands_to_terminals_are_not_shown(text, expected):
+    """What is shown is what a terminal would leave, and can do no harm."""
+    assert display.clean(text) == expected
+
+
+def test_a_loop_of_quick_calls_does_not_fill_the_notebook():
+    """The text of ten calls in ten seconds is shown."""
+    display._quick.clear()
+    some = [display.shown_if_quick(calls(chunk(0, "a"))) for _ in range(12)]
+    assert [shown is None for shown in some] == [False] * 10 + [True] * 2
+    display._quick.clear()

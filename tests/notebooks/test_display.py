@@ -179,6 +179,7 @@ values = pool.map(make, range(4), 1)
 result = pool.map_async(make, range(4), 1, progress="widget")
 result.get()
 del values, result
+pool.apply(abs, (1,))  # a pool keeps the result of its last call
 for _ in range(50):  # until the thread that delivered them drops them too
     gc.collect()
     if not (kept := sum(type(each) is Value for each in gc.get_objects())):

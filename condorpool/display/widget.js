@@ -192,7 +192,7 @@ function render({ model, el }) {
     make("div", { class: "cp-line" }, failedTitle, rerun), failedGroups);
 
   const printedTitle = make("summary");
-  const printedText = make("pre", { class: "cp-log", tabindex: "0" });
+  const printedText = make("pre", { class: "cp-printed", tabindex: "0" });
   const printedPart = make("details", { class: "cp-details" }, printedTitle, printedText);
 
   const filter = make("select", { class: "cp-select", "aria-label": "Show jobs that are" },

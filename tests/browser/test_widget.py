@@ -145,7 +145,7 @@ def test_text_from_jobs_is_escaped(open_notebook):
     expect(output).to_contain_text(f"ValueError: {image}")
     output.get_by_text("Jobs", exact=True).last.click()
     output.get_by_role("button", name="Log of job").click()
-    expect(output.locator("pre")).to_contain_text(f"{image} output")
+    expect(output.locator(".cp-log")).to_contain_text(f"{image} output")
     output.get_by_role("button", name="Remove all", exact=True).click()
     output.get_by_role("button", name="Remove what remains of 2 calls").click()
     expect(output).to_contain_text(f"{image}: 0 of 2 calls done")

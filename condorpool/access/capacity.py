@@ -6,6 +6,7 @@ it, and a progress display must not block the notebook.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -88,6 +89,16 @@ class Probe(Generic[T]):
         self._process: subprocess.Popen[bytes] | None = None
         self._started = -math.inf
         self._last: T | None = None
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the program that is asking, if one is."""
+        with uninterrupted, self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with process:
+                pass  # leaving waits for its end, and closes its pipe
 
     def read(self) -> T | None:
         """Return the last answer, and ask again if it is time; never waits."""

@@ -198,7 +198,9 @@ class Calls:
 
     def texts(self) -> Iterator[CallText]:
         """Yield what each call printed that has ended, in call order."""
-        with self.session.changed:
+        if self._session is None:
+            return iter(())
+        with self._session.changed:
             printed = list(self.printed)
         return by_call(printed, made_again=self.was_rerun)
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -60,6 +61,9 @@ class Capacity:
         return math.ceil((self.period - (now - self.cycle) % self.period) / 10) * 10.0
 
 
+_probes: weakref.WeakSet[Probe[Any]] = weakref.WeakSet()
+
+
 class Probe(Generic[T]):
     """Asks a question about a pool every so often, as long as `read` is called.
 
@@ -89,7 +93,7 @@ class Probe(Generic[T]):
         self._process: subprocess.Popen[bytes] | None = None
         self._started = -math.inf
         self._last: T | None = None
-        atexit.register(self.close)
+        _probes.add(self)
 
     def close(self) -> None:
         """End the program that is asking, if one is."""
@@ -126,6 +130,13 @@ class Probe(Generic[T]):
         with process, contextlib.suppress(ValueError, TypeError):
             return self._kind(**json.loads(process.stdout.read() if process.stdout else b""))
         return None
+
+
+@atexit.register
+def _close_all() -> None:
+    # Registered with this module, so that it runs after pools, which may still ask, are closed.
+    for each in list(_probes):
+        each.close()
 
 
 @functools.cache

@@ -60,7 +60,8 @@ def test_an_executed_notebook_has_the_report(environment, tmp_path):
     assert set(shown[0]) == {"text/plain", "text/html"}
     assert shown[1:] == [{"text/plain": ""}]  # where the widget was
     assert "2 of 2 calls done" in shown[0]["text/plain"]
-    assert "timeline: 2 groups of calls on 1 host" in shown[0]["text/html"]
+    assert all(f'title="call {number}, ' in shown[0]["text/html"] for number in (0, 1))
+    assert "slowest: call" in shown[0]["text/html"]
 
 
 def test_a_short_call_leaves_nothing(environment, tmp_path):

@@ -127,7 +127,17 @@ def first_look(
 
 
 def ad_of(description: Mapping[str, str]) -> Any:
-    """Return the ad of a job that is not submitted, with the attributes that slots match."""
+    """Return the ad of a job that is not submitted, with the attributes that slots match.
+
+    Raises ValueError if the description has what is no ClassAd expression.
+    """
+    try:
+        return _ad_of(description)
+    except classad2.ClassAdException as error:
+        raise ValueError(str(error)) from error
+
+
+def _ad_of(description: Mapping[str, str]) -> Any:
     ad = classad2.ClassAd()
     terms = [f"({description.get('requirements', 'true')})"]
     for name in _RESOURCES:

@@ -305,8 +305,8 @@ class Workload:
         self._looks[key] = now
         if self.access_point.memory:
             wanted.setdefault("request_memory", str(self.access_point.memory))
-        # Without an answer there is nothing to warn of.
-        with contextlib.suppress(HTCondorError):
+        # Without an answer there is nothing to warn of; what is no expression HTCondor refuses.
+        with contextlib.suppress(HTCondorError, ValueError):
             slots = self._known_slots()
             requirements = wanted.get("requirements", "") if slots else ""
             is_unmet = bool(requirements) and not self.access_point.is_met(requirements)

@@ -315,7 +315,7 @@ def test_the_seconds_of_calls_are_known(pool):
     zero, long, again, shorter, last = chunk.seconds_of_calls
     assert long >= 0.3
     assert 0.1 <= shorter < long + shorter <= chunk.seconds
-    assert zero == again == last < 0.1
+    assert max(zero, again, last) < 0.1
 
 
 def test_nothing_is_shared(make_pool):

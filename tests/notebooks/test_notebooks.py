@@ -35,7 +35,7 @@ SHOWN = {
         "of 24",
         "% of 48,000 walks came back",
         "'polya': reusing 24 of 24",
-        "kept: results named polya",
+        "polya: 24 of 24 calls done, kept",
         "Nothing was left behind",
     ],
     "parameter-scan": ["Nothing was submitted", "image/png", "the curves cross at T = 2.2"],

@@ -22,7 +22,7 @@ import condorpool
 def note(x):
     with Path({folder!r}, f"made-{{x}}").open("a") as file:
         file.write("x")
-    time.sleep(0.5)
+    time.sleep(0.5 if x < 3 else 1.5)  # longer than a kernel needs to start
     return x
 
 pool = condorpool.Pool(2, personal={personal!r}, submitdir={folder!r})

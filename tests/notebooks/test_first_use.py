@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
 
 #: Nothing is found, until the installation, which is replaced, has run.
 SETUP = """
@@ -73,6 +74,7 @@ def ask(environment, tmp_path):
     client.stop_channels()
     manager.shutdown_kernel(now=True)
     manager.cleanup_resources()
+    ensure_event_loop().close()  # jupyter_client has made it, and never closes it
     client.context.destroy()
 
 

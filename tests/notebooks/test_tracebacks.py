@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
 
 from condorpool import personal
 
@@ -60,6 +61,7 @@ def show(tmp_path_factory):
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
+        ensure_event_loop().close()  # jupyter_client has made it, and never closes it
         client.context.destroy()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from condorpool.engine import rules
 from condorpool.engine.description import JobOptions
+from condorpool.engine.records import CrewRecord
 from condorpool.values.events import JobEvent, JobState, state_after
 from condorpool.values.guards import guarded
 from condorpool.values.locks import Monitor
@@ -238,6 +239,13 @@ class Crew:
         self.looked_at = -math.inf  # when its runners' reports were last read
         self.clusters: list[Cluster] = []
         self.batches: list[Batch] = []
+
+    @classmethod
+    def restored(cls, number: int, record: CrewRecord, options: JobOptions, lock: Monitor) -> Crew:
+        """Return a recorded crew, without its jobs."""
+        return cls(
+            number, record.name, record.limit, options, is_resident=record.is_resident, lock=lock
+        )
 
     def count(self, *states: JobState) -> int:
         """How many jobs are in one of these states."""

@@ -86,14 +86,7 @@ class Session:
         for number, known in directory.crews().items():
             initializer = payload.read_initializer(directory / submitdir.crew_name(number))
             options = JobOptions.restored(known.options, *initializer)
-            crew = Crew(
-                number,
-                known.name,
-                known.limit,
-                options,
-                is_resident=known.is_resident,
-                lock=session.changed,
-            )
+            crew = Crew.restored(number, known, options, session.changed)
             session._former_crews[number] = crew
             with session.changed:
                 crew.clusters = [Cluster(crew, *cluster) for cluster in known.clusters]

@@ -122,14 +122,7 @@ class Survey:
         state = self._state
         for number, known in self._directory.crews().items():
             options = JobOptions.restored(known.options, None, ())
-            crew = Crew(
-                number,
-                known.name,
-                known.limit,
-                options,
-                is_resident=known.is_resident,
-                lock=state.changed,
-            )
+            crew = Crew.restored(number, known, options, state.changed)
             clusters = {each.number: Cluster(crew, *each) for each in known.clusters}
             for token in self._directory.tokens(number) if known.is_resident else ():
                 cluster = int(token.job.partition(".")[0] or -1)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from condorpool.display.notices import tell
 from condorpool.engine.actions import TAKEN_BACK
 from condorpool.engine.payload import Call
+from condorpool.interface.handle import not_stopping, spell
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import PoolKeywords, takes
 from condorpool.interface.pool import Pool, workload_of
-from condorpool.interface.results import AsyncResult, not_stopping, spell
+from condorpool.interface.results import AsyncResult
 from condorpool.interface.waiting import Waiting
 from condorpool.interface.workload import Workload
 from condorpool.values.events import JobState

@@ -6,8 +6,8 @@ from typing import Generic, TypeVar
 
 from condorpool.engine.calls import Calls
 from condorpool.engine.streams import Raised, StreamedCalls
+from condorpool.interface.handle import Handle, not_stopping
 from condorpool.interface.options.keywords import OnHold
-from condorpool.interface.results import Handle, not_stopping
 from condorpool.interface.tracebacks import for_users, raise_from_call
 from condorpool.values import notes
 from condorpool.values.text import plural

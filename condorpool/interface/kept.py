@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from condorpool.engine.calls import GatheredCalls
+from condorpool.engine.gathered import GatheredCalls
+from condorpool.interface.handle import Handle
 from condorpool.interface.iterators import ResultIterator
-from condorpool.interface.results import Handle, Result
+from condorpool.interface.results import Result
 
 #: The most results of blocking verbs that raised to keep, so that their other values can be read.
 MOST_RAISED = 5

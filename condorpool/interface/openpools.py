@@ -13,8 +13,8 @@ from condorpool.display.notices import tell
 from condorpool.values.exceptions import CondorPoolError
 
 if TYPE_CHECKING:
+    from condorpool.interface.handle import Handle
     from condorpool.interface.pool import Pool
-    from condorpool.interface.results import Handle
     from condorpool.interface.workload import Workload
 
 _workloads: set[Workload] = set()

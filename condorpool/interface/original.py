@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
-from condorpool.engine.calls import GatheredCalls
+from condorpool.engine.gathered import GatheredCalls
 from condorpool.engine.payload import Call
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options import checks

@@ -16,6 +16,7 @@ from condorpool.cleaner import custody
 from condorpool.display.notices import tell
 from condorpool.display.timeline import timeline
 from condorpool.engine import payload
+from condorpool.interface.handle import spell
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.leftovers import Leftover
@@ -28,7 +29,7 @@ from condorpool.interface.options.keywords import (
     takes,
 )
 from condorpool.interface.options.settings import Settings
-from condorpool.interface.results import AsyncResult, Callback, MapResult, Result, spell
+from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
 from condorpool.interface.tracebacks import for_users
 from condorpool.interface.workload import Workload
 from condorpool.values.exceptions import CondorPoolError

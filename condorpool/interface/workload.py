@@ -19,15 +19,17 @@ from condorpool.access.capacity import total_cpus
 from condorpool.access.matching import first_look, requests_of
 from condorpool.display.notices import tell, warn_of_hash
 from condorpool.engine import actions, payload
-from condorpool.engine.calls import Calls, GatheredCalls
+from condorpool.engine.calls import Calls
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
+from condorpool.engine.gathered import GatheredCalls
 from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
 from condorpool.engine.streams import StreamedCalls
 from condorpool.engine.tracker import tracker
 from condorpool.engine.why import why_never
 from condorpool.interface import names, openpools
+from condorpool.interface.handle import Handle
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.kept import KeptResults
 from condorpool.interface.leftovers import Leftover
@@ -35,7 +37,7 @@ from condorpool.interface.locate import find_access_point
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import CallKeywords, JobKeywords, ResultKeywords
 from condorpool.interface.options.settings import CallOptions, Settings
-from condorpool.interface.results import AsyncResult, Callback, Handle, MapResult, Result
+from condorpool.interface.results import AsyncResult, Callback, MapResult, Result
 from condorpool.interface.sessions import Sessions
 from condorpool.values.exceptions import (
     CondorPoolError,

@@ -25,12 +25,13 @@ from IPython.display import display
 
 from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.interface.attach import attach
+from condorpool.interface.handle import spell
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.leftovers import leftovers
 from condorpool.interface.names import find, forget
 from condorpool.interface.openpools import latest
 from condorpool.interface.pool import Pool
-from condorpool.interface.results import Result, spell
+from condorpool.interface.results import Result
 from condorpool.interface.tracebacks import for_users
 from condorpool.notebook import cell as remote
 from condorpool.notebook import completion, eventwords, lines, selection, status

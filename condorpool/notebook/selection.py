@@ -11,10 +11,10 @@ from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine.description import title
+from condorpool.interface.handle import Handle
 from condorpool.interface.job import Jobs, QueuedJob, act
 from condorpool.interface.openpools import open_pools, workloads
 from condorpool.interface.pool import Pool, workload_of
-from condorpool.interface.results import Handle
 from condorpool.notebook.lines import LineError
 from condorpool.values.events import JobState
 from condorpool.values.text import one_line, plural

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from condorpool.engine import rules
-from condorpool.engine.calls import GatheredCalls
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
+from condorpool.engine.gathered import GatheredCalls
 from condorpool.engine.payload import Call
 from condorpool.engine.session import Session
 from condorpool.engine.streams import StreamedCalls

@@ -170,7 +170,7 @@ def test_what_is_there_to_attach(client, make_pool, gone, mine, until_noted):
         (["show", "scan"], "scan: 3 of 3 calls done"),
         (["results", "scan"], "0\n1\n2\n"),
         (["ls"], "kept: results named scan"),
-        (["ls"], "3 of 3 calls done"),
+        (["ls", "scan"], "scan  3 of 3 calls done  "),
     ):
         told = subprocess.run(
             [sys.executable, "-m", "condorpool", *command],

@@ -206,10 +206,10 @@ class TestSubmitDir:
 
     @pytest.fixture
     def small(self, tmp_path):
-        """Mount a file system of one megabyte."""
+        """Mount a file system of two megabytes, of which the runner takes a third of one."""
         folder = tmp_path / "small"
         folder.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
         yield folder
         subprocess.run(["umount", "-l", folder], check=True)
 
@@ -235,7 +235,7 @@ class TestSubmitDir:
         result, luck = unlucky(make_pool(submitdir=small))
         ballast = small / "ballast"
         with pytest.raises(OSError, match="No space left"):
-            ballast.write_bytes(bytes(1 << 20))
+            ballast.write_bytes(bytes(2 << 20))
         before = set(os.listdir(small))
         with pytest.raises(condorpool.SubmitError, match="No space left"):
             result.rerun()

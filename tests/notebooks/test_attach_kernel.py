@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
 import time
 
 import pytest
-from jupyter_client.manager import KernelManager
+from kernels import Kernel
 
 from condorpool import personal
 from condorpool.cleaner import registry
@@ -42,46 +40,6 @@ print(condorpool.attach())
 """
 
 
-class Kernel:
-    """A kernel that runs cells in a folder."""
-
-    def __init__(self, folder, grace):
-        environment = {**os.environ, "CONDORPOOL_GRACE": str(grace)}
-        self.manager = KernelManager()
-        self.manager.start_kernel(cwd=str(folder), env=environment, stderr=subprocess.DEVNULL)
-        self.client = self.manager.client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
-
-    def run(self, code):
-        """Run a cell and return what it printed."""
-        texts = []
-
-        def show(message):
-            assert message["msg_type"] != "error", "\n".join(message["content"]["traceback"])
-            if message["msg_type"] == "stream":
-                texts.append(message["content"]["text"])
-
-        self.client.execute_interactive(code, timeout=120, output_hook=show)
-        return "".join(texts)
-
-    def restart(self):
-        """Restart the kernel, as the Restart button does."""
-        self.manager.restart_kernel()
-        self.client.wait_for_ready(timeout=60)
-
-    def kill(self):
-        """Kill the kernel with SIGKILL."""
-        os.kill(self.manager.provisioner.pid, signal.SIGKILL)
-
-    def close(self):
-        """Shut down the kernel and close its client."""
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
-        self.manager.cleanup_resources()
-        self.client.context.destroy()
-
-
 @pytest.fixture(scope="module")
 def htcondor(tmp_path_factory):
     """One personal HTCondor with two CPUs."""
@@ -96,11 +54,18 @@ def begin(htcondor, tmp_path):
     with contextlib.ExitStack() as stack:
 
         def start(grace):
-            kernel = Kernel(tmp_path, grace)
-            stack.callback(kernel.close)
-            return kernel
+            return stack.enter_context(
+                Kernel(tmp_path, {**os.environ, "CONDORPOOL_GRACE": str(grace)})
+            )
 
         yield start, BEGIN.format(folder=str(tmp_path), personal=str(htcondor.folder))
+
+
+def run(kernel, code):
+    """Run a cell that does not raise; return what it printed."""
+    output = kernel.run(code)
+    assert not kernel.has_failed, output
+    return output
 
 
 def check_resumed(output, htcondor, folder):
@@ -124,22 +89,22 @@ def test_a_restarted_kernel_resumes(begin, htcondor, tmp_path):
     """During the grace period the cleaner does not touch the previous kernel's work."""
     start, first = begin
     kernel = start(60)
-    kernel.run(first)
+    run(kernel, first)
     kernel.restart()
-    check_resumed(kernel.run(RESUME), htcondor, tmp_path)
+    check_resumed(run(kernel, RESUME), htcondor, tmp_path)
 
 
 def test_another_kernel_resumes(begin, htcondor, tmp_path):
     """After the grace period another kernel takes over from the cleaner."""
     start, first = begin
     kernel = start(0.5)
-    kernel.run(first)
+    run(kernel, first)
     kernel.kill()
     end = time.monotonic() + 30
     while not any("waits for jobs" in entry.note for entry in registry.everything()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    check_resumed(start(30).run(RESUME), htcondor, tmp_path)
+    check_resumed(run(start(30), RESUME), htcondor, tmp_path)
     end = time.monotonic() + 20
     while any(entry.path.parent == tmp_path for entry in registry.everything()):
         assert time.monotonic() < end

@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from jupyter_client.manager import KernelManager
-from jupyter_core.utils import ensure_event_loop
+from kernels import Kernel
 
 #: Nothing is found, until the installation, which is replaced, has run.
 SETUP = """
@@ -39,43 +38,10 @@ def environment(tmp_path):
 @pytest.fixture
 def ask(environment, tmp_path):
     """Return a function that runs a cell, answers its question, and returns all that is shown."""
-    manager = KernelManager()
-    manager.start_kernel(cwd=str(tmp_path), env=environment, stderr=subprocess.DEVNULL)
-    client = manager.client()
-    client.start_channels()
-    client.wait_for_ready(timeout=60)
-
-    def run(code, answer=None):
-        shown = []
-
-        def show(message):
-            content = message["content"]
-            if message["msg_type"] == "stream":
-                shown.append(content["text"])
-            elif message["msg_type"] == "error":
-                shown.extend(content["traceback"])
-
-        def reply(message):
-            shown.append(message["content"]["prompt"])
-            client.input(answer)
-
-        client.execute_interactive(
-            code,
-            timeout=120,
-            output_hook=show,
-            stdin_hook=reply,
-            allow_stdin=answer is not None,
-        )
-        return "\n".join(shown)
-
-    run(SETUP)
-    yield run
-    run("personal.stop()")
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
-    manager.cleanup_resources()
-    ensure_event_loop().close()  # jupyter_client has made it, and never closes it
-    client.context.destroy()
+    with Kernel(tmp_path, environment) as kernel:
+        kernel.run(SETUP)
+        yield lambda code, answer=None: kernel.run(code, answer=answer)
+        kernel.run("personal.stop()")
 
 
 def test_a_notebook(ask):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import threading
 
 import pytest
-from jupyter_client.manager import KernelManager
-from jupyter_core.utils import ensure_event_loop
+from kernels import Kernel
 
 from condorpool import personal
 
@@ -32,37 +29,15 @@ def show(tmp_path_factory):
     """Return a function that runs a cell in a kernel, and returns the text that it shows."""
     personal.install()
     folder = tmp_path_factory.mktemp("tracebacks")
-    with personal.start(folder / "personal", cpus=2) as started:
-        manager = KernelManager()
-        manager.start_kernel(cwd=str(folder), stderr=subprocess.DEVNULL)
-        client = manager.client()
-        client.start_channels()
-        client.wait_for_ready(timeout=60)
+    with personal.start(folder / "personal", cpus=2) as started, Kernel(folder) as kernel:
 
         def run(code, interrupt=None):
-            texts = []
-
-            def take(message):
-                content = message["content"]
-                if message["msg_type"] == "error":
-                    texts.extend(content["traceback"])
-                elif message["msg_type"] == "stream":
-                    texts.append(content["text"])
-
-            if interrupt:
-                threading.Timer(interrupt, manager.interrupt_kernel).start()
-            client.execute_interactive(code, timeout=120, output_hook=take)
-            return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(texts))
+            return re.sub(r"\x1b\[[0-9;]*m", "", kernel.run(code, interrupt=interrupt))
 
         run(BEGIN.format(personal=str(started.folder), folder=str(folder)))
         run(FUNCTION)
         yield run
         run("pool.terminate(); pool.join()")
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
-        ensure_event_loop().close()  # jupyter_client has made it, and never closes it
-        client.context.destroy()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ class Session:
         """Whether its event log is no longer followed."""
         return self.follower.is_closed
 
+    def close(self) -> None:
+        """Stop following the jobs: what is known of them stays as it is."""
+        self.follower.close()
+        self.staffing.retire()
+
     # -- resuming the work of another process ------------------------------------
     @classmethod
     def taken_up(cls, directory: SubmitDir, access_point: AccessPoint) -> Session:

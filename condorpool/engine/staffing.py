@@ -52,6 +52,10 @@ class Staffing:
         self.submissions = 0
         _all.add(self)
 
+    def retire(self) -> None:
+        """Neither make room for other sessions from now on, nor have them make room."""
+        _all.discard(self)
+
     def describe(
         self, crew: int, batch: int | None, limit: int, name: str, options: JobOptions
     ) -> dict[str, str]:

@@ -136,7 +136,7 @@ class Sessions:
 def _leave(session: Session, *, is_over: bool) -> None:
     """Clean up a session whose calls have ended."""
     tracker().unfollow(session)
-    session.follower.close()
+    session.close()
     path = session.directory.path
     if is_over:
         custody.unregister(path, session.clean())

@@ -16,7 +16,11 @@ def test_no_room_is_made_for_a_session_that_has_ended(tmp_path, monkeypatch):
         staffing.Staffing(SessionState(SubmitDir(tmp_path), None, 0.0)) for _ in range(2)
     )
     dismissed = []
-    monkeypatch.setattr(staffing.Staffing, "dismiss_idle", lambda self: dismissed.append(self))
+
+    def dismiss(self):
+        dismissed.append(self)
+
+    monkeypatch.setattr(staffing.Staffing, "dismiss_idle", dismiss)
     monkeypatch.setattr(staffing.Staffing, "waits_for_slots", lambda self: self is ended)
     ours.make_room()
     assert dismissed == [ours]

@@ -74,8 +74,23 @@ def queued(access_point):
     return ask
 
 
+@pytest.fixture(scope="session")
+def empty_queue(htcondor):
+    """Return a function that checks that no job is in the queue, or only for a moment."""
+    known = ["ClusterId", "ProcId", "JobStatus", "JobBatchName", "HoldReason", "RemoveReason"]
+
+    def check():
+        # A job leaves the queue a moment after its last event.
+        end = time.monotonic() + 10
+        while jobs := htcondor.access_point().query("true", known):
+            assert time.monotonic() < end, f"jobs remain in the queue: {jobs}"
+            time.sleep(0.02)
+
+    return check
+
+
 @pytest.fixture
-def make_pool(htcondor, tmp_path, monkeypatch):
+def make_pool(htcondor, tmp_path, monkeypatch, empty_queue):
     """Return a function that makes pools with their submit directory in ``tmp_path``."""
     monkeypatch.setattr(tracker(), "reconcile_interval", 1.0)
     pools = []
@@ -92,10 +107,7 @@ def make_pool(htcondor, tmp_path, monkeypatch):
     for entry in registry.entries(registry.state() / registry.KEPT):
         if tmp_path in entry.path.parents:
             entry.discard()  # the next test must not see it
-    end = time.monotonic() + 10  # a job leaves the queue a moment after its last event
-    while jobs := htcondor.access_point().query("true", ["ClusterId", "JobStatus"]):
-        assert time.monotonic() < end, f"jobs remain in the queue: {jobs}"
-        time.sleep(0.02)
+    empty_queue()
 
 
 @pytest.fixture

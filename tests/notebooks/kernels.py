@@ -56,7 +56,7 @@ class Kernel:
             self.client.input(answer)
 
         if interrupt:
-            threading.Timer(interrupt, self.manager.interrupt_kernel).start()
+            threading.Timer(interrupt, self.interrupt).start()
         self.client.execute_interactive(
             code,
             timeout=120,
@@ -65,6 +65,11 @@ class Kernel:
             allow_stdin=answer is not None,
         )
         return "".join(texts)
+
+    def interrupt(self):
+        """Interrupt the kernel, from a thread of its own."""
+        self.manager.interrupt_kernel()
+        ensure_event_loop().close()  # that of this thread
 
     def restart(self):
         """Restart the kernel, as the Restart button does."""

@@ -133,16 +133,16 @@ def test_a_pool_on_another_machine(make_pool, other, gone):
 
 
 def test_a_lost_connection(make_pool, other, programs):
-    """The next call opens a new one, whichever end was lost."""
-    pool = make_pool(personal=None, remote=other, maxtasksperchild=1)
-    assert pool.apply(abs, (-1,)) == 1
-    agent = pool._workload.access_point.agent
-    agent._connection._ssh.kill()
-    agent._connection._ssh.wait()
-    assert pool.apply(abs, (-2,)) == 2
+    """The next question opens a new one, whichever end was lost."""
+    pool = make_pool(personal=None, remote=other)
+    point = pool._workload.access_point
+    lost = point.agent._connection._ssh
+    lost.kill()
+    lost.wait()
+    assert point.query("false", ["ClusterId"]) == []
     (program,) = programs()
     os.kill(program, signal.SIGKILL)
-    agent._connection._ssh.wait()
+    point.agent._connection._ssh.wait()
     assert pool.apply(abs, (-3,)) == 3
 
 

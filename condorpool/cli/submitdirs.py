@@ -188,7 +188,7 @@ def _show(arguments: argparse.Namespace) -> int:
     facts = []
     for each in _chosen([arguments.name]):
         for known in each.calls:
-            errors = Counter(map(_in_words, known.errors().values())).most_common(10)
+            errors = Counter(map(_in_line, known.words().values())).most_common(10)
             facts.append(
                 {
                     **_facts(replace(each, calls=[])),
@@ -286,7 +286,11 @@ def _end_of(error: BaseException) -> str:
 
 
 def _in_words(error: BaseException) -> str:
-    return one_line(f"{type(error).__name__}: {words_of(error)}", 500)
+    return _in_line(f"{type(error).__name__}: {words_of(error)}")
+
+
+def _in_line(text: str) -> str:
+    return one_line(text, 500)
 
 
 # -- cleaning up -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
@@ -26,6 +26,7 @@ from condorpool.engine import blame, copies
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.engine.printed import Printed
+from condorpool.engine.records import OtherCall, OutcomeRecord, Style
 from condorpool.runner import container
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
@@ -39,9 +40,6 @@ from condorpool.values.exceptions import (
     in_place_of,
 )
 from condorpool.values.text import one_line, short
-
-#: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
-Style = Literal["map", "starmap", "apply"]
 
 T = TypeVar("T")
 
@@ -166,9 +164,16 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
     )
 
 
+@dataclass(frozen=True)
+class RecordedInitializer:
+    """The initializer, and its arguments, in the file of another crew: nothing here needs them."""
+
+    path: Path
+
+
 def write_crew(
     path: Path,
-    initializer: Callable[..., object] | None,
+    initializer: Callable[..., object] | RecordedInitializer | None,
     initargs: tuple[Any, ...],
     environment: Mapping[str, str],
     directory: Path,
@@ -190,6 +195,9 @@ def write_crew(
         "environment": dict(environment),
         "directory": str(directory),
     }
+    if isinstance(initializer, RecordedInitializer):
+        container.write(str(path), about, container.read(str(initializer.path))[1])
+        return
     done = _pickled(
         (initializer, initargs),
         "the initializer or its arguments",
@@ -214,17 +222,19 @@ class Shared(Generic[T]):
     ----------
     value
         The object in this process.
+    name
+        That of its file.
     """
 
     def __init__(self, name: str, value: T) -> None:
-        self._name = name
+        self.name = name
         self.value = value
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
-        return shipped.shared, (self._name,)
+        return shipped.shared, (self.name,)
 
     def __repr__(self) -> str:
-        return f"<Shared {type(self.value).__name__} as {self._name}>"
+        return f"<Shared {type(self.value).__name__} as {self.name}>"
 
 
 _modules = LocalModules()
@@ -244,7 +254,7 @@ def write_call(
         "splits": call.splits,
         "sources": {**sources_of_cells(), **_sources_of(done.files)},
         "task_timeout": task_timeout,
-        "modules": share(modules) if modules else {},
+        "modules": share(modules).name if modules else "",
     }
     container.write(str(path), about, done.frames)
 
@@ -300,13 +310,6 @@ def expression(name: str, style: Style, item: Any) -> str:
     return f"{name}({', '.join(given)})"
 
 
-def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
-    """Read the initializer that the jobs of a crew share, and its arguments."""
-    loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
-    loaded = container.loads(container.read(str(path))[1])
-    return loaded
-
-
 @dataclass(frozen=True)
 class Report:
     """The outcome file of a chunk, as far as it can be read without running users' code.
@@ -320,26 +323,46 @@ class Report:
     """
 
     path: Path
-    about: Mapping[str, Any]
+    about: OutcomeRecord
     calls: int
     job: str
 
     @property
     def job_id(self) -> str:
         """The id of the job that wrote it."""
-        return str(self.about.get("job", self.job))
+        return self.about.job or self.job
 
     @property
-    def failed(self) -> list[int]:
+    def failed(self) -> Sequence[int]:
         """Which of its calls have failed; its first is 0."""
-        if "mismatch" in self.about:
-            return list(range(self.calls))
-        return [n for n, (what, *_) in enumerate(self.about["calls"] or ()) if what != "value"]
+        if self.about.mismatch:
+            return range(self.calls)
+        calls = (self.about.calls or ())[: self.calls]
+        return [number for number, call in enumerate(calls) if isinstance(call, OtherCall)]
 
     @property
     def has_failures(self) -> bool:
         """Whether any of its calls has failed."""
         return bool(self.failed)
+
+    def words(self, first: int = 0) -> dict[int, str]:
+        """Return the exceptions of its failed calls in a line each, without rebuilding them.
+
+        Parameters
+        ----------
+        first
+            The number of its first call, from which the others count.
+        """
+        if self.about.mismatch:
+            return dict.fromkeys(range(first, first + self.calls), words_of(self._mismatch()))
+        calls = self.about.calls or ()
+        failed = ((first + n, call) for n in self.failed if isinstance(call := calls[n], OtherCall))
+        return {number: self._words(number, call) for number, call in failed}
+
+    def _words(self, number: int, call: OtherCall) -> str:
+        if call.what == "overtime":
+            return words_of(self._overtime(number, call.text))
+        return words_of(_unpicklable(call.text)) if call.what == "unpicklable" else call.words
 
     def outcome(self, first: int = 0) -> Outcome | JobError:
         """Return all of it; unpickling the values may run any code of the user's.
@@ -356,54 +379,72 @@ class Report:
             return self._outcome(first)
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
             reason = f"its outcome cannot be read: {words_of(error)}"
-            return JobFailedError(self.job_id, reason, host=self.about["host"])
+            return JobFailedError(self.job_id, reason, host=self.about.host)
 
     def _outcome(self, first: int) -> Outcome:
-        about, job = self.about, self.job_id
-        if "mismatch" in about:
-            mismatch = EnvironmentMismatchError(
-                f"the job cannot read what was sent: {about['mismatch']}. Functions can only be "
-                "sent to the same Python version: choose the job's with Pool(python=...), or "
-                "run this notebook with the job's."
-            )
-            errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
-            return Outcome([None] * self.calls, errors, about["host"], about["python"])
+        about = self.about
+        if about.mismatch:
+            errors: dict[int, BaseException]
+            errors = dict.fromkeys(range(self.calls), self._mismatch())
+            return Outcome([None] * self.calls, errors, about.host, about.python)
         frames = container.read(str(self.path))[1]
         values, errors, position = [], {}, 0
-        if about["calls"] is None:
+        if about.calls is None:
             values = container.loads(frames)
-        else:
-            for number, (what, text, length) in enumerate(about["calls"]):
-                if what == "overtime":
-                    values.append(None)
-                    errors[number] = _overtime(about, first + number, job, text)
-                    continue
-                value, error = _rebuilt(what, text, frames[position : position + length])
-                position += length
-                values.append(value)
-                if error is not None:
-                    errors[number] = error
+        for number, call in enumerate(about.calls or ()):
+            what, text, count, _ = call if isinstance(call, OtherCall) else ("value", "", call, "")
+            value: Any = None
+            error: BaseException | None = None
+            if what == "overtime":
+                error = self._overtime(first + number, text)
+            else:
+                value, error = _rebuilt(what, text, frames[position : position + count])
+            position += count
+            values.append(value)
+            if error is not None:
+                errors[number] = error
         return Outcome(
             values,
             errors,
-            about["host"],
-            about["python"],
-            job,
-            about["started"],
-            about["seconds"],
-            Printed.read(about, first, job),
-            tuple(about.get("lasted", ())),
+            about.host,
+            about.python,
+            self.job_id,
+            about.started,
+            about.seconds,
+            Printed.read(about, first, self.job_id),
+            tuple(about.lasted),
         )
 
+    def _mismatch(self) -> EnvironmentMismatchError:
+        return EnvironmentMismatchError(
+            f"the job cannot read what was sent: {self.about.mismatch}. Functions can only be "
+            "sent to the same Python version: choose the job's with Pool(python=...), or "
+            "run this notebook with the job's."
+        )
 
-def look_at_outcome(path: Path, job: str = "") -> Report | None:
-    """Return the report on an outcome file; None while there is no complete one."""
+    def _overtime(self, number: int, text: str) -> TaskTimeoutError:
+        """Return the error that says which call took too long."""
+        reason = f"call {number} took longer than {self.about.task_timeout:g} s"
+        error = TaskTimeoutError(self.job_id, reason, host=self.about.host)
+        error.__cause__ = RemoteTraceback(text)
+        return error
+
+
+def look_at_outcome(path: Path, job: str = "", most: int | None = None) -> Report | None:
+    """Return the report on an outcome file; None while there is no complete one.
+
+    Parameters
+    ----------
+    most
+        How many calls it can have: what it says of others does not count.
+    """
     try:
-        about = container.read_about(str(path))
-        calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
+        about = OutcomeRecord.checked(container.read_about(str(path)))
     except (FileNotFoundError, ValueError):
         return None
-    return Report(path, about, calls, job)
+    calls = about.count if about.calls is None else len(about.calls)
+    calls = calls if most is None else min(calls, most)
+    return Report(path, about, calls, job) if calls > 0 else None
 
 
 def read_outcome(path: Path, first: int = 0) -> Outcome | JobError | None:
@@ -412,20 +453,10 @@ def read_outcome(path: Path, first: int = 0) -> Outcome | JobError | None:
     return report.outcome(first) if report else None
 
 
-def _overtime(about: Mapping[str, Any], number: int, job: str, text: str) -> TaskTimeoutError:
-    """Return the error that says which call took too long."""
-    reason = f"call {number} took longer than {about['task_timeout']:g} s"
-    error = TaskTimeoutError(job, reason, host=about["host"])
-    error.__cause__ = RemoteTraceback(text)
-    return error
-
-
 def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseException | None]:
     """Return the value of a call, or None and its exception."""
     if what == "unpicklable":
-        hint = "Return plain data (numbers, arrays, tables) or a picklable object."
-        value, _, why = text.partition(" cannot be pickled: ")
-        return None, ResultPicklingError(f"{text}\n{hint}", why.partition("\n")[0], value)
+        return None, _unpicklable(text)
     cause = RemoteTraceback(text) if text else None
     try:
         value = container.loads(frames)
@@ -446,6 +477,12 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
         lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         return None, _with(cause or error, lost)
     return None, value
+
+
+def _unpicklable(text: str) -> ResultPicklingError:
+    hint = "Return plain data (numbers, arrays, tables) or a picklable object."
+    value, _, why = text.partition(" cannot be pickled: ")
+    return ResultPicklingError(f"{text}\n{hint}", why.partition("\n")[0], value)
 
 
 def _with(cause: BaseException | None, error: BaseException) -> BaseException:

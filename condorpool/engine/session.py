@@ -89,8 +89,8 @@ class Session:
             directory.forget_jobs(access_point.queue)
         session = cls(directory, access_point, directory.manifest.lease)
         for number, known in directory.crews().items():
-            initializer = payload.read_initializer(directory / submitdir.crew_name(number))
-            options = JobOptions.restored(known.options, *initializer)
+            initializer = payload.RecordedInitializer(directory / submitdir.crew_name(number))
+            options = JobOptions.restored(known.options, initializer)
             crew = Crew.restored(number, known, options, session.changed)
             session._former_crews[number] = crew
             with session.changed:

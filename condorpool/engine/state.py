@@ -196,7 +196,9 @@ class SessionState:
         """Finish a chunk if it has an outcome, or if ``job``, which held it, has ended."""
         path = self.directory / submitdir.outcome_name(batch.number, first)
         result: payload.Report | JobError | None
-        result = payload.look_at_outcome(path, job.id if job else "")
+        end = batch.pending.get(first)
+        most = None if end is None else end - first
+        result = payload.look_at_outcome(path, job.id if job else "", most)
         key = (batch.number, first)
         if result is None:
             if job is None:

@@ -121,7 +121,7 @@ class Survey:
             sizes[event.cluster] = max(sizes.get(event.cluster, 0), event.proc + 1)
         state = self._state
         for number, known in self._directory.crews().items():
-            options = JobOptions.restored(known.options, None, ())
+            options = JobOptions.restored(known.options)
             crew = Crew.restored(number, known, options, state.changed)
             clusters = {each.number: Cluster(crew, *each) for each in known.clusters}
             for token in self._directory.tokens(number) if known.is_resident else ():
@@ -156,10 +156,12 @@ class Survey:
         found = []
         for first in sorted(self._directory.outcomes(batch.number)):
             path = self._directory / submitdir.outcome_name(batch.number, first)
-            if report := payload.look_at_outcome(path):
-                found.append(Ended(first, min(first + report.calls, batch.size), report))
+            if report := payload.look_at_outcome(path, most=batch.size - first):
+                found.append(Ended(first, first + report.calls, report))
         records = self._directory.errors(batch.number)
-        found += [Ended(first, each.end, each.error()) for first, each in records.items()]
+        found += [
+            Ended(first, min(each.end, batch.size), each.error()) for first, each in records.items()
+        ]
         with self._state.changed:
             for first, end, _ in found:
                 batch.split(first)

@@ -105,6 +105,19 @@ class Leftover:
                 found.update(_read(first, end, result)[1])
         return found
 
+    def words(self) -> dict[int, str]:
+        """Return the exceptions of `errors` in a line each; none of them is rebuilt for that."""
+        found: dict[int, str] = {}
+        for first, end, result in self.survey.ended(self.chain):
+            for number in range(first, end):
+                found.pop(number, None)  # it was made again
+            if isinstance(result, JobError):
+                text = f"{type(result).__name__}: {result}"
+                found.update(dict.fromkeys(range(first, end), text))
+            else:
+                found.update(result.words(first))
+        return found
+
 
 def _read(
     first: int, end: int, result: payload.Report | JobError

@@ -23,6 +23,7 @@ from condorpool.engine.calls import Calls
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
 from condorpool.engine.gathered import GatheredCalls
+from condorpool.engine.records import Style
 from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
 from condorpool.engine.streams import StreamedCalls
@@ -169,7 +170,7 @@ class Workload:
     def post_map(
         self,
         func: Callable[..., Any],
-        style: payload.Style,
+        style: Style,
         iterable: Iterable[Any],
         chunksize: int | None,
         callback: Callback | None,
@@ -188,7 +189,7 @@ class Workload:
     def stream(
         self,
         func: Callable[..., Any],
-        style: payload.Style,
+        style: Style,
         iterable: Iterable[Any],
         chunksize: int,
         buffersize: int | None,

@@ -53,7 +53,7 @@ def keep(tmp_path, kept):
             elif result is not NOT_MADE:
                 text = "Traceback" if isinstance(result, BaseException) else ""
                 outcomes, frames = frames_of([(result, text)])
-                about = {"calls": outcomes, "count": 1, "host": "h", "printed": None}
+                about = {"calls": outcomes, "count": 1, "host": "h"}
                 about |= {"started": 0.0, "seconds": 0.0}
                 container.write(str(path), about, frames)
         batch = BatchRecord(crew=0, title=name, name=name, calls=len(results), time=time.time())

@@ -188,7 +188,7 @@ class World:
             [(ValueError("x"), "trace") if bad else (1, "") for bad in failed]
         )
         about = {"calls": outcomes, "count": len(failed), "job": job.id, "host": "h", "pid": 1}
-        about |= {"python": "3", "printed": None, "started": time.time(), "seconds": 0.1}
+        about |= {"python": "3", "started": time.time(), "seconds": 0.1}
         path = self.session.directory / outcome_name(token.batch, token.first)
         container.write(str(path), about, frames)
         batch = self.state.batches[token.batch]

@@ -34,6 +34,7 @@ from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
 from condorpool.personal import guardian
 from condorpool.values.exceptions import HTCondorError
+from condorpool.values.text import one_line
 
 KEPT = "kept"
 LOG = "cleaner.log"
@@ -257,7 +258,7 @@ def log(text: str) -> None:
             file.replace(file.with_suffix(".log.old"))
         with open(file, "a", encoding="utf-8", opener=_private) as lines:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            lines.write(f"{now} [{os.getpid()}] {text}\n")
+            lines.write(f"{now} [{os.getpid()}] {one_line(text, 2_000)}\n")
 
 
 def _private(path: str, flags: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -12,8 +11,7 @@ from condorpool.engine import deliveries
 from condorpool.engine.session import Session
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
 
 #: Seconds between looks at logs, whose growth may go unnoticed on network file systems.
 LOOK_INTERVAL = 1.0

@@ -7,7 +7,7 @@ import threading
 import time
 
 from condorpool.access.eventlog import FileWatch
-from condorpool.engine import deliveries
+from condorpool.engine import deliveries, follower
 from condorpool.engine.session import Session
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
@@ -69,7 +69,7 @@ class Tracker:
 
     @uninterrupted
     def unfollow(self, session: Session) -> None:
-        """Stop following a session; after the last one, wait until the thread has ended."""
+        """Stop following a session; after the last one, wait for a while until the thread has ended."""
         with self._lock:
             if session not in self._sessions:
                 return
@@ -82,7 +82,7 @@ class Tracker:
                 watch.wake()
         # A thread cannot join itself.
         if last and thread and thread is not threading.current_thread():
-            thread.join()
+            thread.join(follower.READ_LAG)  # else it ends when its read does
 
     def _run(self, watch: FileWatch) -> None:
         try:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,33 +13,10 @@ from condorpool.access.eventlog import EventLog
 from condorpool.display import html
 from condorpool.engine.tracker import tracker
 
-#: Lets no process read a file (fanotify(7)) until its input is closed; prints who tries to.
-BLOCKER = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-blocker = libc.fanotify_init(0x4, os.O_RDONLY)  # FAN_CLASS_CONTENT
-if blocker < 0 or libc.fanotify_mark(  # FAN_MARK_ADD, FAN_ACCESS_PERM
-    blocker, 0x1, ctypes.c_uint64(0x20000), -100, os.fsencode(sys.argv[1])
-):
-    sys.exit(os.strerror(ctypes.get_errno()))
-os.read(blocker, 4096)
-print("blocked", flush=True)
-sys.stdin.read()
-"""
-
 
 @contextlib.contextmanager
-def by_kernel(log):
-    """Block reads in the kernel; it needs root."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", BLOCKER, str(log)], **pipes) as blocker:
-        yield lambda: blocker.stdout.readline() == "blocked\n"
-        blocker.stdin.close()
-
-
-@contextlib.contextmanager
-def by_reader(log):
-    """Block the function that reads."""
+def blocked_reads(log):
+    """Have reads of an event log wait until the end of the block."""
     read, begun, end = EventLog.new_events, threading.Event(), threading.Event()
 
     def blocked(self):
@@ -58,22 +31,12 @@ def by_reader(log):
         end.set()
 
 
-WAYS = [
-    pytest.param(
-        by_kernel,
-        marks=pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can block reads"),
-    ),
-    by_reader,
-]
-
-
-@pytest.mark.parametrize("block", WAYS)
-def test_nothing_waits_for_a_read(pool, tmp_path, block):
+def test_nothing_waits_for_a_read(pool, tmp_path):
     """Time-outs hold, and displays work; what was written meanwhile is read later."""
     result = pool.map_async(abs, [-1], chunksize=1)
     assert result.get(timeout=60) == [1]
     (log,) = tmp_path.glob(".condorpool-*/events.log")
-    with block(log) as is_blocked:
+    with blocked_reads(log) as is_blocked:
         result = pool.map_async(time.sleep, [0.01] * 3, chunksize=1)
         assert is_blocked()
         begun = time.monotonic()
@@ -95,7 +58,7 @@ def test_the_end_does_not_wait_for_a_read(pool, tmp_path, monkeypatch):
     (session,) = pool._workload.sessions
     (log,) = tmp_path.glob(".condorpool-*/events.log")
     thread = tracker()._thread
-    with by_reader(Path(log)) as is_blocked:
+    with blocked_reads(log) as is_blocked:
         assert is_blocked()
         begun = time.monotonic()
         pool.close()

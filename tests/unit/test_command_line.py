@@ -331,7 +331,10 @@ class TestOthersText:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         (directory / "job-1.0.err").write_text(self.EVIL, errors="surrogatepass")
         registry.log(f"{directory.run}: {self.EVIL}")
-        next(iter(registry.everything())).say(self.EVIL)
+        (entry,) = registry.everything()
+        entry.say(self.EVIL)
+        assert entry.note.isprintable()
+        entry._note.write_bytes(self.EVIL.encode("utf-8", "surrogateescape"))
         names = {"rm": ["-y", "evil"], "ps": ["evil"], "show": ["evil"], "results": ["evil"]}
         _, out, err = run(command, *names.get(command, []))
         assert "evil" in out

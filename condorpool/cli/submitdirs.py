@@ -30,7 +30,7 @@ from condorpool.values.exceptions import (
     JobRemovedError,
     words_of,
 )
-from condorpool.values.matching import did_you_mean, matching
+from condorpool.values.matching import meant
 from condorpool.values.text import one_line, plural
 
 # A command adds its parser to these, and sets what it runs as `run`.
@@ -458,14 +458,13 @@ def _named(name: str, everything: Sequence[Listed]) -> list[Listed]:
 
 def _meant(name: str, known: set[str], everything: Sequence[Listed]) -> str:
     """Return the one name that is meant."""
-    found = matching(name, known, {each.entry.run: each.entry.path for each in everything})
-    if not found:
-        raise CondorPoolError(
-            f"nothing is named {name!r}.{did_you_mean(name, known)} `condorpool ls` lists all names."
-        )
-    if len(found) > 1:
-        raise CondorPoolError(f"several names begin with {name!r}: {', '.join(found)}.")
-    return found[0]
+    return meant(
+        name,
+        known,
+        {each.entry.run: each.entry.path for each in everything},
+        unknown=f"nothing is named {name!r}",
+        hint="`condorpool ls` lists all names.",
+    )
 
 
 # -- states ------------------------------------------------------------------------------

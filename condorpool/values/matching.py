@@ -6,6 +6,31 @@ import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from condorpool.values.exceptions import CondorPoolError
+
+
+def meant(
+    name: str, known: Collection[str], folders: Mapping[str, Path], *, unknown: str, hint: str
+) -> str:
+    """Return the one known name that a name stands for; the arguments are those of `matching`.
+
+    Parameters
+    ----------
+    unknown, hint
+        What the error says if there is none: what happened, and what to do next.
+
+    Raises
+    ------
+    CondorPoolError
+        It stands for none, or for several.
+    """
+    found = matching(name, known, folders)
+    if not found:
+        raise CondorPoolError(f"{unknown}.{did_you_mean(name, known)} {hint}".rstrip())
+    if len(found) > 1:
+        raise CondorPoolError(f"several names begin with {name!r}: {', '.join(found)}.")
+    return found[0]
+
 
 def matching(name: str, known: Collection[str], folders: Mapping[str, Path]) -> list[str]:
     """Return the known names that a name stands for: itself, or else all that begin with it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from condorpool.access.accesspoint import any_cluster
 from condorpool.engine.batches import Batch
@@ -33,9 +33,8 @@ def act_on_batch(state: SessionState, action: str, batch: Batch) -> int:
     """
     crew = batch.crew
     if not crew.is_resident:
-        calls = batch.calls_pending
         done = sum(_act_on_cluster(state, action, cluster) for cluster in crew.clusters)
-        return calls if done and action == "remove" else done
+        return _count_removed(state, batch) if action == "remove" else done
     if action == "remove":
         return _remove_chunks(state, batch)
     state.refresh_holders(crew)
@@ -49,9 +48,8 @@ def _act_on_cluster(state: SessionState, action: str, cluster: Cluster) -> int:
     constraint = f"ClusterId == {cluster.number}"
     done = state.access_point.act(action, f"{constraint} && ProcId >= 0", ASKED_FOR)
     if action in _FACTORY_ACTIONS:
-        # A separate action for the factory, which is no job.  Its end removes those not made yet.
-        factories = state.access_point.act(action, constraint, ASKED_FOR)
-        done = done or factories * (action == "remove")
+        # A separate action for the factory, which would be counted as a job.
+        state.access_point.act(action, constraint, ASKED_FOR)
     if done:
         _count_as_idle(state, action, cluster.jobs)
     return done
@@ -83,14 +81,21 @@ def _remove_waiting_jobs(state: SessionState, crew: Crew) -> int:
     with state.changed:
         for cluster in crew.clusters:
             cluster.why_not_made = TAKEN_BACK
-        ends = {first: end for batch in crew.batches for first, end in batch.pending.items()}
     # This matches the factory too, which then makes no more jobs.
     state.access_point.act("remove", f"({clusters}) && JobStatus =!= 2", TAKEN_BACK)
     running = state.access_point.query(f"({clusters}) && JobStatus == 2", ["ClusterId", "ProcId"])
     by_number = {cluster.number: cluster.chunks or () for cluster in crew.clusters}
     begun = {by_number[int(ad["ClusterId"])][int(ad["ProcId"])] for ad in running}
     begun.update(*(state.directory.outcomes(batch.number) for batch in crew.batches))
-    return sum(end - first for first, end in ends.items() if first not in begun)
+    return sum(_count_removed(state, batch, begun) for batch in crew.batches)
+
+
+def _count_removed(state: SessionState, batch: Batch, begun: Collection[int] = ()) -> int:
+    """Note that the jobs of a plain crew were removed but for some; return how many calls these had."""
+    with state.changed:
+        removed = batch.pending.keys() - batch.removed - {*begun}
+        batch.removed |= removed
+        return sum(batch.pending[first] - first for first in removed)
 
 
 @uninterrupted

@@ -14,6 +14,7 @@ from condorpool.engine.texts import Text
 from condorpool.engine.why import why
 from condorpool.interface.options import checks
 from condorpool.values.events import STATUS_CODES, JobState
+from condorpool.values.matching import did_you_mean
 
 
 class Jobs:
@@ -78,7 +79,8 @@ class Jobs:
             if name == named or known == action:
                 verb = "Continue" if name == "continue" else name
                 return int(getattr(self, verb)())
-        raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}")
+        hint = did_you_mean(named, ACTIONS)
+        raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}.{hint}")
 
     # -- queries ---------------------------------------------------------------------
     @property
@@ -148,7 +150,10 @@ class Jobs:
         """Return the text of ``"output"``, ``"error"`` or ``"log"``."""
         texts = {"output": self.stdout, "error": self.stderr, "log": self.log}
         if which not in texts:
-            raise ValueError(f"get_text_output({which!r}): the outputs are {', '.join(texts)}")
+            hint = did_you_mean(str(which), texts)
+            raise ValueError(
+                f"get_text_output({which!r}): the outputs are {', '.join(texts)}.{hint}"
+            )
         return texts[which]()
 
 

@@ -30,6 +30,7 @@ from condorpool.engine.records import OtherCall, OutcomeRecord, Style
 from condorpool.runner import container
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
+from condorpool.values import plain
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     JobError,
@@ -290,9 +291,16 @@ def _name_in(first: str, second: str) -> Callable[[str], str]:
     return name
 
 
-def end_of(path: Path) -> int:
-    """Return where a chunk ends: the number of the call after its last."""
-    return int(container.read_about(str(path))["end"])
+def end_of(path: Path, first: int) -> int:
+    """Return where a chunk ends: the number of the call after its last.
+
+    Raises ValueError if its file does not say it.
+    """
+    end: int = plain.checked(container.read_about(str(path)).get("end"), int)
+    # Each call's arguments take a byte and more.
+    if not first < end <= first + path.stat().st_size:
+        raise ValueError(f"it does not end at call {end}")
+    return end
 
 
 def read_item(path: Path, index: int) -> Any:

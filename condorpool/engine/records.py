@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from condorpool.runner import container
 from condorpool.values import plain
 from condorpool.values.exceptions import JobError, JobFailedError
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
 Style = Literal["map", "starmap", "apply"]
+
+#: Bytes of a record that are read.
+MAX_SIZE = 1 << 27
+
+#: Runners that a submission has, at most.
+MOST_RUNNERS = 10**5
 
 R = TypeVar("R", bound="Record")
 
@@ -31,6 +40,12 @@ class Record:
     def parse(cls: type[R], text: str | bytes) -> R:
         """Return the record that a file holds; raise ValueError if it holds none."""
         return cls.checked(plain.parse(text))
+
+    @classmethod
+    def read(cls: type[R], path: PathLike[str]) -> R:
+        """Return the record in a file of its own; raise ValueError if it holds none."""
+        with container.opened(os.fspath(path)) as file:
+            return cls.parse(file.read(MAX_SIZE))
 
     @classmethod
     def checked(cls: type[R], facts: object) -> R:
@@ -114,7 +129,11 @@ class CrewRecord(Record):
     clusters: Sequence[Submission] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clusters", tuple(Submission(*each) for each in self.clusters))
+        clusters = tuple(Submission(*each) for each in self.clusters)
+        object.__setattr__(self, "clusters", clusters)
+        for _, size, chunks in clusters:
+            if not 0 <= size <= MOST_RUNNERS if chunks is None else len(chunks) != size:
+                raise plain.PlainError(f"it has a cluster of {size} jobs")
 
 
 @dataclass(frozen=True)
@@ -157,6 +176,10 @@ class BatchRecord(Record):
     cleanupfiles: Sequence[str] = ()
     reruns: int | None = None
     parts: Sequence[tuple[int, int, int]] = ()
+
+    def __post_init__(self) -> None:
+        if not all(0 <= first < end <= (self.calls or 0) for first, end, _ in self.parts):
+            raise plain.PlainError("it has parts that are no calls of its own")
 
 
 #: A batch and its reruns by number, in the order in which they were posted.

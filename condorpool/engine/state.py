@@ -121,7 +121,7 @@ class SessionState:
         """Return the job with this id, if it is in the queue or has just left it."""
         cluster, _, proc = job_id.partition(".")
         known = self.clusters.get(int(cluster)) if proc else None
-        return known.jobs[int(proc)] if known else None
+        return known.jobs[int(proc)] if known and int(proc) < len(known.jobs) else None
 
     # -- which job holds which chunk -----------------------------------------------
     def refresh_holders(self, crew: Crew) -> None:

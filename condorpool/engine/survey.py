@@ -15,7 +15,7 @@ from condorpool.engine.batches import Batch, UnderWay
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew, Job
-from condorpool.engine.records import Chain
+from condorpool.engine.records import MOST_RUNNERS, Chain
 from condorpool.engine.state import SessionState, ignore
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner.names import EX_NO_CHIRP
@@ -89,6 +89,10 @@ class Survey:
         for number, _ in chain:
             yield from self._ended.get(number, ())
 
+    def can_be_resumed(self, chain: Chain) -> bool:
+        """Return whether the records of the jobs of a batch and its reruns can be read."""
+        return bool(self._ended) and all(record.crew in self._crews for _, record in chain)
+
     @functools.cached_property
     def _ended(self) -> dict[int, list[Ended]]:
         """The calls that have ended, by their batch, in order."""
@@ -121,12 +125,18 @@ class Survey:
             sizes[event.cluster] = max(sizes.get(event.cluster, 0), event.proc + 1)
         state = self._state
         for number, known in self._directory.crews().items():
-            options = JobOptions.restored(known.options)
+            options: JobOptions | None = None
+            with self._directory.reading(submitdir.jobs_name(number)):
+                options = JobOptions.restored(known.options)
+            if options is None:
+                continue
             crew = Crew.restored(number, known, options, state.changed)
             clusters = {each.number: Cluster(crew, *each) for each in known.clusters}
             for token in self._directory.tokens(number) if known.is_resident else ():
                 cluster = int(token.job.partition(".")[0] or -1)
-                if cluster in sizes:  # the cleaner submits jobs, too, and does not record them
+                if (
+                    sizes.get(cluster, MOST_RUNNERS) < MOST_RUNNERS
+                ):  # the cleaner submits jobs, too, and does not record them
                     clusters.setdefault(cluster, Cluster(crew, cluster, sizes[cluster]))
             with state.changed:
                 crew.clusters = list(clusters.values())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
@@ -15,7 +16,7 @@ from condorpool.cleaner.registry import Entry
 from condorpool.engine import payload
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain, Manifest
-from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.submitdir import MANIFEST, SubmitDir
 from condorpool.engine.survey import Survey
 from condorpool.values.exceptions import JobError
 from condorpool.values.tables import aligned
@@ -134,9 +135,19 @@ class Missing:
 
 
 class Leftovers(list[Leftover]):
-    """The calls that `condorpool.attach` can resume, the oldest first, shown as a table."""
+    """The calls that `condorpool.attach` can resume, the oldest first, shown as a table.
+
+    Attributes
+    ----------
+    unreadable
+        A line about each submit directory with files that cannot be read.
+    """
 
     _HEAD = ("name", "calls", "submitted", "cell", "notebook", "submit directory", "")
+
+    def __init__(self, found: Iterable[Leftover], unreadable: Sequence[str] = ()) -> None:
+        super().__init__(found)
+        self.unreadable = unreadable
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
@@ -153,40 +164,57 @@ class Leftovers(list[Leftover]):
         ]
 
     def __repr__(self) -> str:
-        if not self:
-            return "nothing was left behind"
-        lines = ("  ".join(row).rstrip() for row in aligned([self._HEAD, *self._rows()]))
-        return "\n".join([*lines, "condorpool.attach(NAME) resumes one of them."])
+        lines = ["nothing was left behind"]
+        if self:
+            rows = aligned([self._HEAD, *self._rows()])
+            lines = ["  ".join(row).rstrip() for row in rows]
+            lines.append("condorpool.attach(NAME) resumes one of them.")
+        return "\n".join([*lines, *self.unreadable])
 
     def _repr_html_(self) -> str:
+        unreadable = "".join(f"<p>{as_html(text)}</p>" for text in self.unreadable)
         if not self:
-            return "<p>Nothing was left behind.</p>"
+            return f"<p>Nothing was left behind.</p>{unreadable}"
         cells = "".join(f"<th>{head}</th>" for head in self._HEAD)
         rows = [f"<tr>{cells}</tr>"]
         for row in self._rows():
             cells = "".join(f"<td>{as_html(text)}</td>" for text in row)
             rows.append(f"<tr>{cells}</tr>")
         hint = "<p><code>condorpool.attach(NAME)</code> resumes one of them.</p>"
-        return f"<table>{''.join(rows)}</table>{hint}"
+        return f"<table>{''.join(rows)}</table>{hint}{unreadable}"
 
 
 def leftovers() -> Leftovers:
     """Return this user's calls whose process has ended, that are kept, or that other processes use."""
-    here = Owner.this()
-    entries = (entry for entry in registry.everything() if entry.owner != here)
-    found = (each for entry in entries for each in found_in(entry))
-    return Leftovers(sorted(found, key=lambda each: each.time))
+    here, calls, unreadable = Owner.this(), list[Leftover](), list[str]()
+    for entry in registry.everything():
+        if entry.owner != here:
+            found = found_in(entry)
+            calls += found.calls
+            if found.unreadable:
+                unreadable.append(f"{entry.run}: {found.unreadable}.")
+    return Leftovers(sorted(calls, key=lambda each: each.time), unreadable)
 
 
-def found_in(entry: Entry) -> Iterator[Leftover]:
-    """Yield the calls in a submit directory, the oldest first."""
+class Found(NamedTuple):
+    """What is in a submit directory: its calls, the oldest first, and what cannot be read, if any."""
+
+    calls: list[Leftover]
+    unreadable: str
+
+
+def found_in(entry: Entry) -> Found:
+    """Return what is in a submit directory.  Nothing that is read there is a pickle."""
     directory = SubmitDir.found(entry.path)
     if directory is None:
-        return
+        delete = f"delete {entry.path} by hand if it is yours"
+        is_there = os.path.lexists(entry.path / MANIFEST)
+        return Found([], f"its file {MANIFEST} cannot be read; {delete}" if is_there else "")
     survey = Survey(directory, has_queue=entry.has_queue)
+    calls = []
     for chain in directory.chains().values():
         _, record = chain[0]
-        yield Leftover(
+        known = Leftover(
             name=record.name or record.title,
             run=entry.run,
             notebook=directory.manifest.notebook,
@@ -199,3 +227,6 @@ def found_in(entry: Entry) -> Iterator[Leftover]:
             survey=survey,
             manifest=directory.manifest,
         )
+        calls.append(known)
+    delete = f"; `condorpool rm {entry.run}` deletes all of it"
+    return Found(calls, directory.unreadable and directory.unreadable + delete)

@@ -341,9 +341,14 @@ class Workload:
     def take_up(self, leftover: Leftover) -> Result[Any]:
         """Resume calls of a process that has ended; return their result."""
         self.check_open()
+        if not leftover.survey.can_be_resumed(leftover.chain):
+            raise CondorPoolError(
+                f"{leftover.name!r} cannot be resumed: the record of its jobs in {leftover.run} "
+                f"cannot be read. `condorpool results {leftover.run}` shows the values so far."
+            )
         session = self.sessions.take_over(leftover)
         results = {}
-        for root, chain in session.directory.chains().items():
+        for root, chain in session.resumable().items():
             calls = GatheredCalls.taken_up(session, chain)
             kind: type[Result[Any]] = AsyncResult if calls.is_single else MapResult
             results[root] = result = kind(calls, self.settings.on_hold)

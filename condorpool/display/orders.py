@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from condorpool.display.eventwords import in_words
 from condorpool.display.page import jobs_in, page
 from condorpool.display.printed import clean, shown
 from condorpool.engine import actions
@@ -130,7 +131,7 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     elif not any(jobs_in(calls, ids=[job])) and all(job != c.job for c in calls.chunks()):
         return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
     found = {
-        "events": calls.session.directory.events([job]),
+        "events": "\n".join(in_words(calls.session.directory.events([job]) or "")),
         "standard error": calls.session.stderr(job),
         "output": calls.session.stdout(job),
     }

@@ -152,8 +152,8 @@ class Panel:
         """Return what stands in for the widget where it cannot be shown."""
         self._fallback_due = time.monotonic() + FALLBACK_INTERVAL
         hint = (
-            f"As of {time.strftime('%Y-%m-%d %H:%M:%S')}. If the kernel has ended since then, "
-            f"%condor_attach {progress.name} resumes the calls."
+            f"Not live: this is how far the calls were at {time.strftime('%Y-%m-%d %H:%M:%S')}. If the "
+            f"kernel has ended since then, `%condor_attach {progress.name}` resumes the calls."
         )
         return self._marked(report.render(progress, hint), _HIDE_MISSING.format(mark=self._mark))
 

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain, Manifest
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.survey import Survey
+from condorpool.values import tables
 from condorpool.values.exceptions import JobError
-from condorpool.values.tables import aligned
-from condorpool.values.text import printable
+from condorpool.values.text import html
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,10 @@ class Missing:
     """Stands for the value of a call that has not ended."""
 
 
+#: What to do with them.
+_HINT = "`condorpool.attach(NAME)`, or in a notebook `%condor_attach NAME`, resumes one of them."
+
+
 class Leftovers(list[Leftover]):
     """The calls that `condorpool.attach` can resume, the oldest first, shown as a table."""
 
@@ -143,19 +146,14 @@ class Leftovers(list[Leftover]):
     def __repr__(self) -> str:
         if not self:
             return "nothing was left behind"
-        lines = ("  ".join(row).rstrip() for row in aligned([self._HEAD, *self._rows()]))
-        return "\n".join([*lines, "condorpool.attach(NAME) resumes one of them."])
+        lines = ("  ".join(row).rstrip() for row in tables.aligned([self._HEAD, *self._rows()]))
+        return "\n".join([*lines, _HINT.replace("`", "")])
 
     def _repr_html_(self) -> str:
         if not self:
             return "<p>Nothing was left behind.</p>"
-        cells = "".join(f"<th>{head}</th>" for head in self._HEAD)
-        rows = [f"<tr>{cells}</tr>"]
-        for row in self._rows():
-            cells = "".join(f"<td>{escape(printable(text))}</td>" for text in row)
-            rows.append(f"<tr>{cells}</tr>")
-        hint = "<p><code>condorpool.attach(NAME)</code> resumes one of them.</p>"
-        return f"<table>{''.join(rows)}</table>{hint}"
+        texts = [name for name in self._HEAD if name != "cell"]
+        return f"{tables.html([self._HEAD, *self._rows()], texts)}<p>{html(_HINT)}</p>"
 
 
 def leftovers() -> Leftovers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from condorpool.display.groups import Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
-from condorpool.values.tables import GAP, aligned
-from condorpool.values.text import duration, one_line, plural
+from condorpool.values import tables
+from condorpool.values.text import duration, html, one_line, plural
 
 #: Lines about leftover calls, and about held jobs, at most.
 MOST = 5
@@ -87,7 +86,7 @@ class Status:
             named = [row.variable for row in unfinished if row.variable]
             result = named[0] if named else "pool.last"
             lines.append(
-                f"`{result}.show('auto')` shows calls live; `%condor_why` says what they wait for."
+                f"`{result}.show('auto')` shows calls live; `%condor_why all` says what jobs wait for."
             )
         return [*lines, *self.left]
 
@@ -103,36 +102,19 @@ class Status:
         if self.rows:
             is_text = [name in _TEXTS for name in self._table[0]]
             lines = [
-                GAP.join(
+                tables.GAP.join(
                     cell if left else cell.strip().rjust(len(cell))
                     for cell, left in zip(row, is_text, strict=True)
                 ).rstrip()
-                for row in aligned(self._table)
+                for row in tables.aligned(self._table)
             ]
         return "\n".join([*lines, *self.notes])
 
     def _repr_html_(self) -> str:
         lines = ["<p>This notebook has no calls.</p>"]
         if self.rows:
-            head, *rows = self._table
-            sides = ["left" if name in _TEXTS else "right" for name in head]
-            lines = ["<table>", _html(head, sides, "th")]
-            lines += [*(_html(row, sides, "td") for row in rows), "</table>"]
-        return "\n".join([*lines, *(f"<div>{_code(note)}</div>" for note in self.notes)])
-
-
-def _html(cells: Sequence[str], sides: Sequence[str], tag: str) -> str:
-    row = (
-        f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
-        for cell, side in zip(cells, sides, strict=True)
-    )
-    return f"<tr>{''.join(row)}</tr>"
-
-
-def _code(text: str) -> str:
-    """Return HTML in which what is between backticks is code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+            lines = [tables.html(self._table, _TEXTS)]
+        return "\n".join([*lines, *(f"<div>{html(note)}</div>" for note in self.notes)])
 
 
 def _held_groups() -> tuple[Held, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from html import escape
 from typing import Any
 
 #: The most characters of a name.
@@ -39,6 +40,12 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
+
+
+def html(text: str) -> str:
+    """Return a text as HTML, in which what is between backticks is code."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
 def duration(seconds: float) -> str:

@@ -138,7 +138,7 @@ def test_text_from_jobs_is_escaped(open_notebook):
         "result",
     )
     notebook.run(1)
-    expect(notebook.output(1)).to_contain_text(f"{image}0 of 1 call ended")
+    expect(notebook.output(1)).to_contain_text(f"{image}0 of 1 call done")
     expect(notebook.output(1)).to_contain_text(f"/no/{image}")
     notebook.run(2)
     output = notebook.output(2)
@@ -394,7 +394,7 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
         "threading.Thread(target=go, args=(100_000,)).start()",
     )
     notebook.run(1)
-    expect(notebook.output(1)).to_contain_text("0 of 100 calls ended")
+    expect(notebook.output(1)).to_contain_text("0 of 100 calls done")
     notebook.page.evaluate(
         """() => {
             const request = window.requestAnimationFrame.bind(window);
@@ -412,7 +412,7 @@ def test_frames_with_a_hundred_thousand_jobs(open_notebook, capsys):
         }"""
     )
     medians = []
-    for cell, end in ((2, "20 of 100 calls ended"), (3, "20,800 of 100,000 calls ended")):
+    for cell, end in ((2, "20 of 100 calls done"), (3, "20,000 of 100,000 calls done")):
         notebook.page.evaluate("window.begin_()")
         notebook.run(cell)
         expect(notebook.output(1)).to_contain_text(end)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from condorpool.display.printed import Shown, shown
 from condorpool.display.timeline import DONE, FAILED, Picture, seconds_of
 from condorpool.values.text import html as as_html
+from condorpool.values.text import now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,11 @@ MOST_SLOWEST = 5
 
 def of(calls: Calls, progress: Progress) -> dict[str, str]:
     """Return the report on calls: their progress, when they were made, and what they printed."""
-    return render(progress, "", calls.chunks(), calls.posted_at, shown(calls))
+    hint = ""
+    if not progress.ended:
+        live = calls.spelling and f"; `{calls.spelling}.show('auto')` shows them live"
+        hint = f"This is how far the calls were at {now()}{live}."
+    return render(progress, hint, calls.chunks(), calls.posted_at, shown(calls))
 
 
 def render(

@@ -242,7 +242,8 @@ class Picture:
         """Yield the boxes of a row of bars."""
         scale, position = 100 / (self.seconds or 1.0), 0.0
         if self.waits:
-            wait, position = row[0].begin, row[0].begin * scale
+            wait = row[0].begin
+            position = min(wait * scale, 100 - LEAST)
             yield (
                 f'<span title="waiting {seconds_of(wait)}" style="width: {position:.2f}%; flex: none; '
                 f'height: 2px; align-self: center; background: {TEXT}"></span>'

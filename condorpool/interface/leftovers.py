@@ -19,7 +19,7 @@ from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.survey import Survey
 from condorpool.values import tables
 from condorpool.values.exceptions import JobError
-from condorpool.values.text import html
+from condorpool.values.text import html, now
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,6 @@ class Missing:
     """Stands for the value of a call that has not ended."""
 
 
-#: What to do with them.
-_HINT = "`condorpool.attach(NAME)`, or in a notebook `%condor_attach NAME`, resumes one of them."
-
-
 class Leftovers(list[Leftover]):
     """The calls that `condorpool.attach` can resume, the oldest first, shown as a table."""
 
@@ -143,17 +139,23 @@ class Leftovers(list[Leftover]):
             for each in self
         ]
 
+    @functools.cached_property
+    def _hint(self) -> str:
+        """When the calls were counted, which is once, and what to do with them."""
+        attach = "In a notebook `%condor_attach NAME`, elsewhere `condorpool.attach(NAME)`"
+        return f"This is how far the calls were at {now()}. {attach} resumes one of them."
+
     def __repr__(self) -> str:
         if not self:
             return "nothing was left behind"
         lines = ("  ".join(row).rstrip() for row in tables.aligned([self._HEAD, *self._rows()]))
-        return "\n".join([*lines, _HINT.replace("`", "")])
+        return "\n".join([*lines, self._hint.replace("`", "")])
 
     def _repr_html_(self) -> str:
         if not self:
             return "<p>Nothing was left behind.</p>"
         texts = [name for name in self._HEAD if name != "cell"]
-        return f"{tables.html([self._HEAD, *self._rows()], texts)}<p>{html(_HINT)}</p>"
+        return f"{tables.html([self._HEAD, *self._rows()], texts)}<p>{html(self._hint)}</p>"
 
 
 def leftovers() -> Leftovers:

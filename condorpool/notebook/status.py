@@ -14,7 +14,7 @@ from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
 from condorpool.values import tables
-from condorpool.values.text import duration, html, one_line, plural
+from condorpool.values.text import duration, html, now, one_line, plural
 
 #: Lines about leftover calls, and about held jobs, at most.
 MOST = 5
@@ -62,6 +62,7 @@ class Status:
         self.queue = self._jobs_in_queue()
         self.held = _held_groups()
         self.left = _lines_about_leftovers()
+        self.time = now()
 
     @staticmethod
     def _jobs_in_queue() -> str:
@@ -114,7 +115,11 @@ class Status:
         lines = ["<p>This notebook has no calls.</p>"]
         if self.rows:
             lines = [tables.html(self._table, _TEXTS)]
-        return "\n".join([*lines, *(f"<div>{html(note)}</div>" for note in self.notes)])
+        notes = [
+            *self.notes,
+            f"This is how it was at {self.time}.",
+        ]  # saved notebooks are read later
+        return "\n".join([*lines, *(f"<div>{html(note)}</div>" for note in notes)])
 
 
 def _held_groups() -> tuple[Held, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import time
 from html import escape
 from typing import Any
 
@@ -46,6 +47,11 @@ def html(text: str) -> str:
     """Return a text as HTML, in which what is between backticks is code."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def now() -> str:
+    """Return the time, for texts that are read later: ``2026-11-26 22:20:05``."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +115,14 @@ def test_a_missing_variable_is_explained(monkeypatch, file, name, is_explained):
     found = "".join(getattr(error, "__notes__", ()))
     assert ("Pool(secrets=['HF_TOKEN'])" in found) is is_explained
     assert VALUE not in found
+
+
+def test_the_list_is_documented():
+    """What users read is what is done."""
+    text = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    (listed,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    assert tuple(listed.split()) == secrets.SECRET
+    assert all(name in text for name in secrets.HARMLESS if "*" not in name)
 
 
 def test_options_are_in_the_record():

@@ -80,7 +80,14 @@ class Verdict:
 def new_pool(folder: str | Path, **options: Any) -> condorpool.Pool:
     """Return a pool on the round's personal HTCondor."""
     return condorpool.Pool(
-        **{"personal": True, "processes": 3, "submitdir": folder, "progress": None, "jobkwargs": {"cleanfailed": True}, **options}
+        **{
+            "personal": True,
+            "processes": 3,
+            "submitdir": folder,
+            "progress": None,
+            "jobkwargs": {"cleanfailed": True},
+            **options,
+        }
     )
 
 

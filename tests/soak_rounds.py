@@ -26,7 +26,7 @@ import cloudpickle
 import psutil
 
 import condorpool
-from condorpool import CondorPoolError, JobFailedError, JobRemovedError
+from condorpool import CondorPoolError, JobFailedError, JobRemovedError, ResultTimeoutError
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -66,6 +66,9 @@ class Verdict:
         """Compare results; an error must be of an allowed class, and all other values exact."""
         try:
             values = result.get(timeout=PATIENCE)
+        except ResultTimeoutError:
+            self.fault = f"nothing came for {PATIENCE} s: {result.counts()}"
+            return
         except allowed as error:
             self.came = type(error).__name__
             values = result.values(missing=None)
@@ -248,7 +251,8 @@ def directory_renamed(chance: random.Random, folder: str) -> Verdict:
             path.rename(away)
             time.sleep(chance.uniform(0, 3))
             if chance.random() < 0.5:
-                away.rename(path)
+                with suppress(OSError):  # HTCondor has made it anew to write an event
+                    away.rename(path)
 
     verdict = during(chance, folder, rename, (CondorPoolError, OSError))
     if away.exists():

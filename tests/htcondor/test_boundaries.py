@@ -83,10 +83,12 @@ def test_other_files_of_the_user_are_out_of_reach(make_pool, data, commands):
         assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
 
 
-def test_plain_jobs_have_no_channel(make_pool):
-    """Nothing can be asked through it."""
-    with make_pool(maxtasksperchild=1) as pool, pytest.raises(KeyError, match="CHIRP"):
-        pool.apply(chirp, (("getfile", "manifest.json"),))
+def test_plain_jobs_read_and_write_no_files(make_pool, data):
+    """Not even in the submit directory."""
+    with make_pool(maxtasksperchild=1) as pool:
+        files = [("getfile", "manifest.json"), ("getfile", str(data / "secret"))]
+        answers = pool.apply(chirp, [*files, ("open", "manifest.json", "w", "0600")])
+    assert [type(each) for each in answers] == [PermissionError] * 3
 
 
 def test_files_that_the_user_names_are_in_reach(make_pool, data):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from pathlib import Path
 
 import pytest
 
 from condorpool.engine import description, payload, secrets
+from condorpool.engine.pickling import pickled
 from condorpool.interface.options import resources
 from condorpool.values import notes
 
@@ -89,6 +91,17 @@ class TestWhatIsSent:
         with pytest.raises(ValueError, match="secrets has 'HF_TOKNE'"):
             resources.check({"secrets": ["HF_TOKNE"]}, {})
         assert resources.check({"secrets": "HF_TOKEN"}, {}) == {"secrets": ("HF_TOKEN",)}
+
+
+@pytest.mark.parametrize("name", ["environ", "environb"])
+def test_a_function_that_uses_the_environment(monkeypatch, name):
+    """It gets that of its job: ours, with its secrets, is not sent with it."""
+    monkeypatch.setenv("HF_TOKEN", VALUE)
+    names = {"environ": getattr(os, name)}
+    exec("def read():\n    return environ", names)
+    (data,) = pickled(names["read"]).frames
+    assert VALUE.encode() not in data
+    assert pickle.loads(data)() is getattr(os, name)
 
 
 READ = 'File "{}", line 679, in __getitem__\n    raise KeyError(key) from None\nKeyError: {!r}\n'

@@ -255,6 +255,10 @@ class Calls:
             self.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
         return count
 
+    def remove(self) -> int:
+        """Remove all calls that have not ended; return how many."""
+        return self.act("remove")
+
     def take_back(self) -> int:
         """Take back the calls that no job has taken yet; return how many."""
         if not self.batch or self.batch.is_done:

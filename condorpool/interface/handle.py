@@ -194,7 +194,8 @@ class Handle(Jobs):
     def remove(self) -> int:
         """Remove the jobs that make the calls, and take back calls that wait.
 
-        Returns how many calls that removes; those that have ended stay as they are.
+        Returns how many calls that removes; those that have ended stay as they are.  An iterator
+        takes no more items.
 
         Examples
         --------
@@ -223,7 +224,7 @@ class Handle(Jobs):
         return self._calls.places()
 
     def _act(self, action: str) -> int:
-        return self._calls.act(action)
+        return self._calls.remove() if action == "remove" else self._calls.act(action)
 
     def _repr_html_(self) -> str:
         return display.html([self._calls])

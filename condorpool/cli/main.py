@@ -18,6 +18,7 @@ from condorpool.cli import demo, submitdirs
 from condorpool.cli.console import agrees, jobs_in_words, say, warn
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.matching import did_you_mean
+from condorpool.values.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
         found, rest = super().parse_known_args(args, namespace)
         if wrong := [word.partition("=")[0] for word in rest if word.startswith("-")]:
             known = [flag for action in self._actions for flag in action.option_strings]
-            super().error(f"there is no option {wrong[0]}.{did_you_mean(wrong[0], known)}")
+            self.error(f"there is no option {wrong[0]}.{did_you_mean(wrong[0], known)}")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -98,7 +99,7 @@ class _Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.choices or ()]
             other = _OTHER_WORDS.get(word, word)
             message = f"there is no command {word!r}.{did_you_mean(other, known)}"
-        super().error(message)
+        super().error(printable(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -228,5 +229,5 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _env(arguments: argparse.Namespace) -> int:
     for name, value in personal.environment(arguments.folder).items():
-        print(f"export {name}={shlex.quote(value)}")
+        print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - a shell reads it
     return 0

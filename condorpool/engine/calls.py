@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import logging
 import math
 import sys
 import time
@@ -32,8 +31,8 @@ from condorpool.values.exceptions import (
     JobError,
     UnsubmittedError,
 )
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
+from condorpool.values.text import left_by_terminal
 
 #: Seconds for which a wait lets the callbacks of other calls delay its own.
 CALLBACK_LAG = 1.0
@@ -292,6 +291,6 @@ class Calls:
         for stream, text in zip((sys.stdout, sys.stderr), printed.texts, strict=True):
             if text:
                 try:
-                    self._echo.run(stream.write, text)
+                    self._echo.run(stream.write, left_by_terminal(text))
                 except Exception:  # the user may have replaced the stream; the values are safe
                     logger.exception("condorpool could not print the output of some calls")

@@ -32,6 +32,7 @@ from condorpool import personal
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
+from condorpool.engine.submitdir import is_name, run_of
 from condorpool.personal import guardian
 from condorpool.values.exceptions import HTCondorError
 
@@ -193,7 +194,9 @@ def entries(folder: Path) -> list[Entry]:
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
             known = {name: facts[name] for name in _WRITTEN if name in facts}
-            found.append(Entry(file, **{**known, "path": Path(known["path"])}))
+            entry = Entry(file, **{**known, "path": Path(known["path"])})
+            if is_name(entry.path.name) and run_of(entry.path) == entry.run:
+                found.append(entry)
         except (OSError, ValueError, TypeError, KeyError):
             continue  # gone meanwhile, or not an entry
     return sorted(found, key=lambda entry: entry.since)

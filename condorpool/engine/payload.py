@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -167,7 +168,7 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
 
 
 def write_crew(
-    path: Path,
+    path: PathLike[str],
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     environment: Mapping[str, str],
@@ -198,7 +199,7 @@ def write_crew(
     container.write(str(path), about, done.frames)
 
 
-def write_shared(path: Path, value: Any) -> None:
+def write_shared(path: PathLike[str], value: Any) -> None:
     """Write an object for many calls to use."""
     what = f"the shared object of type {type(value).__name__}"
     container.write(str(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
@@ -231,7 +232,7 @@ _modules = LocalModules()
 
 
 def write_call(
-    path: Path,
+    path: PathLike[str],
     call: Call,
     share: Callable[[Mapping[str, Module]], Shared[Mapping[str, Module]]],
     task_timeout: float | None = None,
@@ -249,7 +250,7 @@ def write_call(
     container.write(str(path), about, done.frames)
 
 
-def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
+def write_chunk(path: PathLike[str], items: Sequence[Any], first: int) -> None:
     """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
     items = list(items)
     kinds = [type(part) for part in items[0]] if len(items) == 1 and type(items[0]) is tuple else []
@@ -280,14 +281,14 @@ def _name_in(first: str, second: str) -> Callable[[str], str]:
     return name
 
 
-def end_of(path: Path) -> int:
+def end_of(path: PathLike[str]) -> int:
     """Return where a chunk ends: the number of the call after its last."""
     return int(container.read_about(str(path))["end"])
 
 
-def read_item(path: Path, index: int) -> Any:
+def read_item(path: PathLike[str], index: int) -> Any:
     """Return one of the items in the file of a chunk; raise ValueError if the file is large."""
-    if path.stat().st_size > MAX_ITEMS_READ:
+    if os.stat(path).st_size > MAX_ITEMS_READ:  # noqa: PTH116 - no Path
         raise ValueError("it would take long to read the file")
     return container.loads(container.read(str(path))[1])[index]
 
@@ -300,7 +301,7 @@ def expression(name: str, style: Style, item: Any) -> str:
     return f"{name}({', '.join(given)})"
 
 
-def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
+def read_initializer(path: PathLike[str]) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
     """Read the initializer that the jobs of a crew share, and its arguments."""
     loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
     loaded = container.loads(container.read(str(path))[1])
@@ -319,7 +320,7 @@ class Report:
         The id of the job, for an outcome that does not contain it.
     """
 
-    path: Path
+    path: PathLike[str]
     about: Mapping[str, Any]
     calls: int
     job: str
@@ -396,7 +397,7 @@ class Report:
         )
 
 
-def look_at_outcome(path: Path, job: str = "") -> Report | None:
+def look_at_outcome(path: PathLike[str], job: str = "") -> Report | None:
     """Return the report on an outcome file; None while there is no complete one."""
     try:
         about = container.read_about(str(path))
@@ -406,7 +407,7 @@ def look_at_outcome(path: Path, job: str = "") -> Report | None:
     return Report(path, about, calls, job)
 
 
-def read_outcome(path: Path, first: int = 0) -> Outcome | JobError | None:
+def read_outcome(path: PathLike[str], first: int = 0) -> Outcome | JobError | None:
     """Return the outcome in a file; None while there is no complete one."""
     report = look_at_outcome(path)
     return report.outcome(first) if report else None

@@ -299,7 +299,7 @@ class SessionState:
         """Delete the files of a batch."""
         self.directory.discard_chunks(batch.number, batch.files | batch.origins.keys())
         for first in batch.errors:
-            (self.directory / submitdir.error_name(batch.number, first)).unlink(missing_ok=True)
+            self.directory.discard(submitdir.error_name(batch.number, first))
         self.directory.discard_call(batch.number)
 
     # -- what went wrong -----------------------------------------------------------

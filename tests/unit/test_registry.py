@@ -181,6 +181,6 @@ class TestOwnership:
         assert SubmitDir.found(directory.path).manifest.pid == os.getpid()
         copy = tmp_path / "copy"
         copy.mkdir()
-        (copy / "manifest.json").write_text((directory / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(directory.text("manifest.json"))
         assert SubmitDir.found(copy) is None
         assert SubmitDir.found(Path("/nowhere")) is None

@@ -119,7 +119,7 @@ def disown(host: str) -> list[Entry]:
 @functools.cache
 def sweep_once() -> None:
     """Sweep when this process first needs HTCondor."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, CondorPoolError):
         sweep()
 
 

@@ -34,7 +34,8 @@ from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
 from condorpool.engine.submitdir import is_name, run_of
 from condorpool.personal import guardian
-from condorpool.values.exceptions import HTCondorError
+from condorpool.values.exceptions import CondorPoolError, HTCondorError
+from condorpool.values.folders import is_own, private
 
 KEPT = "kept"
 LOG = "cleaner.log"
@@ -134,8 +135,11 @@ class Entry:
         """Write what is done and why into the note, and, if that is new, into the log."""
         if text != self.note:
             log(f"{self.path}: {text}")
-            with contextlib.suppress(OSError):
-                self._note.write_text(text, encoding="utf-8")
+            with (
+                contextlib.suppress(OSError),
+                open(self._note, "w", encoding="utf-8", opener=private_file) as note,
+            ):
+                note.write(text)
 
     def write(self, **changes: Any) -> Entry:
         """Write the entry under a temporary name and move it into place."""
@@ -143,7 +147,7 @@ class Entry:
         facts = {name: getattr(entry, name) for name in _WRITTEN}
         facts |= {"path": str(entry.path), "origin": dict(entry.origin)}
         scratch = entry.file.with_suffix(f".{os.getpid()}.tmp")
-        with open(scratch, "w", encoding="utf-8", opener=_private) as file:
+        with open(scratch, "w", encoding="utf-8", opener=private_file) as file:
             json.dump(facts, file)
         scratch.replace(entry.file)
         return entry
@@ -171,20 +175,32 @@ _WRITTEN = [known.name for known in fields(Entry) if known.name != "file"]
 
 def state() -> Path:
     """Return the folder of the registry, private to this user."""
-    chosen = platformdirs.user_state_path("condorpool")
-    for folder in (chosen, Path(tempfile.gettempdir(), guardian.shared_name(), "state")):
-        with contextlib.suppress(OSError):  # no home, or one where nothing can be written
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            about = folder.lstat()
-            if about.st_uid == os.geteuid() and not about.st_mode & 0o022:
-                return folder
-    raise OSError(f"neither {chosen} nor {folder} can be a private folder of this user")
+    return _place()[0]
+
+
+def why_elsewhere() -> str:
+    """Return why the registry is not in its usual place; empty if it is there."""
+    return _place()[1]
+
+
+def _place() -> tuple[Path, str]:
+    """Return the folder of the registry, and why it is not the usual one."""
+    why = ""
+    usual = platformdirs.user_state_path("condorpool")
+    for folder in (usual, Path(tempfile.gettempdir(), guardian.shared_name(), "state")):
+        if not (problem := private(folder)):
+            return folder, why
+        why = f"{why}; {problem}".removeprefix("; ")
+    raise CondorPoolError(
+        f"there is no safe folder in which to note what must be cleaned up ({why}). "
+        "Set XDG_STATE_HOME to a folder that only you can change."
+    )
 
 
 def folders() -> dict[Path, Owner]:
     """Return the folders of all owners."""
     named = ((folder, Owner.named(folder.name)) for folder in state().iterdir())
-    return {folder: owner for folder, owner in named if owner}
+    return {folder: owner for folder, owner in named if owner and is_own(folder.lstat())}
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -192,7 +208,9 @@ def entries(folder: Path) -> list[Entry]:
     found = []
     for file in folder.glob("*.json"):
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            with file.open(encoding="utf-8") as text:
+                # Others may have been able to write here earlier.
+                facts = json.load(text) if is_own(os.fstat(text.fileno())) else {}
             known = {name: facts[name] for name in _WRITTEN if name in facts}
             entry = Entry(file, **{**known, "path": Path(known["path"])})
             if is_name(entry.path.name) and run_of(entry.path) == entry.run:
@@ -258,10 +276,11 @@ def log(text: str) -> None:
     with contextlib.suppress(OSError):  # the clean-up continues on a full disk
         if file.exists() and file.stat().st_size > LOG_SIZE:
             file.replace(file.with_suffix(".log.old"))
-        with open(file, "a", encoding="utf-8", opener=_private) as lines:
+        with open(file, "a", encoding="utf-8", opener=private_file) as lines:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             lines.write(f"{now} [{os.getpid()}] {text}\n")
 
 
-def _private(path: str, flags: int) -> int:
+def private_file(path: str, flags: int) -> int:
+    """Open a file, with which only this user may do anything if it is new."""
     return os.open(path, flags, 0o600)

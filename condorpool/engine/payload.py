@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import linecache
+import marshal
 import multiprocessing.pool
 import os
 import pickle
 import platform
-import py_compile
 import re
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -507,12 +507,17 @@ def support_archive() -> bytes:
         for source in sorted(Path(str(package.__file__)).parent.glob("*.py")):
             modules[f"{folder}/{source.name}"] = source
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as zipped, tempfile.TemporaryDirectory() as scratch:
+    with zipfile.ZipFile(archive, "w") as zipped:
         for name, source in modules.items():
             # zipimport takes a compiled module if it is beside its source.
-            compiled = Path(scratch, "compiled")
-            unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            py_compile.compile(str(source), str(compiled), name, True, invalidation_mode=unchecked)
-            zipped.write(compiled, f"{name}c")
+            zipped.writestr(f"{name}c", _compiled(source, name))
             zipped.write(source, name)
     return archive.getvalue()
+
+
+def _compiled(source: Path, name: str) -> bytes:
+    """Return what is in a module's ``.pyc`` file that is not compared with its source (PEP 552)."""
+    text = source.read_bytes()
+    code = marshal.dumps(compile(text, name, "exec", dont_inherit=True))
+    unchecked = (1).to_bytes(4, "little")
+    return importlib.util.MAGIC_NUMBER + unchecked + importlib.util.source_hash(text) + code

@@ -58,6 +58,17 @@ def weakness(path: Path, *, trust_owners: bool = False) -> str:
     return ""
 
 
+def private(folder: Path) -> str:
+    """Make a folder that only this user can change, unless it is there; return why it is none."""
+    if not folder.is_absolute():
+        return "there is no home folder"
+    try:
+        make(folder)
+        return weakness(folder) or ("" if os.access(folder, os.W_OK) else f"{folder} is read-only")
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+
+
 def is_own(about: os.stat_result) -> bool:
     """Return whether a file or folder is this user's, and no other user may write to it."""
     return about.st_uid == os.geteuid() and not about.st_mode & 0o022
@@ -89,7 +100,7 @@ def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _writers(folder: Path, about: os.stat_result) -> str:
     """Return who else may write to a folder, as a clause; empty if no other user may."""
     if about.st_mode & stat.S_IWOTH:
-        return "can be written to by all users"
+        return "can be written to by other users"
     if not about.st_mode & stat.S_IWGRP:
         return ""
     # Where there is an access list, the group's bits are the most that anyone in it has.

@@ -2,17 +2,24 @@
 
 A container is one line of plain text, as
 
-    condorpool-payload-1 python=3.11 frames=52,1024,8000000
+    condorpool-payload-2 python=3.11 frames=52,1024,8000000 rest=1b4f02c9 head=90ad3c71
 
 then the frames, whose lengths it gives.  The first frame is a pickled dict of
 plain values (what the file is about), the second a pickle, the others are its
 out-of-band buffers (pickle protocol 5), written and read without a copy.
+
+Two checksums (CRC-32) cover every byte: ``rest`` the frames after the first, ``head`` the line
+up to itself and the first frame, which is also read alone.  Nothing is unpickled before it is
+checked: a flipped bit in an array would be another number.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
+from binascii import crc32  # zlib's, which takes longer to import
 
 try:
     import _pickle as pickle  # pickle.py itself, which adds nothing here, costs each job 6 ms
@@ -21,10 +28,20 @@ except ImportError:
 
 TYPE_CHECKING = False  # importing typing for this constant costs each job 6 ms
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
-MAGIC = b"condorpool-payload-1 "
+FORMAT = b"condorpool-payload-"
+MAGIC = FORMAT + b"2 "
+
+#: Bytes of the longest first line that is read alone; each frame takes some ten.
+MAX_LINE = 1 << 26
+
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+class DamagedError(ValueError):
+    """A file is not what was written: it is damaged, or no container at all."""
 
 
 def dumps(value: Any, pickler: Any = pickle) -> list[Any]:
@@ -41,34 +58,70 @@ def loads(frames: list[Any]) -> Any:
 
 def packed(about: dict[str, Any], frames: list[Any]) -> list[Any]:
     """Return the parts of a container, in order."""
-    frames = [pickle.dumps(about, 4), *frames]
-    lengths = ",".join(str(len(frame)) for frame in frames)
-    return [MAGIC + f"python={PYTHON} frames={lengths}\n".encode(), *frames]
+    first = pickle.dumps(about, 4)
+    lengths = ",".join(str(len(frame)) for frame in [first, *frames])
+    line = MAGIC + f"python={PYTHON} frames={lengths} rest={_sum(frames):08x}".encode()
+    return [line + b" head=%08x\n" % _sum([line, first]), first, *frames]
 
 
-def _header(line: Any, path: str) -> tuple[str, list[int]]:
-    """Return the Python that wrote a container, and the lengths of its frames."""
-    if line[: len(MAGIC)] != MAGIC or line[-1:] != b"\n":
-        raise ValueError(f"{path} is not a payload")
-    words = dict(word.split("=") for word in line[len(MAGIC) :].decode().split())
-    return words["python"], list(map(int, words["frames"].split(",")))
+def _sum(parts: Iterable[Any]) -> int:
+    """Return the checksum of these parts together."""
+    value = 0
+    for part in parts:
+        value = crc32(part, value)
+    return value
+
+
+class _Header:
+    """The first line of a container: the ``python`` that wrote it, the ``lengths`` of its frames."""
+
+    def __init__(self, line: Any, size: int, path: str) -> None:
+        if line[: len(MAGIC)] != MAGIC:
+            if line[: len(FORMAT)] == FORMAT and b" " in line:
+                raise DamagedError(f"{path} was written by another version of condorpool")
+            why = "its beginning is lost" if size else "it is empty"
+            raise DamagedError(f"{path} is damaged: {why}")
+        self.path = path
+        self.checked, _, self.head = bytes(line).rpartition(b" head=")
+        try:
+            words = dict(word.split("=") for word in self.checked[len(MAGIC) :].decode().split())
+            self.python, self.rest = words["python"], words["rest"]
+            self.lengths = [int(length) for length in words["frames"].split(",")]
+        except (KeyError, ValueError):
+            raise DamagedError(f"{path} is damaged: its first line cannot be read") from None
+        expected = len(line) + sum(self.lengths)
+        if size != expected:
+            raise DamagedError(f"{path} is damaged: it has {size} bytes instead of {expected}")
+
+    def about(self, first: Any) -> dict[str, Any]:
+        """Return what the container is about, from its first frame."""
+        self._check(self.head, b"%08x\n" % _sum([self.checked, first]))
+        return {**pickle.loads(first), "python": self.python}
+
+    def check(self, frames: Iterable[Any]) -> None:
+        """Raise an error if the other frames are not what was written."""
+        self._check(self.rest, f"{_sum(frames):08x}")
+
+    def _check(self, written: Any, found: Any) -> None:
+        if written != found:
+            raise DamagedError(f"{self.path} is damaged: its contents do not fit their checksum")
 
 
 def unpacked(data: Any, path: str) -> tuple[dict[str, Any], list[Any]]:
     """Return what a container is about, with the ``python`` that wrote it, and its frames.
 
-    Raises ValueError if it is truncated, or not a container.
+    Raises `DamagedError` if it is not whole, or not a container.
     """
     position = data.find(b"\n") + 1
-    python, lengths = _header(data[:position], path)
+    header = _Header(data[:position], len(data), path)
     whole = memoryview(data)
     frames = []
-    for length in lengths:
+    for length in header.lengths:
         frames.append(whole[position : position + length])
         position += length
-    if position != len(data):
-        raise ValueError(f"{path} has {len(data)} bytes instead of {position}")
-    return {**pickle.loads(frames[0]), "python": python}, frames[1:]
+    about = header.about(frames[0])
+    header.check(frames[1:])
+    return about, frames[1:]
 
 
 def write(path: str, about: dict[str, Any], frames: list[Any]) -> None:
@@ -100,22 +153,33 @@ def _process() -> str:
 
 
 def read_about(path: str) -> dict[str, Any]:
-    """Read what a container is about, without reading the rest."""
-    with open(path, "rb") as file:
-        line = file.readline()
-        python, lengths = _header(line, path)
-        if os.fstat(file.fileno()).st_size != len(line) + sum(lengths):
-            raise ValueError(f"{path} is truncated")
-        about: dict[str, Any] = pickle.loads(file.read(lengths[0]))
-    return {**about, "python": python}
+    """Read what a container is about, without reading or checking the rest."""
+    with opened(path) as file:
+        header = _Header(file.readline(MAX_LINE), os.fstat(file.fileno()).st_size, path)
+        return header.about(file.read(header.lengths[0]))
 
 
 def read(path: str) -> tuple[dict[str, Any], list[Any]]:
     """Read a container."""
-    with open(path, "rb", buffering=0) as file:
+    with opened(path) as file:
         data = new_buffer(os.fstat(file.fileno()).st_size)
         fill(data, file)
     return unpacked(data, path)
+
+
+def opened(path: str) -> Any:
+    """Open a file to read; raise `DamagedError` if it is a folder, a link, or anything else."""
+    try:
+        # Not blocking: to open a named pipe would wait for a process that writes to it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise DamagedError(f"{path} is damaged: it is not a file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DamagedError(f"{path} is damaged: it is not a file")
+    return open(handle, "rb")
 
 
 def new_buffer(size: int) -> Any:

@@ -1,0 +1,106 @@
+"""Files that are not what was written: no damaged byte becomes a value."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import numpy
+import pytest
+
+from condorpool.engine import payload
+from condorpool.runner import container
+from condorpool.runner.container import DamagedError
+from condorpool.runner.outcomes import frames_of
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A container with an array beside its pickle."""
+    path = tmp_path / "x"
+    container.write(str(path), {"end": 3}, container.dumps([numpy.arange(9.0), "text"]))
+    return path
+
+
+def test_every_flipped_bit_is_noticed(written):
+    """The first line, what the file is about, pickle and arrays: each byte is covered."""
+    whole = written.read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[place] ^= 1 << bit
+            with pytest.raises(DamagedError, match=r"is damaged|another version"):
+                container.unpacked(data, "x")
+
+
+def test_every_flipped_bit_of_what_is_read_alone_is_noticed(written):
+    """That is the first line and the first frame; the rest is checked when it is read."""
+    whole, end = written.read_bytes(), 3
+    begin = whole.index(b"\n") + 1 + int(whole.partition(b"frames=")[2].partition(b",")[0])
+    for place in range(begin):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        written.write_bytes(data)
+        with pytest.raises(DamagedError):
+            payload.end_of(written)
+    written.write_bytes(whole[:begin] + bytes(len(whole) - begin))
+    assert payload.end_of(written) == end
+    with pytest.raises(DamagedError, match="checksum"):
+        container.read(str(written))
+
+
+def test_every_truncated_file_is_noticed(written):
+    """It may end anywhere, also where a frame ends; or have more than was written."""
+    whole = written.read_bytes()
+    for size in range(len(whole)):
+        written.write_bytes(whole[:size])
+        for read in (container.read, container.read_about):
+            with pytest.raises(DamagedError, match="is damaged"):
+                read(str(written))
+    written.write_bytes(whole + b"\0")
+    with pytest.raises(DamagedError, match=f"{len(whole) + 1} bytes instead of {len(whole)}"):
+        container.read(str(written))
+
+
+@pytest.mark.parametrize("size", [100, 5_000_000])
+def test_frames_that_change_places_are_noticed(tmp_path, size):
+    """Also large ones, which are read into memory of another kind."""
+    path = tmp_path / "x"
+    container.write(str(path), {}, [b"a" * size, b"b" * size])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -2 * size] + whole[-size:] + whole[-2 * size : -size])
+    with pytest.raises(DamagedError, match="checksum"):
+        container.read(str(path))
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "socket"])
+def test_what_is_no_file_is_not_opened(written, tmp_path, kind):
+    """To open a named pipe would wait for ever."""
+    other = written.rename(tmp_path / "y")
+    if kind == "folder":
+        written.mkdir()
+    elif kind == "link":
+        written.symlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(written)
+    else:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(written))
+    for read in (container.read, container.read_about):
+        with pytest.raises(DamagedError, match="is not a file"):
+            read(str(written))
+
+
+def test_a_file_of_another_version_is_named(written):
+    """It is not called damaged."""
+    written.write_bytes(b"condorpool-payload-1 python=3.11 frames=1\nN")
+    with pytest.raises(DamagedError, match="was written by another version of condorpool"):
+        container.read(str(written))
+
+
+def test_the_sum_is_the_same_however_the_frames_are_held(tmp_path):
+    """Bytes, arrays of any kind and views of memory."""
+    column = numpy.asfortranarray(numpy.arange(12.0).reshape(3, 4))
+    outcomes, frames = frames_of([(column, ""), (memoryview(b"abc").tobytes(), "")])
+    container.write(str(tmp_path / "x"), {"calls": outcomes}, frames)
+    assert (container.loads(container.read(str(tmp_path / "x"))[1]) == column).all()

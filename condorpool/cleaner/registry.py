@@ -26,8 +26,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from condorpool import personal
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.remote import RemoteAccessPoint
@@ -35,7 +33,7 @@ from condorpool.cleaner.owner import Owner
 from condorpool.engine.submitdir import is_name, run_of
 from condorpool.personal import guardian
 from condorpool.values.exceptions import CondorPoolError, HTCondorError
-from condorpool.values.folders import is_own, private
+from condorpool.values.folders import in_home, is_own, private
 
 KEPT = "kept"
 LOG = "cleaner.log"
@@ -186,9 +184,9 @@ def why_elsewhere() -> str:
 def _place() -> tuple[Path, str]:
     """Return the folder of the registry, and why it is not the usual one."""
     why = ""
-    usual = platformdirs.user_state_path("condorpool")
-    for folder in (usual, Path(tempfile.gettempdir(), guardian.shared_name(), "state")):
-        if not (problem := private(folder)):
+    fallback = Path(tempfile.gettempdir(), guardian.shared_name(), "state")
+    for folder in (in_home("state"), fallback):
+        if not (problem := private(folder)) and folder:
             return folder, why
         why = f"{why}; {problem}".removeprefix("; ")
     raise CondorPoolError(
@@ -212,8 +210,10 @@ def entries(folder: Path) -> list[Entry]:
                 # Others may have been able to write here earlier.
                 facts = json.load(text) if is_own(os.fstat(text.fileno())) else {}
             known = {name: facts[name] for name in _WRITTEN if name in facts}
+            run = file.stem
             entry = Entry(file, **{**known, "path": Path(known["path"])})
-            if is_name(entry.path.name) and run_of(entry.path) == entry.run:
+            # A folder that may not be one of ours is not touched, whatever an entry says.
+            if entry.path.is_absolute() and is_name(run) and run_of(entry.path) == run:
                 found.append(entry)
         except (OSError, ValueError, TypeError, KeyError):
             continue  # gone meanwhile, or not an entry

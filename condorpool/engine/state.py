@@ -315,8 +315,8 @@ class SessionState:
             where = "\n".join(dump[found.start() :].splitlines()[:12])
             return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
         reason = job.exit or job.reason or "it left the queue for an unknown reason"
-        if not self.directory.path.exists():
-            reason = "its submit directory was deleted meanwhile"
+        if displaced := self.directory.displaced:
+            reason = f"its submit directory {displaced} meanwhile"
         hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
 

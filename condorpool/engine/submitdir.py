@@ -227,6 +227,24 @@ class SubmitDir(HeldFolder):
                 "another place with Pool(submitdir=...)."
             ) from error
 
+    @property
+    def displaced(self) -> str:
+        """What has become of it if its path no longer names it, as a clause; else empty."""
+        if self.is_in_place:
+            return ""
+        with contextlib.suppress(OSError):
+            if (place := self.place).exists():
+                return f"was moved to {place}"
+        return "was deleted"
+
+    def check_place(self) -> None:
+        """Raise SubmitError if HTCondor, which knows its path only, would use another folder."""
+        if displaced := self.displaced:
+            raise SubmitError(
+                f"the submit directory {self.path} {displaced}. Nothing was submitted. Make a new "
+                "Pool, in a folder that only you can change: Pool(submitdir=...)."
+            )
+
     def write(self, name: str, data: bytes) -> None:
         """Write a private file; other processes see all of it or nothing."""
         path = os.fspath(self / name)

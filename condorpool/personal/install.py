@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from condorpool.personal import debian, guardian
 from condorpool.values.exceptions import InstallError
-from condorpool.values.folders import make, weakness
+from condorpool.values.folders import in_home, make, weakness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -271,10 +269,9 @@ def _size_of(folder: Path) -> str:
 
 def _cache() -> Path:
     chosen = os.environ.get("CONDORPOOL_CACHE")
-    path = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("condorpool")
-    if not (chosen or path.is_absolute()):  # there is no home folder
-        path = Path(tempfile.gettempdir(), guardian.shared_name(), "cache")
-    return path.absolute()
+    path = Path(chosen).expanduser() if chosen else in_home("cache")
+    path = path or Path(tempfile.gettempdir(), guardian.shared_name(), "cache")
+    return path.resolve()
 
 
 @contextmanager

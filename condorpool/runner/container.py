@@ -168,7 +168,10 @@ def read(path: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def opened(path: str) -> Any:
-    """Open a file to read; raise `DamagedError` if it is a folder, a link, or anything else."""
+    """Open a file of this user's to read; raise `DamagedError` if it is another's, or no file.
+
+    What others have put in its place must not be unpickled.
+    """
     try:
         # Not blocking: to open a named pipe would wait for a process that writes to it.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -176,9 +179,11 @@ def opened(path: str) -> Any:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
             raise DamagedError(f"{path} is damaged: it is not a file") from None
         raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
         os.close(handle)
-        raise DamagedError(f"{path} is damaged: it is not a file")
+        why = "it is not a file" if about.st_uid == os.geteuid() else "it belongs to another user"
+        raise DamagedError(f"{path} is damaged: {why}")
     return open(handle, "rb")
 
 

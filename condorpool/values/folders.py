@@ -18,13 +18,24 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import platformdirs
+
 #: Links on the way to a folder, as in the kernel.
 _MAX_LINKS = 40
 
 
+def in_home(kind: str) -> Path | None:
+    """Return condorpool's folder of a kind (``"state"``, ``"cache"``); None if there is no home."""
+    try:
+        folder: Path = getattr(platformdirs, f"user_{kind}_path")("condorpool")
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # as "~", where it is not known
+
+
 def make(folder: Path, mode: int = 0o700) -> None:
     """Make a folder, and those above it that are missing, with this mode whatever the umask."""
-    missing = [folder] if not folder.exists() else []
+    missing = [folder] if not folder.is_dir() else []
     while missing and not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
     for each in reversed(missing):
@@ -58,9 +69,9 @@ def weakness(path: Path, *, trust_owners: bool = False) -> str:
     return ""
 
 
-def private(folder: Path) -> str:
+def private(folder: Path | None) -> str:
     """Make a folder that only this user can change, unless it is there; return why it is none."""
-    if not folder.is_absolute():
+    if folder is None:
         return "there is no home folder"
     try:
         make(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership, payload, submitdir
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.submitdir import SubmitDir, Token
+from condorpool.interface import sessions
 from condorpool.interface.leftovers import leftovers
 from condorpool.runner import container
-from condorpool.values.exceptions import CondorPoolError, JobFailedError, SubmitError
+from condorpool.values.exceptions import CondorPoolError, SubmitError
 
 OTHER = 65534
 
@@ -206,16 +208,15 @@ class TestLeftBehind:
         assert SubmitDir.found(directory.path)
 
 
-def test_files_of_other_users_are_not_unpickled(tmp_path, mark):
-    """Neither in the client nor in a job: both read files with this function."""
+def test_files_of_other_users_are_not_unpickled_in_a_job(tmp_path, mark, monkeypatch):
+    """On a shared file system it finds them by their path."""
+    monkeypatch.setattr(container, "owners", {0})
     folder = tmp_path / "folder"
     plant(folder, mark)
     for name in ("2.call", "2-0.outcome"):
         for read in (container.read, container.read_about):
-            with pytest.raises(ValueError, match="belongs to another user"):
+            with pytest.raises(ValueError, match=f"belongs to user {OTHER}"):
                 read(str(folder / name))
-    report = payload.look_at_outcome(folder / "2-0.outcome")
-    assert report is None or isinstance(report.outcome(), JobFailedError)
 
 
 def test_a_folder_is_not_filled_that_was_put_in_place_of_a_new_one(tmp_path, monkeypatch):
@@ -251,3 +252,27 @@ def test_all_is_private_whatever_the_umask(tmp_path, umask):
         assert path.stat().st_mode & 0o077 == 0, path
     for path in (tmp_path / "a", tmp_path / "a" / "b"):
         assert path.stat().st_mode & 0o022 == 0
+
+
+def test_users_are_told_once_of_folders_that_others_may_write_to(
+    directory, tmp_path, monkeypatch, capsys
+):
+    """Of that around the submit directory, and of the one that stands in for the registry's."""
+    sessions._tell_once.cache_clear()
+    for _ in range(2):
+        sessions._tell_risks(directory.path)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith(
+        f"condorpool: {directory.path.parent} can be written to by other users"
+    )
+    assert "Pool(submitdir=...)" in told[0]
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "open"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for _ in range(2):
+        sessions._tell_risks(tmp_path / "mine")
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'open'} can be written to by other users" in told
+    assert "XDG_STATE_HOME" in told

@@ -165,3 +165,4 @@ def _leave(session: Session, *, is_over: bool) -> None:
     else:
         tell(f"some jobs of {path} are still queued; clean-up continues in the background")
         custody.hand_over(path)
+    session.directory.close()  # results that users keep refer to it

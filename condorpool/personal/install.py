@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condorpool.personal import debian, guardian
-from condorpool.values.exceptions import InstallError
+from condorpool.values.exceptions import InstallError, PersonalError
 from condorpool.values.folders import in_home, make, weakness
 
 if TYPE_CHECKING:
@@ -210,7 +211,10 @@ def check(mirror: str | None = None) -> str:
     ------
     InstallError
         HTCondor cannot be installed on this machine.
+    PersonalError
+        This user could not use it.
     """
+    user_name()
     debian.check_machine()
     uri = mirror or debian.mirror()
     if uri is None:
@@ -219,6 +223,17 @@ def check(mirror: str | None = None) -> str:
             f"`--mirror URL`. Or: {debian.ELSEWHERE}"
         )
     return uri
+
+
+def user_name() -> str:
+    """Return the name by which HTCondor knows this user; raise PersonalError if there is none."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise PersonalError(
+            f"user {os.geteuid()} has no name on this machine, and HTCondor knows users only by "
+            "name. Add a line for this user to /etc/passwd."
+        ) from None
 
 
 def place() -> Path:

@@ -39,7 +39,7 @@ from condorpool.values.exceptions import (
     TaskTimeoutError,
     in_place_of,
 )
-from condorpool.values.text import one_line, short
+from condorpool.values.text import one_line, printable, short
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
 Style = Literal["map", "starmap", "apply"]
@@ -99,7 +99,7 @@ class RemoteTraceback(multiprocessing.pool.RemoteTraceback):  # type: ignore[nam
         # Python 3.10 does not print notes.
         notes = getattr(self, "__notes__", ()) if sys.version_info < (3, 11) else ()
         text = _PLACE.sub(lambda found: cell_of(found[2]) or found[1], self.tb)
-        return "\n".join([f'\n"""\n{text}"""', *notes])
+        return printable("\n".join([f'\n"""\n{text}"""', *notes]))
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,13 @@ def write_crew(
         "the initializer or its arguments",
         _name_in("initializer", "initargs"),
     )
-    container.write(str(path), about, done.frames)
+    container.write(os.fspath(path), about, done.frames)
 
 
 def write_shared(path: PathLike[str], value: Any) -> None:
     """Write an object for many calls to use."""
     what = f"the shared object of type {type(value).__name__}"
-    container.write(str(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
+    container.write(os.fspath(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
 
 
 class Shared(Generic[T]):
@@ -247,7 +247,7 @@ def write_call(
         "task_timeout": task_timeout,
         "modules": share(modules) if modules else {},
     }
-    container.write(str(path), about, done.frames)
+    container.write(os.fspath(path), about, done.frames)
 
 
 def write_chunk(path: PathLike[str], items: Sequence[Any], first: int) -> None:
@@ -264,7 +264,7 @@ def write_chunk(path: PathLike[str], items: Sequence[Any], first: int) -> None:
         done = _pickled(items, f"the arguments of calls {first} and following")
     if done.generators and (repeated := copies.that_repeat(done.generators)):
         copies.warn(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
-    container.write(str(path), {"end": first + len(items)}, done.frames)
+    container.write(os.fspath(path), {"end": first + len(items)}, done.frames)
 
 
 def _named_in_chunk(items: Sequence[Any], part: Any, name: Callable[[str], str]) -> str | None:
@@ -283,14 +283,14 @@ def _name_in(first: str, second: str) -> Callable[[str], str]:
 
 def end_of(path: PathLike[str]) -> int:
     """Return where a chunk ends: the number of the call after its last."""
-    return int(container.read_about(str(path))["end"])
+    return int(container.read_about(os.fspath(path))["end"])
 
 
 def read_item(path: PathLike[str], index: int) -> Any:
     """Return one of the items in the file of a chunk; raise ValueError if the file is large."""
     if os.stat(path).st_size > MAX_ITEMS_READ:  # noqa: PTH116 - no Path
         raise ValueError("it would take long to read the file")
-    return container.loads(container.read(str(path))[1])[index]
+    return container.loads(container.read(os.fspath(path))[1])[index]
 
 
 def expression(name: str, style: Style, item: Any) -> str:
@@ -304,7 +304,7 @@ def expression(name: str, style: Style, item: Any) -> str:
 def read_initializer(path: PathLike[str]) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
     """Read the initializer that the jobs of a crew share, and its arguments."""
     loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
-    loaded = container.loads(container.read(str(path))[1])
+    loaded = container.loads(container.read(os.fspath(path))[1])
     return loaded
 
 
@@ -356,7 +356,8 @@ class Report:
         try:
             return self._outcome(first)
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
-            reason = f"its outcome cannot be read: {words_of(error)}"
+            said = words_of(error).replace(os.fspath(self.path), str(self.path))
+            reason = f"its outcome cannot be read: {said}"
             return JobFailedError(self.job_id, reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
@@ -369,7 +370,7 @@ class Report:
             )
             errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
             return Outcome([None] * self.calls, errors, about["host"], about["python"])
-        frames = container.read(str(self.path))[1]
+        frames = container.read(os.fspath(self.path))[1]
         values, errors, position = [], {}, 0
         if about["calls"] is None:
             values = container.loads(frames)
@@ -400,7 +401,7 @@ class Report:
 def look_at_outcome(path: PathLike[str], job: str = "") -> Report | None:
     """Return the report on an outcome file; None while there is no complete one."""
     try:
-        about = container.read_about(str(path))
+        about = container.read_about(os.fspath(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
     except (FileNotFoundError, ValueError):
         return None

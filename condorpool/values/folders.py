@@ -17,6 +17,7 @@ import stat
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import platformdirs
 
@@ -234,7 +235,7 @@ class HeldFolder:
 
 
 class HeldFile(os.PathLike[str]):
-    """A file in a held folder; its path is found when it is used."""
+    """A file in a held folder, like a `Path` but that it is printed as users know it."""
 
     def __init__(self, folder: HeldFolder, name: str) -> None:
         self._folder = folder
@@ -243,14 +244,25 @@ class HeldFile(os.PathLike[str]):
     def __fspath__(self) -> str:
         return f"{self._folder.here}/{self._name}"
 
-    __str__ = __fspath__
+    def __str__(self) -> str:
+        return f"{self._folder.path}/{self._name}"
 
     def exists(self) -> bool:
         """Return whether it is there."""
         return os.path.exists(self)
 
-    def __repr__(self) -> str:
-        return f"<{self._name} in {self._folder.path}>"
+    def is_file(self) -> bool:
+        """Return whether it is there, and a file."""
+        return os.path.isfile(self)
+
+    def stat(self) -> os.stat_result:
+        """Return its status."""
+        return os.stat(self)
+
+    def open(self, *args: Any, **kwargs: Any) -> IO[Any]:
+        """Open it."""
+        file: IO[Any] = open(self, *args, **kwargs)  # noqa: SIM115 - its caller closes it
+        return file
 
 
 def _denied(why: str) -> PermissionError:

@@ -16,20 +16,20 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import cloudpickle
 
 from condorpool import runner
-from condorpool.engine import blame, copies
+from condorpool.engine import blame, copies, secrets
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.engine.printed import Printed
 from condorpool.runner import container
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
+from condorpool.values import notes
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     JobError,
@@ -57,9 +57,6 @@ _MAX_WHY = 500
 
 # The file of a frame in a traceback.
 _PLACE = re.compile(r'(?<=^  )(File "(.+)")(?=, line \d+)', re.MULTILINE)
-
-# Variables with these prefixes are for the kernel only.
-_KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
 
 
 def write_crew(
-    path: PathLike[str],
+    path: os.PathLike[str],
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     environment: Mapping[str, str],
@@ -199,7 +196,7 @@ def write_crew(
     container.write(os.fspath(path), about, done.frames)
 
 
-def write_shared(path: PathLike[str], value: Any) -> None:
+def write_shared(path: os.PathLike[str], value: Any) -> None:
     """Write an object for many calls to use."""
     what = f"the shared object of type {type(value).__name__}"
     container.write(os.fspath(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
@@ -232,7 +229,7 @@ _modules = LocalModules()
 
 
 def write_call(
-    path: PathLike[str],
+    path: os.PathLike[str],
     call: Call,
     share: Callable[[Mapping[str, Module]], Shared[Mapping[str, Module]]],
     task_timeout: float | None = None,
@@ -250,7 +247,7 @@ def write_call(
     container.write(os.fspath(path), about, done.frames)
 
 
-def write_chunk(path: PathLike[str], items: Sequence[Any], first: int) -> None:
+def write_chunk(path: os.PathLike[str], items: Sequence[Any], first: int) -> None:
     """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
     items = list(items)
     kinds = [type(part) for part in items[0]] if len(items) == 1 and type(items[0]) is tuple else []
@@ -281,12 +278,12 @@ def _name_in(first: str, second: str) -> Callable[[str], str]:
     return name
 
 
-def end_of(path: PathLike[str]) -> int:
+def end_of(path: os.PathLike[str]) -> int:
     """Return where a chunk ends: the number of the call after its last."""
     return int(container.read_about(os.fspath(path))["end"])
 
 
-def read_item(path: PathLike[str], index: int) -> Any:
+def read_item(path: os.PathLike[str], index: int) -> Any:
     """Return one of the items in the file of a chunk; raise ValueError if the file is large."""
     if os.stat(path).st_size > MAX_ITEMS_READ:  # noqa: PTH116 - no Path
         raise ValueError("it would take long to read the file")
@@ -301,7 +298,9 @@ def expression(name: str, style: Style, item: Any) -> str:
     return f"{name}({', '.join(given)})"
 
 
-def read_initializer(path: PathLike[str]) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
+def read_initializer(
+    path: os.PathLike[str],
+) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
     """Read the initializer that the jobs of a crew share, and its arguments."""
     loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
     loaded = container.loads(container.read(os.fspath(path))[1])
@@ -320,7 +319,7 @@ class Report:
         The id of the job, for an outcome that does not contain it.
     """
 
-    path: PathLike[str]
+    path: os.PathLike[str]
     about: Mapping[str, Any]
     calls: int
     job: str
@@ -398,7 +397,7 @@ class Report:
         )
 
 
-def look_at_outcome(path: PathLike[str], job: str = "") -> Report | None:
+def look_at_outcome(path: os.PathLike[str], job: str = "") -> Report | None:
     """Return the report on an outcome file; None while there is no complete one."""
     try:
         about = container.read_about(os.fspath(path))
@@ -408,7 +407,7 @@ def look_at_outcome(path: PathLike[str], job: str = "") -> Report | None:
     return Report(path, about, calls, job)
 
 
-def read_outcome(path: PathLike[str], first: int = 0) -> Outcome | JobError | None:
+def read_outcome(path: os.PathLike[str], first: int = 0) -> Outcome | JobError | None:
     """Return the outcome in a file; None while there is no complete one."""
     report = look_at_outcome(path)
     return report.outcome(first) if report else None
@@ -442,6 +441,8 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
                 "the arguments that it takes to super().__init__ there."
             )
             return None, _with(cause, in_place_of(ResultPicklingError, value, said))
+        if why := secrets.explanation(value, text):
+            notes.explain(value, why)
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
         kind, why = "exception" if text else "value", words_of(error)
         said = f"the {kind} of a call has arrived, but cannot be rebuilt here: {why}"
@@ -489,11 +490,6 @@ def _sources_of(files: Iterable[str]) -> dict[str, str]:
     """Return the source of files whose code is sent by value: a job may not see the files."""
     texts = {name: "".join(linecache.getlines(name)) for name in files}
     return {name: text for name, text in texts.items() if 0 < len(text) <= MAX_SOURCES}
-
-
-def environment_to_send() -> dict[str, str]:
-    """Return the environment for calls, without the variables that are for the kernel only."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(_KERNELS_OWN)}
 
 
 @cache

@@ -171,7 +171,9 @@ def found_in(entry: Entry) -> Iterator[Leftover]:
     if directory is None:
         return
     survey = Survey(directory, has_queue=entry.has_queue)
-    for chain in directory.chains().values():
+    chains = directory.chains().values()
+    directory.close()  # there may be many
+    for chain in chains:
         _, record = chain[0]
         yield Leftover(
             name=record.name or record.title,

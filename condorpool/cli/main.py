@@ -18,6 +18,7 @@ from condorpool.cli import demo, submitdirs
 from condorpool.cli.console import agrees, jobs_in_words, say, warn
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.matching import did_you_mean
+from condorpool.values.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,14 +33,16 @@ INTERRUPTED, NO_READER = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as with `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may have any letters
     try:
         try:
             return _run(argv)
         finally:
-            if sys.stdout:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:
         # As `| head` does.  What Python could not write is dropped, else it complains at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,16 +72,34 @@ def _terminate(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+#: What other programs, and condorpool's functions, call a command.
+_OTHER_WORDS = {
+    "list": "ls",
+    "status": "ps",
+    "jobs": "ps",
+    **dict.fromkeys(("forget", "remove", "delete"), "rm"),
+}
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that suggests the command that may be meant."""
+    """A parser that suggests the command or the option that may be meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that there is not, where the options that there are are known."""
+        found, rest = super().parse_known_args(args, namespace)
+        if wrong := [word.partition("=")[0] for word in rest if word.startswith("-")]:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            self.error(f"there is no option {wrong[0]}.{did_you_mean(wrong[0], known)}")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with 2."""
         if wrong := re.search(r"invalid choice: '(.*?)' \(", message):
             word = ast.literal_eval(f"'{wrong[1]}'")
             known = [name for action in self._actions for name in action.choices or ()]
-            message = f"there is no command {word!r}.{did_you_mean(word, known)}"
-        super().error(message)
+            other = _OTHER_WORDS.get(word, word)
+            message = f"there is no command {word!r}.{did_you_mean(other, known)}"
+        super().error(printable(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,7 +146,7 @@ def _add_personal(commands: Commands) -> None:
     start = _add(
         actions, "start", _start, "start a personal HTCondor, which runs until you stop it"
     )
-    start.add_argument("--cpus", type=int, metavar="N", help="offer N CPUs (default: all)")
+    start.add_argument("--cpus", type=_count, metavar="N", help="offer N CPUs (default: all)")
 
     stop = _add(
         actions, "stop", _stop, "stop the personal HTCondor, and delete its folder and jobs"
@@ -142,6 +163,12 @@ def _add_personal(commands: Commands) -> None:
     )
     for action in (start, stop, status, env):
         action.add_argument("--folder", metavar="DIR", help="the folder with its files")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"takes a whole number of 1 or more, not {text!r}")
+    return int(text)
 
 
 def _add(
@@ -202,5 +229,5 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _env(arguments: argparse.Namespace) -> int:
     for name, value in personal.environment(arguments.folder).items():
-        print(f"export {name}={shlex.quote(value)}")
+        print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - a shell reads it
     return 0

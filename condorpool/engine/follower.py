@@ -8,7 +8,7 @@ import operator
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from condorpool.access.accesspoint import any_cluster
@@ -22,12 +22,15 @@ from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
 from condorpool.runner.names import ANNOUNCES
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
-from condorpool.values.exceptions import HTCondorError, SubmitError
+from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
 from condorpool.values.holds import MEMORY
 from condorpool.values.locks import uninterrupted
 
 #: Seconds, at most, from the event that a job was evicted to the event that it is held.
 HOLD_LAG = 2.0
+
+#: Seconds, at most, for which the end of a session waits for a read of its event log.
+READ_LAG = 5.0
 
 #: Seconds that a job may be disconnected before other jobs may take its chunk.
 CONTACT_LAG = 60.0
@@ -78,9 +81,13 @@ class Follower:
 
     def close(self) -> None:
         """Stop reading the event log."""
-        with uninterrupted, self._reading:
-            self._is_closed = True
-            self._log.close()
+        self._is_closed = True
+        with uninterrupted:
+            # A read may wait for a network file system that does not answer: then its thread
+            # closes the log.
+            if self._reading.acquire(timeout=READ_LAG):
+                self._log.close()
+                self._reading.release()
 
     def _new_events(self) -> list[JobEvent] | None:
         """Return the events since the last call; None after `close`."""
@@ -88,7 +95,11 @@ class Follower:
             if self._is_closed:
                 return None
             early, self._early = self._early, []
-            return [*early, *self._log.new_events()]
+            events = [*early, *self._log.new_events()]
+            if self._is_closed:
+                self._log.close()
+                return None
+            return events
 
     def pump(self) -> None:
         """Process the new events, and what is due by now."""
@@ -273,6 +284,9 @@ class Follower:
         """Compare with the disk and the queue: find outcomes, ends and holds without an event."""
         self._renew()
         crews = [crew for crew in self._state.active_crews if crew.pending]
+        if crews and (displaced := self._state.directory.displaced):
+            self._abandon(crews, f"its submit directory {displaced}")
+            return
         for crew in crews:
             self._state.refresh_holders(crew)
             for batch in list(crew.batches):
@@ -303,6 +317,18 @@ class Follower:
         if crews:
             with self._state.changed:
                 self._state.changed.notify_all()
+
+    def _abandon(self, crews: Sequence[Crew], why: str) -> None:
+        """Finish all calls, and remove their jobs: these would use what is at the path now."""
+        with contextlib.suppress(HTCondorError):
+            jobs = description.jobs_of(self._state.directory.run)
+            self._state.access_point.act("remove", jobs, why)
+        hint = "Make these calls again in a new Pool, in a folder that only you can change."
+        for crew in crews:
+            for batch in list(crew.batches):
+                for first in list(batch.pending):
+                    self._state.settle(batch, first)  # it may have been made
+                    self._state.finish(batch, first, JobFailedError("", why, hint=hint))
 
     def _renew(self) -> None:
         """Renew the lease of waiting jobs when it is time."""

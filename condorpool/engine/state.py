@@ -21,7 +21,8 @@ Never touch the disk or HTCondor with the lock held: a cell that waits needs it,
 network file system or an access point may take minutes.  So list a folder first, then
 take the lock and check that the listing is still current (`SessionState.refresh_holders`).
 
-With ``CONDORPOOL_DEBUG_LOCKS`` set, a write without the lock raises (`values.guards`).
+With ``CONDORPOOL_DEBUG_LOCKS`` set, a write without the lock raises, and so does work on the
+disk, the network or HTCondor with it (`values.guards`).
 """
 
 from __future__ import annotations
@@ -222,13 +223,16 @@ class SessionState:
                 with self.changed:
                     del self._late[number, first]
 
-    def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> None:
-        """Have the outcome of a chunk delivered, once; later calls for it do nothing."""
+    def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> int:
+        """Have the outcome of a chunk delivered, once; return how many calls it ends.
+
+        Later calls for it do nothing.
+        """
         with self.changed:
             # It may be found by its event, by the end of its job, by a look at the disk,
             # or by a user's thread that takes it back.
             if first not in batch.pending:
-                return
+                return 0
             made = first + result.calls if isinstance(result, payload.Report) else math.inf
             if made < batch.pending[first]:
                 batch.split(int(made))  # its job has left the rest to others
@@ -251,6 +255,7 @@ class SessionState:
                 name = submitdir.error_name(batch.number, first)
                 self.directory.record(name, ErrorRecord.of(result, end))
         lane.put(functools.partial(self._deliver, batch, first, end, result, job))
+        return end - first
 
     def _deliver(
         self,
@@ -299,7 +304,7 @@ class SessionState:
         """Delete the files of a batch."""
         self.directory.discard_chunks(batch.number, batch.files | batch.origins.keys())
         for first in batch.errors:
-            (self.directory / submitdir.error_name(batch.number, first)).unlink(missing_ok=True)
+            self.directory.discard(submitdir.error_name(batch.number, first))
         self.directory.discard_call(batch.number)
 
     # -- what went wrong -----------------------------------------------------------
@@ -315,8 +320,8 @@ class SessionState:
             where = "\n".join(dump[found.start() :].splitlines()[:12])
             return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
         reason = job.exit or job.reason or "it left the queue for an unknown reason"
-        if not self.directory.path.exists():
-            reason = "its submit directory was deleted meanwhile"
+        if displaced := self.directory.displaced:
+            reason = f"its submit directory {displaced} meanwhile"
         hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
 

@@ -104,7 +104,9 @@ class Survey:
         for crew in self._state.active_crews:
             self._state.refresh_holders(crew)
             self._state.refresh_made(crew)
-        return {number: self._look(batch) for number, batch in self._state.batches.items()}
+        found = {number: self._look(batch) for number, batch in self._state.batches.items()}
+        self._directory.close()  # users may keep many of these
+        return found
 
     def _events(self) -> list[JobEvent]:
         if not self._directory.log.exists():
@@ -166,13 +168,14 @@ class Survey:
                 batch.split(end)  # its job has left the rest to others
                 batch.pending.pop(first, None)
             lost = [
-                Ended(first, end, self._state.failure(job, batch.options.task_timeout))
-                for first, end in batch.pending.items()
+                (first, batch.pending.pop(first), job)
+                for first in list(batch.pending)
                 if (job := batch.holders.get(first)) and _is_lost_with(job)
             ]
-            for first, _, _ in lost:
-                del batch.pending[first]
-        return sorted([*found, *lost], key=lambda each: each.first)
+        for first, end, job in lost:
+            error = self._state.failure(job, batch.options.task_timeout)
+            found.append(Ended(first, end, error))
+        return sorted(found, key=lambda each: each.first)
 
 
 def _is_lost_with(job: Job) -> bool:

@@ -19,7 +19,7 @@ from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.survey import Survey
 from condorpool.values import tables
 from condorpool.values.exceptions import JobError
-from condorpool.values.text import html, now
+from condorpool.values.text import now, with_code
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Leftovers(list[Leftover]):
         if not self:
             return "<p>Nothing was left behind.</p>"
         texts = [name for name in self._HEAD if name != "cell"]
-        return f"{tables.html([self._HEAD, *self._rows()], texts)}<p>{html(self._hint)}</p>"
+        return f"{tables.html([self._HEAD, *self._rows()], texts)}<p>{with_code(self._hint)}</p>"
 
 
 def leftovers() -> Leftovers:
@@ -172,7 +172,9 @@ def found_in(entry: Entry) -> Iterator[Leftover]:
     if directory is None:
         return
     survey = Survey(directory, has_queue=entry.has_queue)
-    for chain in directory.chains().values():
+    chains = directory.chains().values()
+    directory.close()  # there may be many
+    for chain in chains:
         _, record = chain[0]
         yield Leftover(
             name=record.name or record.title,

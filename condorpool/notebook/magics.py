@@ -24,16 +24,17 @@ from IPython.core.magic import (
 from IPython.display import display
 
 from condorpool.display import eventwords
+from condorpool.display.notices import say
+from condorpool.display.printed import clean
 from condorpool.engine.payload import RemoteTraceback, name_of, number_of_cell
 from condorpool.interface.attach import attach
 from condorpool.interface.handle import spell
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.leftovers import leftovers
-from condorpool.interface.names import find, forget
+from condorpool.interface.names import find, forget, kept_names
 from condorpool.interface.openpools import latest
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
-from condorpool.interface.tracebacks import for_users
+from condorpool.interface.tracebacks import for_users, raise_from_call
 from condorpool.notebook import cell as remote
 from condorpool.notebook import completion, lines, selection, status
 from condorpool.notebook.lines import LineError, Options
@@ -45,15 +46,15 @@ from condorpool.values.exceptions import (
     words_of,
 )
 from condorpool.values.matching import did_you_mean
-from condorpool.values.text import one_line, plural, printable
+from condorpool.values.text import left_by_terminal, one_line, plural, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The variable with the result of the last call, also if it failed or was interrupted.
 LAST = "_condor"
 
-#: Jobs that a magic prints, at most.
-MOST = 5
+#: Jobs that a magic prints, at most, and the last characters of the output of each.
+MOST, MOST_SHOWN = 5, 20_000
 
 #: Errors whose message says all that a user can do.
 _NO_HTCONDOR = (HTCondorNotFoundError, InstallError, PersonalError)
@@ -73,14 +74,20 @@ def _documented(options: Options) -> Callable[[F], F]:
 
 
 @contextlib.contextmanager
-def _usage(*errors: type[Exception]) -> Iterator[None]:
-    """Report errors in the line, and that there is no HTCondor, without a traceback."""
+def _usage(*errors: type[Exception], options: Options | None = None) -> Iterator[None]:
+    """Report errors in the line, and that there is no HTCondor, without a traceback.
+
+    Those of arguments name the ``options`` that these come from.
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
-            raise UsageError(str(error)) from None
-        raise
+        if not isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
+            raise
+        text = str(error)
+        if options and not isinstance(error, (LineError, CondorPoolError)):
+            text = options.in_options(text)
+        raise UsageError(printable(text)) from None
 
 
 @magics_class
@@ -124,7 +131,7 @@ class CondorMagics(Magics):
             lines.check_call(func, data)
         # Outside _usage: what the iterable itself raises is no usage error.
         items = list(data)
-        with _usage(TypeError, ValueError):
+        with _usage(TypeError, ValueError, options=lines.MAP):
             pool = _pool.get(options.processes)
             keywords = lines.job_keywords(options)
             if options.dry_run:
@@ -200,11 +207,11 @@ class CondorMagics(Magics):
         description = pool.submit_description(func, max(1, len(items)), chunksize, **keywords)
         sizes = [len(cloudpickle.dumps(part)) for part in (func, items)]
         slots = selection.fit(pool, description)
-        print(f"{name_of(func)}: {len(items):,} calls.  Nothing was submitted.")
-        print(f"payload: function {sizes[0]:,} bytes, data {sizes[1]:,} bytes")
-        print(f"slots: {slots.willing:,} of {slots.slots:,} match, {slots.free:,} of them now")
+        say(f"{name_of(func)}: {len(items):,} calls.  Nothing was submitted.")
+        say(f"payload: function {sizes[0]:,} bytes, data {sizes[1]:,} bytes")
+        say(f"slots: {slots.willing:,} of {slots.slots:,} match, {slots.free:,} of them now")
         for key, value in description.items():
-            print(f"    {key} = {value}")
+            say(f"    {key} = {value}")
 
     @no_var_expand
     @cell_magic
@@ -225,7 +232,7 @@ class CondorMagics(Magics):
             if rest:
                 raise LineError(f"{rest!r}: %%condor takes only options, such as -i x,y -o z")
             values = {name: self._evaluate(name, self.shell.user_ns) for name in options.given}
-        with _usage(TypeError, ValueError):
+        with _usage(TypeError, ValueError, options=lines.CELL_JOB):
             keywords = {"echo": True, **lines.job_keywords(options)}
             keywords["progress"] = None if options.quiet else "auto"
             keywords["overwrite"] = options.overwrite
@@ -236,14 +243,17 @@ class CondorMagics(Magics):
         self._show(ran.shown)
         self.shell.user_ns.update(ran.values)
         if ran.error is not None:
-            raise ran.error from RemoteTraceback(ran.traceback)
+            ran.error.__cause__ = RemoteTraceback(ran.traceback)
+            with for_users:
+                raise_from_call(ran.error)
 
     def _show(self, shown: remote.Shown) -> None:
         for kind, what, *metadata in shown:
             if kind == "display":
                 display(what, metadata=metadata[0], raw=True)
             else:
-                print(what, end="", file=sys.stdout if kind == "stdout" else sys.stderr)
+                stream = sys.stdout if kind == "stdout" else sys.stderr
+                stream.write(left_by_terminal(what))
 
     @no_var_expand
     @line_magic
@@ -290,7 +300,7 @@ class CondorMagics(Magics):
         self._apply("remove", line)
 
     def _apply(self, action: str, line: str) -> None:
-        print(selection.apply(action, self._find(line)))
+        say(selection.apply(action, self._find(line)))
 
     def _find(self, line: str) -> list[Any]:
         with _usage():
@@ -323,18 +333,19 @@ class CondorMagics(Magics):
             errors = list(result.exceptions().items())
             for number, error in errors[:MOST]:
                 why = one_line(f"{type(error).__name__}: {words_of(error)}", 500)
-                print(f"Call {number} of {one_line(result.name)} failed: {why}")
+                say(f"Call {number} of {one_line(result.name)} failed: {why}")
             if len(errors) > MOST:
-                print(f"and {plural(len(errors) - MOST, 'more failed call')}")
+                say(f"and {plural(len(errors) - MOST, 'more failed call')}")
         for job in self._first_jobs(found):
-            print(f"Job {job.id}: {job.status()}")
+            say(f"Job {job.id}: {job.status()}")
             if job.hold_reason:
-                print(job.analyze())
-            for name, text in (("error output", job.stderr()), ("output", job.stdout())):
-                if text and text.strip():
-                    print(f"-- {name} of {job.id}\n{printable(text.rstrip())}")
+                say(job.analyze())
+            for which, name in ((1, "error output"), (0, "output")):
+                text = job._session.text(job.id, which)  # noqa: SLF001 - of a class of ours
+                if text and (said := clean(text.shown(MOST_SHOWN))):
+                    say(f"-- {name} of {job.id}\n{said}")
             if events := list(eventwords.in_words(job.log() or "")):
-                print(f"-- events of {job.id}", *events, sep="\n")
+                say("\n".join([f"-- events of {job.id}", *events]))
 
     @no_var_expand
     @line_magic
@@ -345,16 +356,17 @@ class CondorMagics(Magics):
                   %condor_why held
         """
         for job in self._first_jobs(self._find(line)):
-            print(job.analyze())
+            say(job.analyze())
 
     def _first_jobs(self, found: list[Any]) -> Iterator[QueuedJob]:
         """Yield the first jobs of what was found, and print how many more there are."""
         jobs = selection.jobs_of(found)
         yield from jobs[:MOST]
         if len(jobs) > MOST:
-            print(f"and {len(jobs) - MOST:,} more jobs")
+            say(f"and {len(jobs) - MOST:,} more jobs")
         if not jobs:
-            print("No job has these calls: they are waiting, or have ended.", *found)
+            shown = " ".join(map(repr, found))
+            say(f"No job has these calls: they are waiting, or have ended. {shown}")
 
     @line_magic
     def condor_attach(self, line: str) -> Any:
@@ -384,10 +396,10 @@ class CondorMagics(Magics):
             if not name:
                 raise LineError("write the name of calls, as in `%condor_forget scan`")
             if not find(name):
-                hint = did_you_mean(name, [each.name for each in leftovers() if each.digest])
+                hint = did_you_mean(name, kept_names())
                 raise LineError(f"no results are kept under the name {one_line(name)}.{hint}")
             deleted = forget(name)
-        print(f"deleted {plural(deleted, 'result')} of {one_line(name)}")
+        say(f"deleted {plural(deleted, 'result')} of {one_line(name)}")
 
     @line_magic
     def condor_clean(self, line: str) -> None:
@@ -422,7 +434,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(CondorMagics(shell))
     completion.install(shell)
     if text := status.greeting():
-        print(text)
+        say(text)
 
 
 def unload(shell: InteractiveShell) -> None:

@@ -14,7 +14,7 @@ from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
 from condorpool.values import tables
-from condorpool.values.text import duration, html, now, one_line, plural
+from condorpool.values.text import duration, now, one_line, plural, printable, with_code
 
 #: Lines about leftover calls, and about held jobs, at most.
 MOST = 5
@@ -109,17 +109,16 @@ class Status:
                 ).rstrip()
                 for row in tables.aligned(self._table)
             ]
-        return "\n".join([*lines, *self.notes])
+        return printable("\n".join([*lines, *self.notes]))
 
     def _repr_html_(self) -> str:
         lines = ["<p>This notebook has no calls.</p>"]
         if self.rows:
             lines = [tables.html(self._table, _TEXTS)]
-        notes = [
-            *self.notes,
-            f"This is how it was at {self.time}.",
-        ]  # saved notebooks are read later
-        return "\n".join([*lines, *(f"<div>{html(note)}</div>" for note in notes)])
+        then = f"This is how it was at {self.time}."  # saved notebooks are read later
+        return "\n".join(
+            [*lines, *(f"<div>{with_code(note)}</div>" for note in [*self.notes, then])]
+        )
 
 
 def _held_groups() -> tuple[Held, ...]:
@@ -187,7 +186,7 @@ def _lines(latest_first: Sequence[Leftover]) -> list[str]:
     for each in latest_first[:MOST]:
         kept = ", kept" if each.entry.owner is None else ""
         # By its name, %condor_attach resumes the latest.
-        name = each.run if each.name in seen else each.name
+        name = each.run if each.name in seen else one_line(each.name)
         lines.append(
             f"{one_line(each.name, 40)}: {each.counts.summary}{kept}. `%condor_attach {name}`"
         )

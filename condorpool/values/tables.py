@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Sequence
-from html import escape
 
-from condorpool.values.text import printable
+from condorpool.values.text import as_html, printable
 
 #: What is between two columns.
 GAP = "  "
@@ -44,7 +43,7 @@ def html(rows: Sequence[Sequence[str]], texts: Collection[str]) -> str:
     for number, row in enumerate(rows):
         tag = "td" if number else "th"
         cells = (
-            f'<{tag} style="text-align: {side}; white-space: nowrap">{escape(printable(cell))}</{tag}>'
+            f'<{tag} style="text-align: {side}; white-space: nowrap">{as_html(cell)}</{tag}>'
             for cell, side in zip(row, sides, strict=True)
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")

@@ -132,6 +132,19 @@ def test_a_pool_on_another_machine(make_pool, other, gone):
     assert gone()
 
 
+def test_jobs_that_can_never_run(make_pool, other, capsys):
+    """The line before they are submitted compares them with the slots of the other machine's pool."""
+    pool = make_pool(personal=None, remote=other, processes=2)
+    never = [
+        pool.map_async(abs, range(3), cpus=99),
+        pool.map_async(abs, range(3), requirements='TARGET.Arch == "ALPHA"'),
+    ]
+    said = capsys.readouterr().err.splitlines()
+    assert ["request_cpus = 99, but no slot has more than 2" in said[0], len(said)] == [True, 2]
+    assert 'none of 1 slot meets its requirement TARGET.Arch == "ALPHA"' in said[1]
+    assert [result.remove() for result in never] == [3, 3]
+
+
 def test_a_lost_connection(make_pool, other, programs):
     """The next question opens a new one, whichever end was lost."""
     pool = make_pool(personal=None, remote=other)

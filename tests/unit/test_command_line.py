@@ -112,6 +112,13 @@ class TestHelp:
         [
             (["lss"], "Did you mean 'ls'?"),
             (["personal", "stat"], "Did you mean 'start'?"),
+            (["ls", "--jsno"], "there is no option --jsno. Did you mean '--json'?"),
+            (["rm", "--yse", "x"], "there is no option --yse. Did you mean '--yes'?"),
+            (["personal", "status", "--foldr=x"], "Did you mean '--folder'?"),
+            (["personal", "start", "--cpus", "-1"], "takes a whole number of 1 or more, not '-1'"),
+            (["--versoin"], "Did you mean '--version'?"),
+            (["forget", "x"], "there is no command 'forget'. Did you mean 'rm'?"),
+            (["list"], "Did you mean 'ls'?"),
             (["x\x1b[31m"], r"there is no command 'x\x1b[31m'."),
         ],
     )
@@ -312,6 +319,51 @@ class TestNames:
         assert directory.path.exists()
 
 
+class TestOthersText:
+    """Names and errors that contain commands to terminals, marks of direction and line breaks."""
+
+    EVIL = "evil\x1b]0;owned\x07\u202egpj.\u2066\r\n\x9b2J\u2028\udc9bx"
+
+    @pytest.mark.parametrize("command", ["ls", "ps", "show", "results", "logs", "rm"])
+    def test_text(self, run, keep, command):
+        """None of them is shown; what is in the folder can be shown and deleted all the same."""
+
+        class Loud:
+            def __repr__(self):
+                return TestOthersText.EVIL
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        failed = JobFailedError("1.0", self.EVIL, host=self.EVIL, stderr=self.EVIL)
+        directory = keep(**{self.EVIL: [Loud(), ValueError(self.EVIL), failed]})
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        (directory.path / "job-1.0.err").write_text(self.EVIL, errors="surrogatepass")
+        registry.log(f"{directory.run}: {self.EVIL}")
+        (entry,) = registry.everything()
+        entry.say(self.EVIL)
+        assert entry.note.isprintable()
+        entry._note.write_bytes(self.EVIL.encode("utf-8", "surrogateescape"))
+        names = {"rm": ["-y", "evil"], "ps": ["evil"], "show": ["evil"], "results": ["evil"]}
+        _, out, err = run(command, *names.get(command, []))
+        assert "evil" in out
+        assert all(letter.isprintable() or letter in "\n\t" for letter in out + err)
+
+    @pytest.mark.parametrize("command", ["ls", "show"])
+    def test_json(self, run, keep, command):
+        """JSON has the names as they are, in ASCII."""
+        keep(**{self.EVIL: [1]})
+        _, out, _ = run(command, "--json", "evil")
+        (found,) = json.loads(out)
+        assert (found["calls"][0] if command == "ls" else found)["name"] == self.EVIL
+        assert out.isascii()
+
+    def test_lists(self, keep):
+        """The list of what can be resumed."""
+        keep(**{self.EVIL: [1]})
+        for shown in (repr(condorpool.attach()), condorpool.attach()._repr_html_()):
+            assert "evil" in shown
+            assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
+
+
 class TestTerminal:
     """What differs on a terminal."""
 
@@ -386,7 +438,7 @@ def test_control_characters_do_not_reach_the_terminal(run, keep, words):
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     directory = keep(**{f"scan{CODES}": [ValueError(CODES), Value(), JobFailedError("1.0", CODES)]})
-    (directory / "job-1.0.err").write_text(f"\x1b[31m{CODES}")
+    (directory.path / "job-1.0.err").write_text(f"\x1b[31m{CODES}")
     for entry in registry.everything():
         entry.say(f"kept: {CODES}")
     status, out, err = run(*words.split(), "scan")
@@ -403,6 +455,23 @@ def test_a_reader_that_goes_gets_no_traceback(keep, words):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == (141 if words and words != ["--help"] else 0)
+
+
+@pytest.mark.parametrize("words", ["ls", "results scan", "lss"])
+def test_closed_streams_are_no_error(keep, words):
+    """As with `>&-`: nothing is shown, and the status is the usual one."""
+    keep(scan=[1])
+    command = f"{sys.executable} -m condorpool {words} >&- 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2 * (words == "lss"), b"", b"")
+
+
+def test_a_directory_without_calls(run, keep):
+    """It is shown, with and without JSON."""
+    directory = keep()
+    assert "it has no calls that can be counted" in run("show", directory.run)[1]
+    (shown,) = json.loads(run("show", directory.run, "--json")[1])
+    assert (shown["submit_directory"], shown["calls"]) == (directory.run, [])
 
 
 def test_names_in_an_encoding_that_has_not_all_letters(keep):

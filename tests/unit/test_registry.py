@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
+from condorpool.personal import guardian
+from condorpool.values.exceptions import CondorPoolError
 
 
 @pytest.fixture
@@ -63,13 +66,13 @@ class TestEntry:
 
     def test_it_is_read_as_it_was_written(self, entry):
         """Also when it was changed."""
-        entry.write(on_exit="keep")
+        entry.change(on_exit="keep")
         assert registry.entries(entry.file.parent) == [replace(entry, on_exit="keep")]
         assert entry.file.stat().st_mode & 0o777 == 0o600
 
     def test_its_work_may_be_resumed_elsewhere(self, entry):
         """The cleaner then looks for its jobs there."""
-        entry.write(origin={"schedd": "c"})
+        entry.change(origin={"schedd": "c"})
         assert registry.entries(entry.file.parent)[0].origin == {"schedd": "c"}
 
     def test_another_version_may_have_written_it(self, entry):
@@ -110,10 +113,23 @@ class TestEntry:
                 assert [found.run for found in registry.everything()] == [entry.run]
             (entry,) = registry.everything()
 
+    @pytest.mark.parametrize("on_exit", ["w", "a much longer word " * 20])
+    def test_a_change_does_not_bring_it_back(self, entry, state, on_exit):
+        """What another process has moved is not changed, and not made anew in the old folder."""
+        changed = entry.change(on_exit=on_exit).change(on_exit=on_exit[:5])
+        moved = entry.move(state / registry.KEPT)
+        with pytest.raises(FileNotFoundError):
+            entry.change(on_exit="delete")
+        assert registry.entries(entry.file.parent) == []
+        assert registry.entries(state / registry.KEPT) == [replace(changed, file=moved.file)]
+
     def test_files_that_are_no_entries_are_skipped(self, entry):
         """The other entries are still found."""
         entry.file.with_name("other.json").write_text("{")
         entry.file.with_name("more.json").write_text('{"path": "/x"}')
+        entry.file.with_name("condorpool-1 (copy).json").write_text(entry.file.read_text())
+        for name in (".nfs0000000000", f".{entry.file.name}.swp", f"{entry.file.name}~"):
+            entry.file.with_name(name).write_text(entry.file.read_text())
         assert registry.entries(entry.file.parent) == [entry]
 
     def test_the_log_is_bounded(self, state, monkeypatch):
@@ -137,6 +153,93 @@ def run(code, *arguments):
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
+
+
+class TestOthers:
+    """What other users of the machine have put there is not believed."""
+
+    @pytest.fixture
+    def home(self, tmp_path, monkeypatch):
+        """Return the folder of the registry's, and make one for temporary files."""
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+        (tmp_path / "tmp").mkdir()
+        (tmp_path / "tmp").chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+        return tmp_path / "home"
+
+    def spoiled(self, home, spoil):
+        """Spoil the usual folder."""
+        folder = home / "condorpool"
+        folder.mkdir(parents=True)
+        if spoil == "open to others":
+            folder.chmod(0o777)
+        elif spoil == "below one that is open":
+            folder.parent.chmod(0o777)
+        else:
+            folder.rmdir()
+            folder.write_text("")
+        return folder
+
+    @pytest.mark.parametrize("spoil", ["open to others", "below one that is open", "no folder"])
+    def test_the_folder_for_temporary_files_is_used_and_the_reason_given(
+        self, tmp_path, home, spoil
+    ):
+        """Users are told."""
+        folder = self.spoiled(home, spoil)
+        fallback = tmp_path / "tmp" / guardian.shared_name() / "state"
+        assert registry.state() == fallback
+        assert fallback.stat().st_mode & 0o777 == fallback.parent.stat().st_mode & 0o777 == 0o700
+        assert str(folder.parent) in registry.why_elsewhere()
+
+    def test_a_usual_folder_has_no_reason(self, tmp_path, home):
+        """Also one that a link of this user's leads to."""
+        (tmp_path / "big").mkdir()
+        home.symlink_to("big")
+        assert registry.state().samefile(tmp_path / "big" / "condorpool")
+        assert registry.why_elsewhere() == ""
+
+    def test_a_home_that_is_not_known(self, tmp_path, home, monkeypatch):
+        """No folder called ``~`` is made."""
+        monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # the user has no name
+        monkeypatch.chdir(tmp_path)
+        assert registry.state() == tmp_path / "tmp" / guardian.shared_name() / "state"
+        assert registry.why_elsewhere() == "there is no home folder"
+        assert not (tmp_path / "~").exists()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
+    @pytest.mark.parametrize("planted", ["folder", "link", "state"])
+    def test_a_fallback_of_another_user_is_refused(self, tmp_path, home, planted):
+        """The error says what to do."""
+        self.spoiled(home, "no folder")
+        around = tmp_path / "tmp" / guardian.shared_name()
+        if planted == "link":
+            (tmp_path / "his").mkdir()
+            around.symlink_to(tmp_path / "his")
+            os.chown(around, 65534, 65534, follow_symlinks=False)
+        else:
+            (around / "state").mkdir(parents=True)
+            os.chown(around if planted == "folder" else around / "state", 65534, 65534)
+        with pytest.raises(CondorPoolError, match=r"belongs to user .* Set XDG_STATE_HOME"):
+            registry.state()
+        assert not list(around.glob("state/*"))
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
+    def test_an_entry_of_another_user_is_none(self, entry):
+        """Others may have been able to write there earlier."""
+        os.chown(entry.file, 65534, -1)
+        assert registry.everything() == []
+        os.chown(entry.file, 0, -1)
+        assert registry.everything() == [entry]
+        os.chown(entry.file.parent, 65534, -1)
+        assert registry.everything() == []
+
+    @pytest.mark.parametrize("path", ["/home/user", "/x/.condorpool-2", "jobs/condorpool-1", "/"])
+    def test_an_entry_is_for_a_submit_directory_of_its_name(self, entry, path):
+        """No other folder may be deleted."""
+        entry.change(path=Path(path))
+        assert registry.everything() == []
 
 
 class TestOwnership:
@@ -181,6 +284,6 @@ class TestOwnership:
         assert SubmitDir.found(directory.path).manifest.pid == os.getpid()
         copy = tmp_path / "copy"
         copy.mkdir()
-        (copy / "manifest.json").write_text((directory / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(directory.text("manifest.json"))
         assert SubmitDir.found(copy) is None
         assert SubmitDir.found(Path("/nowhere")) is None

@@ -222,7 +222,9 @@ def _show(arguments: argparse.Namespace) -> int:
                 say(f"    {count:,} x {error}")
         if each.unreadable and not arguments.json:
             say(f"{each.entry.run}: {each.unreadable}")
-        if not each.calls and not arguments.json:
+        if not each.calls and arguments.json:
+            facts.append({**_facts(each), "errors": []})
+        elif not each.calls:
             say(f"{each.entry.run}: it has no calls that can be counted")
             say(f"    {_state(each.entry).text}\n    {each.entry.path}")
     if arguments.json:

@@ -26,6 +26,9 @@ Style = Literal["map", "starmap", "apply"]
 #: Bytes of a record that are read.
 MAX_SIZE = 1 << 27
 
+#: Calls that a batch has, at most.
+MOST_CALLS = 10**9
+
 #: Runners that a submission has, at most.
 MOST_RUNNERS = 10**5
 
@@ -178,6 +181,8 @@ class BatchRecord(Record):
     parts: Sequence[tuple[int, int, int]] = ()
 
     def __post_init__(self) -> None:
+        if not 0 <= (self.calls or 0) <= MOST_CALLS:
+            raise plain.PlainError(f"it has {self.calls} calls")
         if not all(0 <= first < end <= (self.calls or 0) for first, end, _ in self.parts):
             raise plain.PlainError("it has parts that are no calls of its own")
 

@@ -5,6 +5,7 @@ The directory may belong to another process: nothing is changed, and no job is a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -108,16 +109,20 @@ class Survey:
         for crew in self._state.active_crews:
             self._state.refresh_holders(crew)
             self._state.refresh_made(crew)
-        return {number: self._look(batch) for number, batch in self._state.batches.items()}
+        found = {number: self._look(batch) for number, batch in self._state.batches.items()}
+        self._directory.close()  # users may keep many of these
+        return found
 
     def _events(self) -> list[JobEvent]:
         if not self._directory.log.exists():
             return []
-        log = EventLog(self._directory.log)
-        try:
-            return list(log.new_events())
-        finally:
-            log.close()
+        events: list[JobEvent] = []
+        with (
+            self._directory.reading(submitdir.EVENT_LOG),
+            contextlib.closing(EventLog(self._directory.log)) as log,
+        ):
+            events.extend(log.new_events())
+        return events
 
     def _add_crews(self, events: list[JobEvent]) -> None:
         sizes: dict[int, int] = {}

@@ -35,13 +35,14 @@ class Handle(Jobs):
 
     _calls: Calls
 
-    #: Where users find it, in the notes on exceptions; if empty, these have none.
-    _spelling = "result"
-
     def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
         self._calls = calls
         self._waiting = Waiting(calls, on_hold)
         self._progress: str | None = None
+
+    @property
+    def _spelling(self) -> str:
+        return self._calls.spelling
 
     @property
     def name(self) -> str:
@@ -195,7 +196,8 @@ class Handle(Jobs):
     def remove(self) -> int:
         """Remove the jobs that make the calls, and take back calls that wait.
 
-        Returns how many calls that removes; those that have ended stay as they are.
+        Returns how many calls that removes; those that have ended stay as they are.  An iterator
+        takes no more items.
 
         Examples
         --------
@@ -224,7 +226,7 @@ class Handle(Jobs):
         return self._calls.places()
 
     def _act(self, action: str) -> int:
-        return self._calls.act(action)
+        return self._calls.remove() if action == "remove" else self._calls.act(action)
 
     def _repr_html_(self) -> str:
         return display.html([self._calls])
@@ -235,5 +237,5 @@ class Handle(Jobs):
 
 
 def spell(handle: Handle, spelling: str) -> None:
-    """Set what notes on exceptions call a result: where users find it."""
-    handle._spelling = spelling  # noqa: SLF001 - a public name would be offered by the Tab key
+    """Set what texts call a result: where users find it."""
+    handle._calls.spelling = spelling  # noqa: SLF001 - a public name would be offered by the Tab key

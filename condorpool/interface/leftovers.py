@@ -18,9 +18,9 @@ from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain, Manifest
 from condorpool.engine.submitdir import MANIFEST, SubmitDir
 from condorpool.engine.survey import Survey
+from condorpool.values import tables
 from condorpool.values.exceptions import JobError
-from condorpool.values.tables import aligned
-from condorpool.values.text import as_html
+from condorpool.values.text import now, with_code
 
 
 @dataclass(frozen=True)
@@ -163,25 +163,26 @@ class Leftovers(list[Leftover]):
             for each in self
         ]
 
+    @functools.cached_property
+    def _hint(self) -> str:
+        """When the calls were counted, which is once, and what to do with them."""
+        attach = "In a notebook `%condor_attach NAME`, elsewhere `condorpool.attach(NAME)`"
+        return f"This is how far the calls were at {now()}. {attach} resumes one of them."
+
     def __repr__(self) -> str:
         lines = ["nothing was left behind"]
         if self:
-            rows = aligned([self._HEAD, *self._rows()])
-            lines = ["  ".join(row).rstrip() for row in rows]
-            lines.append("condorpool.attach(NAME) resumes one of them.")
+            rows = tables.aligned([self._HEAD, *self._rows()])
+            lines = [*("  ".join(row).rstrip() for row in rows), self._hint.replace("`", "")]
         return "\n".join([*lines, *self.unreadable])
 
     def _repr_html_(self) -> str:
-        unreadable = "".join(f"<p>{as_html(text)}</p>" for text in self.unreadable)
+        unreadable = "".join(f"<p>{with_code(text)}</p>" for text in self.unreadable)
         if not self:
             return f"<p>Nothing was left behind.</p>{unreadable}"
-        cells = "".join(f"<th>{head}</th>" for head in self._HEAD)
-        rows = [f"<tr>{cells}</tr>"]
-        for row in self._rows():
-            cells = "".join(f"<td>{as_html(text)}</td>" for text in row)
-            rows.append(f"<tr>{cells}</tr>")
-        hint = "<p><code>condorpool.attach(NAME)</code> resumes one of them.</p>"
-        return f"<table>{''.join(rows)}</table>{hint}{unreadable}"
+        texts = [name for name in self._HEAD if name != "cell"]
+        shown = tables.html([self._HEAD, *self._rows()], texts)
+        return f"{shown}<p>{with_code(self._hint)}</p>{unreadable}"
 
 
 def leftovers() -> Leftovers:
@@ -212,7 +213,9 @@ def found_in(entry: Entry) -> Found:
         return Found([], f"its file {MANIFEST} cannot be read; {delete}" if is_there else "")
     survey = Survey(directory, has_queue=entry.has_queue)
     calls = []
-    for chain in directory.chains().values():
+    chains = directory.chains().values()
+    directory.close()  # there may be many
+    for chain in chains:
         _, record = chain[0]
         known = Leftover(
             name=record.name or record.title,

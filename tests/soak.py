@@ -239,7 +239,7 @@ def damage(path: Path, others: list[Path], chance: random.Random) -> str:
     """Damage a file in one of many ways; return which."""
     data = bytearray(path.read_bytes())
     how = chance.choice(
-        ["flipped", "flipped", "truncated", "emptied", "folder", "replaced", "longer"]
+        ["flipped", "flipped", "truncated", "emptied", "folder", "replaced", "longer", "deleted"]
     )
     if how == "flipped":
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
@@ -254,7 +254,7 @@ def damage(path: Path, others: list[Path], chance: random.Random) -> str:
     path.unlink()
     if how == "folder":
         path.mkdir()
-    else:
+    elif how != "deleted":
         path.write_bytes(data)
     return how
 

@@ -13,6 +13,7 @@ from condorpool.display.groups import Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
+from condorpool.values.holds import again
 from condorpool.values.tables import GAP, aligned
 from condorpool.values.text import as_html, duration, one_line, plural, printable
 
@@ -74,7 +75,7 @@ class Status:
         lines = [f"In the queue: {self.queue}."] if self.queue else []
         lines += [
             f"{plural(group.count, 'job')} held: {one_line(group.reason, 300)} "
-            f"(hold code {group.code}.{group.subcode}). {group.cure}"
+            f"(hold code {group.code}.{group.subcode}). {group.cure}{again(group.times)}"
             for group in self.held[:MOST]
         ]
         if self.held:

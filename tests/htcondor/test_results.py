@@ -145,7 +145,7 @@ class TestIterators:
         """No more items are taken, and the iterator ends after the calls that it had taken."""
         pool = make_pool(processes=1)
         results = pool.imap(time.sleep, itertools.repeat(seconds), chunksize=2, buffersize=10)
-        while results.calls < 10 or not results.counts().running:
+        while results.calls < 10 or not results.jobs:  # until a job has taken some
             time.sleep(0.02)
         assert getattr(results, verb)() == (10 if verb == "remove" else 8)
         removed = 0

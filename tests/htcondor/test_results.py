@@ -371,6 +371,8 @@ class TestSequence:
             result[5]
         with pytest.raises(TypeError, match="not str"):
             result["a"]
+        with pytest.raises(ValueError, match=r"progress='wigdet'.* Did you mean 'widget'"):
+            result.show("wigdet")
         assert isinstance(result, Sequence)
         assert (result.index(2), result.count(1), 7 in result) == (4, 1, False)
         with pytest.raises(ValueError, match="1"):

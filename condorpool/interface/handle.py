@@ -36,13 +36,14 @@ class Handle(Jobs):
 
     _calls: Calls
 
-    #: Where users find it, in the notes on exceptions; if empty, these have none.
-    _spelling = "result"
-
     def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
         self._calls = calls
         self._waiting = Waiting(calls, on_hold)
         self._progress: Progress | None = None
+
+    @property
+    def _spelling(self) -> str:
+        return self._calls.spelling
 
     @property
     def name(self) -> str:
@@ -237,5 +238,5 @@ class Handle(Jobs):
 
 
 def spell(handle: Handle, spelling: str) -> None:
-    """Set what notes on exceptions call a result: where users find it."""
-    handle._spelling = spelling  # noqa: SLF001 - a public name would be offered by the Tab key
+    """Set what texts call a result: where users find it."""
+    handle._calls.spelling = spelling  # noqa: SLF001 - a public name would be offered by the Tab key

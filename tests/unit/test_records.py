@@ -52,13 +52,13 @@ def test_files_that_are_not_ours_are_ignored(directory):
     directory.make_crew(0)
     posted, taken = Token(2, 0, 3, 0), Token(2, 3, 5, 3, "12.0")
     directory.post(0, [posted])
-    (directory / submitdir.taken_name(0) / str(taken)).touch()
-    (directory / submitdir.chunk_name(2, 0)).touch()
+    (directory.path / submitdir.taken_name(0) / str(taken)).touch()
+    (directory.path / submitdir.chunk_name(2, 0)).touch()
     for number in (2, 10):
         directory.record(submitdir.facts_name(number), BatchRecord(crew=0, title="f"))
     directory.record(submitdir.error_name(2, 3), ErrorRecord.of(JobRemovedError("1.0", "x"), 5))
     directory.record(submitdir.jobs_name(0), CrewRecord())
-    (directory / submitdir.shared_name(7)).touch()
+    (directory.path / submitdir.shared_name(7)).touch()
     for file in [file for file in directory.path.rglob("*") if file.is_file()]:
         for foreign in FOREIGN:
             file.with_name(foreign.format(file.name)).write_text("no record")

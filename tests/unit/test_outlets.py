@@ -27,6 +27,7 @@ from condorpool.engine.calls import Calls
 from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.payload import RemoteTraceback
+from condorpool.engine.printed import Printed
 from condorpool.engine.why import why
 from condorpool.interface.leftovers import Leftovers
 from condorpool.notebook import eventwords, status
@@ -158,7 +159,8 @@ def test_what_calls_print(capsys):
     """With ``echo=True`` it is printed as a terminal leaves it; line breaks and tabs stay."""
     calls = Calls("f", echo=True)
     calls._session = SimpleNamespace(changed=threading.Lock(), printing=weakref.WeakSet())
-    calls._print(SimpleNamespace(texts=(f"{EVIL}\nevil\tx\n", f"{EVIL}\nevil")))
+    texts = f"{EVIL}\nevil\tx\n", f"{EVIL}\nevil"
+    calls._print(Printed(0, "1.0", texts, [], {}, []))
     out, err = capsys.readouterr()
     check(out)
     check(err)

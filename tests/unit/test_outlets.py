@@ -176,7 +176,8 @@ def test_notices_and_the_command_line(capsys, monkeypatch):
     assert not console.agrees(EVIL, yes=False)
     notices.say(EVIL)
     notices.tell(EVIL)
-    for words in ([EVIL], ["ls", "--" + EVIL], ["personal", EVIL]):
+    no_option = "--" + EVIL.replace(" ", "")
+    for words in ([EVIL], ["ls", "--" + EVIL], ["personal", EVIL], ["ls", no_option], [no_option]):
         with contextlib.suppress(SystemExit):
             assert main(words) == 1
     out, err = capsys.readouterr()
@@ -192,7 +193,7 @@ def test_notebooks():
     """Why a job waits, its events, errors of magics, and tables of what was left behind."""
     for state in JobState:
         job = SimpleNamespace(
-            id="1.0", state=state, host=EVIL, reason=EVIL, code=1, subcode=0, exit=""
+            id="1.0", state=state, host=EVIL, reason=EVIL, code=1, subcode=0, exit="", holds=1
         )
         if state in (JobState.HELD, JobState.REMOVED, JobState.COMPLETED):
             check(why(SimpleNamespace(fit=lambda _: None), job), lines=1)

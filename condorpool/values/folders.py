@@ -21,6 +21,10 @@ from typing import IO, Any
 
 import platformdirs
 
+#: File systems with access lists of their own, beside which modes mean nothing: ``/afs/cern.ch``
+#: seems to be open to all.
+OTHER_RULES = {"afs", "fuse.eosd", "fuse.eosxd"}
+
 #: Links on the way to a folder, as in the kernel.
 _MAX_LINKS = 40
 
@@ -49,7 +53,7 @@ def weakness(path: Path, *, trust_owners: bool = False) -> str:
     Parameters
     ----------
     path
-        What may be missing is not looked at.
+        If it does not exist, the last folder on the way to it counts.
     trust_owners
         Whether the owners of the folders above are trusted; those of the home folder's are.
     """
@@ -65,7 +69,7 @@ def weakness(path: Path, *, trust_owners: bool = False) -> str:
             why = ""
         else:
             why = _writers(step, about)
-        if why and not os.statvfs(step).f_flag & os.ST_RDONLY:
+        if why and _is_enforced(step, about):
             return f"{step} {why}"
     return ""
 
@@ -107,6 +111,18 @@ def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         target = following.readlink()
         step = Path("/") if target.is_absolute() else step
         rest = [*target.parts[target.is_absolute() :], *rest]
+
+
+def _is_enforced(step: Path, about: os.stat_result) -> bool:
+    """Return whether its owner and mode say who may write to a folder."""
+    if os.statvfs(step.parent if stat.S_ISLNK(about.st_mode) else step).f_flag & os.ST_RDONLY:
+        return False
+    device = f"{os.major(about.st_dev)}:{os.minor(about.st_dev)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        for mount in map(str.split, mounts):
+            if mount[2] == device:
+                return mount[mount.index("-") + 1] not in OTHER_RULES
+    return True
 
 
 def _writers(folder: Path, about: os.stat_result) -> str:

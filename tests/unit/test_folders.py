@@ -66,6 +66,17 @@ def test_a_group_of_ones_own_is_trusted(place, gid):
     assert weakness(place) == ""
 
 
+def test_modes_that_mean_nothing(place, monkeypatch):
+    """On file systems such as AFS, access lists decide, and modes are whatever they are."""
+    place.chmod(0o777)
+    assert weakness(place)
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    monkeypatch.setattr(
+        folders, "OTHER_RULES", {line.split(" - ")[1].split()[0] for line in mounts}
+    )
+    assert weakness(place) == ""
+
+
 def test_an_access_list_is_no_group_of_ones_own(place):
     """The bits of the group say what all in the list may do at most."""
     place.parent.chmod(0o755)

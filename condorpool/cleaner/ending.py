@@ -21,7 +21,7 @@ from condorpool.engine.why import why_never
 from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
-from condorpool.values.folders import HeldFile, HeldFolder
+from condorpool.values.folders import HeldFile, HeldFolder, is_mine
 from condorpool.values.text import plural
 
 #: Seconds between two looks at the queue, at least (when the event log grows) and at most.
@@ -375,17 +375,21 @@ class Ending:
             self.entry.discard()
 
     def _replaced(self, error: PermissionError) -> None:
-        """Remove the jobs of a directory in whose place is one that others can write to.
+        """Keep a directory in whose place is one that others can write to.
 
-        They would read the files there.
+        Its jobs are removed, because they would use what is there now, unless it is this
+        user's: who shares a project with a group may have opened all folders in it.
         """
         try:
-            if self._jobs():
+            if not is_mine(self.entry.path) and self._jobs():
                 self._remove(description.jobs_of(self.entry.run))
         except HTCondorError as problem:
             self._wait(f"waits for the access point: {problem}")
         else:
-            self._keep(f"{error.strerror}. Move the directory back, and run `condorpool clean`")
+            self._keep(
+                f"{error.strerror}. Move the submit directory back, or make it private (chmod 700); "
+                "then condorpool.attach() resumes it"
+            )
 
 
 def _ended_well(event: JobEvent) -> bool:

@@ -85,6 +85,14 @@ def private(folder: Path | None) -> str:
         return f"{folder}: {error.strerror}"
 
 
+def is_mine(path: Path) -> bool:
+    """Return whether what is at a path is this user's, however open it is."""
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 def is_own(about: os.stat_result) -> bool:
     """Return whether a file or folder is this user's, and no other user may write to it."""
     return about.st_uid == os.geteuid() and not about.st_mode & 0o022
@@ -224,8 +232,8 @@ class HeldFolder:
         if not is_own(about):
             os.close(descriptor)
             belongs = f"belongs to {_name_of(about.st_uid)}"
-            is_mine = about.st_uid == os.geteuid()
-            raise _denied(f"{self.path} {'is open to other users' if is_mine else belongs}")
+            writers = "can be written to by other users"
+            raise _denied(f"{self.path} {writers if about.st_uid == os.geteuid() else belongs}")
         # The files in use refer to it, so none of them is in another folder afterward.
         self._closer = closer = weakref.finalize(self, os.close, descriptor)
         closer.atexit = False

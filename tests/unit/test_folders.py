@@ -184,7 +184,7 @@ class TestHeldFolder:
     def test_one_that_others_may_write_to_is_refused(self, place, mode):
         """Whose it is says nothing about its files."""
         place.chmod(mode)
-        with pytest.raises(PermissionError, match="is open to other users"):
+        with pytest.raises(PermissionError, match="can be written to by other users"):
             HeldFolder(place).open()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")

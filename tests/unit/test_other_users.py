@@ -172,7 +172,7 @@ class TestLeftBehind:
         (kept,) = registry.everything()
         assert kept.owner is None
         assert str(directory.path) in kept.note
-        assert "Move the directory back" in kept.note
+        assert "Move the submit directory back" in kept.note
         assert files(directory.path.parent) == before
         assert moved.exists()
 

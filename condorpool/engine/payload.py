@@ -460,7 +460,8 @@ def number_of_cell() -> int:
     """Return the number of the notebook cell that runs; 0 where there is none."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return int(shell.execution_count) if shell else 0
+    # Its execution_count is that of the next cell in some versions, not in others.
+    return len(shell.history_manager.input_hist_parsed) - 1 if shell else 0
 
 
 def cell_of(file: str) -> str:

@@ -135,7 +135,7 @@ def test_a_directory_is_replaced_before_its_work_is_resumed(htcondor, group, tmp
     moved.rename(directory)
     with condorpool.Pool(personal=htcondor, submitdir=group) as pool:
         assert condorpool.attach("scan", pool=pool).get(timeout=60) == [1, 2]
-    assert condorpool.forget("scan") == 2
+    assert condorpool.forget("scan", everywhere=True) == 2
 
 
 def test_all_files_of_a_session_are_private_whatever_the_umask(htcondor, tmp_path):
@@ -170,7 +170,7 @@ class TestNoHome:
 
     @pytest.fixture
     def run(self):
-        """Return a function that runs code as a user, without HOME and with umask 0."""
+        """Return a function that runs code as a user, by default without HOME, with umask 0."""
         with tempfile.TemporaryDirectory() as around:
             Path(around).chmod(0o755)
             temporary, work = Path(around, "tmp"), Path(around, "work")
@@ -178,7 +178,7 @@ class TestNoHome:
             temporary.chmod(0o1777)
             work.mkdir()
 
-            def start(user, code):
+            def start(user, code, **home):
                 os.chown(work, user, user)
                 # Python and HTCondor may be in root's home.
                 reach = "-all,+dac_read_search"
@@ -187,6 +187,7 @@ class TestNoHome:
                 as_user.append("--securebits=+no_setuid_fixup")  # HTCondor asks access()
                 kept = {n: v for n, v in os.environ.items() if n not in ("HOME", "XDG_STATE_HOME")}
                 kept |= {"TMPDIR": str(temporary), "CONDORPOOL_CACHE": str(personal.place().parent)}
+                kept |= home
                 code = f"import os; os.umask(0)\n{code}"
                 done = subprocess.run(
                     [*as_user, sys.executable, "-B", "-c", code], cwd=work, env=kept, check=False,
@@ -196,6 +197,7 @@ class TestNoHome:
                 return done
 
             yield start
+            until(lambda: not list(temporary.glob("condorpool-*/personal")))
 
     def test_a_user_without_a_name(self, run):
         """The one thing that is said is what to do."""
@@ -217,6 +219,6 @@ class TestNoHome:
                 folders = ["", "/state", "/personal"]
                 print([oct(os.stat(own + folder).st_mode & 0o777) for folder in folders])
         """
-        done = run(65534, code)
+        done = run(65534, code, HOME="/")
         assert done.stdout.splitlines() == ["[1, 2]", str(["0o700"] * 3)], done.stderr
         assert "state notes what must be cleaned up, because " in done.stderr

@@ -173,7 +173,7 @@ def _user(number: int) -> str:
 
 
 def _name_of(number: int) -> str:
-    return f"user {_user(number) or number}"
+    return f"user {number}" + (f" ({name})" if (name := _user(number)) else "")
 
 
 def _name_of_group(number: int) -> str:

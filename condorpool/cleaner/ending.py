@@ -187,7 +187,7 @@ class Ending:
         """Return the jobs of this directory that are in the queue."""
         # A personal HTCondor may have ended since the last step.
         if self.access_point is None or "personal" in self.entry.origin:
-            self.access_point = self.entry.access_point()
+            self.access_point = self.entry.access_point(self.directory.manifest.queue)
         if self.access_point is None:
             return []
         wanted = ["ClusterId", "ProcId", "JobStatus", "NumJobStarts", "CondorpoolCrew"]

@@ -24,6 +24,9 @@ SURPLUS = "condorpool has no chunk left for this job"
 #: How many jobs of a crew are replaced that end without a reason, or are held without a chunk.
 MAX_REPLACED = 3
 
+#: How many times in a row HTCondor may end while calls are made, and no call ends.
+MAX_RESTARTS = 5
+
 #: Seconds for which a runner without a chunk may still wait for a slot: the next call may
 #: need it, and removing a job while HTCondor gives it a slot can leave that slot unused.
 SURPLUS_GRACE = 2.0

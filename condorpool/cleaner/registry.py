@@ -32,6 +32,7 @@ from condorpool import personal
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
+from condorpool.engine.submitdir import run_of
 from condorpool.personal import guardian
 from condorpool.values.exceptions import HTCondorError
 
@@ -139,15 +140,33 @@ class Entry:
             with contextlib.suppress(OSError):
                 self._note.write_text(text, encoding="utf-8")
 
-    def write(self, **changes: Any) -> Entry:
-        """Write the entry under a temporary name and move it into place."""
+    def __bytes__(self) -> bytes:
+        """Return what its file contains."""
+        facts = {name: getattr(self, name) for name in _WRITTEN}
+        facts |= {"path": str(self.path), "origin": dict(self.origin)}
+        return json.dumps(facts).encode()
+
+    def write(self) -> Entry:
+        """Write a new entry under a temporary name and move it into place."""
+        scratch = self.file.with_suffix(f".{os.getpid()}.tmp")
+        with open(scratch, "wb", opener=_private) as file:
+            file.write(bytes(self))
+        scratch.replace(self.file)
+        return self
+
+    def change(self, **changes: Any) -> Entry:
+        """Change the entry where it is.
+
+        Raises FileNotFoundError if another process moved it first.
+        """
         entry = replace(self, **changes)
-        facts = {name: getattr(entry, name) for name in _WRITTEN}
-        facts |= {"path": str(entry.path), "origin": dict(entry.origin)}
-        scratch = entry.file.with_suffix(f".{os.getpid()}.tmp")
-        with open(scratch, "w", encoding="utf-8", opener=_private) as file:
-            json.dump(facts, file)
-        scratch.replace(entry.file)
+        # A rename would make an entry anew that another process has moved meanwhile.  So all of it
+        # is written at once, and blanks replace what remains.
+        file = os.open(self.file, os.O_WRONLY)
+        try:
+            os.pwrite(file, bytes(entry).ljust(os.fstat(file).st_size), 0)
+        finally:
+            os.close(file)
         return entry
 
     def move(self, folder: Path) -> Entry:
@@ -196,7 +215,9 @@ def entries(folder: Path) -> list[Entry]:
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
             known = {name: facts[name] for name in _WRITTEN if name in facts}
-            found.append(Entry(file, **{**known, "path": Path(known["path"])}))
+            entry = Entry(file, **{**known, "path": Path(known["path"])})
+            if entry.run == run_of(entry.path):  # else a copy of an entry
+                found.append(entry)
         except (OSError, ValueError, TypeError, KeyError):
             continue  # gone meanwhile, or not an entry
     return sorted(found, key=lambda entry: entry.since)

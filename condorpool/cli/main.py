@@ -70,7 +70,15 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that suggests the command that may be meant."""
+    """A parser that suggests the command or the option that may be meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that there is not, where the options that there are are known."""
+        found, rest = super().parse_known_args(args, namespace)
+        if wrong := [word.partition("=")[0] for word in rest if word.startswith("-")]:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            super().error(f"there is no option {wrong[0]}.{did_you_mean(wrong[0], known)}")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with 2."""
@@ -125,7 +133,7 @@ def _add_personal(commands: Commands) -> None:
     start = _add(
         actions, "start", _start, "start a personal HTCondor, which runs until you stop it"
     )
-    start.add_argument("--cpus", type=int, metavar="N", help="offer N CPUs (default: all)")
+    start.add_argument("--cpus", type=_count, metavar="N", help="offer N CPUs (default: all)")
 
     stop = _add(
         actions, "stop", _stop, "stop the personal HTCondor, and delete its folder and jobs"
@@ -142,6 +150,12 @@ def _add_personal(commands: Commands) -> None:
     )
     for action in (start, stop, status, env):
         action.add_argument("--folder", metavar="DIR", help="the folder with its files")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"takes a whole number of 1 or more, not {text!r}")
+    return int(text)
 
 
 def _add(

@@ -57,9 +57,7 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
         count = calls.act(action)
-        if action == "remove":  # this counts jobs and what no job had taken
-            return {"said": "removed what remained" if count else "nothing remained to be removed"}
-        return {"said": f"{past} {plural(count, 'job')}"}
+        return {"said": f"{past} {plural(count, 'call' if action == 'remove' else 'job')}"}
     if order.get("idle"):
         return _remove_waiting(calls)
     chosen = _chosen(calls, order)
@@ -69,11 +67,13 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove_waiting(calls: Calls) -> dict[str, Any]:
     """Take back the calls that no job has taken, and remove the idle jobs."""
-    before = calls.counts().removed
-    calls.take_back()
-    actions.act_on_jobs(calls.session.state, "remove", list(jobs_in(calls, "idle")), calls.batch)
+    count = calls.take_back()
+    if calls.batch:
+        # They have taken calls if they were evicted.
+        idle = list(jobs_in(calls, "idle"))
+        count += actions.remove_jobs(calls.session.state, calls.batch, idle)
     calls.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
-    return {"said": f"removed {plural(calls.counts().removed - before, 'call')}"}
+    return {"said": f"removed {plural(count, 'call')}"}
 
 
 def _release_with_memory(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:

@@ -244,7 +244,7 @@ class Calls:
     def act(self, action: str) -> int:
         """Hold, release or otherwise act on the jobs of unfinished calls; return on how many.
 
-        "remove" also takes back the calls that wait for a job.
+        "remove" also takes back the calls that wait for a job, and returns how many calls.
         """
         count = 0
         if action == "remove":
@@ -256,7 +256,7 @@ class Calls:
         return count
 
     def take_back(self) -> int:
-        """Take back the calls that no job has taken yet; return how many chunks."""
+        """Take back the calls that no job has taken yet; return how many."""
         if not self.batch or self.batch.is_done:
             return 0
         self.mark_reported()

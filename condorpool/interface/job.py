@@ -12,6 +12,7 @@ from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.engine.why import why
 from condorpool.values.events import STATUS_CODES, JobState
+from condorpool.values.matching import did_you_mean
 
 
 class Jobs:
@@ -76,7 +77,8 @@ class Jobs:
             if name == named or known == action:
                 verb = "Continue" if name == "continue" else name
                 return int(getattr(self, verb)())
-        raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}")
+        hint = did_you_mean(named, ACTIONS)
+        raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}.{hint}")
 
     # -- queries ---------------------------------------------------------------------
     @property
@@ -132,7 +134,10 @@ class Jobs:
         """Return the text of ``"output"``, ``"error"`` or ``"log"``."""
         texts = {"output": self.stdout, "error": self.stderr, "log": self.log}
         if which not in texts:
-            raise ValueError(f"get_text_output({which!r}): the outputs are {', '.join(texts)}")
+            hint = did_you_mean(str(which), texts)
+            raise ValueError(
+                f"get_text_output({which!r}): the outputs are {', '.join(texts)}.{hint}"
+            )
         return texts[which]()
 
 

@@ -23,6 +23,7 @@ from condorpool.values.exceptions import (
     JobRemovedError,
     ResultTimeoutError,
 )
+from condorpool.values.matching import did_you_mean
 from condorpool.values.text import plural
 
 T = TypeVar("T")
@@ -110,7 +111,8 @@ class Result(Handle, Generic[T]):
         doomed = {killstats} if isinstance(killstats, str) else set(killstats)
         for state in doomed - set(self.statuscodes.values()):
             known = ", ".join(self.statuscodes.values())
-            raise ValueError(f"killstats has {state!r}; the states are {known}")
+            hint = did_you_mean(str(state), self.statuscodes.values())
+            raise ValueError(f"killstats has {state!r}; the states are {known}.{hint}")
         with self._noted():
             self._waiting.until(
                 lambda: self._calls.is_over or bool(doomed and doomed & self._statuses()),

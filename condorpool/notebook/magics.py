@@ -27,8 +27,7 @@ from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.interface.attach import attach
 from condorpool.interface.handle import spell
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.leftovers import leftovers
-from condorpool.interface.names import find, forget
+from condorpool.interface.names import find, forget, kept_names
 from condorpool.interface.openpools import latest
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
@@ -379,7 +378,7 @@ class CondorMagics(Magics):
             if not name:
                 raise LineError("write the name of calls, as in `%condor_forget scan`")
             if not find(name):
-                hint = did_you_mean(name, [each.name for each in leftovers() if each.digest])
+                hint = did_you_mean(name, kept_names())
                 raise LineError(f"no results are kept under the name {one_line(name)}.{hint}")
             deleted = forget(name)
         print(f"deleted {plural(deleted, 'result')} of {one_line(name)}")

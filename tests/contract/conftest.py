@@ -39,8 +39,9 @@ def where(backend, request, tmp_path_factory):
         yield {}
         return
     htcondor = request.getfixturevalue("htcondor")
+    empty_queue = request.getfixturevalue("empty_queue")
     yield {"personal": htcondor, "submitdir": tmp_path_factory.mktemp("contract"), "linger": 2}
-    request.getfixturevalue("empty_queue")()
+    empty_queue()
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,11 @@ class TestHelp:
         [
             (["lss"], "Did you mean 'ls'?"),
             (["personal", "stat"], "Did you mean 'start'?"),
+            (["ls", "--jsno"], "there is no option --jsno. Did you mean '--json'?"),
+            (["rm", "--yse", "x"], "there is no option --yse. Did you mean '--yes'?"),
+            (["personal", "status", "--foldr=x"], "Did you mean '--folder'?"),
+            (["personal", "start", "--cpus", "-1"], "takes a whole number of 1 or more, not '-1'"),
+            (["--versoin"], "Did you mean '--version'?"),
             (["x\x1b[31m"], r"there is no command 'x\x1b[31m'."),
         ],
     )

@@ -55,6 +55,7 @@ class History:
         self._ended: set[int] = set()
         #: Clusters with jobs that the user, or the end of their lease, has removed.
         self.removed: set[int] = set()
+        self.removed_jobs: set[str] = set()
         #: Jobs that have failed.
         self.crashed: set[str] = set()
 
@@ -75,6 +76,7 @@ class History:
                 self._ended.add(event.cluster)
             elif event.kind == "JOB_ABORTED" and not reason.startswith(rules.SURPLUS):
                 self.removed.add(event.cluster)
+                self.removed_jobs.add(f"{event.cluster}.{event.proc}")
             elif event.kind == "JOB_TERMINATED" and not _ended_well(event):
                 self.crashed.add(f"{event.cluster}.{event.proc}")
 
@@ -336,7 +338,7 @@ class Ending:
             },
             ended,
             crashed=self.history.crashed,
-            removed=self.history.removed,
+            removed=self.history.removed_jobs,
         )
 
     def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:

@@ -71,18 +71,22 @@ class Revival:
         self._look_at = now + LOOK_INTERVAL
         if self._starter and self._starter.is_alive():
             return
-        if self._starter or (self._queue != point.queue and not point.has_ended):
+        has_ended = point.has_ended
+        if self._starter or (self._queue != point.queue and not has_ended):
             if not self._starter:  # another session has started it
                 self._error = None
             self._starter = None
             self._move()
-        elif point.has_ended and (now >= self._retry_at or self._state.retries):
+        elif not has_ended:
+            if self._short:
+                self._submit()
+        elif not self._state.is_busy:
+            self._lose(everything=True)  # the next call has it started
+        elif now >= self._retry_at or self._state.retries:
             self._starter = threading.Thread(
                 target=self._start, name="condorpool-restart", daemon=True
             )
             self._starter.start()
-        elif self._short:
-            self._submit()
 
     def _start(self) -> None:
         begun = time.monotonic()
@@ -98,7 +102,7 @@ class Revival:
     def _move(self) -> None:
         """Do what is due now that another one runs, or could not be started."""
         state, error, queue = self._state, self._error, self._state.access_point.queue
-        self._lose()
+        self._lose(everything=bool(error))
         was_known = state.ended is not None
         with state.changed:
             state.ended, state.retries, state.tried_at = error, False, time.monotonic()
@@ -123,11 +127,11 @@ class Revival:
         if line:
             self.on_change(line)
 
-    def _lose(self) -> None:
-        """End the jobs whose queue is gone, and put back what they had taken."""
+    def _lose(self, *, everything: bool) -> None:
+        """End the jobs whose queue is gone, or all, and put back what they had taken."""
         state, queue = self._state, self._state.access_point.queue
         with state.changed:
-            gone = [c for c in state.clusters.values() if c.queue != queue or self._error]
+            gone = [c for c in state.clusters.values() if everything or c.queue != queue]
             jobs = {job.id: job for c in gone for job in c.jobs if not job.state.is_final}
             for job in jobs.values():
                 job.reason = GONE

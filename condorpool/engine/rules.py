@@ -205,7 +205,7 @@ def unmade_calls(
     ended: Collection[Chunk],
     *,
     crashed: Collection[str],
-    removed: Collection[int],
+    removed: Collection[str],
 ) -> int:
     """Return how many calls wait for a job, or were lost with an HTCondor that has ended.
 
@@ -220,18 +220,18 @@ def unmade_calls(
     ended
         The chunks that have an outcome.
     crashed, removed
-        The jobs that failed, and the clusters with jobs that were removed.
+        The jobs that failed, and those that were removed.
     """
+    over = {*crashed, *removed}
     waiting: dict[Chunk, int] = {}
     for number, crew in crews.items():
         for token in tokens[number]:
-            cluster = int(token.job.partition(".")[0] or 0)
-            if token.job not in crashed and cluster not in removed:
+            if token.job not in over:
                 waiting[token.batch, token.first] = token.end - token.first
         own = [batch for batch, record in batches.items() if record.crew == number]
         for submitted in crew.clusters:
             for proc, first in enumerate(submitted.chunks or ()):
-                if f"{submitted.number}.{proc}" not in crashed and submitted.number not in removed:
+                if f"{submitted.number}.{proc}" not in over:
                     waiting |= {
                         (batch, first): ends[batch, first] - first
                         for batch in own

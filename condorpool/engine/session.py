@@ -406,8 +406,13 @@ class Session:
             else:
                 note("an imap that takes items from its iterable")
             if doomed:
-                self.access_point.act("remove", doomed, "the condorpool Pool was closed")
-                killed.update(doomed)
+                try:
+                    self.access_point.act("remove", doomed, "the condorpool Pool was closed")
+                    killed.update(doomed)
+                except HTCondorError:
+                    if not self.access_point.has_ended:
+                        raise
+                    time.sleep(1.0)  # they are gone, which the tracker will notice
             for crew in crews:
                 self._remove_unmatched(crew, waiting.get(crew, ""), unmatched, say)
         return self._dismiss(patience)

@@ -234,11 +234,10 @@ class Guardian:
             # Even after an error of ours no process may remain.
             self._record(stopping=True)
             self._stop_daemons()
-        if self.reason == "died":
-            self._record(ended=self.status)
+        # Where that cannot be written, nobody could know that it has died.
+        if self.reason == "died" and self._record(ended=self.status) and self.files.in_place:
             self.reason = ""
-            if self.files.in_place:
-                self._wait(self._wait_for_readers)
+            self._wait(self._wait_for_readers)
             if self.reason == "died" and self._is_detached():
                 return
         if self.reason != "keep":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -152,3 +153,50 @@ def test_a_pool_whose_htcondor_was_stopped_can_be_terminated(own, pool, tmp_path
         result.get(timeout=30)
     assert gone()
     personal.start(own.folder)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a file system of 60 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@contextlib.contextmanager
+def filling(filler):
+    """Fill a file system as soon as there is room."""
+    is_over = threading.Event()
+
+    def fill():
+        with filler.open("wb", buffering=0) as file:
+            while not is_over.wait(0.005):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(1 << 16)):
+                        pass
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        filler.unlink()
+
+
+def test_its_disk_is_full(small, make_pool, tmp_path):
+    """The error says so, and the calls continue when there is room again."""
+    gate, filler = tmp_path / "gate", small / "filler"
+    with personal.start(small / "personal", cpus=2) as own:
+        result = begin(make_pool(personal=own), gate)
+        with filling(filler):
+            kill("master", own)
+            with pytest.raises(condorpool.HTCondorError, match=r"\d calls .*(?s:.*)disk is full"):
+                result.get(timeout=60)
+        gate.touch()
+        assert result.get(timeout=60) == [x * x for x in range(8)]

@@ -35,10 +35,14 @@ from condorpool.cleaner.owner import Owner
 from condorpool.engine.submitdir import run_of
 from condorpool.personal import guardian
 from condorpool.values.exceptions import HTCondorError
+from condorpool.values.text import one_line
 
 KEPT = "kept"
 LOG = "cleaner.log"
 CLEANER_LOCK = "cleaner.lock"
+
+#: The most characters of a note: it may contain an error, and a path that is not UTF-8.
+MOST_OF_NOTE = 2_000
 
 #: Bytes after which a new log is started; the previous one is kept beside it.
 LOG_SIZE = 1 << 20
@@ -125,7 +129,7 @@ class Entry:
     def note(self) -> str:
         """What the cleaner waits for, or why the directory is kept."""
         try:
-            return self._note.read_text(encoding="utf-8")
+            return self._note.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
@@ -135,6 +139,7 @@ class Entry:
 
     def say(self, text: str) -> None:
         """Write what is done and why into the note, and, if that is new, into the log."""
+        text = one_line(text, MOST_OF_NOTE)
         if text != self.note:
             log(f"{self.path}: {text}")
             with contextlib.suppress(OSError):
@@ -281,7 +286,7 @@ def log(text: str) -> None:
             file.replace(file.with_suffix(".log.old"))
         with open(file, "a", encoding="utf-8", opener=_private) as lines:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            lines.write(f"{now} [{os.getpid()}] {text}\n")
+            lines.write(f"{now} [{os.getpid()}] {one_line(text, 2 * MOST_OF_NOTE)}\n")
 
 
 def _private(path: str, flags: int) -> int:

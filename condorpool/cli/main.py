@@ -18,6 +18,7 @@ from condorpool.cli import demo, submitdirs
 from condorpool.cli.console import agrees, jobs_in_words, say, warn
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.matching import did_you_mean
+from condorpool.values.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
             word = ast.literal_eval(f"'{wrong[1]}'")
             known = [name for action in self._actions for name in action.choices or ()]
             message = f"there is no command {word!r}.{did_you_mean(word, known)}"
-        super().error(message)
+        super().error(printable(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -216,5 +217,5 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _env(arguments: argparse.Namespace) -> int:
     for name, value in personal.environment(arguments.folder).items():
-        print(f"export {name}={shlex.quote(value)}")
+        print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - a shell reads it
     return 0

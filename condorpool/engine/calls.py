@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import logging
 import math
 import sys
 import time
@@ -32,14 +31,17 @@ from condorpool.values.exceptions import (
     JobError,
     UnsubmittedError,
 )
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
+from condorpool.values.text import left_by_terminal
 
 #: Seconds for which a wait lets the callbacks of other calls delay its own.
 CALLBACK_LAG = 1.0
 
 #: Chunks whose printed text an iterator keeps.
 MOST_PRINTED = 16
+
+#: Characters of printed text that results keep, at most: the latest.
+MOST_TEXT = 1 << 27
 
 #: How many of the latest chunks say how long a call takes.
 LATELY = 100
@@ -71,6 +73,7 @@ class Calls:
         self.removed = 0
         self.records: deque[Chunk] = deque(maxlen=most_records)
         self.printed: deque[Printed] = deque(maxlen=most_records and MOST_PRINTED)
+        self._text_size = self._emptied = 0  # characters kept, and chunks whose text is not
         self.is_reported = False
         self._session: Session | None = None
         # What is printed in this context appears in the cell that made the calls.
@@ -278,16 +281,27 @@ class Calls:
             self.records.append(chunk)
             self.session.chunk_records.append(chunk)
 
+    def _empty_earliest(self, more: int) -> None:
+        """Drop the earliest texts, now that so many characters more are kept."""
+        self._text_size += more
+        while self._text_size > MOST_TEXT and self._emptied < len(self.printed) - 1:
+            earliest = self.printed[self._emptied]
+            self.printed[self._emptied] = earliest.emptied()
+            self._text_size -= earliest.size
+            self._emptied += 1
+
     def _print(self, printed: Printed) -> None:
         """Keep what the calls of a chunk printed, and print it if the user wants that."""
         with self.session.changed:
             self.printed.append(printed)
+            if self.printed.maxlen is None:
+                self._empty_earliest(printed.size)
             self.session.printing.add(self)
         if not self._echo:
             return
         for stream, text in zip((sys.stdout, sys.stderr), printed.texts, strict=True):
             if text:
                 try:
-                    self._echo.run(stream.write, text)
+                    self._echo.run(stream.write, left_by_terminal(text))
                 except Exception:  # the user may have replaced the stream; the values are safe
                     logger.exception("condorpool could not print the output of some calls")

@@ -158,16 +158,15 @@ def _is_line(text: str) -> bool:
     return not re.search("[\0\n\r\ud800-\udfff]", text)
 
 
-def _on_lines(description: dict[str, str]) -> dict[str, str]:
-    """Return a description after checking that each of its commands fits on one line."""
-    for key, value in description.items():
-        if not _is_line(key + value):
+def _check_lines(given: Mapping[str, str]) -> None:
+    """Raise unless each of these values of the user's fits on one line."""
+    for name, value in given.items():
+        if not _is_line(name + value):
             raise SubmitError(
-                f"the submit command {key} would have a line break, or bytes that are not UTF-8: "
-                f"{value!r}. A submit description has one line for each command. Change the "
-                "path, name or option that contains them. Nothing was submitted."
+                f"{name}={value!r} has a line break, or bytes that are not UTF-8: a submit "
+                "description, which has one line for each command, cannot contain it. Change it. "
+                "Nothing was submitted."
             )
-    return description
 
 
 # Placeholders for what differs between the jobs of a cluster; no path contains a NUL.
@@ -200,7 +199,7 @@ def interpreter_options() -> list[str]:
     """Return the options that this interpreter was started with, for the jobs' interpreters."""
     options = ["-O"] * sys.flags.optimize + ["-b"] * sys.flags.bytes_warning
     options += ["-s"] * sys.flags.no_user_site
-    options += [f"-W{option}" for option in sys.warnoptions]
+    options += [f"-W{option}" for option in sys.warnoptions if _is_line(option)]
     for name in _X_OPTIONS:
         value = sys._xoptions.get(name)  # noqa: SLF001 - documented
         if value is not None:
@@ -241,6 +240,8 @@ def build(
     defaults
         Commands for this access point.
     """
+    python = options.python or sys.executable
+    _check_lines({"python": python, "submitdir": str(directory), **options.submitkwargs})
     shipped = [*names.SHIPPED, names.crew_name(crew), *shared]
     if batch is None:
         outcome = ""
@@ -254,7 +255,7 @@ def build(
         shipped += [call, chunk]
     arguments = [
         names.LAUNCHER,
-        options.python or sys.executable,
+        python,
         "" if options.python else PYTHON,
         outcome,
         *interpreter_options(),
@@ -301,7 +302,7 @@ def build(
         description[name] = f"{description[name]}, {value}" if extends else value
         if name == "periodic_remove" and lease:
             description[name] = f"({value}) || ({_OUT_OF_LEASE.format(round(lease))})"
-    return _on_lines(description)
+    return description
 
 
 def jobs_of(run: str) -> str:

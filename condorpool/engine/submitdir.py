@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from condorpool.engine import ownership
+from condorpool.engine import ownership, texts
 from condorpool.engine.payload import end_of, support_archive
 from condorpool.engine.records import (
     BatchRecord,
@@ -232,18 +232,6 @@ class SubmitDir:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def data(self, name: str) -> bytes | None:
-        """Return what is in a file, or None if there is none (yet)."""
-        try:
-            return (self.path / name).read_bytes()
-        except OSError:
-            return None
-
-    def text(self, name: str) -> str | None:
-        """Return the text of a file, or None if there is none (yet)."""
-        data = self.data(name)
-        return None if data is None else data.decode(errors="replace")
-
     def events(self, jobs: Iterable[str]) -> str | None:
         """Return the events of these jobs from the event log, or None if there are none (yet).
 
@@ -251,24 +239,33 @@ class SubmitDir:
         """
         pairs = (job.split(".") for job in jobs)
         marks = tuple(f"({int(cluster):03d}.{int(proc):03d}." for cluster, proc in pairs)
-        events = (self.text(EVENT_LOG) or "").split("...\n")
-        found = [
-            event
-            for event in events
-            if event.partition(" ")[2].startswith(marks)
-            and ANNOUNCES not in event.partition("\n")[0].split()
-        ]
-        return "...\n".join([*found, ""]) or None
+        found, is_wanted = [], False
+        with (
+            contextlib.suppress(OSError),
+            self.log.open(encoding="utf-8", errors="replace", newline="\n") as log,
+        ):
+            head = True
+            for line in log:  # the log has a line for each chunk of all jobs: it may be long
+                if head:
+                    is_ours = line.partition(" ")[2].startswith(marks)
+                    is_wanted = is_ours and ANNOUNCES not in line.split()
+                if is_wanted:
+                    found.append(line)
+                head = line == "...\n"
+        return "".join(found) or None
 
     def tail(self, name: str, lines: int = 12, size: int = 8192) -> str:
-        """Return the last lines of a file, at most ``size`` bytes of them."""
+        """Return the last lines of a file, at most ``size`` bytes of them.
+
+        NULs are omitted: a file may end with millions of them.
+        """
+        path = self.path / name
         try:
-            with (self.path / name).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-                text = file.read().decode(errors="replace")
+            end = path.stat().st_size
         except OSError:
             return ""
-        return "\n".join(text.rstrip().splitlines()[-lines:])
+        text = "".join(texts.read(path, range(max(0, end - size), end)))
+        return texts.last_lines(text.replace("\0", "").rstrip(), lines)
 
     # -- what another process needs to resume the work ---------------------------------
     def record(self, name: str, record: Record) -> None:

@@ -124,9 +124,10 @@ class Handle(Jobs):
         r"""Return what each call printed that has ended, by its number; the first call is 0.
 
         A text is the call's standard output, then its standard error.  Of the calls that a job
-        took at a time (``chunksize``) the last MiB of each is kept; where more was printed, a text
-        begins with a line that says how many bytes are missing.  Calls that printed nothing are
-        not in it, and an iterator has the latest calls only.
+        took at a time (``chunksize``) the last MiB of each is kept, and of all calls the last
+        128 MiB; where more was printed, a text begins with a line that says how many bytes are
+        missing.  Calls that printed nothing are not in it, and an iterator has the latest calls
+        only.
 
         Examples
         --------

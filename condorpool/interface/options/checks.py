@@ -7,12 +7,15 @@ import numbers
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from condorpool.interface.options.keywords import OnHold, Policy
 from condorpool.values.events import JobState
+from condorpool.values.holds import Policy
 from condorpool.values.matching import did_you_mean
 from condorpool.values.text import MAX_NAME, one_line
+
+if TYPE_CHECKING:
+    from condorpool.interface.options.keywords import OnHold
 
 #: The keys of jobkwargs: their types, and the words for those in errors.
 _JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {

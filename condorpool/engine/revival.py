@@ -81,7 +81,7 @@ class Revival:
             if self._short:
                 self._submit()
         elif not self._state.is_busy:
-            self._lose(everything=True)  # the next call has it started
+            self._lose()  # the next call has it started
         elif now >= self._retry_at or self._state.retries:
             self._starter = threading.Thread(
                 target=self._start, name="condorpool-restart", daemon=True
@@ -102,7 +102,7 @@ class Revival:
     def _move(self) -> None:
         """Do what is due now that another one runs, or could not be started."""
         state, error, queue = self._state, self._error, self._state.access_point.queue
-        self._lose(everything=bool(error))
+        self._lose()
         was_known = state.ended is not None
         with state.changed:
             state.ended, state.retries, state.tried_at = error, False, time.monotonic()
@@ -111,7 +111,8 @@ class Revival:
             state.changed.notify_all()
         line = ""
         if error:
-            line = "" if was_known else f"{plural(calls, 'call')} cannot be made now: {error}"
+            why = str(error).partition("\n")[0]
+            line = "" if was_known else f"{plural(calls, 'call')} cannot be made now: {why}"
         elif queue != self._queue:
             self._queue = queue
             self._note_restart()
@@ -127,11 +128,13 @@ class Revival:
         if line:
             self.on_change(line)
 
-    def _lose(self, *, everything: bool) -> None:
-        """End the jobs whose queue is gone, or all, and put back what they had taken."""
+    def _lose(self) -> None:
+        """End the jobs whose queue is gone, and put back what they had taken."""
         state, queue = self._state, self._state.access_point.queue
         with state.changed:
-            gone = [c for c in state.clusters.values() if everything or c.queue != queue]
+            gone = [
+                c for c in state.clusters.values() if c.queue == self._queue or c.queue != queue
+            ]
             jobs = {job.id: job for c in gone for job in c.jobs if not job.state.is_final}
             for job in jobs.values():
                 job.reason = GONE

@@ -368,11 +368,12 @@ class SessionState:
         if calls and self.tried_at < since:
             self.retries = True
         elif calls:
+            why, line, logs = str(self.ended).partition("\n")
             raise HTCondorError(
-                f"{plural(calls, 'call')} cannot be made now: {self.ended}\n"
+                f"{plural(calls, 'call')} cannot be made now: {why}\n"
                 f"Nothing is lost: they are kept in {self.directory.path}, and continue when "
                 "HTCondor runs again. Then wait for them once more, or resume them in another "
-                "process with condorpool.attach()."
+                f"process with condorpool.attach().{line}{logs}"
             ) from self.ended
         if self.unreachable and time.monotonic() - self.unreachable[1] >= patience:
             error, since = self.unreachable

@@ -40,6 +40,8 @@ from condorpool.personal import guardian
 from condorpool.values.exceptions import PersonalError
 from condorpool.values.locks import uninterrupted
 
+in_place = guardian.in_place
+
 #: Seconds between two looks at what another process does.
 POLL_SECONDS = 0.03
 
@@ -115,14 +117,6 @@ def was_stopped(folder: Path) -> bool:
 
 def _says_stopped(known: _Use) -> bool:
     return os.pread(known.descriptor, len(_STOPPED), 0) == _STOPPED
-
-
-def in_place(descriptor: int, path: Path) -> bool:
-    """Return whether an open file is still the one at this path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except OSError:
-        return False
 
 
 def default_folder() -> Path:

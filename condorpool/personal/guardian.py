@@ -103,9 +103,7 @@ class Files:
     @property
     def in_place(self) -> bool:
         """Whether the folder still exists."""
-        with suppress(OSError):
-            return os.path.samestat(os.fstat(self.descriptor), self.folder.lstat())
-        return False
+        return in_place(self.descriptor, self.folder)
 
     def look(self) -> None:
         """Make again what is missing."""
@@ -414,16 +412,17 @@ class Guardian:
             self._end("died")
 
     def _look_at_locks(self) -> None:
-        if not _is_at(self.alive, self.folder / ALIVE_LOCK):
+        if not in_place(self.alive, self.folder / ALIVE_LOCK):
             lock = os.open(self.folder / ALIVE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with suppress(BlockingIOError):  # another process looks whether it is locked
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.close(self.alive)
-                self.alive, lock = lock, -1
-            if lock >= 0:
+            except BlockingIOError:  # another process looks whether it is locked
                 os.close(lock)
+            else:
+                os.close(self.alive)
+                self.alive = lock
         users = self.folder / USERS_LOCK
-        if not _is_at(self.users[-1], users):
+        if not in_place(self.users[-1], users):
             self.users.append(os.open(users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         if not (self.folder / STATE).exists():
             self._record()
@@ -530,7 +529,7 @@ def _open_up(folder: Path) -> None:
                     os.chmod(path, 0o700)  # noqa: PTH101
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def in_place(descriptor: int, path: Path) -> bool:
     """Return whether an open file is still the one at this path."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), path.lstat())

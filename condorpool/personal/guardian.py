@@ -64,6 +64,8 @@ KEPT = (
     *("condor_config", "installation.json", "ready", "detached", START_LOCK),
 )
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 # Seconds between two looks at them, and between two times at which all files get a new time
 # of access: programs that clean folders delete what was not used for days.
 LOOK_SECONDS = 1.0
@@ -108,42 +110,34 @@ class Files:
     def look(self) -> None:
         """Make again what is missing."""
         for name in KEPT:
-            # The daemons' account owns what is in local: root must not follow its links.
-            local = self.known.get("local") if name.startswith("local/") else None
-            with suppress(FileNotFoundError, FileExistsError), _acting_as(local and local[0]):
-                self._look_at(name)
+            with suppress(OSError), self._parent(name) as folder:  # tried again in a second
+                self._look_at(name, folder)
         if time.monotonic() >= self.touch_at:
             self.touch_at = time.monotonic() + TOUCH_SECONDS
             self._touch()
 
-    def _look_at(self, name: str) -> None:
-        path, known = self.folder / name, self.known.get(name)
+    @contextmanager
+    def _parent(self, name: str) -> Iterator[int]:
+        """Open the folder that a path is in, without following links: jobs may make some."""
+        folder = os.dup(self.descriptor)
         try:
-            about = path.lstat()
-        except FileNotFoundError:
-            if known:
-                self._restore(path, *known)
-        else:
-            if known is None or _differs(about, known[0]):
-                self.known[name] = about, _content(path) if stat.S_ISREG(about.st_mode) else b""
+            for parent in name.split("/")[:-1]:
+                outer, folder = folder, os.open(parent, _FOLDER, dir_fd=folder)
+                os.close(outer)
+            yield folder
+        finally:
+            os.close(folder)
 
-    @staticmethod
-    def _restore(path: Path, about: os.stat_result, content: bytes) -> None:
-        if stat.S_ISDIR(about.st_mode):
-            path.mkdir()
-        else:
-            new = path.with_name(f"{path.name}.new")
-            new.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
-                file.write(content)
-            # The configuration's time identifies the queue.
-            os.utime(new, ns=(time.time_ns(), about.st_mtime_ns))
-            os.link(new, path)  # not over what was made meanwhile
-            new.unlink()
-        if os.geteuid() == 0:
-            os.chown(path, about.st_uid, about.st_gid)
-        path.chmod(stat.S_IMODE(about.st_mode))
+    def _look_at(self, name: str, folder: int) -> None:
+        known, base = self.known.get(name), name.rpartition("/")[2]
+        try:
+            about = os.stat(base, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            if known and not stat.S_ISLNK(known[0].st_mode):
+                _restore(folder, base, *known)
+            return
+        if known is None or _differs(about, known[0]):
+            self.known[name] = about, _content(folder, base, about)
 
     def _touch(self) -> None:
         """Give the folder and all in it a new time of access, and leave the other times alone."""
@@ -168,24 +162,37 @@ def _differs(one: os.stat_result, other: os.stat_result) -> bool:
     return (one.st_ino, one.st_mtime_ns) != (other.st_ino, other.st_mtime_ns)
 
 
-def _content(path: Path) -> bytes:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+def _content(folder: int, name: str, about: os.stat_result) -> bytes:
+    # A job may have linked a file of another user there.
+    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.fstat(folder).st_uid:
+        return b""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
         return file.read(1 << 20)
 
 
-@contextmanager
-def _acting_as(owner: os.stat_result | None) -> Iterator[None]:
-    """Act as the owner of a file, if this is root."""
-    if not owner or os.geteuid() != 0 or not owner.st_uid:
-        yield
-        return
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
+def _restore(folder: int, name: str, about: os.stat_result, content: bytes) -> None:
+    """Make a file or folder again as it was."""
+    if stat.S_ISDIR(about.st_mode):
+        os.mkdir(name, 0o700, dir_fd=folder)
+        made = os.open(name, _FOLDER, dir_fd=folder)
+    else:
+        # Others must find it whole, and what was made meanwhile stays.
+        new, flags = f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=folder)
+        made = os.open(new, flags, 0o600, dir_fd=folder)
     try:
-        yield
+        if os.geteuid() == 0:
+            os.fchown(made, about.st_uid, about.st_gid)
+        os.fchmod(made, stat.S_IMODE(about.st_mode))
+        if stat.S_ISREG(about.st_mode):
+            os.write(made, content)
+            os.utime(made, ns=(time.time_ns(), about.st_mtime_ns))  # which identifies the queue
+            os.link(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.unlink(new, dir_fd=folder)
     finally:
-        os.seteuid(0)
-        os.setegid(0)
+        os.close(made)
 
 
 class Guardian:

@@ -314,7 +314,9 @@ def _wait_until_ready(folder: Path, deadline: float) -> PersonalHTCondor:
         if not ready.exists() and (death := _daemon_death(folder)):
             raise PersonalError(_explain(folder, death))
         access_point = access_point_in(folder)
-        if "master" in state and access_point and _answers(access_point):
+        # A file that another program has deleted is made again in a moment.
+        known = folders.read_json(folder / "installation.json")
+        if "master" in state and known and access_point and _answers(access_point):
             ready.touch(mode=0o600)
             return _running(folder, access_point, state)
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
 """Run one personal HTCondor while processes use it, then end it and delete its folder.
 
 This is a program: ``python -IS guardian.py FOLDER LOCK COMMAND...`` runs
-COMMAND, which becomes ``condor_master``.  It imports nothing of condorpool,
+COMMAND, which becomes ``condor_master``.  It imports nothing of condorpool (so it is one file),
 detaches from its parent, and ends by itself; see `condorpool.personal.daemons`.
 
 It adopts the orphans of HTCondor's programs and of the users' jobs (it is their

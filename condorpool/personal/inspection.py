@@ -138,6 +138,11 @@ def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
 def installation_of(folder: Path) -> Installation:
     """Return the programs that the one in this folder was started with."""
     known = folders.read_json(folder / "installation.json")
+    if not known:
+        raise PersonalError(
+            f"installation.json is missing in {folder}. If HTCondor runs there, it is made again: "
+            "try again in a few seconds."
+        )
     return Installation(
         **{name: Path(known[name]) for name in ("sbin", "bin", "libexec", "lib")},
         version=known["version"],

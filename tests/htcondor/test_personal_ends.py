@@ -124,15 +124,14 @@ def stop(own):
 def test_one_that_was_stopped_is_not_started_again(own, pool, tmp_path, capfd):
     """Every wait says so at once, and the calls continue when the user starts it again."""
     gate = tmp_path / "gate"
-    result, iterator = begin(pool, gate), pool.imap(abs, iter([-1, -2]), progress=None)
-    assert list(iterator) == [1, 2]
+    result, iterator = begin(pool, gate), pool.imap(abs, [-1, -2])
     stop(own)
     stopped = r"\d calls cannot be made now: the personal HTCondor in .* was stopped"
     until(lambda: "was stopped" in capfd.readouterr().err, 5)
     begun = time.monotonic()
     with pytest.raises(condorpool.PersonalError, match=r"was stopped.*condorpool personal start"):
         pool.map(abs, [-1])
-    for wait in (result.get, result.wait, lambda: list(result), pool.close):
+    for wait in (result.get, result.wait, lambda: list(result), lambda: next(iterator), pool.close):
         with pytest.raises(condorpool.HTCondorError, match=stopped) as caught:
             wait()
     assert str(next(tmp_path.glob(".condorpool-*"))) in str(caught.value)
@@ -141,6 +140,7 @@ def test_one_that_was_stopped_is_not_started_again(own, pool, tmp_path, capfd):
     personal.start(own.folder, cpus=2)
     gate.touch()
     assert result.get(timeout=60) == [x * x for x in range(8)]
+    assert list(iterator) == [1, 2]
 
 
 def test_a_pool_whose_htcondor_was_stopped_can_be_terminated(own, pool, tmp_path, gone):

@@ -69,13 +69,11 @@ class Revival:
         if point.is_over is None or now < self._look_at:
             return
         self._look_at = now + LOOK_INTERVAL
-        if self._starter and self._starter.is_alive():
-            return
         has_ended = point.has_ended
-        if self._starter or (self._queue != point.queue and not has_ended):
-            if not self._starter:  # another session has started it
-                self._error = None
-            self._starter = None
+        if self._starter:
+            self._finish_start()
+        elif self._queue != point.queue and not has_ended:
+            self._error = None  # another session has started it
             self._move()
         elif not has_ended:
             if self._short:
@@ -87,6 +85,14 @@ class Revival:
                 target=self._start, name="condorpool-restart", daemon=True
             )
             self._starter.start()
+            self._finish_start()
+
+    def _finish_start(self) -> None:
+        assert self._starter is not None  # noqa: S101 - see look
+        self._starter.join(0.1)  # one that a person has stopped is not started
+        if not self._starter.is_alive():
+            self._starter = None
+            self._move()
 
     def _start(self) -> None:
         begun = time.monotonic()

@@ -126,7 +126,7 @@ class Revival:
             with contextlib.suppress(OSError):  # then other processes take the work for lost
                 state.directory.record(submitdir.MANIFEST, state.directory.manifest)
             makes = f"; a new one makes the other {plural(calls, 'call')}" if calls else ""
-            line = f"{state.access_point.name} has ended and was started again{makes}"
+            line = f"the {state.access_point.name} has ended and was started again{makes}"
         if state.is_terminated:
             state.end_all(JobRemovedError("", TERMINATED))
         elif not error:

@@ -109,6 +109,8 @@ class Revival:
         """Do what is due now that another one runs, or could not be started."""
         state, error, queue = self._state, self._error, self._state.access_point.queue
         self._lose()
+        if state.is_terminated:
+            state.end_all(JobRemovedError("", TERMINATED))
         was_known = state.ended is not None
         with state.changed:
             state.ended, state.retries, state.tried_at = error, False, time.monotonic()
@@ -118,7 +120,11 @@ class Revival:
         line = ""
         if error:
             why = str(error).partition("\n")[0]
-            line = "" if was_known else f"{plural(calls, 'call')} cannot be made now: {why}"
+            line = (
+                ""
+                if was_known or not calls
+                else f"{plural(calls, 'call')} cannot be made now: {why}"
+            )
         elif queue != self._queue:
             self._queue = queue
             self._note_restart()
@@ -127,9 +133,7 @@ class Revival:
                 state.directory.record(submitdir.MANIFEST, state.directory.manifest)
             makes = f"; a new one makes the other {plural(calls, 'call')}" if calls else ""
             line = f"the {state.access_point.name} has ended and was started again{makes}"
-        if state.is_terminated:
-            state.end_all(JobRemovedError("", TERMINATED))
-        elif not error:
+        if not error:
             self._submit()
         if line:
             self.on_change(line)

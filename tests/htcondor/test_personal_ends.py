@@ -164,7 +164,7 @@ def small(tmp_path):
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], check=True)
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
 
 
 @contextlib.contextmanager
@@ -193,7 +193,7 @@ def test_its_disk_is_full(small, make_pool, tmp_path):
     """The error says so, and the calls continue when there is room again."""
     gate, filler = tmp_path / "gate", small / "filler"
     with personal.start(small / "personal", cpus=2) as own:
-        result = begin(make_pool(personal=own), gate)
+        result = begin(make_pool(personal=own, disk="1MB"), gate)
         with filling(filler):
             kill("master", own)
             with pytest.raises(condorpool.HTCondorError, match=r"\d calls .*(?s:.*)disk is full"):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from condorpool.display.eventwords import in_words
 from condorpool.display.page import jobs_in, page
 from condorpool.display.printed import clean, shown
 from condorpool.engine import actions
@@ -56,8 +57,9 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     """Hold, release or remove all jobs, or those that the order names."""
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
-        count = calls.act(action)
-        return {"said": f"{past} {plural(count, 'call' if action == 'remove' else 'job')}"}
+        if action == "remove":
+            return {"said": f"{past} {plural(calls.remove(), 'call')}"}
+        return {"said": f"{past} {plural(calls.act(action), 'job')}"}
     if order.get("idle"):
         return _remove_waiting(calls)
     chosen = _chosen(calls, order)
@@ -131,7 +133,7 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
         return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
     session = calls.session
     found = {
-        "events": end_of(session.directory.events([job]) or "", TAIL),
+        "events": "\n".join(in_words(end_of(session.directory.events([job]) or "", TAIL))),
         "standard error": _end(session.text(job, 1)),
         "output": _end(session.text(job, 0)),
     }

@@ -66,6 +66,10 @@ class Calls:
         Whether the user knows how the calls ended, or removed them.
     """
 
+    #: Where users find the calls' result, in texts that say what they can do next; if empty,
+    #: they have none.
+    spelling = "result"
+
     def __init__(self, name: str, *, echo: bool = False, most_records: int | None = None) -> None:
         self.name = name
         self.batch: Batch | None = None
@@ -257,6 +261,10 @@ class Calls:
         if self.batch and action == "remove":
             self.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
         return count
+
+    def remove(self) -> int:
+        """Remove all calls that have not ended; return how many."""
+        return self.act("remove")
 
     def take_back(self) -> int:
         """Take back the calls that no job has taken yet; return how many."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from condorpool.access.accesspoint import AccessPoint
+from condorpool.engine import reach, secrets
 from condorpool.engine import submitdir as names
 from condorpool.runner.container import PYTHON
 from condorpool.runner.names import PROGRAM
@@ -71,6 +72,10 @@ class JobOptions:
         Python of the same version the execution point has.
     task_timeout
         Seconds that a call may take.
+    secrets
+        Environment variables that jobs get although they are secret, by name or pattern.
+    limit_directory_access
+        More files and folders that jobs may reach through HTCondor; None for all.
     processes
         The most jobs at once, if the user set a limit.
     cpus
@@ -86,6 +91,8 @@ class JobOptions:
     submitkwargs: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
     task_timeout: float | None = None
+    secrets: tuple[str, ...] = ()
+    limit_directory_access: tuple[str, ...] | None = ()
     processes: int | None = None
     cpus: int = 1
     linger: float = 0.0
@@ -152,19 +159,19 @@ def title(name: str) -> str:
     return _literal(re.sub(r"\$+", "$", name).rstrip("\\ ")) or "calls"
 
 
-def _is_line(text: str) -> bool:
-    """Return whether a submit description can contain this text, as a part of one line."""
-    # Surrogates stand for bytes that are not UTF-8, which the bindings refuse.
-    return not re.search("[\0\n\r\ud800-\udfff]", text)
+# Surrogates stand for bytes that are not UTF-8, which the bindings refuse.
+_NO_LINE = re.compile("[\0\n\r\ud800-\udfff]")
+
+# HTCondor reads $$ when it has found a slot, and $(DOLLAR) twice: neither can be quoted.
+_NOT_LITERAL = re.compile(rf"{_NO_LINE.pattern}|\$\$|\$\(DOLLAR\)", re.IGNORECASE)
 
 
-def _check_lines(given: Mapping[str, str]) -> None:
-    """Raise unless each of these values of the user's fits on one line."""
+def _check(given: Mapping[str, str], wrong: re.Pattern[str], what: str) -> None:
+    """Raise unless a submit description, which has lines, can contain these values of the user's."""
     for name, value in given.items():
-        if not _is_line(name + value):
+        if wrong.search(name + value):
             raise SubmitError(
-                f"{name}={value!r} has a line break, or bytes that are not UTF-8: a submit "
-                "description, which has one line for each command, cannot contain it. Change it. "
+                f"{name}={value!r} has {what}, which HTCondor does not take as it is. Change it. "
                 "Nothing was submitted."
             )
 
@@ -190,7 +197,7 @@ def _environment(run: str) -> str:
         f"{name}='" + known[name].replace("'", "''") + "'"
         for name in BEFORE_PYTHON
         # Others are set by the runner, from the pool's private file.
-        if name in known and _is_line(known[name])
+        if name in known and not _NOT_LITERAL.search(known[name])
     ]
     return '"' + _literal(" ".join(words).replace('"', '""')) + '"'
 
@@ -199,7 +206,7 @@ def interpreter_options() -> list[str]:
     """Return the options that this interpreter was started with, for the jobs' interpreters."""
     options = ["-O"] * sys.flags.optimize + ["-b"] * sys.flags.bytes_warning
     options += ["-s"] * sys.flags.no_user_site
-    options += [f"-W{option}" for option in sys.warnoptions if _is_line(option)]
+    options += [f"-W{option}" for option in sys.warnoptions if not _NOT_LITERAL.search(option)]
     for name in _X_OPTIONS:
         value = sys._xoptions.get(name)  # noqa: SLF001 - documented
         if value is not None:
@@ -241,7 +248,9 @@ def build(
         Commands for this access point.
     """
     python = options.python or sys.executable
-    _check_lines({"python": python, "submitdir": str(directory), **options.submitkwargs})
+    what = "a line break, or bytes that are not UTF-8"
+    _check(options.submitkwargs, _NO_LINE, what)
+    _check({"python": python, "submitdir": str(directory)}, _NOT_LITERAL, f"$$, $(DOLLAR), {what}")
     shipped = [*names.SHIPPED, names.crew_name(crew), *shared]
     if batch is None:
         outcome = ""
@@ -289,16 +298,22 @@ def build(
     if batch is None:
         # HTCondor's channel from the job to the submit directory: chirp.
         description["want_io_proxy"] = "True"
+    if options.limit_directory_access is not None:
+        description[reach.ATTRIBUTE] = reach.limit(
+            directory, options.submitkwargs, options.limit_directory_access
+        )
     if keep_claim > 0:
         description["keep_claim_idle"] = str(round(keep_claim))
     if lease:
         description["My.CondorpoolLease"] = "0"
         description["periodic_remove"] = _OUT_OF_LEASE.format(round(lease))
-    if sends_environment(options.submitkwargs):
+    if getenv_of(options.submitkwargs) is None:
         description["environment"] = _environment(run)
     for key, value in options.submitkwargs.items():
         name = key.lower() if key.lower() in description else key
         extends = name in LISTS and description[name] != '""'
+        if name in {"getenv", "get_env"}:
+            value = secrets.public(value)  # noqa: PLW2901 - as it is written
         description[name] = f"{description[name]}, {value}" if extends else value
         if name == "periodic_remove" and lease:
             description[name] = f"({value}) || ({_OUT_OF_LEASE.format(round(lease))})"
@@ -316,6 +331,9 @@ def renew(access_point: AccessPoint, run: str, lease: float) -> None:
     access_point.edit(jobs_of(run), "CondorpoolLease", until)
 
 
-def sends_environment(submitkwargs: Mapping[str, str]) -> bool:
-    """Return whether our environment is sent: not if the user's commands set one."""
-    return not {key.lower() for key in submitkwargs} & {"environment", "env", "getenv", "get_env"}
+def getenv_of(submitkwargs: Mapping[str, str]) -> str | None:
+    """Return the user's ``getenv``, empty if another command sets the environment; else None."""
+    given = {key.lower(): value for key, value in submitkwargs.items()}
+    if not given.keys() & {"environment", "env", "getenv", "get_env"}:
+        return None
+    return given.get("getenv") or given.get("get_env") or ""

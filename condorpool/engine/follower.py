@@ -8,7 +8,7 @@ import operator
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from condorpool.access.accesspoint import any_cluster
@@ -22,7 +22,7 @@ from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
 from condorpool.runner.names import ANNOUNCES
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
-from condorpool.values.exceptions import HTCondorError, SubmitError
+from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
 from condorpool.values.holds import MEMORY
 from condorpool.values.locks import uninterrupted
 
@@ -284,6 +284,9 @@ class Follower:
         """Compare with the disk and the queue: find outcomes, ends and holds without an event."""
         self._renew()
         crews = [crew for crew in self._state.active_crews if crew.pending]
+        if crews and (displaced := self._state.directory.displaced):
+            self._abandon(crews, f"its submit directory {displaced}")
+            return
         for crew in crews:
             self._state.refresh_holders(crew)
             for batch in list(crew.batches):
@@ -314,6 +317,18 @@ class Follower:
         if crews:
             with self._state.changed:
                 self._state.changed.notify_all()
+
+    def _abandon(self, crews: Sequence[Crew], why: str) -> None:
+        """Finish all calls, and remove their jobs: these would use what is at the path now."""
+        with contextlib.suppress(HTCondorError):
+            jobs = description.jobs_of(self._state.directory.run)
+            self._state.access_point.act("remove", jobs, why)
+        hint = "Make these calls again in a new Pool, in a folder that only you can change."
+        for crew in crews:
+            for batch in list(crew.batches):
+                for first in list(batch.pending):
+                    self._state.settle(batch, first)  # it may have been made
+                    self._state.finish(batch, first, JobFailedError("", why, hint=hint))
 
     def _renew(self) -> None:
         """Renew the lease of waiting jobs when it is time."""

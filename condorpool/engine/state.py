@@ -315,7 +315,7 @@ class SessionState:
         """Delete the files of a batch."""
         self.directory.discard_chunks(batch.number, batch.files | batch.origins.keys())
         for first in batch.errors:
-            (self.directory / submitdir.error_name(batch.number, first)).unlink(missing_ok=True)
+            self.directory.discard(submitdir.error_name(batch.number, first))
         self.directory.discard_call(batch.number)
 
     # -- what went wrong -----------------------------------------------------------
@@ -331,8 +331,8 @@ class SessionState:
             where = "\n".join(dump[found.start() :].splitlines()[:12])
             return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
         reason = job.exit or job.reason or "it left the queue for an unknown reason"
-        if not self.directory.path.exists():
-            reason = "its submit directory was deleted meanwhile"
+        if displaced := self.directory.displaced:
+            reason = f"its submit directory {displaced} meanwhile"
         hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
 

@@ -33,6 +33,7 @@ from condorpool.interface.results import AsyncResult, Callback, MapResult, Resul
 from condorpool.interface.tracebacks import for_users
 from condorpool.interface.workload import Workload
 from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.text import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,6 +85,13 @@ class Pool:
         The image that jobs run in, such as ``"docker://python:3.11"``.
     requirements
         A ClassAd expression that machines must satisfy, such as ``"OpSysMajorVer == 9"``.
+    secrets
+        Environment variables that jobs get although their names look secret, such as
+        ``["HF_TOKEN", "AWS_*"]``; they are sent in a private file.  All others are sent anyway.
+    limit_directory_access
+        More files and folders of the access point that jobs may reach through HTCondor
+        (``condor_chirp``); by default only the submit directory and the files that HTCondor
+        sends for them.  False for no limit.
     submitkwargs
         Other commands of the submit description, such as ``{"accounting_group": "higgs"}``.
     jobkwargs
@@ -584,7 +592,7 @@ class Pool:
 
     def __repr__(self) -> str:
         state = "closed" if self._workload.is_closed else "open"
-        point, calls = self._workload.access_point.name, self._workload.calls_pending
+        point, calls = one_line(self._workload.access_point.name), self._workload.calls_pending
         return f"<condorpool.Pool at {point}: {state}, {calls:,} calls remaining>"
 
 

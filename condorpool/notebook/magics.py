@@ -23,9 +23,10 @@ from IPython.core.magic import (
 )
 from IPython.display import display
 
+from condorpool.display import eventwords
 from condorpool.display.notices import say
 from condorpool.display.printed import clean
-from condorpool.engine.payload import RemoteTraceback, name_of
+from condorpool.engine.payload import RemoteTraceback, name_of, number_of_cell
 from condorpool.interface.attach import attach
 from condorpool.interface.handle import spell
 from condorpool.interface.job import QueuedJob
@@ -33,9 +34,9 @@ from condorpool.interface.names import find, forget, kept_names
 from condorpool.interface.openpools import latest
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
-from condorpool.interface.tracebacks import for_users
+from condorpool.interface.tracebacks import for_users, raise_from_call
 from condorpool.notebook import cell as remote
-from condorpool.notebook import completion, eventwords, lines, selection, status
+from condorpool.notebook import completion, lines, selection, status
 from condorpool.notebook.lines import LineError, Options
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -73,14 +74,20 @@ def _documented(options: Options) -> Callable[[F], F]:
 
 
 @contextlib.contextmanager
-def _usage(*errors: type[Exception]) -> Iterator[None]:
-    """Report errors in the line, and that there is no HTCondor, without a traceback."""
+def _usage(*errors: type[Exception], options: Options | None = None) -> Iterator[None]:
+    """Report errors in the line, and that there is no HTCondor, without a traceback.
+
+    Those of arguments name the ``options`` that these come from.
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
-            raise UsageError(printable(str(error))) from None
-        raise
+        if not isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
+            raise
+        text = str(error)
+        if options and not isinstance(error, (LineError, CondorPoolError)):
+            text = options.in_options(text)
+        raise UsageError(printable(text)) from None
 
 
 @magics_class
@@ -124,7 +131,7 @@ class CondorMagics(Magics):
             lines.check_call(func, data)
         # Outside _usage: what the iterable itself raises is no usage error.
         items = list(data)
-        with _usage(TypeError, ValueError):
+        with _usage(TypeError, ValueError, options=lines.MAP):
             pool = _pool.get(options.processes)
             keywords = lines.job_keywords(options)
             if options.dry_run:
@@ -146,7 +153,7 @@ class CondorMagics(Magics):
             else:
                 each = (lambda item: func(*item)) if options.star else func
                 result = pool.imap_unordered(each, items, options.chunksize or 1, **keywords)
-        self.shell.user_ns[LAST] = result
+        self._keep(result)
         value = result if options.is_async else self._wait(result)
         if options.out is None:
             return value
@@ -167,7 +174,7 @@ class CondorMagics(Magics):
 
     def _file(self, source: str) -> str:
         """Return a file name under which tracebacks, also remote ones, find the source."""
-        return str(self.shell.compile.cache(source, self.shell.execution_count))
+        return str(self.shell.compile.cache(source, number_of_cell()))
 
     def _evaluate(self, text: str, space: dict[str, Any], shown: str = "") -> Any:
         """Return the value of an expression, which errors show as ``shown``."""
@@ -185,8 +192,12 @@ class CondorMagics(Magics):
         space: dict[str, Any] = self.shell.user_ns
         return space if local_ns is None or local_ns is space else {**space, **local_ns}
 
-    def _wait(self, result: Any) -> Any:
+    def _keep(self, result: Any) -> None:
+        """Let users find a result as `_condor`; what is said about its calls names that."""
+        self.shell.user_ns[LAST] = result
         spell(result, LAST)
+
+    def _wait(self, result: Any) -> Any:
         with for_users:
             return result.get() if isinstance(result, Result) else list(result)
 
@@ -221,18 +232,20 @@ class CondorMagics(Magics):
             if rest:
                 raise LineError(f"{rest!r}: %%condor takes only options, such as -i x,y -o z")
             values = {name: self._evaluate(name, self.shell.user_ns) for name in options.given}
-        with _usage(TypeError, ValueError):
+        with _usage(TypeError, ValueError, options=lines.CELL_JOB):
             keywords = {"echo": True, **lines.job_keywords(options)}
             keywords["progress"] = None if options.quiet else "auto"
             keywords["overwrite"] = options.overwrite
             call = (cell, self._file(cell), values, options.wanted)
             result = _pool.get().apply_async(remote.cell, call, **keywords)
-        self.shell.user_ns[LAST] = result
+        self._keep(result)
         ran = self._wait(result)
         self._show(ran.shown)
         self.shell.user_ns.update(ran.values)
         if ran.error is not None:
-            raise ran.error from RemoteTraceback(ran.traceback)
+            ran.error.__cause__ = RemoteTraceback(ran.traceback)
+            with for_users:
+                raise_from_call(ran.error)
 
     def _show(self, shown: remote.Shown) -> None:
         for kind, what, *metadata in shown:

@@ -23,7 +23,7 @@ from condorpool.personal.inspection import (
     is_over,
     last_cluster,
 )
-from condorpool.personal.install import Installation, find
+from condorpool.personal.install import Installation, find, user_name
 from condorpool.personal.stopping import end, end_leftovers, stop
 from condorpool.values.exceptions import (
     HTCondorError,
@@ -243,6 +243,7 @@ class _GoneError(PersonalError):
 
 
 def _installed() -> Installation:
+    user_name()  # before the folder is made: without one, HTCondor cannot be used
     installation = find()
     if installation is None:
         raise HTCondorNotFoundError(

@@ -64,6 +64,10 @@ class Chirp:
         if not line:
             raise ConnectionError("HTCondor's channel to the access point is closed")
         number = int(line)
+        if number == -2:  # CHIRP_ERROR_NOT_AUTHORIZED
+            raise PermissionError(
+                f"chirp: the access point does not let this job {' '.join(words[:2])}"
+            )
         if number == -3:  # CHIRP_ERROR_DOESNT_EXIST
             raise FileNotFoundError(words[1])
         if number == -17:  # CHIRP_ERROR_OFFLINE

@@ -117,6 +117,8 @@ class TestHelp:
             (["personal", "status", "--foldr=x"], "Did you mean '--folder'?"),
             (["personal", "start", "--cpus", "-1"], "takes a whole number of 1 or more, not '-1'"),
             (["--versoin"], "Did you mean '--version'?"),
+            (["forget", "x"], "there is no command 'forget'. Did you mean 'rm'?"),
+            (["list"], "Did you mean 'ls'?"),
             (["x\x1b[31m"], r"there is no command 'x\x1b[31m'."),
         ],
     )
@@ -334,7 +336,7 @@ class TestOthersText:
         failed = JobFailedError("1.0", self.EVIL, host=self.EVIL, stderr=self.EVIL)
         directory = keep(**{self.EVIL: [Loud(), ValueError(self.EVIL), failed]})
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-        (directory / "job-1.0.err").write_text(self.EVIL, errors="surrogatepass")
+        (directory.path / "job-1.0.err").write_text(self.EVIL, errors="surrogatepass")
         registry.log(f"{directory.run}: {self.EVIL}")
         (entry,) = registry.everything()
         entry.say(self.EVIL)
@@ -436,7 +438,7 @@ def test_control_characters_do_not_reach_the_terminal(run, keep, words):
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     directory = keep(**{f"scan{CODES}": [ValueError(CODES), Value(), JobFailedError("1.0", CODES)]})
-    (directory / "job-1.0.err").write_text(f"\x1b[31m{CODES}")
+    (directory.path / "job-1.0.err").write_text(f"\x1b[31m{CODES}")
     for entry in registry.everything():
         entry.say(f"kept: {CODES}")
     status, out, err = run(*words.split(), "scan")
@@ -453,6 +455,23 @@ def test_a_reader_that_goes_gets_no_traceback(keep, words):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == (141 if words and words != ["--help"] else 0)
+
+
+@pytest.mark.parametrize("words", ["ls", "results scan", "lss"])
+def test_closed_streams_are_no_error(keep, words):
+    """As with `>&-`: nothing is shown, and the status is the usual one."""
+    keep(scan=[1])
+    command = f"{sys.executable} -m condorpool {words} >&- 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2 * (words == "lss"), b"", b"")
+
+
+def test_a_directory_without_calls(run, keep):
+    """It is shown, with and without JSON."""
+    directory = keep()
+    assert "it has no calls that can be counted" in run("show", directory.run)[1]
+    (shown,) = json.loads(run("show", directory.run, "--json")[1])
+    assert (shown["submit_directory"], shown["calls"]) == (directory.run, [])
 
 
 def test_names_in_an_encoding_that_has_not_all_letters(keep):

@@ -40,6 +40,11 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
         ) from error
 
 
+def keep_running(access_point: AccessPoint) -> None:
+    """Have a personal HTCondor that was started again stay as long as this process's cleaner."""
+    launch.ensure_cleaner(_folder(), access_point.origin)
+
+
 def unregister(path: Path, why: str = "") -> None:
     """Remove a directory of this process from the registry, or list it as kept if it exists."""
     entry = _folder() / f"{run_of(path)}.json"

@@ -60,6 +60,7 @@ class History:
         self._ended: set[int] = set()
         #: Clusters with jobs that the user, or the end of their lease, has removed.
         self.removed: set[int] = set()
+        self.removed_jobs: set[str] = set()
         #: Jobs that have failed.
         self.crashed: set[str] = set()
 
@@ -80,6 +81,7 @@ class History:
                 self._ended.add(event.cluster)
             elif event.kind == "JOB_ABORTED" and not reason.startswith(rules.SURPLUS):
                 self.removed.add(event.cluster)
+                self.removed_jobs.add(f"{event.cluster}.{event.proc}")
             elif event.kind == "JOB_TERMINATED" and not _ended_well(event):
                 self.crashed.add(f"{event.cluster}.{event.proc}")
 
@@ -208,7 +210,7 @@ class Ending:
         """Return the jobs of this directory that are in the queue."""
         # A personal HTCondor may have ended since the last step.
         if self.access_point is None or "personal" in self.entry.origin:
-            self.access_point = self.entry.access_point()
+            self.access_point = self.entry.access_point(self.directory.manifest.queue)
         if self.access_point is None:
             return []
         wanted = ["ClusterId", "ProcId", "JobStatus", "NumJobStarts", "CondorpoolCrew"]
@@ -357,7 +359,7 @@ class Ending:
             },
             ended,
             crashed=self.history.crashed,
-            removed=self.history.removed,
+            removed=self.history.removed_jobs,
         )
 
     def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:

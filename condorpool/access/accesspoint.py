@@ -62,6 +62,9 @@ class AccessPoint:
         MiB that a job requests by default; None leaves it to HTCondor.
     relocate
         Finds this access point again: a schedd that was restarted has a new address.
+    is_over, successor
+        Whether one that this user has started has ended, and what returns the one that then
+        takes its place, with a queue of its own; it is started if necessary.
     origin
         The access point as plain values, for another process: the arguments of `locate`,
         or the folder of a ``personal`` HTCondor.
@@ -77,8 +80,11 @@ class AccessPoint:
     max_keep_claim: float = math.inf
     memory: int | None = None
     relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
+    is_over: Callable[[AccessPoint], bool] | None = field(default=None, repr=False)
+    successor: Callable[[AccessPoint], AccessPoint] | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
+    last_cluster: int = 0  # that was submitted here
 
     def keep_claim(self, seconds: float) -> float:
         """Return how long to keep a slot for the next call, at most the given seconds.
@@ -173,9 +179,29 @@ class AccessPoint:
             return False
         if found is None or found.schedd_address == self.schedd_address:
             return False
-        self.schedd_address, self.version = found.schedd_address, found.version
-        self.collector_address, self.started = found.collector_address, found.started
+        if found.queue != self.queue:  # the jobs are not there: `restore` says so
+            return False
+        self._become(found)
         return True
+
+    def _become(self, other: AccessPoint) -> None:
+        self.schedd_address, self.version = other.schedd_address, other.version
+        self.collector_address, self.started = other.collector_address, other.started
+        self.queue = other.queue
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started by this user and has ended, or another one is in its place."""
+        return self.is_over is not None and self.is_over(self)
+
+    @uninterrupted
+    def restore(self) -> None:
+        """Start it again if it was started here and has ended; its queue is then another one.
+
+        Raises PersonalError where that is impossible, or a person has stopped it.
+        """
+        if self.has_ended and self.successor:
+            self._become(self.successor(self))
 
     def _fault(self, doing: str, error: Exception) -> HTCondorError:
         """Return an exception of the bindings as ours, which says what to do."""
@@ -209,7 +235,6 @@ class AccessPoint:
             submit = htcondor2.Submit(dict(description))
             submit.setQArgs("from")  # has no effect with items; 24.0 fails without it
             done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
-            return int(done.cluster())
         except (*_FAULTS, ValueError) as error:
             if _SKEW.search(str(error)) or not self._answers():
                 raise self._fault("submit", error) from error
@@ -218,6 +243,8 @@ class AccessPoint:
                 f"access point {self.name} refused the jobs: {error}\n"
                 f"The submit description was:\n{text}\nNothing was submitted."
             ) from error
+        self.last_cluster = int(done.cluster())
+        return self.last_cluster
 
     @uninterrupted
     def _answers(self) -> bool:

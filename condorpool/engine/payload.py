@@ -397,10 +397,18 @@ class Report:
         )
 
 
+def _of_this_chunk(about: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what an outcome is about; raise DamagedError if it is that of another chunk."""
+    name = os.path.basename(path).partition(".")[0]  # noqa: PTH119 - many are read
+    if about.get("chunk", name) != name:
+        raise container.DamagedError(path, "is damaged: it has the results of other calls")
+    return about
+
+
 def look_at_outcome(path: os.PathLike[str], job: str = "") -> Report | None:
     """Return the report on an outcome file; None while there is no complete one."""
     try:
-        about = container.read_about(os.fspath(path))
+        about = _of_this_chunk(container.read_about(os.fspath(path)), os.fspath(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
     except (FileNotFoundError, ValueError):
         return None

@@ -149,6 +149,7 @@ class Meter:
             is_over = calls.is_ready or session.is_closed
             unreachable = session.state.unreachable
             unreachable_since = unreachable[1] if unreachable else None
+            gone = session.state.ended
             batch = calls.batch
             is_open = batch is not None and batch.is_open
             crew = batch.crew if batch else None
@@ -179,6 +180,8 @@ class Meter:
             failures=failures,
             note=""
             if is_over or never
+            else _note_of_end(gone)
+            if gone
             else _note(
                 jobs,
                 away,
@@ -244,6 +247,11 @@ _WAITS = {
     "idle": "HTCondor matches idle jobs with slots at its next negotiation.",
     "suspended": "The jobs are suspended while their machines do other work.",
 }
+
+
+def _note_of_end(error: Exception) -> str:
+    why = str(error).partition("\n")[0]
+    return f"These calls cannot be made now: {why} They are kept, and continue then."
 
 
 def _note(

@@ -436,6 +436,14 @@ class Report:
         return error
 
 
+def _of_this_chunk(about: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what an outcome is about; raise DamagedError if it is that of another chunk."""
+    name = os.path.basename(path).partition(".")[0]  # noqa: PTH119 - many are read
+    if about.get("chunk", name) != name:
+        raise container.DamagedError(path, "is damaged: it has the results of other calls")
+    return about
+
+
 def look_at_outcome(
     path: os.PathLike[str], job: str = "", most: int | None = None
 ) -> Report | None:
@@ -447,7 +455,8 @@ def look_at_outcome(
         How many calls it can have: what it says of others does not count.
     """
     try:
-        about = OutcomeRecord.checked(container.read_about(os.fspath(path)))
+        facts = _of_this_chunk(container.read_about(os.fspath(path)), os.fspath(path))
+        about = OutcomeRecord.checked(facts)
     except (FileNotFoundError, ValueError):
         return None
     calls = about.count if about.calls is None else len(about.calls)

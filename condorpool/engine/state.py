@@ -4,7 +4,7 @@ The lock rule
 -------------
 `SessionState.changed` is the one lock of a session.  It guards
 
-* ``batches``, ``clusters`` and ``unreachable`` here, and
+* ``batches``, ``clusters``, ``unreachable``, ``ended`` and ``is_terminated`` here, and
 * every attribute of each `Batch`, `Crew`, `Cluster` and `Job`.
 
 They are written by
@@ -51,6 +51,7 @@ from condorpool.values.exceptions import (
 )
 from condorpool.values.guards import guarded
 from condorpool.values.locks import Monitor
+from condorpool.values.text import plural
 
 #: Seconds for which a wait tolerates an access point that does not answer.
 PATIENCE = 600.0
@@ -63,6 +64,10 @@ OUTCOME_LAG = 20.0
 
 # The words of CPython's faulthandler, which ends a call that cannot be interrupted.
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
+
+
+#: Why calls of a pool that was terminated have no result.
+TERMINATED = "the condorpool Pool was terminated"
 
 
 def ignore(*_: object) -> None:
@@ -90,6 +95,11 @@ class SessionState:
         self.clusters: dict[int, Cluster] = {}
         #: The error, and since when, while the access point or the disk does not answer.
         self.unreachable: tuple[CondorPoolError, float] | None = None
+        #: Why HTCondor, which was started here, has ended and cannot be started again.
+        self.ended: CondorPoolError | None = None
+        #: When that was last tried, and whether to try it again at once.
+        self.tried_at, self.retries = -math.inf, False
+        self.is_terminated = False
         #: Chunks whose jobs exited with 0 but whose outcomes are not visible, and since when.
         self._late: dict[tuple[int, int], tuple[Job, float]] = {}
         self._times_put_back = 0  # a listing of tokens from before the last time is stale
@@ -241,7 +251,8 @@ class SessionState:
             end = batch.pending.pop(first)
             batch.delivering += 1
             if isinstance(result, payload.Report):
-                batch.crew.replaced, batch.crew.has_worked = 0, True  # its jobs work
+                batch.crew.replaced = batch.crew.restarts = 0  # its jobs work
+                batch.crew.has_worked = True
             if isinstance(result, JobError) or result.has_failures:
                 batch.has_failures = not batch.streams
             if isinstance(result, JobFailedError):
@@ -340,12 +351,32 @@ class SessionState:
         for batch, first in lost:
             self.finish(batch, first, error)
 
-    def check_reach(self, patience: float = PATIENCE) -> None:
+    def end_all(self, error: JobError) -> None:
+        """Finish all chunks that have not finished with an error."""
+        with self.changed:
+            rest = [(batch, first) for batch in self.batches.values() for first in batch.pending]
+        for batch, first in rest:
+            self.finish(batch, first, error)
+
+    def check_reach(self, since: float = -math.inf, patience: float = PATIENCE) -> None:
         """Raise if the access point or the disk has not answered for ``patience`` seconds.
 
         An access point that restarts keeps its queue, so a wait continues meanwhile; but
-        it must end if the access point never comes back.
+        it must end if the access point never comes back.  It ends at once if HTCondor was
+        started here, has ended, and cannot be started again: that was tried after ``since``,
+        when the wait began.  Called with the lock held.
         """
+        calls = sum(batch.calls_pending for batch in self.batches.values()) if self.ended else 0
+        if calls and self.tried_at < since:
+            self.retries = True
+        elif calls:
+            why, line, logs = str(self.ended).partition("\n")
+            raise HTCondorError(
+                f"{plural(calls, 'call')} cannot be made now: {why}\n"
+                f"Nothing is lost: they are kept in {self.directory.path}, and continue when "
+                "HTCondor runs again. Then wait for them once more, or resume them in another "
+                f"process with condorpool.attach().{line}{logs}"
+            ) from self.ended
         if self.unreachable and time.monotonic() - self.unreachable[1] >= patience:
             error, since = self.unreachable
             raise HTCondorError(

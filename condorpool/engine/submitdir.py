@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -147,10 +148,16 @@ class Taken(NamedTuple):
     seconds: float = 0.0
 
 
+#: Files that start IPython, in a terminal or as a kernel: they are the same for all its users' work.
+_SHELLS = ("ipython", "ipython3", "ipykernel_launcher.py", "IPython/__main__.py")
+
+
+@functools.cache
 def program() -> str:
-    """Return the path of the script that this process runs, or its name if it has none."""
+    """Return the path of the script that this process runs; if it runs none, its first folder."""
     name = sys.argv[0] if sys.argv else ""
-    return os.path.abspath(name) if os.path.isfile(name) else name
+    is_script = os.path.isfile(name) and not name.endswith(_SHELLS)
+    return os.path.abspath(name if is_script else "")
 
 
 class SubmitDir(HeldFolder):

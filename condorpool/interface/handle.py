@@ -12,7 +12,8 @@ from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.interface.job import Jobs, QueuedJob
-from condorpool.interface.options.keywords import OnHold
+from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import OnHold, Progress
 from condorpool.interface.waiting import Waiting
 from condorpool.values.text import duration
 
@@ -38,7 +39,7 @@ class Handle(Jobs):
     def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
         self._calls = calls
         self._waiting = Waiting(calls, on_hold)
-        self._progress: str | None = None
+        self._progress: Progress | None = None
 
     @property
     def _spelling(self) -> str:
@@ -93,9 +94,9 @@ class Handle(Jobs):
         """Return whether all calls have ended."""
         return self._calls.is_ready
 
-    def show(self, progress: str | None) -> None:
+    def show(self, progress: Progress | None = "auto") -> None:
         """Show how the calls proceed, as the ``progress`` of `Pool` says."""
-        self._progress = progress
+        self._progress = checks.one_of("progress", progress, Progress, None)
         if not self.ready():
             self._waiting.display = display.show(self._to_show(), progress)
 

@@ -211,7 +211,7 @@ def found_in(entry: Entry) -> Found:
         delete = f"delete {entry.path} by hand if it is yours"
         is_there = os.path.lexists(entry.path / MANIFEST)
         return Found([], f"its file {MANIFEST} cannot be read; {delete}" if is_there else "")
-    survey = Survey(directory, has_queue=entry.has_queue)
+    survey = Survey(directory, has_queue=entry.has_queue(directory.manifest.queue))
     calls = []
     chains = directory.chains().values()
     directory.close()  # there may be many

@@ -14,6 +14,7 @@ from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
 from condorpool.values import tables
+from condorpool.values.holds import again
 from condorpool.values.text import duration, now, one_line, plural, printable, with_code
 
 #: Lines about leftover calls, and about held jobs, at most.
@@ -75,7 +76,7 @@ class Status:
         lines = [f"In the queue: {self.queue}."] if self.queue else []
         lines += [
             f"{plural(group.count, 'job')} held: {one_line(group.reason, 300)} "
-            f"(hold code {group.code}.{group.subcode}). {group.cure}"
+            f"(hold code {group.code}.{group.subcode}). {group.cure}{again(group.times)}"
             for group in self.held[:MOST]
         ]
         if self.held:

@@ -82,12 +82,13 @@ def once(
     sharing.read_from(lambda name: container.read(folder + name))
     frames = container.read(folder + chunk)[1]
     begin = int(origin)
-    made = worker.make(
+    about, values = worker.make(
         call,
         lambda: container.read(folder + call),
         frames,
         int(first) - begin,
         int(end) - begin,
     )
-    container.write(folder + outcome, *made)
+    about["chunk"] = outcome.partition(".")[0]
+    container.write(folder + outcome, about, values)
     return 0

@@ -212,7 +212,7 @@ class Runner:
             between,
             self.pause,
         )
-        about["job"] = self.job
+        about.update(job=self.job, chunk=name)
         self.chirp.retry(self.chirp.ensure_connected)
         self.write(f"{name}.outcome", about, frames)
         # Retried, so the event may come twice; the client uses the first.

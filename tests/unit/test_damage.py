@@ -104,3 +104,12 @@ def test_the_sum_is_the_same_however_the_frames_are_held(tmp_path):
     outcomes, frames = frames_of([(column, ""), (memoryview(b"abc").tobytes(), "")])
     container.write(str(tmp_path / "x"), {"calls": outcomes}, frames)
     assert (container.loads(container.read(str(tmp_path / "x"))[1]) == column).all()
+
+
+def test_an_outcome_in_the_place_of_another_is_noticed(tmp_path):
+    """It is whole, but its values are those of other calls."""
+    about = {"host": "h", "calls": None, "count": 1, "chunk": "1-0", "started": 0.0, "seconds": 0.0}
+    for name in ("1-0", "1-6"):
+        container.write(str(tmp_path / f"{name}.outcome"), about, container.dumps([7]))
+    assert payload.read_outcome(tmp_path / "1-0.outcome").values == [7]
+    assert not isinstance(payload.read_outcome(tmp_path / "1-6.outcome"), payload.Outcome)

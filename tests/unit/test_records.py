@@ -177,3 +177,19 @@ def test_new_submit_directories_are_hidden(tmp_path):
     """They would clutter a file browser."""
     directory = SubmitDir.new(tmp_path)
     assert directory.path.name == f".{directory.run}"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_script"),
+    [("run.py", True), ("ipython", False), ("ipykernel_launcher.py", False), ("", False)],
+)
+def test_what_names_belong_to(name, is_script, tmp_path, monkeypatch):
+    """A script is one; a shell is the same file for all, so that its folder counts."""
+    monkeypatch.chdir(tmp_path)
+    if name:
+        (tmp_path / name).touch()
+    monkeypatch.setattr("sys.argv", [name])
+    expected = str(tmp_path / name) if is_script else str(tmp_path)
+    assert submitdir.program.__wrapped__() == expected
+    monkeypatch.setattr("sys.argv", ["-c"])
+    assert submitdir.program.__wrapped__() == str(tmp_path)

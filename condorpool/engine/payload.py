@@ -27,6 +27,7 @@ from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.engine.printed import Printed
 from condorpool.runner import container
+from condorpool.runner.container import DamagedError
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
 from condorpool.values.exceptions import (
@@ -332,7 +333,7 @@ class Report:
     @property
     def failed(self) -> list[int]:
         """Which of its calls have failed; its first is 0."""
-        if "mismatch" in self.about:
+        if self.about.keys() & {"mismatch", "damaged"}:
             return list(range(self.calls))
         return [n for n, (what, *_) in enumerate(self.about["calls"] or ()) if what != "value"]
 
@@ -345,18 +346,29 @@ class Report:
         """Return all of it; unpickling the values may run any code of the user's.
 
         A value that cannot be rebuilt here is an error of its own call only; a file that
-        cannot be read is an error of all its calls.
+        is damaged is an error of all its calls.
 
         Parameters
         ----------
         first
             The number of its first call.
+
+        Raises
+        ------
+        OSError, MemoryError
+            It cannot be read now, but maybe later.
         """
         try:
             return self._outcome(first)
+        except DamagedError as error:
+            return damaged_outcome(error, self.job_id, self.about["host"])
+        except FileNotFoundError:
+            reason = "its outcome was deleted before it was read"
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
             reason = f"its outcome cannot be read: {words_of(error)}"
-            return JobFailedError(self.job_id, reason, host=self.about["host"])
+        return JobFailedError(self.job_id, reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
         about, job = self.about, self.job_id
@@ -368,6 +380,12 @@ class Report:
             )
             errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
             return Outcome([None] * self.calls, errors, about["host"], about["python"])
+        if "damaged" in about:
+            reason = f"what was sent to it is not what it should read: {about['damaged']}"
+            hint = "Make the calls again, as new ones."
+            lost = JobFailedError(job, reason, host=about["host"], hint=hint)
+            errors = dict.fromkeys(range(self.calls), lost)
+            return Outcome([None] * self.calls, errors, about["host"], about["python"], job)
         frames = container.read(str(self.path))[1]
         values, errors, position = [], {}, 0
         if about["calls"] is None:
@@ -396,20 +414,32 @@ class Report:
         )
 
 
-def look_at_outcome(path: Path, job: str = "") -> Report | None:
-    """Return the report on an outcome file; None while there is no complete one."""
+def look_at_outcome(path: Path, job: str = "") -> Report | JobFailedError | None:
+    """Return the report on an outcome file, or why it is damaged; None if there is none.
+
+    Raises OSError or MemoryError if it cannot be read now, but maybe later.
+    """
     try:
         about = container.read_about(str(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
+    except DamagedError as error:
+        return damaged_outcome(error, job)
     return Report(path, about, calls, job)
 
 
+def damaged_outcome(error: DamagedError, job: str, host: str = "") -> JobFailedError:
+    """Return the error of the calls whose outcome is damaged."""
+    reason = f"the file with its outcome {error.what}"
+    hint = f"Make the calls again with rerun(). The file is {error.args[0]}."
+    return JobFailedError(job, reason, host=host, hint=hint)
+
+
 def read_outcome(path: Path, first: int = 0) -> Outcome | JobError | None:
-    """Return the outcome in a file; None while there is no complete one."""
+    """Return the outcome in a file, or why it is damaged; None if there is none."""
     report = look_at_outcome(path)
-    return report.outcome(first) if report else None
+    return report.outcome(first) if isinstance(report, Report) else report
 
 
 def _overtime(about: Mapping[str, Any], number: int, job: str, text: str) -> TaskTimeoutError:
@@ -440,6 +470,8 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
                 "the arguments that it takes to super().__init__ there."
             )
             return None, _with(cause, in_place_of(ResultPicklingError, value, said))
+    except MemoryError:
+        raise  # there may be more later
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
         kind, why = "exception" if text else "value", words_of(error)
         said = f"the {kind} of a call has arrived, but cannot be rebuilt here: {why}"

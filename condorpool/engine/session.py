@@ -164,6 +164,7 @@ class Session:
         ``calls`` is the number of calls.  If it is None, the batch is a stream: call `open`
         instead of `commit`, and `add` for each chunk.
         """
+        self.state.check_room()
         batch = self._prepare(call, deliver, options, calls)
         try:
             with self.directory.explained():
@@ -235,6 +236,7 @@ class Session:
 
         They keep their numbers.
         """
+        self.state.check_room()
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
@@ -285,6 +287,7 @@ class Session:
 
     def add(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> None:
         """Write more chunks of a batch and post them."""
+        self.state.check_room()
         with self.directory.explained():
             parts = self._write(batch, chunks)
             self._post_parts(batch, ((first, end, first) for first, end in parts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,8 +136,13 @@ class AccessPoint:
             )
 
     def _schedd(self) -> Any:
+        sys.audit("htcondor", self.name)  # `values.guards` checks that no lock is held
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
+
+    def _collector(self) -> Any:
+        sys.audit("htcondor", self.collector_address)
+        return htcondor2.Collector(self.collector_address or None)
 
     @uninterrupted
     def _ask(self, doing: str, operation: Callable[[Any], T]) -> T:
@@ -289,7 +295,7 @@ class AccessPoint:
         projection = ["Name", "Machine", "State", "SlotType"]
         projection += ["TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
         try:
-            central = htcondor2.Collector(self.collector_address or None)
+            central = self._collector()
             ads = central.query(htcondor2.AdType.Startd, projection=projection)
         except _FAULTS as error:
             raise self._fault("query the collector for slots", error) from error
@@ -305,7 +311,7 @@ class AccessPoint:
         # What a partitionable slot has now is what its dynamic slots do not use.
         here = re.sub(r"\b(Cpus|Memory|Disk|GPUs)\b", r"TotalSlot\1", here, flags=re.IGNORECASE)
         try:
-            central = htcondor2.Collector(self.collector_address or None)
+            central = self._collector()
             found = central.query(
                 htcondor2.AdType.Startd, f'SlotType =!= "Dynamic" && ({here}) =!= false', ["Name"]
             )
@@ -328,7 +334,7 @@ class AccessPoint:
             else:
                 ads = [matching.ad_of(job)]
             running = self._try(lambda schedd: schedd.query("JobStatus == 2", ["Owner"]))
-            central = htcondor2.Collector(self.collector_address or None)
+            central = self._collector()
             slots = central.query(htcondor2.AdType.Startd, 'SlotType =!= "Dynamic"')
         except _FAULTS as error:
             raise self._fault("match a job with slots", error) from error

@@ -65,7 +65,7 @@ def mark(path: Path, on_exit: str) -> None:
     """Change what is done with a directory of this process when it is handed over."""
     for entry in registry.entries(_folder()):
         if entry.path == path:
-            entry.write(on_exit=on_exit)
+            entry.change(on_exit=on_exit)
 
 
 def delete(entry: Entry) -> None:
@@ -74,9 +74,9 @@ def delete(entry: Entry) -> None:
     Raises FileNotFoundError if another process has taken it up.
     """
     if entry.owner:
-        entry.write(on_exit="delete")  # its cleaner reads this, or a new one
+        entry.change(on_exit="delete")  # its cleaner reads this, or a new one
     else:
-        entry.move(_ended_folder()).write(on_exit="delete")
+        entry.move(_ended_folder()).change(on_exit="delete")
     sweep()
 
 
@@ -130,7 +130,7 @@ def adopt(entry: Entry, on_exit: str, origin: Mapping[str, str] | None = None) -
     """
     folder = _folder()
     origin = origin or entry.origin
-    adopted = entry.move(folder).write(on_exit=on_exit, origin=origin)
+    adopted = entry.move(folder).change(on_exit=on_exit, origin=origin)
     launch.ensure_cleaner(folder, origin)
     return adopted
 
@@ -167,7 +167,7 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
     with contextlib.suppress(FileNotFoundError):
         while not ownership.acquire(entry.path):
             if time.monotonic() > end:
-                adopted.move(entry.file.parent).write(on_exit=entry.on_exit, origin=entry.origin)
+                adopted.move(entry.file.parent).change(on_exit=entry.on_exit, origin=entry.origin)
                 raise CondorPoolError(
                     f"another process is working on {entry.path}: try again later."
                 )

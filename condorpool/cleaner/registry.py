@@ -32,12 +32,17 @@ from condorpool import personal
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
+from condorpool.engine.submitdir import run_of
 from condorpool.personal import guardian
 from condorpool.values.exceptions import HTCondorError
+from condorpool.values.text import one_line
 
 KEPT = "kept"
 LOG = "cleaner.log"
 CLEANER_LOCK = "cleaner.lock"
+
+#: The most characters of a note: it may contain an error, and a path that is not UTF-8.
+MOST_OF_NOTE = 2_000
 
 #: Bytes after which a new log is started; the previous one is kept beside it.
 LOG_SIZE = 1 << 20
@@ -121,7 +126,7 @@ class Entry:
     def note(self) -> str:
         """What the cleaner waits for, or why the directory is kept."""
         try:
-            return self._note.read_text(encoding="utf-8")
+            return self._note.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
@@ -131,20 +136,39 @@ class Entry:
 
     def say(self, text: str) -> None:
         """Write what is done and why into the note, and, if that is new, into the log."""
+        text = one_line(text, MOST_OF_NOTE)
         if text != self.note:
             log(f"{self.path}: {text}")
             with contextlib.suppress(OSError):
                 self._note.write_text(text, encoding="utf-8")
 
-    def write(self, **changes: Any) -> Entry:
-        """Write the entry under a temporary name and move it into place."""
+    def __bytes__(self) -> bytes:
+        """Return what its file contains."""
+        facts = {name: getattr(self, name) for name in _WRITTEN}
+        facts |= {"path": str(self.path), "origin": dict(self.origin)}
+        return json.dumps(facts).encode()
+
+    def write(self) -> Entry:
+        """Write a new entry under a temporary name and move it into place."""
+        scratch = self.file.with_suffix(f".{os.getpid()}.tmp")
+        with open(scratch, "wb", opener=_private) as file:
+            file.write(bytes(self))
+        scratch.replace(self.file)
+        return self
+
+    def change(self, **changes: Any) -> Entry:
+        """Change the entry where it is.
+
+        Raises FileNotFoundError if another process moved it first.
+        """
         entry = replace(self, **changes)
-        facts = {name: getattr(entry, name) for name in _WRITTEN}
-        facts |= {"path": str(entry.path), "origin": dict(entry.origin)}
-        scratch = entry.file.with_suffix(f".{os.getpid()}.tmp")
-        with open(scratch, "w", encoding="utf-8", opener=_private) as file:
-            json.dump(facts, file)
-        scratch.replace(entry.file)
+        # A rename would make an entry anew that another process has moved meanwhile.  So all of it
+        # is written at once, and blanks replace what remains.
+        file = os.open(self.file, os.O_WRONLY)
+        try:
+            os.pwrite(file, bytes(entry).ljust(os.fstat(file).st_size), 0)
+        finally:
+            os.close(file)
         return entry
 
     def move(self, folder: Path) -> Entry:
@@ -193,7 +217,9 @@ def entries(folder: Path) -> list[Entry]:
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
             known = {name: facts[name] for name in _WRITTEN if name in facts}
-            found.append(Entry(file, **{**known, "path": Path(known["path"])}))
+            entry = Entry(file, **{**known, "path": Path(known["path"])})
+            if entry.run == run_of(entry.path):  # else a copy of an entry
+                found.append(entry)
         except (OSError, ValueError, TypeError, KeyError):
             continue  # gone meanwhile, or not an entry
     return sorted(found, key=lambda entry: entry.since)
@@ -257,7 +283,7 @@ def log(text: str) -> None:
             file.replace(file.with_suffix(".log.old"))
         with open(file, "a", encoding="utf-8", opener=_private) as lines:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            lines.write(f"{now} [{os.getpid()}] {text}\n")
+            lines.write(f"{now} [{os.getpid()}] {one_line(text, 2 * MOST_OF_NOTE)}\n")
 
 
 def _private(path: str, flags: int) -> int:

@@ -23,9 +23,9 @@ class Cell(NamedTuple):
     color: str = ""
 
 
-def say(text: str) -> None:
+def say(text: str, end: str = "\n") -> None:
     """Print a text at once: pipes are buffered, and the user may wait."""
-    print(printable(text), flush=True)
+    print(printable(text), end=end, flush=True)
 
 
 def warn(text: str) -> None:

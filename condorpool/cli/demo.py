@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from importlib import resources
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from condorpool import personal
+from condorpool.cli.console import say
 from condorpool.values.exceptions import CondorPoolError
 
 NOTEBOOK = "quickstart.ipynb"
@@ -39,19 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output).absolute()
     output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    personal.install(progress=_say)
+    personal.install(progress=say)
     with tempfile.TemporaryDirectory(prefix="condorpool-demo-") as folder:
-        _say("Starting a personal HTCondor")
+        say("Starting a personal HTCondor")
         with personal.start(Path(folder, "personal")) as htcondor:
-            _say(f"HTCondor {htcondor.installation.version} is up")
+            say(f"HTCondor {htcondor.installation.version} is up")
             page = _execute(_notebook(), output, htcondor.folder)
-    _say(f"Finished in {time.monotonic() - started:.0f} s; HTCondor has been stopped.")
-    _say(f"The executed notebook: {page.as_uri()}")
+    say(f"Finished in {time.monotonic() - started:.0f} s; HTCondor has been stopped.")
+    say(f"The executed notebook: {page.as_uri()}")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _notebook() -> Path:
@@ -75,13 +71,12 @@ def _execute(source: Path, output: Path, htcondor: Path) -> Path:
         nonlocal begun
         begun = time.monotonic()
         if cell in codes:
-            print(f"[{codes.index(cell) + 1}/{len(codes)}] {_title(cell)}", end="", flush=True)
+            say(f"[{codes.index(cell) + 1}/{len(codes)}] {_title(cell)}", end="")
 
     def after(cell: Any, **_: Any) -> None:
-        print(f"  {time.monotonic() - begun:.1f} s")
+        say(f"  {time.monotonic() - begun:.1f} s")
         for line in _shown(cell):
-            print(f"      {line}")
-        sys.stdout.flush()
+            say(f"      {line}")
 
     client = NotebookClient(
         notebook,

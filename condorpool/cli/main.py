@@ -18,6 +18,7 @@ from condorpool.cli import demo, submitdirs
 from condorpool.cli.console import agrees, jobs_in_words, say, warn
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.matching import did_you_mean
+from condorpool.values.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +71,15 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that suggests the command that may be meant."""
+    """A parser that suggests the command or the option that may be meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that there is not, where the options that there are are known."""
+        found, rest = super().parse_known_args(args, namespace)
+        if wrong := [word.partition("=")[0] for word in rest if word.startswith("-")]:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            super().error(f"there is no option {wrong[0]}.{did_you_mean(wrong[0], known)}")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with 2."""
@@ -78,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
             word = ast.literal_eval(f"'{wrong[1]}'")
             known = [name for action in self._actions for name in action.choices or ()]
             message = f"there is no command {word!r}.{did_you_mean(word, known)}"
-        super().error(message)
+        super().error(printable(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,7 +134,7 @@ def _add_personal(commands: Commands) -> None:
     start = _add(
         actions, "start", _start, "start a personal HTCondor, which runs until you stop it"
     )
-    start.add_argument("--cpus", type=int, metavar="N", help="offer N CPUs (default: all)")
+    start.add_argument("--cpus", type=_count, metavar="N", help="offer N CPUs (default: all)")
 
     stop = _add(
         actions, "stop", _stop, "stop the personal HTCondor, and delete its folder and jobs"
@@ -142,6 +151,12 @@ def _add_personal(commands: Commands) -> None:
     )
     for action in (start, stop, status, env):
         action.add_argument("--folder", metavar="DIR", help="the folder with its files")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"takes a whole number of 1 or more, not {text!r}")
+    return int(text)
 
 
 def _add(
@@ -202,5 +217,5 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _env(arguments: argparse.Namespace) -> int:
     for name, value in personal.environment(arguments.folder).items():
-        print(f"export {name}={shlex.quote(value)}")
+        print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - a shell reads it
     return 0

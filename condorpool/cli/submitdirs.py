@@ -30,7 +30,7 @@ from condorpool.values.exceptions import (
     JobRemovedError,
     words_of,
 )
-from condorpool.values.matching import did_you_mean, matching
+from condorpool.values.matching import did_you_mean, meant
 from condorpool.values.text import one_line, plural
 
 # A command adds its parser to these, and sets what it runs as `run`.
@@ -299,7 +299,10 @@ def _clean(arguments: argparse.Namespace) -> int:
                 f"`condorpool rm {entry.run}`."
             )
         if not kept:
-            say(f"Nothing to keep: {arguments.gone} has no submit directory that is not in use.")
+            hint = did_you_mean(arguments.gone, [o.host for o in registry.folders().values()])
+            say(
+                f"Nothing to keep: {arguments.gone} has no submit directory that is not in use.{hint}"
+            )
         return 0
     leftover = custody.sweep()
     for entry in leftover:
@@ -335,8 +338,10 @@ def _rm(arguments: argparse.Namespace) -> int:
         )
     for run, each in chosen.items():
         if each.entry.in_use:
+            named = [known.name for known in each.calls if known.digest]
+            there = f", or run condorpool.forget({named[0]!r}) there" if named else ""
             raise CondorPoolError(
-                f"{run} is {each.entry.in_use}: {each.entry.cure}. Nothing was deleted."
+                f"{run} is {each.entry.in_use}: {each.entry.cure}{there}. Nothing was deleted."
             )
         others = everything[run].names - each.names
         if others and (each.others or not all(known.digest for known in each.calls)):
@@ -458,14 +463,13 @@ def _named(name: str, everything: Sequence[Listed]) -> list[Listed]:
 
 def _meant(name: str, known: set[str], everything: Sequence[Listed]) -> str:
     """Return the one name that is meant."""
-    found = matching(name, known, {each.entry.run: each.entry.path for each in everything})
-    if not found:
-        raise CondorPoolError(
-            f"nothing is named {name!r}.{did_you_mean(name, known)} `condorpool ls` lists all names."
-        )
-    if len(found) > 1:
-        raise CondorPoolError(f"several names begin with {name!r}: {', '.join(found)}.")
-    return found[0]
+    return meant(
+        name,
+        known,
+        {each.entry.run: each.entry.path for each in everything},
+        unknown=f"nothing is named {name!r}",
+        hint="`condorpool ls` lists all names.",
+    )
 
 
 # -- states ------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 from condorpool.display import notices
+from condorpool.values.text import as_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,7 +81,7 @@ def html(shown: Iterable[Calls], title: str = "") -> str:
     from condorpool.display.progress import Meter  # noqa: PLC0415
 
     bodies = [report.of(calls, Meter(calls).read())["text/html"] for calls in shown]
-    return "\n".join([f"<div>{escape(title)}</div>"] * bool(title) + bodies)
+    return "\n".join([f"<div>{as_html(title)}</div>"] * bool(title) + bodies)
 
 
 def running_kernel() -> Any:

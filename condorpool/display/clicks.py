@@ -18,12 +18,11 @@ exist, and passes on every other message unchanged.
 from __future__ import annotations
 
 import contextvars
-import logging
 import queue
 import threading
 from typing import Any
 
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
 
 #: Seconds between two reads of the channel where the main thread reads it.
 POLL_INTERVAL = 0.05

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from condorpool.values import holds
 from condorpool.values.exceptions import JobError, JobRemovedError
+from condorpool.values.text import one_line
 
 #: Reasons and messages are cut to this length: one may contain a whole standard error.
 LONGEST = 400
@@ -89,7 +90,7 @@ class Failed:
 
 def key_of(reason: str, code: int, subcode: int) -> str:
     """Return a key that jobs held for the same cause share."""
-    return f"{code}.{subcode} {fold(reason)}"
+    return f"{code}.{subcode} {one_line(fold(reason), LONGEST)}"
 
 
 class HeldGroups:
@@ -113,7 +114,7 @@ class HeldGroups:
             found = groups.get((folded, code, subcode))
             groups[folded, code, subcode] = Held(
                 key=key_of(reason, code, subcode),
-                reason=self._common[folded],
+                reason=one_line(self._common[folded], LONGEST),
                 code=code,
                 subcode=subcode,
                 count=count + (found.count if found else 0),
@@ -141,7 +142,7 @@ class FailedGroups:
         new, self._counted = known[self._counted :], len(known)
         for call, error in new:
             text = error.what if isinstance(error, JobError) else _first_line(error)
-            kind, message = type(error).__name__, text[:LONGEST]
+            kind, message = type(error).__name__, one_line(text, LONGEST)
             key = kind, fold(message)
             if key not in self._groups and len(self._groups) >= MOST_GROUPS:
                 key, kind, message = ("", ""), "others", ""

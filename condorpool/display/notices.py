@@ -9,15 +9,22 @@ from functools import cache
 from types import FunctionType
 from typing import Any, TextIO
 
+from condorpool.values.text import printable
+
 
 def stream() -> TextIO:
     """Return standard error, or in a cell standard output: notices should not look like errors."""
     return sys.stdout if type(sys.stdout).__module__ == "ipykernel.iostream" else sys.stderr
 
 
+def say(text: str) -> None:
+    """Print what the user asked for."""
+    print(printable(text))
+
+
 def tell(line: str) -> None:
     """Print a notice to the user."""
-    print(f"condorpool: {line}", file=stream())
+    print(f"condorpool: {printable(line)}", file=stream())
 
 
 def warn_of_hash(func: Callable[..., Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import queue
 import threading
 import time
@@ -14,8 +13,10 @@ from condorpool.display.page import jobs_in, page
 from condorpool.display.printed import clean, shown
 from condorpool.engine import actions
 from condorpool.engine.jobs import Job
+from condorpool.engine.texts import Text, end_of
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
+from condorpool.values.logs import logger
 from condorpool.values.text import plural
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 #: Seconds for which an answer waits for calls that are removed to end.
 CALLBACK_LAG = 1.0
 
-logger = logging.getLogger("condorpool")
 
 #: A page of jobs has at most this many rows.
 MOST_ROWS = 100
@@ -57,9 +57,7 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
         count = calls.act(action)
-        if action == "remove":  # this counts jobs and what no job had taken
-            return {"said": "removed what remained" if count else "nothing remained to be removed"}
-        return {"said": f"{past} {plural(count, 'job')}"}
+        return {"said": f"{past} {plural(count, 'call' if action == 'remove' else 'job')}"}
     if order.get("idle"):
         return _remove_waiting(calls)
     chosen = _chosen(calls, order)
@@ -69,11 +67,13 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove_waiting(calls: Calls) -> dict[str, Any]:
     """Take back the calls that no job has taken, and remove the idle jobs."""
-    before = calls.counts().removed
-    calls.take_back()
-    actions.act_on_jobs(calls.session.state, "remove", list(jobs_in(calls, "idle")), calls.batch)
+    count = calls.take_back()
+    if calls.batch:
+        # They have taken calls if they were evicted.
+        idle = list(jobs_in(calls, "idle"))
+        count += actions.remove_jobs(calls.session.state, calls.batch, idle)
     calls.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
-    return {"said": f"removed {plural(calls.counts().removed - before, 'call')}"}
+    return {"said": f"removed {plural(count, 'call')}"}
 
 
 def _release_with_memory(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,14 +129,19 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
             return {"said": f"no job made call {int(call):,}"}
     elif not any(jobs_in(calls, ids=[job])) and all(job != c.job for c in calls.chunks()):
         return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
+    session = calls.session
     found = {
-        "events": calls.session.directory.events([job]),
-        "standard error": calls.session.stderr(job),
-        "output": calls.session.stdout(job),
+        "events": end_of(session.directory.events([job]) or "", TAIL),
+        "standard error": _end(session.text(job, 1)),
+        "output": _end(session.text(job, 0)),
     }
-    texts = [f"== {name} ==\n{clean(text[-TAIL:])}" for name, text in found.items() if text]
+    texts = [f"== {name} ==\n{clean(said)}" for name, said in found.items() if said]
     text = "\n".join(texts) or "The job has written nothing yet."
     return {"log": {"title": title.format(job), "text": text}}
+
+
+def _end(text: Text | None) -> str:
+    return text.shown(TAIL) if text else ""
 
 
 def _job_of(calls: Calls, number: int) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import collections
-import re
 import time
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
-from condorpool.values.text import plural, printable
+from condorpool.engine.texts import end_of
+from condorpool.values.text import as_html, left_by_terminal, plural
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
@@ -22,12 +21,6 @@ ALL = "pool.last.printed()"
 
 # When texts of calls that ended quickly were shown: a loop must not fill the notebook with them.
 _quick: collections.deque[float] = collections.deque(maxlen=10)
-
-# Colors, titles and links of terminals.
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
-
-# What was overwritten in a line, as by progress bars.
-_OVERWRITTEN = re.compile(r"[^\n]*\r(?=[^\r\n])")
 
 
 @dataclass(frozen=True)
@@ -68,10 +61,10 @@ class Shown:
     def html(self) -> str:
         """All of it as folded HTML."""
         parts = [
-            (f"<strong>{escape(label)}</strong>\n" if label else "") + escape(text)
+            (f"<strong>{as_html(label)}</strong>\n" if label else "") + as_html(text)
             for label, text in self.texts
         ]
-        body = "\n".join(parts + [f"<em>{escape(self.missing)}</em>"] * bool(self.missing))
+        body = "\n".join(parts + [f"<em>{as_html(self.missing)}</em>"] * bool(self.missing))
         return (
             f'<details><summary style="cursor: pointer">{self.title}</summary>'
             '<pre style="max-height: 20em; overflow: auto; white-space: pre-wrap; '
@@ -95,7 +88,7 @@ def shown(calls: Calls) -> Shown | None:
         cleaned = clean(text.text[-4 * each :])
         is_cut = is_cut or len(text.text) > 4 * each or len(cleaned) > each
         label = "" if calls.is_single else f"call {text.number:,}:"
-        texts.append((label, last_lines(cleaned, each)))
+        texts.append((label, end_of(cleaned, each)))
         used += len(texts[-1][1]) + len(label)
     more = f"{plural(count - len(texts), 'more call')} printed" if count > len(texts) else ""
     cut = "only the end of long texts is shown" if is_cut else ""
@@ -113,15 +106,5 @@ def shown_if_quick(calls: Calls) -> Shown | None:
 
 
 def clean(text: str) -> str:
-    """Return a text as a terminal would leave it, without the commands to the terminal."""
-    text = _OVERWRITTEN.sub("", _ESCAPES.sub("", text).replace("\r\n", "\n"))
-    return printable(text.replace("\r", "")).rstrip()
-
-
-def last_lines(text: str, most: int) -> str:
-    """Return the end of a text that is longer than ``most`` characters, from a line's begin on."""
-    if len(text) <= most:
-        return text
-    end = text[-most:]
-    _, is_whole, lines = end.partition("\n")
-    return "…\n" + lines if is_whole and lines else "…" + end
+    """Return a text as a terminal would leave it, without blanks at its end."""
+    return left_by_terminal(text).rstrip()

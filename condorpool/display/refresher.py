@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import os
 import threading
 import time
 from typing import Protocol, TypeVar
 
 from condorpool.values.locks import uninterrupted
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
 
 #: Seconds between two rounds.
 INTERVAL = 0.25

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from html import escape
 from typing import TYPE_CHECKING
 
 from condorpool.display.printed import Shown, shown
 from condorpool.display.timeline import Picture
-from condorpool.values.text import duration
+from condorpool.values.text import as_html, duration, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +57,7 @@ def render(
     summary = progress.summary
     html = [
         '<div style="font-size: var(--jp-ui-font-size1, 13px); max-width: 56em">',
-        f"<div><strong>{escape(progress.name)}</strong>: {escape(summary)}</div>",
+        f"<div><strong>{as_html(progress.name)}</strong>: {as_html(summary)}</div>",
         _bar(progress),
     ]
     text = [f"{progress.name}: {summary}"]
@@ -70,8 +69,8 @@ def render(
         groups.append(("waiting", progress.never))
     if groups:
         rows = "".join(
-            f'<tr><td style="white-space: nowrap; vertical-align: top">{escape(what)}</td>'
-            f'<td style="text-align: left; overflow-wrap: anywhere">{escape(why)}</td></tr>'
+            f'<tr><td style="white-space: nowrap; vertical-align: top">{as_html(what)}</td>'
+            f'<td style="text-align: left; overflow-wrap: anywhere">{as_html(why)}</td></tr>'
             for what, why in groups
         )
         html.append(f'<table style="margin: 4px 0">{rows}</table>')
@@ -79,15 +78,15 @@ def render(
     if len(chunks) > 1:
         html.append(Picture(chunks, posted).html())
     if slowest := _slowest(chunks):
-        html.append(f"<div>{escape(slowest)}</div>")
+        html.append(f"<div>{as_html(slowest)}</div>")
         text.append(slowest)
     if printed:
         html.append(printed.html)
         text.append(printed.hint)
     if hint:
-        html.append(f"<div>{escape(hint)}</div>")
+        html.append(f"<div>{as_html(hint)}</div>")
         text.append(hint)
-    return {"text/plain": "\n".join(text), "text/html": "\n".join([*html, "</div>"])}
+    return {"text/plain": printable("\n".join(text)), "text/html": "\n".join([*html, "</div>"])}
 
 
 def _slowest(chunks: Sequence[Chunk]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from condorpool.display.printed import shown, shown_if_quick
 from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
-from condorpool.values.text import duration
+from condorpool.values.text import duration, one_line, printable
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
@@ -21,6 +21,9 @@ DELAY = 1.0
 LINE_INTERVAL = 10.0
 
 WIDTH = 20
+
+#: Characters of a line, beside the bar.
+MOST = 500
 
 
 class TextBar:
@@ -66,7 +69,8 @@ class TextBar:
                 self._is_closed = progress.ended
                 if progress.never and not self._has_warned:
                     self._has_warned = True
-                    self._stream.write(f"{chr(10) * self._is_live}condorpool: {progress.never}\n")
+                    said = printable(progress.never)
+                    self._stream.write(f"{chr(10) * self._is_live}condorpool: {said}\n")
                 self._write(line(progress) + (f"; {printed.hint}" if printed else ""))
             if self._is_closed:
                 del self._meter, self._calls  # must not keep the calls' values alive
@@ -99,4 +103,5 @@ def line(progress: Progress) -> str:
     """Return the line for this progress."""
     full = WIDTH * progress.counts.ended // max(1, progress.counts.total)
     eta = "" if progress.eta is None else f", eta {duration(progress.eta)}"
-    return f"{progress.name} |{'█' * full}{'·' * (WIDTH - full)}| {progress.summary}{eta}"
+    name, summary = one_line(progress.name), one_line(progress.summary, MOST)
+    return f"{name} |{'█' * full}{'·' * (WIDTH - full)}| {summary}{eta}"

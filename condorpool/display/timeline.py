@@ -7,11 +7,10 @@ import itertools
 import math
 import operator
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 from condorpool.engine.chunks import Chunk
-from condorpool.values.text import duration, plural
+from condorpool.values.text import as_html, duration, plural
 
 #: Colors that are visible on light and on dark pages: a saved notebook is read on both.
 DONE, FAILED, TEXT = "#43a047", "#e53935", "#808080"
@@ -174,7 +173,7 @@ class Picture:
         return f"<timeline: {groups} of calls on {hosts}{failed}>"
 
     def _repr_html_(self) -> str:
-        return self.html() or escape(repr(self))
+        return self.html() or as_html(repr(self))
 
     def _rows(self, width: float) -> tuple[list[tuple[str, list[Bar]]], int]:
         """Return what is drawn: hosts with rows, and how many slots each of these stands for.
@@ -215,7 +214,7 @@ class Picture:
                 f"{''.join(self._spans(host, row))}</div>"
                 for _, row in group
             )
-            lines.append(_line(escape(host), f'<div title="{escape(host)}">{bars}</div>'))
+            lines.append(_line(as_html(host), f'<div title="{as_html(host)}">{bars}</div>'))
         step, unit, name = _ticks(self.seconds)
         share = 100 * step * unit / (self.seconds or 1.0)
         count = int(100 / share)
@@ -248,7 +247,7 @@ class Picture:
             margin = max(0.0, begin - position)
             width = max(0.2, end - begin - GAP)
             failed = min(width, max(0.2, bar.failed * scale)) if bar.failures else 0.0
-            title = escape(f"{bar}, {host}")
+            title = as_html(f"{bar}, {host}")
             for share, style in (
                 (width - failed, DONE),
                 (failed, f"{FAILED}; height: 50%; align-self: flex-end"),
@@ -290,7 +289,7 @@ class Picture:
         return (
             f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH + 20} {bottom + 36}' "
             f"fill='{TEXT}' font-size='11' font-family='sans-serif'>"
-            f"<title>{escape(repr(self))}</title>"
+            f"<title>{as_html(repr(self))}</title>"
             f"{''.join(self._names(rows))}{''.join(self._axis(scale, bottom, every))}"
             f"<text x='{MARGIN}' y='{bottom + 31}'>{legend}</text>"
             f"<path fill='{TEXT}' d='{''.join(waiting)}'/>"
@@ -305,7 +304,7 @@ class Picture:
             if host != before:
                 name = host if len(host) <= LONGEST else f"{host[:LONGEST]}…"
                 yield f"<text x='{MARGIN - 8}' y='{(number + 0.8) * HEIGHT:.1f}' text-anchor='end'>"
-                yield f"{escape(name)}</text>"
+                yield f"{as_html(name)}</text>"
             before = host
 
     def _axis(self, scale: float, bottom: float, every: int) -> Iterator[str]:

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import contextvars
 import dataclasses
-import logging
 import threading
 import time
 from pathlib import Path
@@ -21,11 +20,11 @@ from condorpool.display.clicks import clicks
 from condorpool.display.printed import shown_if_quick
 from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
+from condorpool.values.text import all_printable, printable
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
 
-logger = logging.getLogger("condorpool")
 
 #: Seconds before calls are shown: most have ended by then.
 DELAY = 1.0
@@ -188,7 +187,7 @@ class Panel:
     def _show_printed(self) -> None:
         """Show what calls printed that ended before there was a widget."""
         if printed := shown_if_quick(self._calls):
-            text = f"{self._calls.name}: {printed.hint}"
+            text = printable(f"{self._calls.name}: {printed.hint}")
             bundle = {"text/plain": text, "text/html": printed.html}
             self._context.copy().run(display, bundle, raw=True)
 
@@ -197,7 +196,8 @@ class Panel:
         with contextlib.suppress(ReferenceError):
             self._printed = 0 if self._calls.echoes else self._calls.calls_printed
         known = {"counts": counts, "reruns": self._can_rerun, "printed": self._printed}
-        return {**dataclasses.asdict(progress), **known}
+        shown: dict[str, Any] = all_printable({**dataclasses.asdict(progress), **known})
+        return shown
 
     # -- the user's side -------------------------------------------------------------
     def poll_clicks(self) -> None:
@@ -222,4 +222,4 @@ class Panel:
     def _send(self, widget: JobWidget, message: dict[str, Any]) -> None:
         if widget.comm is not None:
             # Jupyter's kernels keep in the context which cell a message belongs to.
-            self._context.copy().run(widget.send, message)
+            self._context.copy().run(widget.send, all_printable(message))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from condorpool.access.accesspoint import any_cluster
 from condorpool.engine.batches import Batch
@@ -29,12 +29,12 @@ _FACTORY_ACTIONS = ("hold", "release", "remove")
 def act_on_batch(state: SessionState, action: str, batch: Batch) -> int:
     """Act on the jobs that make the chunks of a batch; return on how many.
 
-    "remove" counts chunks, and also takes back those that no job has taken; the
-    others count jobs.
+    "remove" also takes back what no job has taken, and returns how many calls it removed.
     """
     crew = batch.crew
     if not crew.is_resident:
-        return sum(_act_on_cluster(state, action, cluster) for cluster in crew.clusters)
+        done = sum(_act_on_cluster(state, action, cluster) for cluster in crew.clusters)
+        return _count_removed(state, batch) if action == "remove" else done
     if action == "remove":
         return _remove_chunks(state, batch)
     state.refresh_holders(crew)
@@ -57,7 +57,7 @@ def _act_on_cluster(state: SessionState, action: str, cluster: Cluster) -> int:
 
 @uninterrupted
 def take_back(state: SessionState, batch: Batch | None = None) -> int:
-    """Take back the chunks that no job has taken, of a batch or of all; return how many."""
+    """Take back the chunks that no job has taken, of a batch or of all; return how many calls."""
     with state.changed:
         batches = [batch] if batch else list(state.batches.values())
         crews = dict.fromkeys(batch.crew for batch in batches if batch.pending)
@@ -67,8 +67,7 @@ def take_back(state: SessionState, batch: Batch | None = None) -> int:
             error = JobRemovedError("", TAKEN_BACK)
             for token in state.recall(crew, batch):
                 if whose := state.batches.get(token.batch):
-                    state.finish(whose, token.first, error)
-                    count += 1
+                    count += state.finish(whose, token.first, error)
         elif crew.clusters:
             count += _remove_waiting_jobs(state, crew)
     with state.changed:
@@ -77,20 +76,26 @@ def take_back(state: SessionState, batch: Batch | None = None) -> int:
 
 
 def _remove_waiting_jobs(state: SessionState, crew: Crew) -> int:
-    """Remove the jobs of a plain crew that have not begun; return how many."""
+    """Remove the jobs of a plain crew that have not begun; return how many calls these had."""
     clusters = any_cluster(cluster.number for cluster in crew.clusters)
     with state.changed:
         for cluster in crew.clusters:
             cluster.why_not_made = TAKEN_BACK
-        waiting = {first for batch in crew.batches for first in batch.pending}
     # This matches the factory too, which then makes no more jobs.
     state.access_point.act("remove", f"({clusters}) && JobStatus =!= 2", TAKEN_BACK)
     running = state.access_point.query(f"({clusters}) && JobStatus == 2", ["ClusterId", "ProcId"])
     by_number = {cluster.number: cluster.chunks or () for cluster in crew.clusters}
-    waiting -= {by_number[int(ad["ClusterId"])][int(ad["ProcId"])] for ad in running}
-    for batch in crew.batches:
-        waiting -= state.directory.outcomes(batch.number)
-    return len(waiting)
+    begun = {by_number[int(ad["ClusterId"])][int(ad["ProcId"])] for ad in running}
+    begun.update(*(state.directory.outcomes(batch.number) for batch in crew.batches))
+    return sum(_count_removed(state, batch, begun) for batch in crew.batches)
+
+
+def _count_removed(state: SessionState, batch: Batch, begun: Collection[int] = ()) -> int:
+    """Note that the jobs of a plain crew were removed but for some; return how many calls these had."""
+    with state.changed:
+        removed = batch.pending.keys() - batch.removed - {*begun}
+        batch.removed |= removed
+        return sum(batch.pending[first] - first for first in removed)
 
 
 @uninterrupted
@@ -109,7 +114,7 @@ def remove_waiting(state: SessionState, crew: Crew, why: str) -> None:
 
 
 def _remove_chunks(state: SessionState, batch: Batch) -> int:
-    """Remove the jobs that hold chunks of a batch, and take back its other chunks."""
+    """Remove the jobs that hold chunks of a batch, and take back the others; return how many calls."""
     crew = batch.crew
     error = JobRemovedError("", TAKEN_BACK)
     back = state.recall(crew, batch)
@@ -119,15 +124,23 @@ def _remove_chunks(state: SessionState, batch: Batch) -> int:
             error = JobRemovedError(stuck[0].id, stuck[0].reason)
             for token in back:
                 batch.holders.setdefault(token.first, stuck[0])
-    for token in back:
-        state.finish(batch, token.first, error)
+    calls = sum(state.finish(batch, token.first, error) for token in back)
     state.refresh_holders(crew)
     with state.changed:
         taken = [batch.holders[i] for i in batch.pending if i in batch.holders]
         unused = [] if crew.pending else [job for job in stuck if job not in taken]
         state.changed.notify_all()
     act_on_jobs(state, "remove", unused, batch)
-    return len(back) + act_on_jobs(state, "remove", taken, batch)
+    return calls + remove_jobs(state, batch, taken)
+
+
+def remove_jobs(state: SessionState, batch: Batch, jobs: Sequence[Job]) -> int:
+    """Remove jobs; return how many calls of a batch these had taken."""
+    holders = {*jobs}
+    with state.changed:
+        taken = [i for i in batch.pending if batch.holders.get(i) in holders]
+        calls = sum(batch.pending[first] - first for first in taken)
+    return calls if act_on_jobs(state, "remove", jobs, batch) else 0
 
 
 @uninterrupted

@@ -96,6 +96,8 @@ class Batch:
         self.errors: set[int] = set()  # all chunks that ended without an outcome
         self.has_failures = False  # failed calls that may be made again
         self.successor: Batch | None = None  # the batch that makes them again
+        #: Chunks of a plain crew whose jobs the user has removed; their events come later.
+        self.removed: set[int] = set()
         #: The first call of each chunk that a job has taken → that job.
         self.holders: dict[int, Job] = {}
         #: The first call of each chunk that a job has taken → how far it was at the last look.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import logging
 import math
 import sys
 import time
@@ -32,8 +31,8 @@ from condorpool.values.exceptions import (
     JobError,
     UnsubmittedError,
 )
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
+from condorpool.values.text import left_by_terminal
 
 #: Seconds for which a wait lets the callbacks of other calls delay its own.
 CALLBACK_LAG = 1.0
@@ -244,7 +243,7 @@ class Calls:
     def act(self, action: str) -> int:
         """Hold, release or otherwise act on the jobs of unfinished calls; return on how many.
 
-        "remove" also takes back the calls that wait for a job.
+        "remove" also takes back the calls that wait for a job, and returns how many calls.
         """
         count = 0
         if action == "remove":
@@ -256,7 +255,7 @@ class Calls:
         return count
 
     def take_back(self) -> int:
-        """Take back the calls that no job has taken yet; return how many chunks."""
+        """Take back the calls that no job has taken yet; return how many."""
         if not self.batch or self.batch.is_done:
             return 0
         self.mark_reported()
@@ -288,6 +287,6 @@ class Calls:
         for stream, text in zip((sys.stdout, sys.stderr), printed.texts, strict=True):
             if text:
                 try:
-                    self._echo.run(stream.write, text)
+                    self._echo.run(stream.write, left_by_terminal(text))
                 except Exception:  # the user may have replaced the stream; the values are safe
                     logger.exception("condorpool could not print the output of some calls")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from condorpool.engine.jobs import Job
 from condorpool.engine.payload import Outcome
 from condorpool.values.exceptions import JobError
+from condorpool.values.text import one_line
 
 #: Seconds below which a call is not measured.
 SHORT = 1e-3
@@ -91,4 +92,4 @@ def record(first: int, end: int, result: Outcome | JobError, job: Job | None) ->
             started = max(float(job.began), job.last_chunk_end)
             known.update(started=started, seconds=max(0.0, job.ended - started))
     # Interned: there may be 100,000 chunks, of a few jobs.
-    return Chunk(first, calls, failed, sys.intern(name), sys.intern(host), **known)
+    return Chunk(first, calls, failed, sys.intern(name), sys.intern(one_line(host)), **known)

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from condorpool.engine.pickling import pickled
+from condorpool.values.text import printable
 
 #: How many generators are remembered.
 REMEMBERED = 1_000
@@ -76,14 +77,13 @@ def warn(generators: Sequence[Any], name: Callable[[Any], str | None], what: str
     new = [generator for generator in generators if not _warned.of(generator)]
     names = dict.fromkeys(f"`{path}`" for path in map(name, new[:_NAMED]) if path)
     if new:
-        warnings.warn(
+        text = (
             f"{', '.join(names) or 'a random generator'} is sent with {what}: every job gets "
             "a copy in the same state, so calls repeat each other's random numbers. Give each "
             "call a seed or a generator of its own; numpy.random.SeedSequence().spawn(n) makes "
-            "n seeds.",
-            RepeatedNumbersWarning,
-            stacklevel=_users_level(),
+            "n seeds."
         )
+        warnings.warn(printable(text), RepeatedNumbersWarning, stacklevel=_users_level())
     for generator in new:
         _warned.add(generator, True)
 

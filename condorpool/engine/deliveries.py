@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -17,8 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from condorpool.values.locks import Monitor, uninterrupted
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
 
 Task = Callable[[], object]
 

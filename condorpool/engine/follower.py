@@ -29,6 +29,9 @@ from condorpool.values.locks import uninterrupted
 #: Seconds, at most, from the event that a job was evicted to the event that it is held.
 HOLD_LAG = 2.0
 
+#: Seconds, at most, for which the end of a session waits for a read of its event log.
+READ_LAG = 5.0
+
 #: Seconds that a job may be disconnected before other jobs may take its chunk.
 CONTACT_LAG = 60.0
 
@@ -82,9 +85,13 @@ class Follower:
 
     def close(self) -> None:
         """Stop reading the event log."""
-        with uninterrupted, self._reading:
-            self._is_closed = True
-            self._log.close()
+        self._is_closed = True
+        with uninterrupted:
+            # A read may wait for a network file system that does not answer: then its thread
+            # closes the log.
+            if self._reading.acquire(timeout=READ_LAG):
+                self._log.close()
+                self._reading.release()
 
     def _new_events(self) -> list[JobEvent] | None:
         """Return the events since the last call; None after `close`."""
@@ -92,7 +99,11 @@ class Follower:
             if self._is_closed:
                 return None
             early, self._early = self._early, []
-            return [*early, *self._log.new_events()]
+            events = [*early, *self._log.new_events()]
+            if self._is_closed:
+                self._log.close()
+                return None
+            return events
 
     def pump(self) -> None:
         """Process the new events, and what is due by now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -23,12 +22,11 @@ from condorpool.values.exceptions import (
     JobRemovedError,
 )
 from condorpool.values.locks import uninterrupted
+from condorpool.values.logs import logger
 from condorpool.values.text import one_line
 
 if TYPE_CHECKING:
     import asyncio
-
-logger = logging.getLogger("condorpool")
 
 
 class Keeper(Protocol):

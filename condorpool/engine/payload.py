@@ -39,7 +39,7 @@ from condorpool.values.exceptions import (
     TaskTimeoutError,
     in_place_of,
 )
-from condorpool.values.text import one_line, short
+from condorpool.values.text import one_line, printable, short
 
 #: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
 Style = Literal["map", "starmap", "apply"]
@@ -99,7 +99,7 @@ class RemoteTraceback(multiprocessing.pool.RemoteTraceback):  # type: ignore[nam
         # Python 3.10 does not print notes.
         notes = getattr(self, "__notes__", ()) if sys.version_info < (3, 11) else ()
         text = _PLACE.sub(lambda found: cell_of(found[2]) or found[1], self.tb)
-        return "\n".join([f'\n"""\n{text}"""', *notes])
+        return printable("\n".join([f'\n"""\n{text}"""', *notes]))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from condorpool.engine.texts import Part
 
 
 class CallText(NamedTuple):
@@ -103,10 +104,8 @@ class Printing(Protocol):
     printed: deque[Printed]
 
 
-def job_text(
-    kept: weakref.WeakSet[Printing], job: str, which: int, file: bytes | None
-) -> str | None:
-    """Return the text of a job, with a line before that of each call; None if there is none yet.
+def chunks_of(kept: Iterable[Printing], job: str, which: int) -> list[tuple[Printed, Printing]]:
+    """Return what chunks of a job have printed, in that order, each with its calls.
 
     Parameters
     ----------
@@ -114,28 +113,37 @@ def job_text(
         The calls that may have been made by the job.
     which
         0 for its output, 1 for its error output.
-    file
-        The job's own file, if it has arrived: it also has what its initializer, its current
-        call, and calls whose results were dropped have printed.
     """
     made = [(chunk, calls) for calls in kept for chunk in calls.printed if chunk.job == job]
-    made.sort(key=lambda pair: pair[0].spans[which])
+    return sorted(made, key=lambda pair: pair[0].spans[which])
+
+
+def job_parts(made: Sequence[tuple[Printed, Printing]], which: int, size: int) -> Iterator[Part]:
+    """Yield the text of a job, with a line before that of each call.
+
+    Parameters
+    ----------
+    made
+        What `chunks_of` returned.
+    size
+        That of the job's own file as far as it has arrived: the file also has what its
+        initializer, its current call, and calls whose results were dropped have printed.
+    """
     has_labels = sum(len(chunk.marks) for chunk, _ in made) > 1
-    parts, position = [], 0
     # A job that runs again begins its files again: then all in them is new.
-    last = max((chunk.spans[which][1] for chunk, _ in made), default=0)
-    rest = file or b""
-    known = b"" if len(rest) < last else rest
+    is_new = size < max((chunk.spans[which][1] for chunk, _ in made), default=0)
+    position = 0
     for chunk, calls in made:
         begin, end = chunk.spans[which]
-        parts.append(known[position:begin].decode(errors="replace"))
-        position = max(position, end)
+        if not is_new:
+            yield range(position, begin)
+            position = max(position, end)
         for text in chunk.calls():
             said = text.stderr if which else text.stdout
             if said and has_labels:
                 label = calls.name if calls.is_single else f"call {text.number:,} of {calls.name}"
-                parts.append(f"{label}:\n{said}" + "\n" * (said[-1] != "\n"))
-            else:
-                parts.append(said)
-    parts.append(rest[position if known else 0 :].decode(errors="replace"))
-    return "".join(parts) if any(parts) or file is not None else None
+                yield f"{label}:\n"
+            yield said
+            if said and has_labels and said[-1] != "\n":
+                yield "\n"
+    yield range(position, size)

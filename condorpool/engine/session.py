@@ -19,11 +19,12 @@ from condorpool.engine.batches import Batch, Deliver
 from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
-from condorpool.engine.printed import Printing, job_text
+from condorpool.engine.printed import Printing, chunks_of, job_parts
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import PATIENCE, SessionState, ignore
 from condorpool.engine.submitdir import SubmitDir, Token
+from condorpool.engine.texts import Text
 from condorpool.engine.why import why_never
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import HTCondorError, JobRemovedError
@@ -330,18 +331,21 @@ class Session:
         self.state.discard(batch)
 
     # -- what calls print -------------------------------------------------------
-    def stdout(self, job: str) -> str | None:
-        """Return the standard output of a job, labelled by call; None if there is none yet."""
-        return self._text(job, 0, submitdir.stdout_name(job))
+    def text(self, job: str, which: int) -> Text | None:
+        """Return what a job has printed, labelled by call; None if there is nothing yet.
 
-    def stderr(self, job: str) -> str | None:
-        """Return the standard error of a job, labelled by call; None if there is none yet."""
-        return self._text(job, 1, submitdir.stderr_name(job))
-
-    def _text(self, job: str, which: int, name: str) -> str | None:
-        file = self.directory.data(name)
+        ``which`` is 0 for its standard output, 1 for its standard error.
+        """
+        path = self.directory / (submitdir.stderr_name if which else submitdir.stdout_name)(job)
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = -1  # it has not arrived
         with self.changed:
-            return job_text(self.printing, job, which, file)
+            made = chunks_of(self.printing, job, which)
+        if size < 0 and not any(chunk.texts[which] for chunk, _ in made):
+            return None
+        return Text(job_parts(made, which, max(0, size)), path)
 
     # -- ending ----------------------------------------------------------------
     @uninterrupted

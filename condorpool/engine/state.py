@@ -292,13 +292,16 @@ class SessionState:
                 with self.changed:
                     del self._late[number, first]
 
-    def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> None:
-        """Have the outcome of a chunk delivered, once; later calls for it do nothing."""
+    def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> int:
+        """Have the outcome of a chunk delivered, once; return how many calls it ends.
+
+        Later calls for it do nothing.
+        """
         with self.changed:
             # It may be found by its event, by the end of its job, by a look at the disk,
             # or by a user's thread that takes it back.
             if first not in batch.pending:
-                return
+                return 0
             made = first + result.calls if isinstance(result, payload.Report) else math.inf
             if made < batch.pending[first]:
                 batch.split(int(made))  # its job has left the rest to others
@@ -321,6 +324,7 @@ class SessionState:
                 name = submitdir.error_name(batch.number, first)
                 self.directory.record(name, ErrorRecord.of(result, end))
         lane.put(functools.partial(self._deliver, batch, first, end, result, job))
+        return end - first
 
     def _deliver(
         self,

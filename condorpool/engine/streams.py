@@ -136,7 +136,7 @@ class StreamedCalls(Calls):
         self.stop() if self._is_endless else self._feed.take_all()
 
     def take_back(self) -> int:
-        """Take no more items, and take back untaken calls; return how many chunks."""
+        """Take no more items, and take back calls that no job has taken; return how many."""
         self.stop()
         return super().take_back()
 

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from condorpool.engine import ownership
+from condorpool.engine import ownership, texts
 from condorpool.engine.payload import end_of, support_archive
 from condorpool.engine.records import (
     BatchRecord,
@@ -27,7 +27,7 @@ from condorpool.engine.records import (
     Manifest,
     Record,
 )
-from condorpool.runner.names import ANNOUNCES, CLOSED, MADE
+from condorpool.runner.names import ANNOUNCES, CLOSED, MADE, is_token
 from condorpool.values.exceptions import CondorPoolError, SubmitError
 
 LAUNCHER = "launch.sh"
@@ -69,6 +69,11 @@ stdout_name = "job-{}.out".format
 #: The standard error of a job, by its id.
 stderr_name = "job-{}.err".format
 
+# A file of a batch, a crew, or a chunk: its number, the first call of a chunk, and what it is.
+_NUMBERED = re.compile(r"([0-9]+)(?:-([0-9]+))?\.([a-z]+)")
+
+_JOB = re.compile(r"[0-9]+\.[0-9]+")
+
 # Batch, first call, calls made, failed ones, and the seconds that they took.
 _REPORT = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+\.\d+)\n")
 
@@ -100,9 +105,11 @@ class Token(NamedTuple):
     job: str = ""
 
     @classmethod
-    def named(cls, name: str) -> Token:
-        """Return the token of this name."""
-        numbers, _, job = name.partition("@")
+    def named(cls, name: str) -> Token | None:
+        """Return the token of this name; None for any other file."""
+        numbers, taken, job = name.partition("@")
+        if not is_token(numbers) or (taken and not _JOB.fullmatch(job)):
+            return None
         batch, first, end, origin = map(int, numbers.split("-"))
         return cls(batch, first, end, origin, job)
 
@@ -225,18 +232,6 @@ class SubmitDir:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def data(self, name: str) -> bytes | None:
-        """Return what is in a file, or None if there is none (yet)."""
-        try:
-            return (self.path / name).read_bytes()
-        except OSError:
-            return None
-
-    def text(self, name: str) -> str | None:
-        """Return the text of a file, or None if there is none (yet)."""
-        data = self.data(name)
-        return None if data is None else data.decode(errors="replace")
-
     def events(self, jobs: Iterable[str]) -> str | None:
         """Return the events of these jobs from the event log, or None if there are none (yet).
 
@@ -244,24 +239,33 @@ class SubmitDir:
         """
         pairs = (job.split(".") for job in jobs)
         marks = tuple(f"({int(cluster):03d}.{int(proc):03d}." for cluster, proc in pairs)
-        events = (self.text(EVENT_LOG) or "").split("...\n")
-        found = [
-            event
-            for event in events
-            if event.partition(" ")[2].startswith(marks)
-            and ANNOUNCES not in event.partition("\n")[0].split()
-        ]
-        return "...\n".join([*found, ""]) or None
+        found, is_wanted = [], False
+        with (
+            contextlib.suppress(OSError),
+            self.log.open(encoding="utf-8", errors="replace", newline="\n") as log,
+        ):
+            head = True
+            for line in log:  # the log has a line for each chunk of all jobs: it may be long
+                if head:
+                    is_ours = line.partition(" ")[2].startswith(marks)
+                    is_wanted = is_ours and ANNOUNCES not in line.split()
+                if is_wanted:
+                    found.append(line)
+                head = line == "...\n"
+        return "".join(found) or None
 
     def tail(self, name: str, lines: int = 12, size: int = 8192) -> str:
-        """Return the last lines of a file, at most ``size`` bytes of them."""
+        """Return the last lines of a file, at most ``size`` bytes of them.
+
+        NULs are omitted: a file may end with millions of them.
+        """
+        path = self.path / name
         try:
-            with (self.path / name).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-                text = file.read().decode(errors="replace")
+            end = path.stat().st_size
         except OSError:
             return ""
-        return "\n".join(text.rstrip().splitlines()[-lines:])
+        text = "".join(texts.read(path, range(max(0, end - size), end)))
+        return texts.last_lines(text.replace("\0", "").rstrip(), lines)
 
     # -- what another process needs to resume the work ---------------------------------
     def record(self, name: str, record: Record) -> None:
@@ -278,27 +282,26 @@ class SubmitDir:
 
     def _records(self, suffix: str, kind: type[R]) -> dict[int, R]:
         found = {}
-        for file in self._files():
-            number, _, rest = file.name.partition(".")
-            if rest == suffix:
+        for file, number, first, what in self._numbered():
+            if what == suffix and first is None:
                 with contextlib.suppress(OSError):  # it was deleted meanwhile
-                    found[int(number)] = kind.parse(Path(file.path).read_text(encoding="utf-8"))
+                    found[number] = kind.parse(Path(file.path).read_text(encoding="utf-8"))
         return found
 
     def chunks(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
         """Return the chunks with arguments and those with an outcome, as batch and first call."""
         found: dict[str, set[tuple[int, int]]] = {"chunk": set(), "outcome": set()}
-        for file in self._files():
-            stem, _, kind = file.name.partition(".")
-            batch, _, first = stem.partition("-")
+        for file, batch, first, what in self._numbered():
             with contextlib.suppress(OSError):  # it was deleted meanwhile
-                if kind in found and (kind == "chunk" or file.stat().st_size):
-                    found[kind].add((int(batch), int(first)))
+                if first is None or what not in found:
+                    continue
+                if what == "chunk" or file.stat().st_size:
+                    found[what].add((batch, first))
         return found["chunk"], found["outcome"]
 
     def numbers_shared(self) -> list[int]:
         """Return the numbers of shared objects."""
-        return [int(f.name.partition(".")[0]) for f in self._files() if f.name.endswith(".shared")]
+        return [number for _, number, _, what in self._numbered() if what == "shared"]
 
     def ends(self, batch: int) -> dict[int, int]:
         """Return the first call of each chunk with arguments → its end."""
@@ -337,13 +340,11 @@ class SubmitDir:
     def errors(self, batch: int) -> dict[int, ErrorRecord]:
         """Return why chunks of a batch have no outcome, by their first calls."""
         found = {}
-        for file in self._files():
-            stem, _, kind = file.name.partition(".")
-            number, _, first = stem.partition("-")
-            if kind == "error" and number == str(batch):
+        for file, number, first, what in self._numbered():
+            if what == "error" and number == batch and first is not None:
                 with contextlib.suppress(OSError):  # it was deleted meanwhile
                     text = Path(file.path).read_text(encoding="utf-8")
-                    found[int(first)] = ErrorRecord.parse(text)
+                    found[first] = ErrorRecord.parse(text)
         return found
 
     # -- chunks of a resident crew; runner/PROTOCOL.md says which process may move them ----
@@ -374,18 +375,17 @@ class SubmitDir:
         # In this order: a chunk that a runner takes meanwhile is listed twice, not missed.
         for folder in (posted_name(crew), taken_name(crew)):
             with contextlib.suppress(OSError):
-                for name in os.listdir(self.path / folder):  # noqa: PTH208 - may be many
-                    if name != CLOSED:
-                        yield Token.named(name)
+                names = os.listdir(self.path / folder)  # noqa: PTH208 - may be many
+                yield from filter(None, map(Token.named, names))
 
     def taken(self, crew: int) -> Iterator[Taken]:
         """Yield the chunks that jobs have taken, and what these have reported."""
         with contextlib.suppress(OSError), os.scandir(self.path / taken_name(crew)) as files:
             for file in files:
-                token = Token.named(file.name)
                 with contextlib.suppress(OSError):  # the job has finished it meanwhile
-                    since = file.stat().st_ctime  # of the rename
-                    yield self._reported(crew, Taken(token, since))
+                    if token := Token.named(file.name):
+                        since = file.stat().st_ctime  # of the rename
+                        yield self._reported(crew, Taken(token, since))
 
     def _reported(self, crew: int, taken: Taken) -> Taken:
         """Return a chunk with what its job has reported; the report may be missing or incomplete."""
@@ -469,6 +469,16 @@ class SubmitDir:
                     shutil.rmtree(file.path)
                 elif file.name.startswith("job-") and file.name not in kept:
                     os.unlink(file.path)  # noqa: PTH108
+
+    def _numbered(self) -> Iterator[tuple[os.DirEntry[str], int, int | None, str]]:
+        """Yield the files whose names say what they are: their numbers, and what it is.
+
+        Network file systems and editors may have put others there.
+        """
+        for file in self._files():
+            if named := _NUMBERED.fullmatch(file.name):
+                number, first, what = named.groups()
+                yield file, int(number), None if first is None else int(first), what
 
     def _files(self) -> list[os.DirEntry[str]]:
         try:

@@ -171,13 +171,14 @@ class Survey:
             known = [first for first in damaged if batch.split(first)]
             found += [Ended(first, batch.pending.pop(first), damaged[first]) for first in known]
             lost = [
-                Ended(first, end, self._state.failure(job, batch.options.task_timeout))
-                for first, end in batch.pending.items()
+                (first, batch.pending.pop(first), job)
+                for first in list(batch.pending)
                 if (job := batch.holders.get(first)) and _is_lost_with(job)
             ]
-            for first, _, _ in lost:
-                del batch.pending[first]
-        return sorted([*found, *lost], key=lambda each: each.first)
+        for first, end, job in lost:
+            error = self._state.failure(job, batch.options.task_timeout)
+            found.append(Ended(first, end, error))
+        return sorted(found, key=lambda each: each.first)
 
 
 def _is_lost_with(job: Job) -> bool:

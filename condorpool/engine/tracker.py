@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 
 from condorpool.access.eventlog import FileWatch
-from condorpool.engine import deliveries
+from condorpool.engine import deliveries, follower
 from condorpool.engine.session import Session
 from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.locks import uninterrupted
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
 
 #: Seconds between looks at logs, whose growth may go unnoticed on network file systems.
 LOOK_INTERVAL = 1.0
@@ -71,7 +69,7 @@ class Tracker:
 
     @uninterrupted
     def unfollow(self, session: Session) -> None:
-        """Stop following a session; after the last one, wait until the thread has ended."""
+        """Stop following a session; after the last one, wait for a while until the thread has ended."""
         with self._lock:
             if session not in self._sessions:
                 return
@@ -84,7 +82,7 @@ class Tracker:
                 watch.wake()
         # A thread cannot join itself.
         if last and thread and thread is not threading.current_thread():
-            thread.join()
+            thread.join(follower.READ_LAG)  # else it ends when its read does
 
     def _run(self, watch: FileWatch) -> None:
         try:

@@ -6,8 +6,9 @@ from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.matching import Fit
 from condorpool.engine.jobs import Job
 from condorpool.values.events import JobState
+from condorpool.values.exceptions import MOST_REASON
 from condorpool.values.holds import cure
-from condorpool.values.text import plural
+from condorpool.values.text import one_line, plural
 
 #: The resources of a slot: how many of HTCondor's units make one of those shown, and its name.
 _UNITS = {"Cpus": (1, ""), "Memory": (1024, " GiB"), "Disk": (1024**2, " GiB"), "GPUs": (1, "")}
@@ -16,15 +17,16 @@ _UNITS = {"Cpus": (1, ""), "Memory": (1024, " GiB"), "Disk": (1024**2, " GiB"), 
 def why(access_point: AccessPoint, job: Job) -> str:
     """Return why a job is in its state; HTCondor is asked about idle jobs only."""
     fit = access_point.fit(job.id) if job.state is JobState.IDLE else None
+    reason = one_line(job.reason, MOST_REASON).rstrip(". ")
     said = {
         JobState.UNMATERIALIZED: "not in the queue yet: HTCondor adds it in a moment, or when "
         "other jobs of its cluster end. Held ones take up room: release or remove them.",
         JobState.IDLE: f"idle: {why_idle(fit)}" if fit else "about to leave the queue.",
         JobState.RUNNING: f"running on {job.host}. There is nothing to do.",
         JobState.SUSPENDED: f"suspended on {job.host}. It resumes when it is continued there.",
-        JobState.HELD: f"held: {job.reason.rstrip('. ')}. {cure(job.code, job.subcode)}",
-        JobState.COMPLETED: f"completed: {job.exit or job.reason or 'it has left the queue'}.",
-        JobState.REMOVED: f"removed: {job.reason.rstrip('. ') or 'no reason was given'}.",
+        JobState.HELD: f"held: {reason}. {cure(job.code, job.subcode)}",
+        JobState.COMPLETED: f"completed: {job.exit or reason or 'it has left the queue'}.",
+        JobState.REMOVED: f"removed: {reason or 'no reason was given'}.",
     }
     return f"Job {job.id} is {said[job.state]}"
 

@@ -15,6 +15,7 @@ from condorpool.engine.payload import Call
 from condorpool.interface.handle import not_stopping, spell
 from condorpool.interface.iterators import ResultIterator
 from condorpool.interface.options import checks
+from condorpool.interface.options.given import OF_EXECUTOR, complete
 from condorpool.interface.options.keywords import PoolKeywords, takes
 from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import AsyncResult
@@ -159,6 +160,7 @@ class Executor(concurrent.futures.Executor):
     ) -> None:
         checks.optional_count("max_workers", max_workers)
         checks.optional_count("max_tasks_per_child", max_tasks_per_child)
+        complete(PoolKeywords, arguments, OF_EXECUTOR)
         self.pool = Pool(max_workers, initializer, initargs, max_tasks_per_child, **arguments)
         self._workload = workload_of(self.pool)
         self._is_shut_down = False

@@ -192,14 +192,26 @@ class Handle(Jobs):
         return [QueuedJob(self._session, place) for place in self._calls.holders()]
 
     def remove(self) -> int:
-        """Remove the jobs that make the calls, and take back calls that wait; return how many."""
+        """Remove the jobs that make the calls, and take back calls that wait.
+
+        Returns how many calls that removes; those that have ended stay as they are.
+
+        Examples
+        --------
+        >>> import time
+        >>> from condorpool import Pool
+        >>> with Pool() as pool:
+        ...     result = pool.map_async(time.sleep, [600] * 40)
+        ...     result.remove()
+        40
+        """
         return super().remove()
 
     def take_back(self) -> int:
         """Take back calls that no job makes yet; the others continue.
 
-        They raise `JobRemovedError`.  An iterator takes no more items.  Returns 0 if there
-        were none; calls that a job would take at a time (``chunksize``) count as one.
+        They raise `JobRemovedError`.  An iterator takes no more items.  Returns how many calls
+        were taken back.
         """
         return self._calls.take_back()
 

@@ -10,8 +10,11 @@ from condorpool.access.accesspoint import ACTIONS, any_job
 from condorpool.engine.actions import act_on_jobs
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
+from condorpool.engine.texts import Text
 from condorpool.engine.why import why
+from condorpool.interface.options import checks
 from condorpool.values.events import STATUS_CODES, JobState
+from condorpool.values.matching import did_you_mean
 
 
 class Jobs:
@@ -76,7 +79,8 @@ class Jobs:
             if name == named or known == action:
                 verb = "Continue" if name == "continue" else name
                 return int(getattr(self, verb)())
-        raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}")
+        hint = did_you_mean(named, ACTIONS)
+        raise ValueError(f"act({action!r}): the actions are {', '.join(ACTIONS)}.{hint}")
 
     # -- queries ---------------------------------------------------------------------
     @property
@@ -112,17 +116,31 @@ class Jobs:
         """Return the word for a ``JobStatus``."""
         return cls.statuscodes[code]
 
-    def stdout(self) -> str | None:
+    def stdout(self, tail: int | None = None) -> str | None:
         """Return the standard output of the jobs; None if there is none yet.
 
         If several calls printed something, a line such as ``call 3 of fit:`` is before the text
         of each.
-        """
-        return _joined(self._session.stdout(job.id) for job in self._jobs())
 
-    def stderr(self) -> str | None:
-        """Return the standard error of the jobs, labelled as `stdout`; None if there is none yet."""
-        return _joined(self._session.stderr(job.id) for job in self._jobs())
+        Parameters
+        ----------
+        tail
+            Return only the last lines, this many.  Of long lines the last million characters
+            are returned.  No more than that is read.
+        """
+        return self._text(0, tail)
+
+    def stderr(self, tail: int | None = None) -> str | None:
+        """Return the standard error of the jobs, as `stdout` does; None if there is none yet."""
+        return self._text(1, tail)
+
+    def _text(self, which: int, tail: int | None) -> str | None:
+        most = checks.optional_count("tail", tail)
+        texts = (self._session.text(job.id, which) for job in self._jobs())
+        found = [text.lines(most) for text in texts if text]
+        if not found:
+            return None
+        return found[0] if len(found) == 1 else Text(found).lines(most)
 
     def log(self) -> str | None:
         """Return the jobs' events from the event log; None if there are none yet."""
@@ -132,7 +150,10 @@ class Jobs:
         """Return the text of ``"output"``, ``"error"`` or ``"log"``."""
         texts = {"output": self.stdout, "error": self.stderr, "log": self.log}
         if which not in texts:
-            raise ValueError(f"get_text_output({which!r}): the outputs are {', '.join(texts)}")
+            hint = did_you_mean(str(which), texts)
+            raise ValueError(
+                f"get_text_output({which!r}): the outputs are {', '.join(texts)}.{hint}"
+            )
         return texts[which]()
 
 
@@ -191,11 +212,6 @@ class QueuedJob(Jobs):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.state.value}>"
-
-
-def _joined(texts: Iterable[str | None]) -> str | None:
-    found = [text for text in texts if text is not None]
-    return "".join(found) if found else None
 
 
 def act(action: str, jobs: Iterable[QueuedJob]) -> int:

@@ -64,9 +64,10 @@ class KeptResults:
         """Find a result by its name from now on."""
         self._named[calls] = result
 
-    def named(self, name: str) -> list[Result[Any]]:
-        """Return the results with this name, the latest last."""
-        return [result for calls, result in list(self._named.items()) if calls.name == name]
+    def named(self, name: str | None = None) -> list[Result[Any]]:
+        """Return the results with this name, or with any, the latest last."""
+        named = list(self._named.items())
+        return [result for calls, result in named if name is None or calls.name == name]
 
     def note_raised(self, result: Result[Any]) -> None:
         """Note that a blocking verb raised; drop the earliest such result if there are many.

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.survey import Survey
 from condorpool.values.exceptions import JobError
 from condorpool.values.tables import aligned
-from condorpool.values.text import printable
+from condorpool.values.text import as_html
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Leftovers(list[Leftover]):
         cells = "".join(f"<th>{head}</th>" for head in self._HEAD)
         rows = [f"<tr>{cells}</tr>"]
         for row in self._rows():
-            cells = "".join(f"<td>{escape(printable(text))}</td>" for text in row)
+            cells = "".join(f"<td>{as_html(text)}</td>" for text in row)
             rows.append(f"<tr>{cells}</tr>")
         hint = "<p><code>condorpool.attach(NAME)</code> resumes one of them.</p>"
         return f"<table>{''.join(rows)}</table>{hint}"

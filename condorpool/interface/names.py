@@ -17,9 +17,11 @@ from condorpool.engine.records import Manifest
 from condorpool.engine.submitdir import program
 from condorpool.interface import openpools
 from condorpool.interface.leftovers import Leftover, leftovers
+from condorpool.interface.options import checks
 from condorpool.interface.results import Result
 from condorpool.interface.tracebacks import for_users
 from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.matching import did_you_mean
 from condorpool.values.text import plural
 
 
@@ -89,6 +91,7 @@ def forget(name: str, *, everywhere: bool = False) -> int:
     2
     """
     with for_users:
+        checks.calls_name(name)
         found = find(name)
         chosen = [kept for kept in found if everywhere or kept.is_here]
         if found and not chosen:
@@ -97,6 +100,8 @@ def forget(name: str, *, everywhere: bool = False) -> int:
                 f"the results named {name!r} are those of {places}: run forget() there, or "
                 f"condorpool.forget({name!r}, everywhere=True) here. Nothing was deleted."
             )
+        if not found and (hint := did_you_mean(name, kept_names())):
+            tell(f"no results are kept under the name {name!r}.{hint}")
         check_use(name, chosen)
         return sum(kept.forget() for kept in chosen)
 
@@ -119,6 +124,12 @@ def find(name: str) -> list[Kept]:
             place = _place(result._session.directory.manifest)  # noqa: SLF001 - users need it not
             found.append(Kept(result.digest, place, result=result))
     return found
+
+
+def kept_names() -> set[str]:
+    """Return the names under which results are kept."""
+    here = {result.name for work in openpools.workloads() for result in work.results.named()}
+    return here | {each.name for each in leftovers() if each.digest}
 
 
 def check_use(name: str, chosen: Sequence[Kept]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from condorpool.engine.gathered import GatheredCalls
 from condorpool.engine.payload import Call
+from condorpool.engine.texts import end_of
 from condorpool.interface.job import Jobs, QueuedJob
 from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import JobKeywords
@@ -22,6 +23,9 @@ from condorpool.values.exceptions import (
 )
 
 T = TypeVar("T")
+
+#: The last lines of the output of a failed job that its error shows, and the most characters.
+MOST_LINES, MOST_SHOWN = 100, 20_000
 
 #: The pools of jobs that were given none, by the machine through which they are submitted.
 _pools: dict[str | None, Pool] = {}
@@ -171,13 +175,13 @@ class Job(Result[T]):
             timeout, polltime, timeouterror, self._killstats if killstats is None else killstats
         )
 
-    def stdout(self) -> str | None:  # type: ignore[override]
-        """Return what the job printed; None if there is nothing yet."""
-        return super().stdout() or Jobs.stdout(self)
+    def stdout(self, tail: int | None = None) -> str | None:  # type: ignore[override]
+        """Return what the job printed, or its last lines; None if there is nothing yet."""
+        return super().stdout(tail) or Jobs.stdout(self, tail)
 
-    def stderr(self) -> str | None:  # type: ignore[override]
-        """Return what the job wrote to standard error; None if there is nothing yet."""
-        return super().stderr() or Jobs.stderr(self)
+    def stderr(self, tail: int | None = None) -> str | None:  # type: ignore[override]
+        """Return what the job wrote to standard error, or its last lines; None if there is nothing yet."""
+        return super().stderr(tail) or Jobs.stderr(self, tail)
 
     def log(self) -> str | None:
         """Return the job's events from the event log; None if there are none yet."""
@@ -200,8 +204,9 @@ class Job(Result[T]):
         (job,) = self.jobs
         facts = [f"submitted: {self.submitted()}", f"completed: {self.completed()}"]
         facts += [f"output exists: {self.output_exists()}"]
-        for which in ("output", "error", "log"):
-            facts.append(f"*** {which}:\n{self.get_text_output(which) or ''}")
+        texts = self.stdout(MOST_LINES), self.stderr(MOST_LINES), self.log()
+        for which, text in zip(("output", "error", "log"), texts, strict=True):
+            facts.append(f"*** {which}:\n{end_of(text or '', MOST_SHOWN)}")
         return JobFailedError(job.id, what, host=job.host, hint="\n" + "\n".join(facts))
 
 

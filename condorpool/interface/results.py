@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from condorpool.display.notices import tell
 from condorpool.engine.gathered import GatheredCalls
+from condorpool.engine.texts import Text
 from condorpool.interface.handle import Handle
 from condorpool.interface.job import QueuedJob
 from condorpool.interface.options import checks
@@ -23,6 +24,7 @@ from condorpool.values.exceptions import (
     JobRemovedError,
     ResultTimeoutError,
 )
+from condorpool.values.matching import did_you_mean
 from condorpool.values.text import plural
 
 T = TypeVar("T")
@@ -110,7 +112,8 @@ class Result(Handle, Generic[T]):
         doomed = {killstats} if isinstance(killstats, str) else set(killstats)
         for state in doomed - set(self.statuscodes.values()):
             known = ", ".join(self.statuscodes.values())
-            raise ValueError(f"killstats has {state!r}; the states are {known}")
+            hint = did_you_mean(str(state), self.statuscodes.values())
+            raise ValueError(f"killstats has {state!r}; the states are {known}.{hint}")
         with self._noted():
             self._waiting.until(
                 lambda: self._calls.is_over or bool(doomed and doomed & self._statuses()),
@@ -310,13 +313,22 @@ class Result(Handle, Generic[T]):
         """When all calls have ended, submit those that failed again once, before `get` returns."""
         self._calls.rerun_at_end()
 
-    def stdout(self) -> str:
-        """Return what the calls that have ended printed, in order."""
-        return "".join(text.stdout for text in self._calls.texts())
+    def stdout(self, tail: int | None = None) -> str:
+        """Return what the calls that have ended printed, in order.
 
-    def stderr(self) -> str:
-        """Return what the calls that have ended wrote to standard error, in order."""
-        return "".join(text.stderr for text in self._calls.texts())
+        Parameters
+        ----------
+        tail
+            Return only the last lines, this many.  Of long lines the last million characters
+            are returned.
+        """
+        most = checks.optional_count("tail", tail)
+        return Text(text.stdout for text in self._calls.texts()).lines(most)
+
+    def stderr(self, tail: int | None = None) -> str:
+        """Return what the calls that have ended wrote to standard error, as `stdout` does."""
+        most = checks.optional_count("tail", tail)
+        return Text(text.stderr for text in self._calls.texts()).lines(most)
 
     # -- the original CondorPool's names ---------------------------------------------
     def submitted(self) -> bool:

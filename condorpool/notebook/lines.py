@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import functools
 import io
+import itertools
 import re
 import shlex
 import tokenize
 from collections.abc import Collection
 from typing import Any, NoReturn
 
-from condorpool.values.matching import did_you_mean
+from condorpool.values.matching import did_you_mean, nearest
 
 #: The name of the function that is made from a cell's lines.
 CELL = "cell"
@@ -78,10 +78,8 @@ class Options(argparse.ArgumentParser):
 
     def _near(self, name: str) -> str:
         """Return a question that names the option most like this one; empty if none is like it."""
-        # Without dashes, which make all alike.
-        flags = {flag.lstrip("-"): flag for flag in self.takes_value}
-        near = difflib.get_close_matches(name.lstrip("-"), flags, n=1)
-        return f" Did you mean {flags[near[0]]}?" if near else ""
+        near = nearest(name, self.takes_value)
+        return f" Did you mean {near}?" if near else ""
 
     def misplaced(self, text: str) -> str:
         """Return a hint if what should be Python has an option, else nothing."""
@@ -379,17 +377,21 @@ def function_of(body: str) -> tuple[ast.Module, str]:
     return ast.fix_missing_locations(module), CELL
 
 
-#: A keyword of a pool whose value is a size without quotes, such as ``memory=2GB``.
-_SIZE = re.compile(r"(\b\w+\s*=\s*)(\d+(?:\.\d+)?\s?[kKMGT]i?[bB]?)(?=\s*(?:,|\s\w+\s*=|$))")
+#: What may follow in a pool's arguments: a string, a bracket, a keyword, or any other character.
+_PIECE = re.compile(
+    r"""(?P<text>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?P<open>[\[({])|(?P<close>[\])}])"""
+    r"""|(?P<keyword>(?:^|(?<=[\s,;]))[A-Za-z_]\w*\s*=(?!=))|.""",
+    re.DOTALL,
+)
 
-#: The blank between two keywords that no comma separates.
-_BLANK = re.compile(r"(?<![,=\s])\s+(?=\w+\s*=(?!=))")
+#: A value that is taken as text though it has no quotes: a word or path, or a size with a blank.
+_BARE = re.compile(r"[\d.]+ [A-Za-z]+|[^\s'\"()\[\]{}]+")
 
 
 def pool_arguments(text: str) -> str:
     """Return Python code for the tuple and the dict of a `Pool`'s arguments.
 
-    Sizes need no quotes, and keywords no commas between them.
+    Keywords need no commas between them, and sizes, paths and the like no quotes.
 
     >>> pool_arguments("4, linger=30")
     '(lambda *a, **k: (a, k))(4, linger=30)'
@@ -397,8 +399,7 @@ def pool_arguments(text: str) -> str:
     "(lambda *a, **k: (a, k))(processes=4, memory='2GB')"
     """
     text = without_comment(text)
-    quoted = _SIZE.sub(r"\1'\2'", text)
-    for form in (text, quoted, _BLANK.sub(", ", text), _BLANK.sub(", ", quoted)):
+    for form in (text, ", ".join(_arguments(text))):
         call = f"(lambda *a, **k: (a, k))({form})"
         if _parsed(call) is not None:
             return call
@@ -406,11 +407,28 @@ def pool_arguments(text: str) -> str:
     if dashed := re.match(r"--?([A-Za-z][\w-]*)[ =]*([^\s,=-]*)", text):
         name = dashed[1].replace("-", "_")
         hint = f": write {name}={dashed[2] or '...'}, without dashes"
-    elif pair := re.match(r"([A-Za-z]\w*)\s+(\S+)$", text):
+    elif pair := re.match(r"([A-Za-z]\w*)[:\s]\s*(\S+)$", text):
         hint = f": did you mean {pair[1]}={pair[2]}?"
     raise LineError(
         f"{text!r} are not arguments of a Pool, such as `processes=4, memory=2GB`{hint}"
     )
+
+
+def _arguments(text: str) -> list[str]:
+    """Return a pool's arguments as Python code, those before the first keyword as they are."""
+    depth, begins = 0, []
+    for piece in _PIECE.finditer(text):
+        depth += bool(piece["open"]) - bool(piece["close"])
+        if piece["keyword"] and not depth:
+            begins.append(piece.start())
+    parts = [text[begin:end] for begin, end in itertools.pairwise([0, *begins, len(text)])]
+    first, *keywords = (part.strip(" \t\n,;") for part in parts)
+    found = [first] if first else []
+    for each in keywords:
+        name, _, value = each.partition("=")
+        is_text = _parsed(value.strip()) is None and _BARE.fullmatch(value.strip())
+        found.append(f"{name.strip()}={value.strip()!r}" if is_text else each)
+    return found
 
 
 def why_not(text: str, error: Exception, names: Collection[str]) -> str:
@@ -418,8 +436,11 @@ def why_not(text: str, error: Exception, names: Collection[str]) -> str:
     missing = getattr(error, "name", None)
     if not isinstance(error, NameError) or missing is None:
         return f"cannot evaluate {text!r}: {getattr(error, 'msg', None) or error}"
-    if quoted := re.search(rf"(\w+)\s*=\s*{re.escape(missing)}\b", text):
-        hint = f": text needs quotes, as in {quoted[1]}='{missing}'"
+    is_constant = missing.title() in {"True", "False", "None"}
+    if not is_constant and (
+        quoted := re.search(rf"(\w+)\s*=\s*({re.escape(missing)}\b[\w.-]*)", text)
+    ):
+        hint = f": text needs quotes, as in {quoted[1]}='{quoted[2]}'"
     else:
         public = [name for name in names if not name.startswith("_")]
         hint = f".{did_you_mean(missing, public)}"

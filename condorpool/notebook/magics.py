@@ -23,12 +23,13 @@ from IPython.core.magic import (
 )
 from IPython.display import display
 
+from condorpool.display.notices import say
+from condorpool.display.printed import clean
 from condorpool.engine.payload import RemoteTraceback, name_of
 from condorpool.interface.attach import attach
 from condorpool.interface.handle import spell
 from condorpool.interface.job import QueuedJob
-from condorpool.interface.leftovers import leftovers
-from condorpool.interface.names import find, forget
+from condorpool.interface.names import find, forget, kept_names
 from condorpool.interface.openpools import latest
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
@@ -44,15 +45,15 @@ from condorpool.values.exceptions import (
     words_of,
 )
 from condorpool.values.matching import did_you_mean
-from condorpool.values.text import one_line, plural, printable
+from condorpool.values.text import left_by_terminal, one_line, plural, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The variable with the result of the last call, also if it failed or was interrupted.
 LAST = "_condor"
 
-#: Jobs that a magic prints, at most.
-MOST = 5
+#: Jobs that a magic prints, at most, and the last characters of the output of each.
+MOST, MOST_SHOWN = 5, 20_000
 
 #: Errors whose message says all that a user can do.
 _NO_HTCONDOR = (HTCondorNotFoundError, InstallError, PersonalError)
@@ -78,7 +79,7 @@ def _usage(*errors: type[Exception]) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
-            raise UsageError(str(error)) from None
+            raise UsageError(printable(str(error))) from None
         raise
 
 
@@ -195,11 +196,11 @@ class CondorMagics(Magics):
         description = pool.submit_description(func, max(1, len(items)), chunksize, **keywords)
         sizes = [len(cloudpickle.dumps(part)) for part in (func, items)]
         slots = selection.fit(pool, description)
-        print(f"{name_of(func)}: {len(items):,} calls.  Nothing was submitted.")
-        print(f"payload: function {sizes[0]:,} bytes, data {sizes[1]:,} bytes")
-        print(f"slots: {slots.willing:,} of {slots.slots:,} match, {slots.free:,} of them now")
+        say(f"{name_of(func)}: {len(items):,} calls.  Nothing was submitted.")
+        say(f"payload: function {sizes[0]:,} bytes, data {sizes[1]:,} bytes")
+        say(f"slots: {slots.willing:,} of {slots.slots:,} match, {slots.free:,} of them now")
         for key, value in description.items():
-            print(f"    {key} = {value}")
+            say(f"    {key} = {value}")
 
     @no_var_expand
     @cell_magic
@@ -238,7 +239,8 @@ class CondorMagics(Magics):
             if kind == "display":
                 display(what, metadata=metadata[0], raw=True)
             else:
-                print(what, end="", file=sys.stdout if kind == "stdout" else sys.stderr)
+                stream = sys.stdout if kind == "stdout" else sys.stderr
+                stream.write(left_by_terminal(what))
 
     @no_var_expand
     @line_magic
@@ -285,7 +287,7 @@ class CondorMagics(Magics):
         self._apply("remove", line)
 
     def _apply(self, action: str, line: str) -> None:
-        print(selection.apply(action, self._find(line)))
+        say(selection.apply(action, self._find(line)))
 
     def _find(self, line: str) -> list[Any]:
         with _usage():
@@ -318,18 +320,19 @@ class CondorMagics(Magics):
             errors = list(result.exceptions().items())
             for number, error in errors[:MOST]:
                 why = one_line(f"{type(error).__name__}: {words_of(error)}", 500)
-                print(f"Call {number} of {one_line(result.name)} failed: {why}")
+                say(f"Call {number} of {one_line(result.name)} failed: {why}")
             if len(errors) > MOST:
-                print(f"and {plural(len(errors) - MOST, 'more failed call')}")
+                say(f"and {plural(len(errors) - MOST, 'more failed call')}")
         for job in self._first_jobs(found):
-            print(f"Job {job.id}: {job.status()}")
+            say(f"Job {job.id}: {job.status()}")
             if job.hold_reason:
-                print(job.analyze())
-            for name, text in (("error output", job.stderr()), ("output", job.stdout())):
-                if text and text.strip():
-                    print(f"-- {name} of {job.id}\n{printable(text.rstrip())}")
+                say(job.analyze())
+            for which, name in ((1, "error output"), (0, "output")):
+                text = job._session.text(job.id, which)  # noqa: SLF001 - of a class of ours
+                if text and (said := clean(text.shown(MOST_SHOWN))):
+                    say(f"-- {name} of {job.id}\n{said}")
             if events := list(eventwords.in_words(job.log() or "")):
-                print(f"-- events of {job.id}", *events, sep="\n")
+                say("\n".join([f"-- events of {job.id}", *events]))
 
     @no_var_expand
     @line_magic
@@ -340,16 +343,17 @@ class CondorMagics(Magics):
                   %condor_why held
         """
         for job in self._first_jobs(self._find(line)):
-            print(job.analyze())
+            say(job.analyze())
 
     def _first_jobs(self, found: list[Any]) -> Iterator[QueuedJob]:
         """Yield the first jobs of what was found, and print how many more there are."""
         jobs = selection.jobs_of(found)
         yield from jobs[:MOST]
         if len(jobs) > MOST:
-            print(f"and {len(jobs) - MOST:,} more jobs")
+            say(f"and {len(jobs) - MOST:,} more jobs")
         if not jobs:
-            print("No job has these calls: they are waiting, or have ended.", *found)
+            shown = " ".join(map(repr, found))
+            say(f"No job has these calls: they are waiting, or have ended. {shown}")
 
     @line_magic
     def condor_attach(self, line: str) -> Any:
@@ -379,10 +383,10 @@ class CondorMagics(Magics):
             if not name:
                 raise LineError("write the name of calls, as in `%condor_forget scan`")
             if not find(name):
-                hint = did_you_mean(name, [each.name for each in leftovers() if each.digest])
+                hint = did_you_mean(name, kept_names())
                 raise LineError(f"no results are kept under the name {one_line(name)}.{hint}")
             deleted = forget(name)
-        print(f"deleted {plural(deleted, 'result')} of {one_line(name)}")
+        say(f"deleted {plural(deleted, 'result')} of {one_line(name)}")
 
     @line_magic
     def condor_clean(self, line: str) -> None:
@@ -417,7 +421,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(CondorMagics(shell))
     completion.install(shell)
     if text := status.greeting():
-        print(text)
+        say(text)
 
 
 def unload(shell: InteractiveShell) -> None:

@@ -197,23 +197,12 @@ def apply(action: str, found: Iterable[Any]) -> str:
     others = len(jobs) - done
     parts = []
     if action == "remove":
-        parts += [_remove(result) for result in results]
+        parts += [f"{plural(each.remove(), 'call')} of {one_line(each.name)}" for each in results]
     else:
         done += sum(getattr(each, action)() for each in results)
     if jobs or not parts:
         parts.insert(0, plural(done, "job"))
     return f"{past} {', '.join(parts)}" + (f"; {others:,} {why_not}" if others else "")
-
-
-def _remove(result: Any) -> str:
-    """Remove the calls of a result that have not ended, and their jobs; return how many."""
-    before = result.counts()
-    result.remove()
-    after = result.counts()
-    # Calls of jobs that HTCondor is removing end a moment later.
-    ended = after.done + after.failed - before.done - before.failed
-    removed = max(0, before.total - before.ended - ended)
-    return f"{plural(removed, 'call')} of {one_line(result.name)}"
 
 
 def _takes(action: str, state: JobState) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
 from condorpool.values.tables import GAP, aligned
-from condorpool.values.text import duration, one_line, plural
+from condorpool.values.text import as_html, duration, one_line, plural, printable
 
 #: Lines about leftover calls, and about held jobs, at most.
 MOST = 5
@@ -109,7 +108,7 @@ class Status:
                 ).rstrip()
                 for row in aligned(self._table)
             ]
-        return "\n".join([*lines, *self.notes])
+        return printable("\n".join([*lines, *self.notes]))
 
     def _repr_html_(self) -> str:
         lines = ["<p>This notebook has no calls.</p>"]
@@ -123,7 +122,7 @@ class Status:
 
 def _html(cells: Sequence[str], sides: Sequence[str], tag: str) -> str:
     row = (
-        f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
+        f'<{tag} style="text-align: {side}">{as_html(cell)}</{tag}>'
         for cell, side in zip(cells, sides, strict=True)
     )
     return f"<tr>{''.join(row)}</tr>"
@@ -131,7 +130,7 @@ def _html(cells: Sequence[str], sides: Sequence[str], tag: str) -> str:
 
 def _code(text: str) -> str:
     """Return HTML in which what is between backticks is code."""
-    parts = escape(text).split("`")
+    parts = as_html(text).split("`")
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
@@ -200,7 +199,7 @@ def _lines(latest_first: Sequence[Leftover]) -> list[str]:
     for each in latest_first[:MOST]:
         kept = ", kept" if each.entry.owner is None else ""
         # By its name, %condor_attach resumes the latest.
-        name = each.run if each.name in seen else each.name
+        name = each.run if each.name in seen else one_line(each.name)
         lines.append(
             f"{one_line(each.name, 40)}: {each.counts.summary}{kept}. `%condor_attach {name}`"
         )

@@ -33,6 +33,15 @@ EX_CANNOT_WRITE = 73
 EX_NO_CHIRP = 74
 
 
+def is_token(name: str) -> bool:
+    """Return whether this is a token: ``batch-first-end-origin``, all of them numbers.
+
+    Network file systems and editors put other files into a folder.
+    """
+    numbers = name.split("-")
+    return len(numbers) == 4 and all(each.isascii() and each.isdecimal() for each in numbers)
+
+
 def report_interval(runners: int) -> float:
     """Return the seconds between two reports of a runner, of so many."""
     return max(REPORT_INTERVAL, runners / MOST_REPORTS)

@@ -112,13 +112,14 @@ class Runner:
     def tokens_from_earlier_run(self) -> list[str]:
         """Return the tokens that carry this job's id: at its start, those of an earlier run."""
         taken = self.chirp.retry(self.chirp.names, self.taken)
-        return [name.partition("@")[0] for name in taken if name.endswith("@" + self.job)]
+        pairs = (name.partition("@") for name in taken)
+        return [token for token, _, job in pairs if job == self.job and names.is_token(token)]
 
     def look(self) -> None:
         """List the posted chunks."""
         posted = self.chirp.names(self.posted)
         self.closed = names.CLOSED in posted
-        tokens = [name for name in posted if name[0].isdigit()]
+        tokens = list(filter(names.is_token, posted))
         tokens.sort(key=lambda token: [int(part) for part in token.split("-")])
         self.tokens, self.misses, self.pick = tokens, 0, self.place
 

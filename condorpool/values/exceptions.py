@@ -59,8 +59,13 @@ from collections.abc import Callable, Iterator, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeVar, cast
 
+from condorpool.values.text import one_line, printable
+
 #: The flag of classes that are defined in Python (Py_TPFLAGS_HEAPTYPE).
 _IS_OF_PYTHON = 1 << 9
+
+#: Characters of a reason that are shown: it may contain a whole standard error.
+MOST_REASON = 2_000
 
 E = TypeVar("E", bound="CondorPoolError")
 
@@ -80,7 +85,16 @@ def words_of(error: BaseException, show: Callable[[BaseException], str] = str) -
 
 
 class CondorPoolError(Exception):
-    """The root of every error that condorpool raises by itself."""
+    """The root of every error that condorpool raises by itself.
+
+    Its text can be shown: parts of it may have been written by others.
+    """
+
+    def __str__(self) -> str:
+        return printable(self._words())
+
+    def _words(self) -> str:
+        return BaseException.__str__(self)
 
     def _render_traceback_(self) -> list[str]:
         return render(self)
@@ -209,7 +223,7 @@ def _copied(error: Any, _memo: object = None) -> Any:
 class PoolClosedError(CondorPoolError, ValueError):
     """The pool was closed or terminated and accepts no more calls."""
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         # multiprocessing's words and the original CondorPool's: code matches on both.
         return "Pool not running: Can't submit to a closed Pool!"
 
@@ -235,7 +249,7 @@ class ResultTimeoutError(CondorPoolError, multiprocessing.TimeoutError, TimeoutE
         super().__init__(timeout)
         self.timeout = timeout
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         return f"Timeout after {self.timeout:g} s! The jobs continue: call get() again."
 
 
@@ -265,7 +279,7 @@ class ResultPicklingError(
         self.exc = exc
         self.value = value
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         return str(self.args[0])
 
 
@@ -301,10 +315,10 @@ class JobError(CondorPoolError):
         self.host = host
         self.stderr = stderr
         self.hint = hint
-        self.what = reason.rstrip(". ")
+        self.what = one_line(reason, MOST_REASON).rstrip(". ")
 
-    def __str__(self) -> str:
-        where = f" on {self.host}" if self.host else ""
+    def _words(self) -> str:
+        where = f" on {one_line(self.host)}" if self.host else ""
         job = f"job {self.job_id}" if self.job_id else "a call without a job"
         text = f"{job} {self.state}{where}: {self.what}."
         if self.stderr:
@@ -342,10 +356,10 @@ class JobHeldError(JobError):
         self.count = count
         self.what = f"{self.what} (hold code {code}.{subcode})"
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         others = self.count - 1
         held = "job of this call is" if others == 1 else "jobs of this call are"
-        return super().__str__() + (f" {others:,} more {held} held." if others > 0 else "")
+        return super()._words() + (f" {others:,} more {held} held." if others > 0 else "")
 
 
 class JobRemovedError(JobError):

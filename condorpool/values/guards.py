@@ -1,6 +1,7 @@
-"""A debug switch: with CONDORPOOL_DEBUG_LOCKS set, a write without the lock raises.
+"""A debug switch: with CONDORPOOL_DEBUG_LOCKS set, breaches of the lock rule raise.
 
-Without it the class decorator changes nothing, so that checks cost nothing.
+They are writes without the lock, and work on the disk, the network or HTCondor with it.
+Without the switch nothing is changed, so that checks cost nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import collections
 import functools
 import operator
 import os
+import sys
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from condorpool.values.locks import Monitor
@@ -19,8 +22,16 @@ T = TypeVar("T")
 
 DEBUG = bool(os.environ.get("CONDORPOOL_DEBUG_LOCKS"))
 
-#: Writes without the lock, for tests: a thread may log the exception and continue.
+#: Breaches, for tests: a thread may log the exception and continue.
 breaches: list[str] = []
+
+#: What may take minutes: events of ``sys.audit``, and functions of ``os`` that have none.
+_SLOW = {"open", "import", "socket.connect", "socket.getaddrinfo", "subprocess.Popen", "htcondor"}
+_SLOW |= {f"fcntl.{name}" for name in ("flock", "lockf")}
+_SLOW |= {f"os.{name}" for name in "chmod link listdir lockf mkdir posix_spawn remove".split()}
+_SLOW |= {f"os.{name}" for name in "rename rmdir scandir symlink truncate utime".split()}
+_UNHEARD = ("stat", "lstat", "statvfs", "readlink", "access", "fsync")
+_SLOW |= {f"os.{name}" for name in _UNHEARD}
 
 #: The methods that change a container; the first adds the items of another container.
 _CHANGING: dict[type, str] = {
@@ -110,3 +121,46 @@ def _checked_class(kind: Any) -> Any:
 
     names = _CHANGING[kind].split()
     return type(kind.__name__, (kind,), {name: changing(name) for name in names})
+
+
+class _Held(threading.local):
+    """How many locks this thread holds."""
+
+    depth = 0
+
+
+def watch_waits() -> None:
+    """Check that no thread waits for a disk, the network or HTCondor while it holds a lock."""
+    held = _Held()
+    enter, leave = Monitor.__enter__, Monitor.__exit__
+
+    def enter_noted(monitor: Monitor) -> None:
+        enter(monitor)
+        held.depth += 1
+
+    def leave_noted(monitor: Monitor, *error: object) -> None:
+        held.depth -= 1
+        leave(monitor, *error)
+
+    def hear(event: str, args: Sequence[object]) -> None:
+        if event in _SLOW and held.depth:
+            breach = f"{event}{tuple(args[:1])} with a lock held"
+            breaches.append(breach)
+            raise AssertionError(breach)
+
+    def heard(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            hear(event, args)
+            return function(*args, **kwargs)
+
+        return call
+
+    Monitor.__enter__, Monitor.__exit__ = enter_noted, leave_noted  # type: ignore[method-assign]
+    for name in _UNHEARD:
+        setattr(os, name, heard(f"os.{name}", getattr(os, name)))
+    sys.addaudithook(hear)
+
+
+if DEBUG:
+    watch_waits()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+#: What a wait does when only held jobs remain.
+Policy = Literal["raise", "wait", "remove"]
+
 _MEMORY = (
     "Raise memory=, or set memory_max= so that HTCondor retries with more memory; "
     "remove() the held jobs."

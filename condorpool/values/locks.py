@@ -81,6 +81,12 @@ class _Uninterrupted(contextlib.ContextDecorator):
             state.is_pending = False
             handler(_signal.SIGINT, sys._getframe())  # noqa: SLF001 - handlers take a frame
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether Control-C was pressed since this thread entered the block."""
+        is_main = _thread.get_ident() == threading.main_thread().ident
+        return is_main and _interrupts.is_pending
+
 
 uninterrupted = _Uninterrupted()
 

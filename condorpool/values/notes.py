@@ -6,6 +6,8 @@ import contextlib
 import sys
 from typing import Any
 
+from condorpool.values.text import printable
+
 #: Reads the cause of an exception, whatever its class does with the attribute.
 _cause_of = BaseException.__dict__["__cause__"].__get__
 
@@ -34,7 +36,9 @@ def annotate(error: BaseException, *texts: str) -> None:
             if not before and not texts:
                 continue
             kept = [note for note in before if not isinstance(note, Note)]
-            BaseException.__setattr__(each, "__notes__", [*kept, *map(Note, texts)])
+            BaseException.__setattr__(
+                each, "__notes__", [*kept, *(Note(printable(text)) for text in texts)]
+            )
 
 
 def are_printed() -> bool:

@@ -56,10 +56,10 @@ def test_selected_jobs_are_acted_on_alone(held):
 def test_everything_is_removed(held):
     """Removing all jobs ends all calls."""
     order = {"do": "remove", "all": True}
-    assert orders.perform(held._calls, order) == {"said": "removed what remained"}
+    assert orders.perform(held._calls, order) == {"said": "removed 2 calls"}
     held.wait(20)
     assert held.ready()
-    assert orders.perform(held._calls, order) == {"said": "nothing remained to be removed"}
+    assert orders.perform(held._calls, order) == {"said": "removed 0 calls"}
 
 
 def test_page_and_log(held):

@@ -124,7 +124,7 @@ def test_a_map_goes_on_in_another_process(client, make_pool, tmp_path, gone, min
 
 
 def test_a_visible_directory_of_an_earlier_version(client, make_pool, tmp_path, mine):
-    """It is resumed by the end of its name, and deleted."""
+    """It is resumed by how its name begins, which its end is not, and deleted."""
     code = f"""
 from condorpool.engine.submitdir import SubmitDir
 SubmitDir.new = classmethod(lambda cls, base: cls(base / "condorpool-0123456789ab"))
@@ -134,7 +134,10 @@ SubmitDir.new = classmethod(lambda cls, base: cls(base / "condorpool-0123456789a
     (left,) = mine("note")
     assert left.run == "condorpool-0123456789ab"
     with make_pool() as pool:
-        assert condorpool.attach("6789ab", pool).get(timeout=60) == list(range(12))
+        for wrong in ("6789ab", "", ".", "condorpool-0123456789abc"):
+            with pytest.raises(condorpool.CondorPoolError, match="no calls named"):
+                condorpool.attach(wrong, pool)
+        assert condorpool.attach("condorpool-0123", pool).get(timeout=60) == list(range(12))
     assert set(made(tmp_path).values()) == {1}
     assert not left.entry.path.exists()
 

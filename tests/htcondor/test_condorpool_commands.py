@@ -69,16 +69,50 @@ def until(true):
 
 
 def counts(name):
-    """Return the numbers of the calls with a name, except zeros."""
+    """Return the numbers of the calls of each map with a name, except zeros."""
     status, out, err = condorpool("show", name, "--json")
     assert (status, err) == (0, "")
-    (shown,) = json.loads(out)
-    return {word: number for word, number in shown["counts"].items() if number}
+    maps = [shown["counts"] for shown in json.loads(out)]
+    return [{word: number for word, number in each.items() if number} for each in maps]
 
 
 def jobs(access_point):
     """Return the states of all jobs in the queue."""
     return [ad["JobStatus"] for ad in access_point.query("true", ["JobStatus"])]
+
+
+def test_calls_in_all_states(killed, access_point):
+    """The numbers are right while jobs run, are held, and are removed; they add up to the total."""
+    # Jobs take the calls of a map in any order: those that block have a map of their own.
+    killed(
+        """
+        (folder / "go-4").touch()
+        pool.starmap_async(work, [(folder, x) for x in (0, 1, 2, 4)], chunksize=1).wait()
+        result = pool.starmap_async(work, [(folder, x) for x in (5, 6, 7, 8)], chunksize=1)
+        def running():
+            return len(list(folder.glob("began-[5678]"))) - result.calls_removed
+        while running() < 2:
+            time.sleep(0.05)
+        assert result.jobs[0].remove() == 1
+        while result.calls_removed < 1:  # the other job continues
+            time.sleep(0.05)
+        """,
+        processes=2,
+        on_exit="keep",
+    )
+    ended, blocked = {"total": 4, "done": 2, "failed": 2}, {"total": 4, "removed": 1}
+    until(lambda: counts("work") == [ended, {**blocked, "running": 1, "waiting": 2}])
+    assert "2 of 8 calls done, 2 failed, 1 removed, 1 running, 2 waiting" in condorpool("ps")[1]
+    assert "2 x " not in condorpool("show", "work")[1]  # each error is another one
+    access_point.act("hold", "JobStatus == 2")
+    until(lambda: counts("work") == [ended, {**blocked, "held": 3}])
+    assert "0 of 4 calls done, 1 removed, 3 held" in condorpool("ls")[1]
+    status, out, err = condorpool("results", "work")
+    assert status == 1
+    assert sorted(line.split(":")[0] for line in out.splitlines()) == [
+        "(not made yet)", "(not made yet)", "(not made yet)", "(removed",
+    ]  # fmt: skip
+    assert "4 calls without a value: 0 of 4 calls done, 1 removed, 3 held" in err
 
 
 def test_rm_is_true(killed, access_point, tmp_path):
@@ -135,7 +169,7 @@ def test_in_use(killed, htcondor, tmp_path):
     ran = [sys.executable, "-c", code]
     with subprocess.Popen(ran, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stdout.readline() == "READY\n"
-        assert counts("work") == {"total": 1, "running": 1}
+        assert counts("work") == [{"total": 1, "running": 1}]
         assert f"in use by process {process.pid}" in condorpool("ls")[1]
         assert "1 in use" in condorpool("clean")[1]
         status, out, err = condorpool("rm", "--yes", "work")

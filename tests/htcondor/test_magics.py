@@ -306,7 +306,7 @@ class TestCell:
         run(shell, "k, data = 3, [1, 2]")
         run(shell, CELL)
         captured = capsys.readouterr()
-        assert captured.out == "k is 3\nfrom a shell\r\n"
+        assert captured.out == "k is 3\nfrom a shell\n"
         assert captured.err == "careful\n"
         assert [sorted(data)[0] for data in shown] == ["image/png", "text/html", "text/plain"]
         assert shown[2] == {"text/plain": "2"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cloudpickle
@@ -15,6 +19,7 @@ import pytest
 
 import condorpool
 from condorpool import personal
+from condorpool.access.bindings import classad2
 from condorpool.interface import original
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -66,16 +71,45 @@ def sshd(htcondor, tmp_path_factory):
     server.wait()
 
 
+#: What a login there does before the command that it is given: it moves into a folder with modules
+#: of the same names as ours, prints megabytes, and ends in the middle of a line.
+LOGIN = """mkdir -p {home}; cd {home}; for name in json htcondor2 condorpool sitecustomize; do
+echo 'open("{home}/marker", "w")' > $name.py; done; export PYTHONPATH={home} MARK={home};
+yes 'Welcome!' | head -c 3000000; yes beware | head -c 300000 >&2; """
+
+
 @pytest.fixture
 def other(sshd, tmp_path, monkeypatch):
     """Return the name of the other machine, as ssh knows it."""
     (tmp_path / "bin").mkdir()
+    login = LOGIN.format(home=tmp_path / "home").replace("\n", " ")
+    (tmp_path / "login").write_text(login)
+    # The command is the last word.
     (tmp_path / "bin" / "ssh").write_text(
-        f'#!/bin/sh\nexec {provision.program("ssh")} -F {sshd}/ssh_config "$@"\n'
+        f'#!/bin/bash\nexec {provision.program("ssh")} -F {sshd}/ssh_config "${{@:1:$#-1}}" '
+        f'"$(cat {tmp_path}/login)${{@: -1}}"\n'
     )
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    return "other"
+    yield "other"
+    assert not (tmp_path / "home" / "marker").exists()
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """Return a function that returns the process ids of the agents on the other machine."""
+
+    def find():
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (folder / "cmdline").read_bytes()
+                mark = f"MARK={tmp_path}/home".encode()
+                if b"access.agent" in command and mark in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+    return find
 
 
 def test_a_pool_on_another_machine(make_pool, other, gone):
@@ -98,14 +132,80 @@ def test_a_pool_on_another_machine(make_pool, other, gone):
     assert gone()
 
 
-def test_a_lost_connection(make_pool, other):
-    """The next call opens a new one."""
-    pool = make_pool(personal=None, remote=other, maxtasksperchild=1)
-    assert pool.apply(abs, (-1,)) == 1
-    agent = pool._workload.access_point.agent
-    agent._ssh.kill()
-    agent._ssh.wait()
-    assert pool.apply(abs, (-2,)) == 2
+def test_jobs_that_can_never_run(make_pool, other, capsys):
+    """The line before they are submitted compares them with the slots of the other machine's pool."""
+    pool = make_pool(personal=None, remote=other, processes=2)
+    never = [
+        pool.map_async(abs, range(3), cpus=99),
+        pool.map_async(abs, range(3), requirements='TARGET.Arch == "ALPHA"'),
+    ]
+    said = capsys.readouterr().err.splitlines()
+    assert ["request_cpus = 99, but no slot has more than 2" in said[0], len(said)] == [True, 2]
+    assert 'none of 1 slot meets its requirement TARGET.Arch == "ALPHA"' in said[1]
+    assert [result.remove() for result in never] == [3, 3]
+
+
+def test_a_lost_connection(make_pool, other, programs):
+    """The next question opens a new one, whichever end was lost."""
+    pool = make_pool(personal=None, remote=other)
+    point = pool._workload.access_point
+    lost = point.agent._connection._ssh
+    lost.kill()
+    lost.wait()
+    assert point.query("false", ["ClusterId"]) == []
+    (program,) = programs()
+    os.kill(program, signal.SIGKILL)
+    point.agent._connection._ssh.wait()
+    assert pool.apply(abs, (-3,)) == 3
+
+
+def test_a_program_that_ends_while_it_is_asked(make_pool, other, programs):
+    """The question is not repeated: it may have been done."""
+    pool = make_pool(personal=None, remote=other)
+    point = pool._workload.access_point
+    (program,) = programs()
+    os.kill(program, signal.SIGSTOP)
+    timer = threading.Timer(0.3, os.kill, (program, signal.SIGKILL))
+    timer.start()
+    with pytest.raises(condorpool.HTCondorError, match="connection to other was lost: ssh ended"):
+        point.query("true", ["ClusterId"])
+    timer.join()
+    assert point.query("false", ["ClusterId"]) == []
+
+
+def test_threads_that_ask_at_the_same_time(make_pool, other):
+    """Each gets its own answer; expressions are expressions."""
+    pool = make_pool(personal=None, remote=other)
+    result = pool.apply_async(time.sleep, (600,))
+    point = pool._workload.access_point
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(point.query, "true", [name]) for name in ("Cmd", "LeaveJobInQueue")]
+        asked += [threads.submit(point.slots) for _ in range(2)]
+        ads, expressions, *slots = (each.result() for each in asked)
+    assert {ad["Cmd"] for ad in ads} == {"/bin/sh"}
+    assert not any("Cmd" in ad for ad in expressions)
+    assert slots[0] == slots[1] != []
+    (ad,) = result.query("Requirements")
+    assert isinstance(ad["Requirements"], classad2.ExprTree)
+    result.remove()
+
+
+def test_the_program_ends_with_its_client(other, programs):
+    """Also if the client is killed."""
+    code = (
+        "import sys; from condorpool.access.remote import Agent; Agent('other', None, None).locate();"
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout.readline() == b"\n"
+        assert len(programs()) == 1
+        client.kill()
+    end = time.monotonic() + 30
+    while programs():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_machine_that_cannot_be_reached(make_pool, other):

@@ -178,6 +178,22 @@ def test_removing_a_result_takes_its_chunks_back(make_pool, tmp_path):
     assert not made(tmp_path)
 
 
+@pytest.mark.parametrize("arguments", [{}, {"maxtasksperchild": 1}])
+def test_removing_counts_calls(make_pool, tmp_path, arguments):
+    """However many of them a job takes at a time: those that it has, and those that wait."""
+    pool = make_pool(processes=1, **arguments)
+    result = pool.starmap_async(note, [(tmp_path, x, 600) for x in range(10)], chunksize=3)
+    while not made(tmp_path):
+        time.sleep(0.02)
+    assert result.take_back() == 7
+    assert result.take_back() == 0
+    other = pool.map_async(abs, range(5), chunksize=2)
+    assert (result.remove(), other.remove()) == (3, 5)
+    result.wait(30), other.wait(30)
+    assert (result.counts(), other.counts()) == ((0, 0, 10, 0, 0, 0), (0, 0, 5, 0, 0, 0))
+    assert (result.remove(), result.take_back()) == (0, 0)
+
+
 def test_a_held_runner_keeps_its_chunk(make_pool, tmp_path):
     """No other job takes the chunk; when the job is released, it makes the chunk again."""
     pool = make_pool(processes=2)

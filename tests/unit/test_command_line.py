@@ -112,6 +112,11 @@ class TestHelp:
         [
             (["lss"], "Did you mean 'ls'?"),
             (["personal", "stat"], "Did you mean 'start'?"),
+            (["ls", "--jsno"], "there is no option --jsno. Did you mean '--json'?"),
+            (["rm", "--yse", "x"], "there is no option --yse. Did you mean '--yes'?"),
+            (["personal", "status", "--foldr=x"], "Did you mean '--folder'?"),
+            (["personal", "start", "--cpus", "-1"], "takes a whole number of 1 or more, not '-1'"),
+            (["--versoin"], "Did you mean '--version'?"),
             (["x\x1b[31m"], r"there is no command 'x\x1b[31m'."),
         ],
     )
@@ -310,6 +315,51 @@ class TestNames:
         directory = keep(scan=[1])
         assert run("rm", "scan", "wrong")[0] == 1
         assert directory.path.exists()
+
+
+class TestOthersText:
+    """Names and errors that contain commands to terminals, marks of direction and line breaks."""
+
+    EVIL = "evil\x1b]0;owned\x07\u202egpj.\u2066\r\n\x9b2J\u2028\udc9bx"
+
+    @pytest.mark.parametrize("command", ["ls", "ps", "show", "results", "logs", "rm"])
+    def test_text(self, run, keep, command):
+        """None of them is shown; what is in the folder can be shown and deleted all the same."""
+
+        class Loud:
+            def __repr__(self):
+                return TestOthersText.EVIL
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        failed = JobFailedError("1.0", self.EVIL, host=self.EVIL, stderr=self.EVIL)
+        directory = keep(**{self.EVIL: [Loud(), ValueError(self.EVIL), failed]})
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        (directory / "job-1.0.err").write_text(self.EVIL, errors="surrogatepass")
+        registry.log(f"{directory.run}: {self.EVIL}")
+        (entry,) = registry.everything()
+        entry.say(self.EVIL)
+        assert entry.note.isprintable()
+        entry._note.write_bytes(self.EVIL.encode("utf-8", "surrogateescape"))
+        names = {"rm": ["-y", "evil"], "ps": ["evil"], "show": ["evil"], "results": ["evil"]}
+        _, out, err = run(command, *names.get(command, []))
+        assert "evil" in out
+        assert all(letter.isprintable() or letter in "\n\t" for letter in out + err)
+
+    @pytest.mark.parametrize("command", ["ls", "show"])
+    def test_json(self, run, keep, command):
+        """JSON has the names as they are, in ASCII."""
+        keep(**{self.EVIL: [1]})
+        _, out, _ = run(command, "--json", "evil")
+        (found,) = json.loads(out)
+        assert (found["calls"][0] if command == "ls" else found)["name"] == self.EVIL
+        assert out.isascii()
+
+    def test_lists(self, keep):
+        """The list of what can be resumed."""
+        keep(**{self.EVIL: [1]})
+        for shown in (repr(condorpool.attach()), condorpool.attach()._repr_html_()):
+            assert "evil" in shown
+            assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
 
 
 class TestTerminal:

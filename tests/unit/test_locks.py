@@ -120,6 +120,12 @@ def test_interrupts_at_any_moment_leave_the_lock_intact():
     """Thousands of interrupts: the data that it guards is never seen half changed."""
     monitor, stop = Monitor(), threading.Event()
     pair, interrupts, chance = [0, 0], 0, random.Random(1)
+    is_caught = [False]  # an interrupt between two rounds would end the test
+
+    def handler(*_):
+        if is_caught[0]:
+            is_caught[0] = False
+            raise KeyboardInterrupt
 
     def other():
         while not stop.is_set():
@@ -145,15 +151,19 @@ def test_interrupts_at_any_moment_leave_the_lock_intact():
                 monitor.wait(0.0005)
 
     threads = [threading.Thread(target=other), threading.Thread(target=interrupter)]
+    before = signal.signal(signal.SIGINT, handler)
     for thread in threads:
         thread.start()
     while not stop.is_set():
         try:
+            is_caught[0] = True
             change()
+            is_caught[0] = False
         except KeyboardInterrupt:
             interrupts += 1
     for thread in threads:
         thread.join(30)
+    signal.signal(signal.SIGINT, before)
     assert not any(thread.is_alive() for thread in threads)
     assert interrupts > 300
     assert pair[0] == pair[1]

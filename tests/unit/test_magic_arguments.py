@@ -60,6 +60,8 @@ def test_options_end_where_python_begins():
         ("--chunk 3 f d", "There is no option --chunk. Did you mean --chunksize?"),
         ("--process 4 f d", "There is no option --process. Did you mean --processes?"),
         ("-memory 2GB f d", "There is no option -memory. Did you mean --memory?"),
+        ("--Memory 2GB f d", "There is no option --Memory. Did you mean --memory?"),
+        ("--on_hold wait f d", "There is no option --on_hold. Did you mean --on-hold?"),
         ("--retry 3 f d", "There is no option --retry."),
         ("--chunksize", "--chunksize needs a value."),
         ("--chunksize many f d", "--chunksize takes a whole number, not 'many'."),
@@ -176,6 +178,20 @@ def test_data_of_a_cell(text, expected):
         ("memory='2GB' on_exit='keep'", ((), {"memory": "2GB", "on_exit": "keep"})),
         ("4 memory = 2GB", ((4,), {"memory": "2GB"})),
         ("submitkwargs={'rank': 'a == 1'}", ((), {"submitkwargs": {"rank": "a == 1"}})),
+        (
+            "requirements='a b=c, d=2GB' memory=2gb",
+            ((), {"requirements": "a b=c, d=2GB", "memory": "2gb"}),
+        ),
+        (
+            'initargs=("a=1 b=2", 3) cpus=2',
+            ((), {"initargs": ("a=1 b=2", 3), "cpus": 2}),
+        ),
+        ("processes=4; disk=.5GB", ((), {"processes": 4, "disk": ".5GB"})),
+        (
+            "submitdir=/work/me container_image=docker://python:3.11",
+            ((), {"submitdir": "/work/me", "container_image": "docker://python:3.11"}),
+        ),
+        ("task_timeout=10m on_hold=raise", ((), {"task_timeout": "10m", "on_hold": "raise"})),
         ("", ((), {})),
     ],
 )
@@ -188,6 +204,8 @@ def test_pool_arguments(text, expected):
     ("text", "expected"),
     [
         ("processes 4", "did you mean processes=4?"),
+        ("memory: 2GB", "did you mean memory=2GB?"),
+        ("memory=2GB 4", "such as `processes=4, memory=2GB`"),
         ("--memory 2GB", "write memory=2GB, without dashes"),
         ("--on-exit=keep", "write on_exit=keep, without dashes"),
         ("4, (", "such as `processes=4, memory=2GB`"),
@@ -206,6 +224,11 @@ def test_bad_pool_arguments(text, expected):
         ("dta", "there is no variable dta. Did you mean 'data'?"),
         ("zebra", "there is no variable zebra."),
         ("f(on_exit=keep)", "there is no variable keep: text needs quotes, as in on_exit='keep'"),
+        (
+            "f(remote=lxplus.cern.ch)",
+            "there is no variable lxplus: text needs quotes, as in remote='lxplus.cern.ch'",
+        ),
+        ("f(personal=true)", "there is no variable true. Did you mean 'True'?"),
         ("[1, 2", "cannot evaluate '[1, 2': '[' was never closed"),
     ],
 )
@@ -213,7 +236,7 @@ def test_why_an_expression_cannot_be_evaluated(text, expected):
     """The error names the variable that is missing, and one that may be meant."""
     with pytest.raises((NameError, SyntaxError)) as raised:
         eval(text, {"data": 1, "f": None})
-    assert lines.why_not(text, raised.value, ["data", "f"]) == expected
+    assert lines.why_not(text, raised.value, ["data", "f", "True"]) == expected
 
 
 def test_help_names_every_option():

@@ -56,5 +56,9 @@ def test_relative_paths(tmp_path, monkeypatch):
 def test_did_you_mean():
     """A name that is like it is suggested."""
     assert did_you_mean("scna", KNOWN) == " Did you mean 'scan'?"
+    assert did_you_mean("SCAN", KNOWN) == " Did you mean 'scan'?"
+    assert did_you_mean("ift", KNOWN) == " Did you mean 'fit'?"
+    assert did_you_mean("condorpool1", KNOWN) == " Did you mean 'condorpool-12ab'?"
+    assert did_you_mean("condor", KNOWN) == ""  # two begin with it
     assert did_you_mean("xyz", KNOWN) == ""
     assert did_you_mean("", KNOWN) == ""

@@ -20,6 +20,7 @@ from condorpool.interface.options.keywords import (
     PoolKeywords,
     ResultKeywords,
 )
+from condorpool.interface.options.settings import Settings
 
 TAKES = [
     (Pool.__init__, PoolKeywords),
@@ -132,6 +133,16 @@ def test_what_jobs_need_is_among_the_keywords():
         (ResultKeywords, "chunksiz", "did you mean chunksize?"),
         (ResultKeywords, "linger", "pass linger to Pool() itself."),
         (ResultKeywords, "n_jobs", "pass processes to Pool() itself."),
+        (ResultKeywords, "process", "pass processes to Pool() itself."),
+        (ResultKeywords, "buffer_size", "only imap() and imap_unordered() take buffersize."),
+        (ResultKeywords, "kwargs", "only apply() and apply_async() take kwds."),
+        (ResultKeywords, "axis", "the keywords are memory, "),
+        (PoolKeywords, "chunk_size", "pass chunksize to map(), apply_async() and so on."),
+        (PoolKeywords, "MEMORY", "did you mean memory?"),
+        (PoolKeywords, "RequestCpus", "did you mean cpus?"),
+        (PoolKeywords, "max_memory", "did you mean memory_max?"),
+        (PoolKeywords, "maxtasks", "did you mean maxtasksperchild?"),
+        (PoolKeywords, "image_size", "submit commands are passed as submitkwargs"),
         (ResultKeywords, "color", "the keywords are memory, "),
     ],
 )
@@ -139,3 +150,36 @@ def test_a_keyword_that_there_is_not(kind, name, words):
     """The error names the keyword that is probably meant, else all."""
     with pytest.raises(TypeError, match=re.escape(words)):
         given.complete(kind, {name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("processes", "did you mean max_workers?"),
+        ("max_workrs", "did you mean max_workers?"),
+        ("maxtasksperchild", "did you mean max_tasks_per_child?"),
+        ("memroy", "did you mean memory?"),
+        ("chunksize", "pass chunksize to map()"),
+    ],
+)
+def test_an_executor_has_other_words(name, words):
+    """The error names the argument as an executor calls it."""
+    with pytest.raises(TypeError, match=re.escape(words)):
+        condorpool.Executor(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"on_exit": "waits"}, "Did you mean 'wait'?"),
+        ({"on_hold": "Raise"}, "Did you mean 'raise'?"),
+        ({"progress": "wigdet"}, "Did you mean 'widget'?"),
+        ({"progress": True}, "must be one of 'auto', 'widget', 'text', None."),
+        ({"killstats": ["held"]}, "Did you mean 'Held'?"),
+        ({"jobkwargs": {"clean_failed": True}}, "Did you mean 'cleanfailed'?"),
+    ],
+)
+def test_a_value_that_there_is_not(keywords, words):
+    """The error names the one that is probably meant."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Settings(None, None, (), None, keywords)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from condorpool.display import printed as display
-from condorpool.engine.printed import CallText, Printed, by_call, job_text
+from condorpool.engine.printed import CallText, Printed, by_call, chunks_of, job_parts
+from condorpool.engine.texts import Text
 
 
 def chunk(first, *texts, job="1.0", begin=0, **more):
@@ -62,13 +63,23 @@ def test_a_text_says_what_is_missing():
     ],
     ids=["not there yet", "also others' text", "of a later run"],
 )
-def test_the_text_of_a_job_is_labelled(file, expected):
+def test_the_text_of_a_job_is_labelled(tmp_path, file, expected):
     """It is that of its own calls, then what else is in its file."""
+    path = tmp_path / "job-1.0.out"
+    if file is not None:
+        path.write_bytes(file)
+
+    def text(*kept):
+        return Text(job_parts(chunks_of(kept, "1.0", 0), 0, len(file or b"")), path)
+
     fit = calls(chunk(0, "a", "b", begin=6), chunk(7, "z", job="1.1"))
     one = calls(chunk(0, "c", begin=8), name="sum", is_single=True)
-    assert job_text([one, fit], "1.0", 0, file) == expected
-    assert job_text([fit], "9.0", 0, None) is None
-    assert job_text([one], "1.0", 0, b"") == "c"  # a single text needs no label
+    assert text(one, fit).whole() == expected
+    for most in range(1, 2 * len(expected)):
+        assert text(one, fit).end(most) == (expected[-most:], max(0, len(expected) - most))
+    path.write_bytes(b"")
+    file = b""
+    assert text(one).whole() == "c"  # a single text needs no label
 
 
 def test_a_few_texts_are_shown_whole():

@@ -13,7 +13,8 @@ from condorpool.engine.records import (
     Manifest,
     Submission,
 )
-from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.submitdir import SubmitDir, Token
+from condorpool.runner import names
 from condorpool.values.exceptions import JobFailedError, JobRemovedError, TaskTimeoutError
 
 
@@ -37,6 +38,48 @@ def test_records_are_read_as_they_were_written(directory):
     assert directory.batches() == {2: batch}
     assert directory.crews() == {1: crew}
     assert SubmitDir.found(directory.path).manifest == directory.manifest
+
+
+#: What NFS, editors, file managers and interrupted copies make of these names.
+FOREIGN = (
+    ".nfs00000000{}", ".{}.swp", "{}~", "#{}#", ".#{}", "{} (copy)", "Copy of {}", "{}.tmp", "x-{}",
+    "{}.bak", "4913", "1", "CLOSED", "{}-5",
+)  # fmt: skip
+
+
+def test_files_that_are_not_ours_are_ignored(directory):
+    """Wherever they are in the submit directory."""
+    directory.make_crew(0)
+    posted, taken = Token(2, 0, 3, 0), Token(2, 3, 5, 3, "12.0")
+    directory.post(0, [posted])
+    (directory / submitdir.taken_name(0) / str(taken)).touch()
+    (directory / submitdir.chunk_name(2, 0)).touch()
+    for number in (2, 10):
+        directory.record(submitdir.facts_name(number), BatchRecord(crew=0, title="f"))
+    directory.record(submitdir.error_name(2, 3), ErrorRecord.of(JobRemovedError("1.0", "x"), 5))
+    directory.record(submitdir.jobs_name(0), CrewRecord())
+    (directory / submitdir.shared_name(7)).touch()
+    for file in [file for file in directory.path.rglob("*") if file.is_file()]:
+        for foreign in FOREIGN:
+            file.with_name(foreign.format(file.name)).write_text("no record")
+    assert sorted(directory.tokens(0)) == [posted, taken]
+    assert [each.token for each in directory.taken(0)] == [taken]
+    assert sorted(directory.batches()) == [2, 10]
+    assert sorted(directory.errors(2)) == [3]
+    assert list(directory.crews()) == [0]
+    assert directory.chunks() == ({(2, 0)}, set())
+    assert directory.numbers_shared() == [7]
+
+
+@pytest.mark.parametrize("name", ["1-0-4-0", "12-3-4-0"])
+def test_runners_take_only_tokens(name):
+    """The client and the runner agree on what is one."""
+    assert names.is_token(name)
+    assert Token.named(name)
+    for foreign in FOREIGN:
+        assert not names.is_token(foreign.format(name))
+        assert Token.named(f"{foreign.format(name)}@1.0") is None
+        assert Token.named(foreign.format(f"{name}@1.0")) is None
 
 
 def test_options_are_restored():

@@ -63,13 +63,13 @@ class TestEntry:
 
     def test_it_is_read_as_it_was_written(self, entry):
         """Also when it was changed."""
-        entry.write(on_exit="keep")
+        entry.change(on_exit="keep")
         assert registry.entries(entry.file.parent) == [replace(entry, on_exit="keep")]
         assert entry.file.stat().st_mode & 0o777 == 0o600
 
     def test_its_work_may_be_resumed_elsewhere(self, entry):
         """The cleaner then looks for its jobs there."""
-        entry.write(origin={"schedd": "c"})
+        entry.change(origin={"schedd": "c"})
         assert registry.entries(entry.file.parent)[0].origin == {"schedd": "c"}
 
     def test_another_version_may_have_written_it(self, entry):
@@ -110,10 +110,23 @@ class TestEntry:
                 assert [found.run for found in registry.everything()] == [entry.run]
             (entry,) = registry.everything()
 
+    @pytest.mark.parametrize("on_exit", ["w", "a much longer word " * 20])
+    def test_a_change_does_not_bring_it_back(self, entry, state, on_exit):
+        """What another process has moved is not changed, and not made anew in the old folder."""
+        changed = entry.change(on_exit=on_exit).change(on_exit=on_exit[:5])
+        moved = entry.move(state / registry.KEPT)
+        with pytest.raises(FileNotFoundError):
+            entry.change(on_exit="delete")
+        assert registry.entries(entry.file.parent) == []
+        assert registry.entries(state / registry.KEPT) == [replace(changed, file=moved.file)]
+
     def test_files_that_are_no_entries_are_skipped(self, entry):
         """The other entries are still found."""
         entry.file.with_name("other.json").write_text("{")
         entry.file.with_name("more.json").write_text('{"path": "/x"}')
+        entry.file.with_name("condorpool-1 (copy).json").write_text(entry.file.read_text())
+        for name in (".nfs0000000000", f".{entry.file.name}.swp", f"{entry.file.name}~"):
+            entry.file.with_name(name).write_text(entry.file.read_text())
         assert registry.entries(entry.file.parent) == [entry]
 
     def test_the_log_is_bounded(self, state, monkeypatch):

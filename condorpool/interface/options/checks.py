@@ -7,11 +7,15 @@ import numbers
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from condorpool.interface.options.keywords import OnHold, Policy
 from condorpool.values.events import JobState
+from condorpool.values.holds import Policy
+from condorpool.values.matching import did_you_mean
 from condorpool.values.text import MAX_NAME, one_line
+
+if TYPE_CHECKING:
+    from condorpool.interface.options.keywords import OnHold
 
 #: The keys of jobkwargs: their types, and the words for those in errors.
 _JOBKWARGS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
@@ -49,8 +53,16 @@ def one_of(name: str, value: Any, alias: Any, *others: Any) -> Any:
     """Return a value that is one of a `typing.Literal`, or of ``others``."""
     known = [*typing.get_args(alias), *others]
     if value not in known:
-        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
+        raise ValueError(
+            f"{name}={value!r} must be one of {', '.join(map(repr, known))}.{_near(value, known)}"
+        )
     return value
+
+
+def _near(value: Any, known: Iterable[Any]) -> str:
+    """Return a question that names the known value most like this one, if both are texts."""
+    texts = [text for text in known if isinstance(text, str)]
+    return did_you_mean(value, texts) if isinstance(value, str) else ""
 
 
 def seconds(name: str, value: Any, *, least: float = 0.0, may_be_infinite: bool = False) -> float:
@@ -129,8 +141,11 @@ def keywords(name: str, value: Any) -> dict[str, Any]:
 def on_hold(value: OnHold | None) -> OnHold | None:
     """Return a policy for held jobs, or a function that decides about each."""
     if value is not None and not callable(value) and value not in typing.get_args(Policy):
-        known = ", ".join(map(repr, typing.get_args(Policy)))
-        raise ValueError(f"on_hold={value!r} must be one of {known}, or a function")
+        known = typing.get_args(Policy)
+        words = ", ".join(map(repr, known))
+        raise ValueError(
+            f"on_hold={value!r} must be one of {words}, or a function.{_near(value, known)}"
+        )
     return value
 
 
@@ -140,7 +155,8 @@ def killstats(states: Any) -> tuple[str, ...]:
     chosen = (states,) if isinstance(states, str) else tuple(iterable("killstats", states))
     for state in chosen:
         if state not in known:
-            raise ValueError(f"killstats has {state!r}; the states are {', '.join(known)}")
+            hint = _near(state, known)
+            raise ValueError(f"killstats has {state!r}; the states are {', '.join(known)}.{hint}")
     return chosen
 
 
@@ -149,7 +165,8 @@ def jobkwargs(given: Any) -> dict[str, Any]:
     checked = dict(kind("jobkwargs", {} if given is None else given, Mapping, "a mapping"))
     for key, value in checked.items():
         if key not in _JOBKWARGS:
-            raise ValueError(f"jobkwargs has {key!r}; the keys are {', '.join(_JOBKWARGS)}")
+            hint, known = _near(key, _JOBKWARGS), ", ".join(_JOBKWARGS)
+            raise ValueError(f"jobkwargs has {key!r}; the keys are {known}.{hint}")
         kind(key, value, *_JOBKWARGS[key])
     checked.pop("polltime", None)  # the event log is followed; nothing is polled
     if "killstats" in checked:

@@ -14,11 +14,9 @@ from typing import Any, Literal, TypedDict, TypeVar
 from condorpool.interface.job import QueuedJob
 from condorpool.personal import PersonalHTCondor
 from condorpool.values.events import KILLSTATS
+from condorpool.values.holds import Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: What a wait does when only held jobs remain.
-Policy = Literal["raise", "wait", "remove"]
 
 #: What a function may return that is asked about one held job.
 Decision = Literal["raise", "wait", "remove", "release"]

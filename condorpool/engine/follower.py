@@ -137,10 +137,12 @@ class Follower:
     def _look_at_room(self) -> None:
         """Once a second, look whether jobs can write their results; end calls for which they cannot."""
         now = time.monotonic()
-        if now < self._look_at or not self._state.is_busy:
+        if now < self._look_at:
             return
         self._look_at = now + ROOM_INTERVAL
-        if self._state.room.is_lost():
+        if not self._state.is_busy:
+            self._state.note_trouble("disk", None)
+        elif self._state.room.is_lost():
             for batch in list(self._state.batches.values()):
                 for first in list(batch.pending):
                     holder = batch.holders.get(first)

@@ -57,7 +57,7 @@ class Room:
         if not self._is_there():
             return CondorPoolError(f"the submit directory {path} was deleted or moved. {IF_LOST}")
         if self._is_full() or any(map(self._has_no_room, crews)):
-            why = os.strerror(errno.ENOSPC)
+            why = f"{os.strerror(errno.ENOSPC)}, or no quota"
         elif probes:
             try:
                 self._directory.write(PROBE, bytes(4096))

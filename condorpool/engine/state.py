@@ -29,7 +29,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import logging
 import math
 import re
 import time
@@ -56,8 +55,7 @@ from condorpool.values.exceptions import (
 )
 from condorpool.values.guards import guarded
 from condorpool.values.locks import Monitor
-
-logger = logging.getLogger("condorpool")
+from condorpool.values.logs import logger
 
 #: Seconds for which a wait tolerates an access point that does not answer.
 PATIENCE = 600.0
@@ -350,7 +348,7 @@ class SessionState:
                     batch.has_failures = not batch.streams
                     if isinstance(outcome, JobFailedError):
                         batch.failed.add(first)
-            if batch.streams and isinstance(result, payload.Report):
+            if batch.streams and not isinstance(outcome, JobError):
                 with self.changed:
                     batch.files.discard(first)
                     batch.holders.pop(first, None)
@@ -410,14 +408,17 @@ class SessionState:
 
     def look_at_room(self, *, probes: bool = False) -> CondorPoolError | None:
         """Return why jobs cannot write their results, if they cannot; note it."""
-        crews = [crew.number for crew in self.active_crews if crew.is_resident]
-        error = self.room.trouble(crews, probes=probes or "disk" in self.troubles)
+        error = self.room.trouble(self._residents, probes=probes or "disk" in self.troubles)
         self.note_trouble("disk", error)
         return error
 
+    @property
+    def _residents(self) -> list[int]:
+        return [crew.number for crew in self.active_crews if crew.is_resident]
+
     def check_room(self) -> None:
         """Raise if jobs could not write the results of new calls."""
-        if error := self.look_at_room():
+        if error := self.room.trouble(self._residents):
             raise SubmitError(f"{error} Nothing was submitted.")
 
     def give_up(self, crew: Crew, error: JobError) -> None:

@@ -2,13 +2,14 @@
 # make test      check format, lint, and types, and run all tests on a real HTCondor
 # make matrix    run the tests that depend on versions: Python 3.10 to 3.14, newest and lowest packages
 # make pictures  take the README's pictures of the widget in a real JupyterLab
+# make soak      break things at random moments: make soak ROUNDS=50 SEED=1 KINDS="disk-full no-memory"
 # make bench     measure what a call costs, against raw htcondor2 and multiprocessing
 
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := condorpool tests
 
-.PHONY: demo test check provision matrix pictures bench format clean
+.PHONY: demo test check provision matrix pictures soak bench format clean
 
 demo: .venv/demo
 	$(BIN)/condorpool demo
@@ -31,6 +32,10 @@ matrix: provision
 
 pictures: provision
 	$(BIN)/pytest -q tests/browser/shots.py
+
+ROUNDS ?= 200
+soak: provision
+	$(BIN)/python tests/soak.py $(ROUNDS) $(SEED) $(KINDS)
 
 bench: .venv/test
 	$(BIN)/python tests/benchmarks/bench.py

@@ -33,14 +33,16 @@ INTERRUPTED, NO_READER = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as with `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may have any letters
     try:
         try:
             return _run(argv)
         finally:
-            if sys.stdout:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:
         # As `| head` does.  What Python could not write is dropped, else it complains at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +72,15 @@ def _terminate(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+#: What other programs, and condorpool's functions, call a command.
+_OTHER_WORDS = {
+    "list": "ls",
+    "status": "ps",
+    "jobs": "ps",
+    **dict.fromkeys(("forget", "remove", "delete"), "rm"),
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that suggests the command or the option that may be meant."""
 
@@ -78,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
         found, rest = super().parse_known_args(args, namespace)
         if wrong := [word.partition("=")[0] for word in rest if word.startswith("-")]:
             known = [flag for action in self._actions for flag in action.option_strings]
-            super().error(f"there is no option {wrong[0]}.{did_you_mean(wrong[0], known)}")
+            self.error(f"there is no option {wrong[0]}.{did_you_mean(wrong[0], known)}")
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -86,7 +97,8 @@ class _Parser(argparse.ArgumentParser):
         if wrong := re.search(r"invalid choice: '(.*?)' \(", message):
             word = ast.literal_eval(f"'{wrong[1]}'")
             known = [name for action in self._actions for name in action.choices or ()]
-            message = f"there is no command {word!r}.{did_you_mean(word, known)}"
+            other = _OTHER_WORDS.get(word, word)
+            message = f"there is no command {word!r}.{did_you_mean(other, known)}"
         super().error(printable(message))
 
 

@@ -205,7 +205,9 @@ def _show(arguments: argparse.Namespace) -> int:
             say(f"    {_state(each.entry).text}\n    {each.entry.path}")
             for error, count in errors:
                 say(f"    {count:,} x {error}")
-        if not each.calls and not arguments.json:
+        if not each.calls and arguments.json:
+            facts.append({**_facts(each), "errors": []})
+        elif not each.calls:
             say(f"{each.entry.run}: it has no calls that can be counted")
             say(f"    {_state(each.entry).text}\n    {each.entry.path}")
     if arguments.json:

@@ -56,8 +56,9 @@ def _act(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
     """Hold, release or remove all jobs, or those that the order names."""
     action, past = order["do"], _PAST[order["do"]]
     if order.get("all"):
-        count = calls.act(action)
-        return {"said": f"{past} {plural(count, 'call' if action == 'remove' else 'job')}"}
+        if action == "remove":
+            return {"said": f"{past} {plural(calls.remove(), 'call')}"}
+        return {"said": f"{past} {plural(calls.act(action), 'job')}"}
     if order.get("idle"):
         return _remove_waiting(calls)
     chosen = _chosen(calls, order)

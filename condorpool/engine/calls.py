@@ -40,6 +40,9 @@ CALLBACK_LAG = 1.0
 #: Chunks whose printed text an iterator keeps.
 MOST_PRINTED = 16
 
+#: Characters of printed text that results keep, at most: the latest.
+MOST_TEXT = 1 << 27
+
 #: How many of the latest chunks say how long a call takes.
 LATELY = 100
 
@@ -70,6 +73,7 @@ class Calls:
         self.removed = 0
         self.records: deque[Chunk] = deque(maxlen=most_records)
         self.printed: deque[Printed] = deque(maxlen=most_records and MOST_PRINTED)
+        self._text_size = self._emptied = 0  # characters kept, and chunks whose text is not
         self.is_reported = False
         self._session: Session | None = None
         # What is printed in this context appears in the cell that made the calls.
@@ -254,6 +258,10 @@ class Calls:
             self.session.deliveries.wait(CALLBACK_LAG)  # until calls taken back have ended
         return count
 
+    def remove(self) -> int:
+        """Remove all calls that have not ended; return how many."""
+        return self.act("remove")
+
     def take_back(self) -> int:
         """Take back the calls that no job has taken yet; return how many."""
         if not self.batch or self.batch.is_done:
@@ -277,10 +285,21 @@ class Calls:
             self.records.append(chunk)
             self.session.chunk_records.append(chunk)
 
+    def _empty_earliest(self, more: int) -> None:
+        """Drop the earliest texts, now that so many characters more are kept."""
+        self._text_size += more
+        while self._text_size > MOST_TEXT and self._emptied < len(self.printed) - 1:
+            earliest = self.printed[self._emptied]
+            self.printed[self._emptied] = earliest.emptied()
+            self._text_size -= earliest.size
+            self._emptied += 1
+
     def _print(self, printed: Printed) -> None:
         """Keep what the calls of a chunk printed, and print it if the user wants that."""
         with self.session.changed:
             self.printed.append(printed)
+            if self.printed.maxlen is None:
+                self._empty_earliest(printed.size)
             self.session.printing.add(self)
         if not self._echo:
             return

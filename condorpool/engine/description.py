@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from condorpool.access.accesspoint import AccessPoint
+from condorpool.engine import reach, secrets
 from condorpool.engine import submitdir as names
 from condorpool.runner.container import PYTHON
 from condorpool.runner.names import PROGRAM
@@ -71,6 +72,10 @@ class JobOptions:
         Python of the same version the execution point has.
     task_timeout
         Seconds that a call may take.
+    secrets
+        Environment variables that jobs get although they are secret, by name or pattern.
+    limit_directory_access
+        More files and folders that jobs may reach through HTCondor; None for all.
     processes
         The most jobs at once, if the user set a limit.
     cpus
@@ -86,6 +91,8 @@ class JobOptions:
     submitkwargs: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
     task_timeout: float | None = None
+    secrets: tuple[str, ...] = ()
+    limit_directory_access: tuple[str, ...] | None = ()
     processes: int | None = None
     cpus: int = 1
     linger: float = 0.0
@@ -158,16 +165,15 @@ def _is_line(text: str) -> bool:
     return not re.search("[\0\n\r\ud800-\udfff]", text)
 
 
-def _on_lines(description: dict[str, str]) -> dict[str, str]:
-    """Return a description after checking that each of its commands fits on one line."""
-    for key, value in description.items():
-        if not _is_line(key + value):
+def _check_lines(given: Mapping[str, str]) -> None:
+    """Raise unless each of these values of the user's fits on one line."""
+    for name, value in given.items():
+        if not _is_line(name + value):
             raise SubmitError(
-                f"the submit command {key} would have a line break, or bytes that are not UTF-8: "
-                f"{value!r}. A submit description has one line for each command. Change the "
-                "path, name or option that contains them. Nothing was submitted."
+                f"{name}={value!r} has a line break, or bytes that are not UTF-8: a submit "
+                "description, which has one line for each command, cannot contain it. Change it. "
+                "Nothing was submitted."
             )
-    return description
 
 
 # Placeholders for what differs between the jobs of a cluster; no path contains a NUL.
@@ -200,7 +206,7 @@ def interpreter_options() -> list[str]:
     """Return the options that this interpreter was started with, for the jobs' interpreters."""
     options = ["-O"] * sys.flags.optimize + ["-b"] * sys.flags.bytes_warning
     options += ["-s"] * sys.flags.no_user_site
-    options += [f"-W{option}" for option in sys.warnoptions]
+    options += [f"-W{option}" for option in sys.warnoptions if _is_line(option)]
     for name in _X_OPTIONS:
         value = sys._xoptions.get(name)  # noqa: SLF001 - documented
         if value is not None:
@@ -241,6 +247,8 @@ def build(
     defaults
         Commands for this access point.
     """
+    python = options.python or sys.executable
+    _check_lines({"python": python, "submitdir": str(directory), **options.submitkwargs})
     shipped = [*names.SHIPPED, names.crew_name(crew), *shared]
     if batch is None:
         outcome = ""
@@ -254,7 +262,7 @@ def build(
         shipped += [call, chunk]
     arguments = [
         names.LAUNCHER,
-        options.python or sys.executable,
+        python,
         "" if options.python else PYTHON,
         outcome,
         *interpreter_options(),
@@ -288,20 +296,26 @@ def build(
     if batch is None:
         # HTCondor's channel from the job to the submit directory: chirp.
         description["want_io_proxy"] = "True"
+    if options.limit_directory_access is not None:
+        description[reach.ATTRIBUTE] = reach.limit(
+            directory, options.submitkwargs, options.limit_directory_access
+        )
     if keep_claim > 0:
         description["keep_claim_idle"] = str(round(keep_claim))
     if lease:
         description["My.CondorpoolLease"] = "0"
         description["periodic_remove"] = _OUT_OF_LEASE.format(round(lease))
-    if sends_environment(options.submitkwargs):
+    if getenv_of(options.submitkwargs) is None:
         description["environment"] = _environment(run)
     for key, value in options.submitkwargs.items():
         name = key.lower() if key.lower() in description else key
         extends = name in LISTS and description[name] != '""'
+        if name in {"getenv", "get_env"}:
+            value = secrets.public(value)  # noqa: PLW2901 - as it is written
         description[name] = f"{description[name]}, {value}" if extends else value
         if name == "periodic_remove" and lease:
             description[name] = f"({value}) || ({_OUT_OF_LEASE.format(round(lease))})"
-    return _on_lines(description)
+    return description
 
 
 def jobs_of(run: str) -> str:
@@ -315,6 +329,9 @@ def renew(access_point: AccessPoint, run: str, lease: float) -> None:
     access_point.edit(jobs_of(run), "CondorpoolLease", until)
 
 
-def sends_environment(submitkwargs: Mapping[str, str]) -> bool:
-    """Return whether our environment is sent: not if the user's commands set one."""
-    return not {key.lower() for key in submitkwargs} & {"environment", "env", "getenv", "get_env"}
+def getenv_of(submitkwargs: Mapping[str, str]) -> str | None:
+    """Return the user's ``getenv``, empty if another command sets the environment; else None."""
+    given = {key.lower(): value for key, value in submitkwargs.items()}
+    if not given.keys() & {"environment", "env", "getenv", "get_env"}:
+        return None
+    return given.get("getenv") or given.get("get_env") or ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import linecache
 import multiprocessing.pool
-import os
 import pickle
 import platform
 import py_compile
@@ -22,7 +21,7 @@ from typing import Any, Generic, Literal, TypeVar
 import cloudpickle
 
 from condorpool import runner
-from condorpool.engine import blame, copies
+from condorpool.engine import blame, copies, secrets
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.engine.printed import Printed
@@ -30,6 +29,7 @@ from condorpool.runner import container
 from condorpool.runner.container import DamagedError
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
+from condorpool.values import notes
 from condorpool.values.exceptions import (
     EnvironmentMismatchError,
     JobError,
@@ -57,9 +57,6 @@ _MAX_WHY = 500
 
 # The file of a frame in a traceback.
 _PLACE = re.compile(r'(?<=^  )(File "(.+)")(?=, line \d+)', re.MULTILINE)
-
-# Variables with these prefixes are for the kernel only.
-_KERNELS_OWN = ("JPY_", "_CONDOR_", "MPLBACKEND")
 
 
 @dataclass(frozen=True)
@@ -470,6 +467,8 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
                 "the arguments that it takes to super().__init__ there."
             )
             return None, _with(cause, in_place_of(ResultPicklingError, value, said))
+        if why := secrets.explanation(value, text):
+            notes.explain(value, why)
     except MemoryError:
         raise  # there may be more later
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
@@ -519,11 +518,6 @@ def _sources_of(files: Iterable[str]) -> dict[str, str]:
     """Return the source of files whose code is sent by value: a job may not see the files."""
     texts = {name: "".join(linecache.getlines(name)) for name in files}
     return {name: text for name, text in texts.items() if 0 < len(text) <= MAX_SOURCES}
-
-
-def environment_to_send() -> dict[str, str]:
-    """Return the environment for calls, without the variables that are for the kernel only."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(_KERNELS_OWN)}
 
 
 @cache

@@ -39,6 +39,8 @@ shipped: Any = sys.modules.setdefault(PROGRAM, runner)
 
 #: Objects that exist once in each process; a job has its own.
 ONE_EACH = (
+    ("os", "environ"),  # whose contents may be secret
+    ("os", "environb"),
     ("random", "_inst"),
     ("numpy.random.mtrand", "_rand"),
     ("torch", "default_generator"),

@@ -72,6 +72,20 @@ class Printed(NamedTuple):
         lost = about.get("lost", {})
         return cls(first, job, about["printed"], about["prints"], lost, about["spans"])
 
+    @property
+    def size(self) -> int:
+        """How many characters its texts have."""
+        return sum(map(len, self.texts))
+
+    def emptied(self) -> Printed:
+        """Return it without its texts; the job's own files may still have them."""
+        lost = dict(self.lost)
+        for text in self.calls():
+            size = len(text.stdout.encode()) + len(text.stderr.encode())
+            lost[text.number - self.first] = text.lost + size
+        marks = [(call, 0, 0) for call, *_ in self.marks]
+        return self._replace(texts=("", ""), marks=marks, lost=lost)
+
     def calls(self) -> Iterator[CallText]:
         """Yield the text of each call that printed, in order."""
         stdout, stderr = self.texts
@@ -137,7 +151,8 @@ def job_parts(made: Sequence[tuple[Printed, Printing]], which: int, size: int) -
         begin, end = chunk.spans[which]
         if not is_new:
             yield range(position, begin)
-            position = max(position, end)
+            # Of emptied ones only the file has the text.
+            position = max(position, end if chunk.texts[which] else begin)
         for text in chunk.calls():
             said = text.stderr if which else text.stdout
             if said and has_labels:

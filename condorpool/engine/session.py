@@ -27,7 +27,7 @@ from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.engine.texts import Text
 from condorpool.engine.why import why_never
 from condorpool.values.events import JobState
-from condorpool.values.exceptions import HTCondorError, JobRemovedError
+from condorpool.values.exceptions import HTCondorError, JobRemovedError, PoolClosedError
 from condorpool.values.locks import uninterrupted
 
 T = TypeVar("T")
@@ -237,6 +237,8 @@ class Session:
 
         They keep their numbers.
         """
+        if self.is_closed:
+            raise PoolClosedError
         self.state.check_room()
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 
-from condorpool.engine import description, payload, rules, submitdir
+from condorpool.engine import description, payload, rules, secrets, submitdir
 from condorpool.engine.batches import Batch
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew
@@ -82,11 +82,13 @@ class Staffing:
 
     def crew(self, number: int, name: str, options: JobOptions) -> Crew:
         """Return the crew for calls with these options: an open one, or a new one."""
-        sends = description.sends_environment(options.submitkwargs)
-        environment = payload.environment_to_send() if sends else {}
+        environment = secrets.environment_to_send(
+            options.secrets, description.getenv_of(options.submitkwargs)
+        )
         resident = self.is_resident(options)
         commands = tuple(sorted(options.submitkwargs.items()))
-        key = (commands, options.python, tuple(environment.items()), options.cleanup)
+        reached = options.limit_directory_access
+        key = (commands, options.python, reached, tuple(environment.items()), options.cleanup)
         with self._state.changed:  # the tracker may dismiss it meanwhile
             known = self._crews.get(key) if resident else None
         if known:

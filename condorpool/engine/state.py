@@ -21,7 +21,8 @@ Never touch the disk or HTCondor with the lock held: a cell that waits needs it,
 network file system or an access point may take minutes.  So list a folder first, then
 take the lock and check that the listing is still current (`SessionState.refresh_holders`).
 
-With ``CONDORPOOL_DEBUG_LOCKS`` set, a write without the lock raises (`values.guards`).
+With ``CONDORPOOL_DEBUG_LOCKS`` set, a write without the lock raises, and so does work on the
+disk, the network or HTCondor with it (`values.guards`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ LOOK = 1.0
 class Raised:
     """The exception of a call, in the place of its value."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, number: int, error: BaseException) -> None:
+        self.number = number
         self.error = error
 
 
@@ -123,11 +124,14 @@ class StreamedCalls(Calls):
         end, self._feed.end = self._feed.end, StopIteration()
         return end or StopIteration()
 
-    def stop(self) -> None:
-        """Take no more items, and do not wait for the one that the iterable is producing."""
+    def stop(self, end: BaseException | None = None) -> None:
+        """Take no more items, and do not wait for the one that the iterable is producing.
+
+        ``end`` is what the iterator raises then, by default that the pool is closed.
+        """
         with self.session.changed:
             self._feed.stop()
-            self._feed.end = self._feed.end or PoolClosedError()
+            self._feed.end = self._feed.end or end or PoolClosedError()
             self._feed.ended_at = self._feed.ended_at or time.time()
         self.session.end(self._batch)
 
@@ -137,19 +141,24 @@ class StreamedCalls(Calls):
 
     def take_back(self) -> int:
         """Take no more items, and take back calls that no job has taken; return how many."""
-        self.stop()
+        self.stop(StopIteration())
         return super().take_back()
+
+    def remove(self) -> int:
+        """Take no more items, and remove all calls that have not ended; return how many."""
+        self.stop(StopIteration())
+        return super().remove()
 
     def deliver(self, first: int, end: int, result: Outcome | JobError, job: Job | None) -> None:
         """Queue the outcomes of a chunk for `take`."""
         self._record(first, end, result, job)
         if isinstance(result, JobError):
             errors: dict[int, BaseException] = dict.fromkeys(range(end - first), result)
-            values: list[Any] = [Raised(result)] * (end - first)
+            values: list[Any] = [Raised(number, result) for number in range(first, end)]
         else:
             errors, values = dict(result.errors), list(result.values)
             for number, error in errors.items():
-                values[number] = Raised(error)
+                values[number] = Raised(first + number, error)
             if result.printed:
                 self._print(result.printed)
         with self.session.changed:

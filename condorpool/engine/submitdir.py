@@ -201,6 +201,7 @@ class SubmitDir:
     def _fill(self) -> None:
         ownership.acquire(self.path)
         self.record(MANIFEST, self.manifest)
+        self.write(".gitignore", b"*\n")  # its files may be large, and contain secrets
         launcher = resources.files("condorpool.runner").joinpath(LAUNCHER)
         self.write(LAUNCHER, launcher.read_bytes())
         self.write(SUPPORT, support_archive())

@@ -124,9 +124,10 @@ class Handle(Jobs):
         r"""Return what each call printed that has ended, by its number; the first call is 0.
 
         A text is the call's standard output, then its standard error.  Of the calls that a job
-        took at a time (``chunksize``) the last MiB of each is kept; where more was printed, a text
-        begins with a line that says how many bytes are missing.  Calls that printed nothing are
-        not in it, and an iterator has the latest calls only.
+        took at a time (``chunksize``) the last MiB of each is kept, and of all calls the last
+        128 MiB; where more was printed, a text begins with a line that says how many bytes are
+        missing.  Calls that printed nothing are not in it, and an iterator has the latest calls
+        only.
 
         Examples
         --------
@@ -194,7 +195,8 @@ class Handle(Jobs):
     def remove(self) -> int:
         """Remove the jobs that make the calls, and take back calls that wait.
 
-        Returns how many calls that removes; those that have ended stay as they are.
+        Returns how many calls that removes; those that have ended stay as they are.  An iterator
+        takes no more items.
 
         Examples
         --------
@@ -223,7 +225,7 @@ class Handle(Jobs):
         return self._calls.places()
 
     def _act(self, action: str) -> int:
-        return self._calls.act(action)
+        return self._calls.remove() if action == "remove" else self._calls.act(action)
 
     def _repr_html_(self) -> str:
         return display.html([self._calls])

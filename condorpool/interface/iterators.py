@@ -71,13 +71,12 @@ class ResultIterator(Handle, Generic[T]):
         if not calls.has_next:
             self._waiting.close_display()
             raise calls.take_end()
-        number = f" {calls.taken} (the first is 0)" if calls.is_ordered else ""
         value = calls.take()
         if isinstance(value, Raised):
             raised = not_stopping(value.error)
             if self._spelling:
-                text = f"this is call{number}; {self._spelling} has the remaining results"
-                notes.annotate(raised, text)
+                where = f"this is call {value.number} (the first is 0)"
+                notes.annotate(raised, f"{where}; {self._spelling} has the remaining results")
             raise_from_call(raised)
         return value  # type: ignore[no-any-return]
 

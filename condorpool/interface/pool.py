@@ -84,6 +84,13 @@ class Pool:
         The image that jobs run in, such as ``"docker://python:3.11"``.
     requirements
         A ClassAd expression that machines must satisfy, such as ``"OpSysMajorVer == 9"``.
+    secrets
+        Environment variables that jobs get although their names look secret, such as
+        ``["HF_TOKEN", "AWS_*"]``; they are sent in a private file.  All others are sent anyway.
+    limit_directory_access
+        More files and folders of the access point that jobs may reach through HTCondor
+        (``condor_chirp``); by default only the submit directory and the files that HTCondor
+        sends for them.  False for no limit.
     submitkwargs
         Other commands of the submit description, such as ``{"accounting_group": "higgs"}``.
     jobkwargs

@@ -385,7 +385,7 @@ class AsyncResult(Result[T]):
         return next(iter(self.jobs), None)
 
 
-class MapResult(Result[list[Any]]):
+class MapResult(Result[list[Any]], Sequence[Any]):
     """The results of a map, in order, as `Pool.map_async` returns them.
 
     It is a sequence of what the calls returned.  The exception of a call that failed stands
@@ -420,6 +420,9 @@ class MapResult(Result[list[Any]]):
         except IndexError:
             calls = plural(self._calls.size, "call")
             raise IndexError(f"there are {calls}, and none is number {index}") from None
+        except TypeError:
+            kind = type(index).__name__
+            raise TypeError(f"calls have whole numbers, or slices of these, not {kind}") from None
         if isinstance(numbers, range):
             return list(self._outcomes(numbers))
         return next(self._outcomes((numbers,)))

@@ -82,10 +82,24 @@ class Options(argparse.ArgumentParser):
         return f" Did you mean {near}?" if near else ""
 
     def misplaced(self, text: str) -> str:
-        """Return a hint if what should be Python has an option, else nothing."""
+        """Return a hint if what should be Python has an option, or a keyword of `Pool`, else nothing."""
         found = re.findall(r"(?:^|\s)(--[A-Za-z][\w-]*)", text)
         known = [flag for flag in found if flag in self.takes_value]
-        return f" Options such as {known[0]} come before anything else." if known else ""
+        if known:
+            return f" Options such as {known[0]} come before anything else."
+        if keyword := re.match(r"([A-Za-z_]\w*)=(?!=)(\S*)", text):
+            flag = nearest(keyword[1], self.takes_value)
+            return f" Did you mean {flag} {keyword[2]}?" if flag else ""
+        return ""
+
+    def in_options(self, error: str) -> str:
+        """Return the text of an error with options in the place of keywords, as in ``memory='2X'``."""
+        names = [flag[2:].replace("-", "_") for flag in self.takes_value if flag[:2] == "--"]
+
+        def spelled(found: re.Match[str]) -> str:
+            return f"--{found[1].replace('_', '-')}{' ' * (found[2] == '')}"
+
+        return re.sub(rf"\b({'|'.join(names)})=(True\b|(?=[^\s,;.]))?", spelled, error)
 
 
 def _unquoted(word: str) -> str:

@@ -33,7 +33,7 @@ from condorpool.interface.names import find, forget, kept_names
 from condorpool.interface.openpools import latest
 from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
-from condorpool.interface.tracebacks import for_users
+from condorpool.interface.tracebacks import for_users, raise_from_call
 from condorpool.notebook import cell as remote
 from condorpool.notebook import completion, eventwords, lines, selection, status
 from condorpool.notebook.lines import LineError, Options
@@ -73,14 +73,20 @@ def _documented(options: Options) -> Callable[[F], F]:
 
 
 @contextlib.contextmanager
-def _usage(*errors: type[Exception]) -> Iterator[None]:
-    """Report errors in the line, and that there is no HTCondor, without a traceback."""
+def _usage(*errors: type[Exception], options: Options | None = None) -> Iterator[None]:
+    """Report errors in the line, and that there is no HTCondor, without a traceback.
+
+    Those of arguments name the ``options`` that these come from.
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
-            raise UsageError(printable(str(error))) from None
-        raise
+        if not isinstance(error, (LineError, *_NO_HTCONDOR, *errors)):
+            raise
+        text = str(error)
+        if options and not isinstance(error, (LineError, CondorPoolError)):
+            text = options.in_options(text)
+        raise UsageError(printable(text)) from None
 
 
 @magics_class
@@ -124,7 +130,7 @@ class CondorMagics(Magics):
             lines.check_call(func, data)
         # Outside _usage: what the iterable itself raises is no usage error.
         items = list(data)
-        with _usage(TypeError, ValueError):
+        with _usage(TypeError, ValueError, options=lines.MAP):
             pool = _pool.get(options.processes)
             keywords = lines.job_keywords(options)
             if options.dry_run:
@@ -221,7 +227,7 @@ class CondorMagics(Magics):
             if rest:
                 raise LineError(f"{rest!r}: %%condor takes only options, such as -i x,y -o z")
             values = {name: self._evaluate(name, self.shell.user_ns) for name in options.given}
-        with _usage(TypeError, ValueError):
+        with _usage(TypeError, ValueError, options=lines.CELL_JOB):
             keywords = {"echo": True, **lines.job_keywords(options)}
             keywords["progress"] = None if options.quiet else "auto"
             keywords["overwrite"] = options.overwrite
@@ -232,7 +238,9 @@ class CondorMagics(Magics):
         self._show(ran.shown)
         self.shell.user_ns.update(ran.values)
         if ran.error is not None:
-            raise ran.error from RemoteTraceback(ran.traceback)
+            ran.error.__cause__ = RemoteTraceback(ran.traceback)
+            with for_users:
+                raise_from_call(ran.error)
 
     def _show(self, shown: remote.Shown) -> None:
         for kind, what, *metadata in shown:

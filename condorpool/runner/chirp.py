@@ -20,7 +20,6 @@ PART = 1 << 22
 
 #: What negative answers mean (chirp_protocol.h); a disk quota has no number of its own.
 _ERRORS = {
-    -2: errno.EACCES,
     -3: errno.ENOENT,
     -4: errno.EEXIST,
     -5: errno.EFBIG,
@@ -86,6 +85,10 @@ class Chirp:
         if not line:
             raise ConnectionError("HTCondor's channel to the access point is closed")
         number = int(line)
+        if number == -2:  # CHIRP_ERROR_NOT_AUTHORIZED
+            raise PermissionError(
+                f"chirp: the access point does not let this job {' '.join(words[:2])}"
+            )
         if number == -17:  # CHIRP_ERROR_OFFLINE
             raise ConnectionError("the job's shadow does not answer")
         if number in _ERRORS:

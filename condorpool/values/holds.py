@@ -13,6 +13,10 @@ _MEMORY = (
 )
 _DISK = "Raise disk=, and remove() the held jobs."
 _TRANSFER = "Put the file in place and release() the job, or correct the list of files and remove() the job."
+_DENIED = (
+    "Make the file readable for you and release() the job; if it is, name its folder in "
+    "limit_directory_access=, and remove() the held jobs."
+)
 _SIZE = "Transfer less, or raise the limit in submitkwargs; remove() the held jobs."
 _TIME = (
     "Run fewer calls in each job (chunksize=), or raise the limit in submitkwargs; "
@@ -37,6 +41,7 @@ _CURES: dict[int | tuple[int, int], str] = {
     7: "Choose a submitdir= that execution points can write to; remove() the held jobs.",
     12: _TRANSFER,
     13: _TRANSFER,
+    (13, 13): _DENIED,
     14: "Choose a submitdir= that execution points can enter; remove() the held jobs.",
     21: "A policy of the execution point put the job on hold: release() the job, or choose other "
     "execution points with requirements=.",

@@ -27,10 +27,7 @@ def annotate(error: BaseException, *texts: str) -> None:
     Users' exceptions stay as they are otherwise: their class may forbid to set attributes, as
     a frozen dataclass does, and may use the name for something else.
     """
-    noted = [error]
-    if sys.version_info < (3, 11) and (cause := _cause_of(error)):
-        noted.append(cause)  # that Python prints no notes, but our remote tracebacks do
-    for each in noted:
+    for each in _noted(error):
         with contextlib.suppress(Exception):
             before = vars(each).get("__notes__", [])
             if not before and not texts:
@@ -39,6 +36,19 @@ def annotate(error: BaseException, *texts: str) -> None:
             BaseException.__setattr__(
                 each, "__notes__", [*kept, *(Note(printable(text)) for text in texts)]
             )
+
+
+def explain(error: BaseException, text: str) -> None:
+    """Add a note that stays when `annotate` is called."""
+    for each in _noted(error):
+        with contextlib.suppress(Exception):
+            BaseException.__setattr__(each, "__notes__", [*vars(each).get("__notes__", []), text])
+
+
+def _noted(error: BaseException) -> list[BaseException]:
+    # Python 3.10 prints no notes, but our remote tracebacks do.
+    cause = _cause_of(error) if sys.version_info < (3, 11) else None
+    return [error, cause] if cause else [error]
 
 
 def are_printed() -> bool:

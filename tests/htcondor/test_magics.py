@@ -95,7 +95,7 @@ class TestMap:
         """A name with the results of another function can be deleted, or its results replaced."""
         run(shell, "%condor_map --name scan abs [-1, 2]")
         done = shell.run_cell("%condor_map --name scan float [-1, 2]")
-        assert "UsageError: name='scan' has the results of other calls" in capsys.readouterr().err
+        assert "UsageError: --name 'scan' has the results of other calls" in capsys.readouterr().err
         assert done.error_in_exec is not None
         assert run(shell, "%condor_map --name scan --overwrite float [-1, 2]") == [-1.0, 2.0]
         run(shell, "%condor_forget scan")
@@ -197,7 +197,7 @@ class TestMap:
             ("%condor_map abs [1] --memory 2GB", "Options such as --memory come before"),
             ("%condor_map --chunk 1 abs [1]", "Did you mean --chunksize? `%condor_map?`"),
             ("%condor_map --chunksize 0 abs [1]", "chunksize"),
-            ("%condor_map --memory much abs [1]", "memory='much' is not a size"),
+            ("%condor_map --memory much abs [1]", "--memory 'much' is not a size"),
             ("%condor_map --submit prioritty=1 abs [1]", "did you mean 'priority'?"),
             ("%%condor_map\nx", "write the data after %%condor_map"),
             ("%%condor_map abs range(3)\nx", "after %%condor_map write only the data"),

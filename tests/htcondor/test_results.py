@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cloudpickle
@@ -139,6 +140,26 @@ class TestIterators:
         assert len(list(folder.glob("*.chunk"))) <= 30
         assert list(results) == [2 * x for x in range(290, 300)]
 
+    @pytest.mark.parametrize(("verb", "seconds"), [("remove", 600), ("take_back", 1.5)])
+    def test_what_is_removed(self, make_pool, verb, seconds):
+        """No more items are taken, and the iterator ends after the calls that it had taken."""
+        pool = make_pool(processes=1)
+        results = pool.imap(time.sleep, itertools.repeat(seconds), chunksize=2, buffersize=10)
+        while results.calls < 10 or not results.counts().running:
+            time.sleep(0.02)
+        assert getattr(results, verb)() == (10 if verb == "remove" else 8)
+        removed = 0
+        for _ in range(10):
+            try:
+                assert next(results) is None
+            except condorpool.JobRemovedError:
+                removed += 1
+        assert removed == (10 if verb == "remove" else 8)
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                next(results)
+        assert results.calls == 10
+
     def test_bad_arguments(self, pool, tmp_path):
         """They are refused before an item is taken."""
         for wrong in ({"chunksize": 0}, {"buffersize": -1}, {"on_hold": "maybe"}):
@@ -208,6 +229,16 @@ class TestFailures:
         with pytest.raises(ValueError, match="not ready"):
             result.rerun()
         result.wait()
+
+    def test_nothing_is_made_again_after_the_end_of_the_pool(self, make_pool):
+        """The error says that it is closed, and the result stays as it is."""
+        with make_pool() as pool:
+            result = pool.map_async(odd_only, range(3))
+            result.wait()
+            list(result)
+        with pytest.raises(condorpool.PoolClosedError):
+            result.rerun()
+        assert (result.counts(), result.failed) == ((1, 2, 0, 0, 0, 0), [0, 2])
 
 
 def test_echo(pool, capsys):
@@ -338,6 +369,10 @@ class TestSequence:
         assert result.values(missing=-1) == [0, -1, 1, -1, 2]
         with pytest.raises(IndexError, match="5 calls"):
             result[5]
+        with pytest.raises(TypeError, match="not str"):
+            result["a"]
+        assert isinstance(result, Sequence)
+        assert (result.index(2), result.count(1), 7 in result) == (4, 1, False)
         with pytest.raises(ValueError, match="1"):
             result.get(return_exceptions=False)
         single = pool.apply_async(half, (1,))
@@ -489,6 +524,13 @@ class TestNotes:
             next(results)
         assert told(caught).startswith("this is call 1 (the first is 0)")
         assert list(pool.last) == [1]
+
+    def test_of_an_iterator_without_order(self, pool):
+        """The number is that of the call, not of the result."""
+        results = pool.imap_unordered(half, [0, 2, 4, 5], chunksize=2)
+        with pytest.raises(ValueError, match="5") as caught:
+            list(results)
+        assert told(caught).startswith("this is call 3 (the first is 0); pool.last has")
 
 
 def test_an_interrupt_leaves_the_jobs(make_pool, tmp_path, capsys):

@@ -62,6 +62,15 @@ def test_a_call_that_raises(show, code, name):
     assert f"{name}.values() has the" in second
 
 
+def test_a_cell_that_raises(show):
+    """The line of the cell that ran as a job is shown, and no frame of condorpool."""
+    show("%load_ext condorpool\n%condor_pool pool")
+    text = show("%%condor\nx = 1\nraise KeyError(x)\n")
+    assert "/condorpool/" not in text
+    assert re.search(r"-> 2 raise KeyError\(x\)", text)
+    assert text.splitlines()[-1] == "KeyError: 1"
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

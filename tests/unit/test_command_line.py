@@ -117,6 +117,8 @@ class TestHelp:
             (["personal", "status", "--foldr=x"], "Did you mean '--folder'?"),
             (["personal", "start", "--cpus", "-1"], "takes a whole number of 1 or more, not '-1'"),
             (["--versoin"], "Did you mean '--version'?"),
+            (["forget", "x"], "there is no command 'forget'. Did you mean 'rm'?"),
+            (["list"], "Did you mean 'ls'?"),
             (["x\x1b[31m"], r"there is no command 'x\x1b[31m'."),
         ],
     )
@@ -453,6 +455,23 @@ def test_a_reader_that_goes_gets_no_traceback(keep, words):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == (141 if words and words != ["--help"] else 0)
+
+
+@pytest.mark.parametrize("words", ["ls", "results scan", "lss"])
+def test_closed_streams_are_no_error(keep, words):
+    """As with `>&-`: nothing is shown, and the status is the usual one."""
+    keep(scan=[1])
+    command = f"{sys.executable} -m condorpool {words} >&- 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2 * (words == "lss"), b"", b"")
+
+
+def test_a_directory_without_calls(run, keep):
+    """It is shown, with and without JSON."""
+    directory = keep()
+    assert "it has no calls that can be counted" in run("show", directory.run)[1]
+    (shown,) = json.loads(run("show", directory.run, "--json")[1])
+    assert (shown["submit_directory"], shown["calls"]) == (directory.run, [])
 
 
 def test_names_in_an_encoding_that_has_not_all_letters(keep):

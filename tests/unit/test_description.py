@@ -73,14 +73,14 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("options", "named"),
         [
-            ({"python": "/opt/a\nb/python"}, "arguments"),
+            ({"python": "/opt/a\nb/python"}, "python"),
             ({"submitkwargs": {"requirements": "true\nqueue 100"}}, "requirements"),
             ({"submitkwargs": {"My.Note": '"\udcff"'}}, "My.Note"),
         ],
     )
     def test_values_that_fit_on_no_line(self, options, named):
         """A description has one line for each command: the error names the command."""
-        with pytest.raises(SubmitError, match=f"submit command {named} .*Nothing was submitted"):
+        with pytest.raises(SubmitError, match=f"^{named}=.*Nothing was submitted"):
             build(**options)
 
     def test_lease(self):

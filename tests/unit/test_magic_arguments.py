@@ -84,6 +84,31 @@ def test_bad_options(line, expected):
     assert str(raised.value)[len(expected) :] == " `%condor_map?` lists the options."
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("memory='lots' is not a size: write '2GB'", "--memory 'lots' is not a size: write '2GB'"),
+        ("task_timeout=0.0: seconds", "--task-timeout 0.0: seconds"),
+        ("name='s' has other calls. Add overwrite=True to", "--name 's' has other calls. Add --overwrite to"),
+        ("overwrite=True replaces: add name=, or omit it", "--overwrite replaces: add --name, or omit it"),
+        ("memory= and submitkwargs['a'] mean the same", "--memory and submitkwargs['a'] mean the same"),
+        ("chunksize=0: it must be at least 1", "--chunksize 0: it must be at least 1"),
+        ("filename=3", "filename=3"),
+    ],
+)  # fmt: skip
+def test_errors_name_options(text, expected):
+    """Where those of pools name keywords."""
+    assert lines.MAP.in_options(text) == expected
+
+
+def test_keywords_are_no_options():
+    """The error names the option that is meant."""
+    with pytest.raises(LineError, match=r"Did you mean --memory 2GB\?"):
+        lines.split_call("memory=2GB f range(3)")
+    with pytest.raises(LineError, match=r"Did you mean --task-timeout 3\?"):
+        lines.data_of("task_timeout=3 range(3)")
+
+
 def test_help_is_an_option_that_people_try():
     """The answer names the way to the help."""
     for option in ("-h", "--help"):

@@ -47,7 +47,7 @@ def test_a_function_says_what_it_takes(function, kind):
 
 
 def public_functions():
-    """Yield the functions of all public classes, and those behind their properties."""
+    """Yield condorpool's functions of all public classes, and those behind their properties."""
     for name in condorpool.__all__:
         owner = getattr(condorpool, name)
         if inspect.isfunction(owner):
@@ -56,7 +56,8 @@ def public_functions():
             found = inspect.getattr_static(owner, key)
             function = getattr(found, "fget", None) or getattr(found, "__func__", found)
             is_public = not key.startswith("_") or key == "__init__"
-            if is_public and inspect.isfunction(function):
+            is_ours = str(getattr(function, "__module__", "")).startswith("condorpool")
+            if is_public and is_ours and inspect.isfunction(function):
                 yield function
 
 

@@ -446,16 +446,6 @@ class TestRandomNumbers:
         assert len(copies._states) == copies.REMEMBERED
 
 
-def test_the_kernels_own_variables_stay_here(monkeypatch):
-    """A job, for one, does not use the kernel's backend of matplotlib."""
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    monkeypatch.setenv("JPY_SESSION_NAME", "x")
-    monkeypatch.setenv("CP_MINE", "1")
-    sent = payload.environment_to_send()
-    assert sent["CP_MINE"] == "1"
-    assert not {"MPLBACKEND", "JPY_SESSION_NAME"} & set(sent)
-
-
 CELL = """
 import functools
 

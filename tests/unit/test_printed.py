@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
 
 from condorpool.display import printed as display
+from condorpool.engine.calls import Calls
 from condorpool.engine.printed import CallText, Printed, by_call, chunks_of, job_parts
 from condorpool.engine.texts import Text
 
@@ -80,6 +82,32 @@ def test_the_text_of_a_job_is_labelled(tmp_path, file, expected):
     path.write_bytes(b"")
     file = b""
     assert text(one).whole() == "c"  # a single text needs no label
+
+
+def test_the_earliest_texts_are_dropped(tmp_path, monkeypatch):
+    """When there is too much; they say so, and the job's own file may still have them."""
+    monkeypatch.setattr("condorpool.engine.calls.MOST_TEXT", 6)
+    kept = Calls("fit")
+    kept._session = SimpleNamespace(changed=threading.Lock(), printing=weakref.WeakSet())
+    for made in (
+        chunk(0, "ab", "é", lost={1: 2}),
+        chunk(2, "de", begin=4),
+        chunk(3, "fghi", begin=6),
+    ):
+        kept._print(made)
+    assert [text.text for text in kept.texts()] == [
+        "(2 bytes before this were not kept)\n",
+        "(4 bytes before this were not kept)\n",
+        "de",
+        "fghi",
+    ]
+    path = tmp_path / "job-1.0.out"
+    path.write_text("abédefghij", encoding="utf-8")
+    made = chunks_of([kept], "1.0", 0)
+    expected = "abécall 2 of fit:\nde\ncall 3 of fit:\nfghi\nj"
+    assert Text(job_parts(made, 0, 11), path).whole() == expected
+    made = chunks_of([kept], "1.0", 0)
+    assert Text(job_parts(made, 0, 0), path).whole() == expected[len("abé") : -1]
 
 
 def test_a_few_texts_are_shown_whole():

@@ -84,6 +84,11 @@ def _key(key: str) -> str:
     if not re.fullmatch(r"\+?[\w.]+", key):
         raise ValueError(f"submitkwargs[{key!r}]: a submit command is one word")
     command = key.lower()
+    if command.lstrip("+").removeprefix("my.") == "limitdirectoryaccess":
+        raise ValueError(
+            f"submitkwargs[{key!r}] is set by condorpool itself: name more folders, or False for no "
+            "limit, with limit_directory_access="
+        )
     if command.startswith(("my.", "+")):
         return key  # an attribute of the job, which HTCondor shows as it is written
     if command in _RESERVED:

@@ -42,6 +42,8 @@ class JobKeywords(TypedDict, total=False):
     container_image: str | os.PathLike[str] | None
     requirements: str | None
     python: str | os.PathLike[str] | None
+    secrets: str | Iterable[str] | None
+    limit_directory_access: bool | str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None
     submitkwargs: Mapping[str, Any] | None
     jobkwargs: Mapping[str, Any] | None
 

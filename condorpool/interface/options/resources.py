@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,32 @@ def _duration(name: str, value: Any) -> float:
     return checks.seconds(name, value, least=0.001)
 
 
+def _secrets(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name} must be names of environment variables, without their values")
+    given = (value,) if isinstance(value, str) else tuple(checks.iterable(name, value))
+    for each in given:
+        checks.kind(name, each, str, "names of environment variables")
+        if not re.fullmatch(r"[\w*]+", each):
+            # Not shown: it may be a value.
+            raise ValueError(f"{name} has an item that is no name of an environment variable")
+        if "*" not in each and each not in os.environ:
+            raise ValueError(
+                f"{name} has {each!r}, and no environment variable has this name: set it in "
+                "os.environ first, or correct the name"
+            )
+    return given
+
+
+def _reached(name: str, value: Any) -> tuple[str, ...] | None:
+    """Return more paths that jobs may reach; None for no limit."""
+    if isinstance(value, bool):
+        return () if value else None
+    single = isinstance(value, (str, os.PathLike))
+    given = (value,) if single else tuple(checks.iterable(name, value))
+    return tuple(str(Path(_text(name, each)).absolute()) for each in given)
+
+
 #: Each keyword: the function that checks it, and the submit commands that it sets.  A command
 #: without a value is not set, but users must not give it along with the keyword.
 KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
@@ -75,6 +102,8 @@ KEYWORDS: Mapping[str, tuple[Callable[[str, Any], Any], Mapping[str, str]]] = {
     "requirements": (_expression, {"requirements": "{}"}),
     "python": (_text, {}),
     "task_timeout": (_duration, {}),
+    "secrets": (_secrets, {}),
+    "limit_directory_access": (_reached, {}),
 }
 
 

@@ -127,6 +127,8 @@ class Settings:
                 submitkwargs={**self.submitkwargs, **described, **submit},
                 python=asked.get("python"),
                 task_timeout=asked.get("task_timeout"),
+                secrets=asked.get("secrets", ()),
+                limit_directory_access=asked.get("limit_directory_access", ()),
                 processes=self.processes,
                 cpus=cpus,
                 linger=self.linger,

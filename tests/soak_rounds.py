@@ -31,7 +31,7 @@ from condorpool import CondorPoolError, JobFailedError, JobRemovedError, ResultT
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 #: Calls of a round, and seconds that its results may take: a daemon that was killed starts again.
-CALLS, PATIENCE = 40, 240
+CALLS, PATIENCE = 40, 150
 
 Allowed = tuple[type[BaseException], ...]
 

@@ -7,7 +7,6 @@ import ctypes
 import os
 import select
 from collections.abc import Iterator
-from pathlib import Path
 
 from condorpool.access.bindings import htcondor2
 from condorpool.values.events import JobEvent
@@ -29,8 +28,7 @@ _FACTS = {
 class EventLog:
     """The log in which the access point and its shadows record events of a pool's jobs."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: os.PathLike[str]) -> None:
         self._log = htcondor2.JobEventLog(str(path))
 
     def new_events(self) -> Iterator[JobEvent]:
@@ -70,10 +68,11 @@ class FileWatch:
         )
         self.is_prompt = self._inotify >= 0
 
-    def add(self, path: Path) -> None:
+    def add(self, path: os.PathLike[str]) -> None:
         """Watch this file too."""
         if self.is_prompt:
-            self._libc.inotify_add_watch(self._inotify, os.fsencode(path), self._IN_MODIFY)
+            with contextlib.suppress(OSError):  # its folder is gone
+                self._libc.inotify_add_watch(self._inotify, os.fsencode(path), self._IN_MODIFY)
 
     def wake(self) -> None:
         """End the current wait, or else the next one, at once.  Any thread may call this."""

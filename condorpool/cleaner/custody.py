@@ -106,7 +106,8 @@ def disown(host: str) -> list[Entry]:
     gone = [folder for folder, owner in registry.folders().items() if owner.host == host]
     for folder in gone:
         for entry in registry.entries(folder):
-            with contextlib.suppress(FileNotFoundError):  # the file system is not mounted here
+            # Its file system is not mounted here, or another user has put a folder in its place.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
                 if ownership.acquire(entry.path):
                     entry.say(f"kept: {host} is gone")
                     kept.append(entry.move(registry.state() / registry.KEPT))
@@ -119,7 +120,7 @@ def disown(host: str) -> list[Entry]:
 @functools.cache
 def sweep_once() -> None:
     """Sweep when this process first needs HTCondor."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, CondorPoolError):
         sweep()
 
 
@@ -164,14 +165,20 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
         raise CondorPoolError(f"{entry.path} was taken up or cleaned up meanwhile.")
     # The entry is ours now, but a cleaner may hold the lock until its current step ends.
     end = time.monotonic() + RELEASE_TIMEOUT
-    with contextlib.suppress(FileNotFoundError):
+    why = ""
+    try:
         while not ownership.acquire(entry.path):
             if time.monotonic() > end:
-                adopted.move(entry.file.parent).change(on_exit=entry.on_exit, origin=entry.origin)
-                raise CondorPoolError(
-                    f"another process is working on {entry.path}: try again later."
-                )
+                why = f"another process is working on {entry.path}: try again later."
+                break
             time.sleep(0.1)
+    except PermissionError as error:
+        why = f"{error.strerror}. Move the submit directory back, and try again."
+    except FileNotFoundError:
+        pass  # see below
+    if why:
+        adopted.move(entry.file.parent).change(on_exit=entry.on_exit, origin=entry.origin)
+        raise CondorPoolError(why)
     directory = SubmitDir.found(entry.path)
     if directory is None:
         raise CondorPoolError(f"{entry.path} was cleaned up meanwhile.")

@@ -21,6 +21,7 @@ from condorpool.engine.why import why_never
 from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
+from condorpool.values.folders import HeldFile, HeldFolder
 from condorpool.values.text import plural
 
 #: Seconds between two looks at the queue, at least (when the event log grows) and at most.
@@ -47,7 +48,7 @@ WHY = "condorpool cleaned up: its owner has ended"
 class History:
     """What the event log says about jobs that have left the queue."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: HeldFile) -> None:
         self._path = path
         self._log: EventLog | None = None
         # Sets, because after a restart HTCondor may write an event twice.
@@ -125,6 +126,8 @@ class Ending:
             self.waiting_since = 0.0
         except FileNotFoundError:
             self._deleted()
+        except PermissionError as error:
+            self._replaced(error)
         except HTCondorError as error:
             self._wait(f"waits for the access point: {error}")
         else:
@@ -162,24 +165,20 @@ class Ending:
         """Lock the directory and return whether it is ours.
 
         Raises FileNotFoundError if the user has deleted it.  HTCondor then makes it again,
-        for the event log (``write_user_log.cpp``) and the output of jobs.
+        for the event log (``write_user_log.cpp``) and the output of jobs.  Raises
+        PermissionError if another user has put a folder of his own in its place.
         """
         if not ownership.acquire(self.entry.path):
             self._wait("waits: another process is working on it")
             return False
-        found = SubmitDir.found(self.entry.path)
-        if found:
+        names = HeldFolder(self.entry.path).names()
+        if found := SubmitDir.found(self.entry.path):
             self.directory = found
-        elif all(
-            file.name in _REMAINS or file.name.startswith("job-")
-            for file in self.entry.path.iterdir()
-        ):
+        elif all(name in _REMAINS or name.startswith("job-") for name in names):
             raise FileNotFoundError(submitdir.MANIFEST)
         else:
             ownership.release(self.entry.path)
-            self._keep(
-                "it has no manifest, or belongs to another user; delete it by hand if it is yours"
-            )
+            self._keep("it has no manifest; delete it by hand if it is yours")
             return False
         return True
 
@@ -370,9 +369,23 @@ class Ending:
             self.empty_since = 0.0
             self._remove(description.jobs_of(self.entry.run))
         elif self._is_settled():
-            self.directory.remove()
+            # Not the one that is held open: it may have been moved.
+            SubmitDir(self.entry.path).remove()
             self.entry.say("cleaned up: the directory was deleted")
             self.entry.discard()
+
+    def _replaced(self, error: PermissionError) -> None:
+        """Remove the jobs of a directory in whose place is one that others can write to.
+
+        They would read the files there.
+        """
+        try:
+            if self._jobs():
+                self._remove(description.jobs_of(self.entry.run))
+        except HTCondorError as problem:
+            self._wait(f"waits for the access point: {problem}")
+        else:
+            self._keep(f"{error.strerror}. Move the directory back, and run `condorpool clean`")
 
 
 def _ended_well(event: JobEvent) -> bool:

@@ -68,7 +68,8 @@ def end_now(folders: Iterable[Path]) -> None:
 
 def _detach(command: Sequence[str], descriptors: Sequence[int] = ()) -> None:
     """Start a program that outlives this process and gets none of its signals."""
-    with (registry.state() / registry.LOG).open("a", encoding="utf-8") as log:
+    file = registry.state() / registry.LOG
+    with open(file, "a", encoding="utf-8", opener=registry.private_file) as log:
         # The shell ends at once, so we do not wait for Python to start.
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],

@@ -26,15 +26,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from condorpool import personal
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
-from condorpool.engine.submitdir import run_of
+from condorpool.engine.submitdir import is_name, run_of
 from condorpool.personal import guardian
-from condorpool.values.exceptions import HTCondorError
+from condorpool.values.exceptions import CondorPoolError, HTCondorError
+from condorpool.values.folders import in_home, is_own, private
 from condorpool.values.text import one_line
 
 KEPT = "kept"
@@ -139,8 +138,11 @@ class Entry:
         text = one_line(text, MOST_OF_NOTE)
         if text != self.note:
             log(f"{self.path}: {text}")
-            with contextlib.suppress(OSError):
-                self._note.write_text(text, encoding="utf-8")
+            with (
+                contextlib.suppress(OSError),
+                open(self._note, "w", encoding="utf-8", opener=private_file) as note,
+            ):
+                note.write(text)
 
     def __bytes__(self) -> bytes:
         """Return what its file contains."""
@@ -151,7 +153,7 @@ class Entry:
     def write(self) -> Entry:
         """Write a new entry under a temporary name and move it into place."""
         scratch = self.file.with_suffix(f".{os.getpid()}.tmp")
-        with open(scratch, "wb", opener=_private) as file:
+        with open(scratch, "wb", opener=private_file) as file:
             file.write(bytes(self))
         scratch.replace(self.file)
         return self
@@ -194,20 +196,32 @@ _WRITTEN = [known.name for known in fields(Entry) if known.name != "file"]
 
 def state() -> Path:
     """Return the folder of the registry, private to this user."""
-    chosen = platformdirs.user_state_path("condorpool")
-    for folder in (chosen, Path(tempfile.gettempdir(), guardian.shared_name(), "state")):
-        with contextlib.suppress(OSError):  # no home, or one where nothing can be written
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            about = folder.lstat()
-            if about.st_uid == os.geteuid() and not about.st_mode & 0o022:
-                return folder
-    raise OSError(f"neither {chosen} nor {folder} can be a private folder of this user")
+    return _place()[0]
+
+
+def why_elsewhere() -> str:
+    """Return why the registry is not in its usual place; empty if it is there."""
+    return _place()[1]
+
+
+def _place() -> tuple[Path, str]:
+    """Return the folder of the registry, and why it is not the usual one."""
+    why = ""
+    fallback = Path(tempfile.gettempdir(), guardian.shared_name(), "state")
+    for folder in (in_home("state"), fallback):
+        if not (problem := private(folder)) and folder:
+            return folder, why
+        why = f"{why}; {problem}".removeprefix("; ")
+    raise CondorPoolError(
+        f"there is no safe folder in which to note what must be cleaned up ({why}). "
+        "Set XDG_STATE_HOME to a folder that only you can change."
+    )
 
 
 def folders() -> dict[Path, Owner]:
     """Return the folders of all owners."""
     named = ((folder, Owner.named(folder.name)) for folder in state().iterdir())
-    return {folder: owner for folder, owner in named if owner}
+    return {folder: owner for folder, owner in named if owner and is_own(folder.lstat())}
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -215,10 +229,14 @@ def entries(folder: Path) -> list[Entry]:
     found = []
     for file in folder.glob("*.json"):
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            with file.open(encoding="utf-8") as text:
+                # Others may have been able to write here earlier.
+                facts = json.load(text) if is_own(os.fstat(text.fileno())) else {}
             known = {name: facts[name] for name in _WRITTEN if name in facts}
+            run = file.stem
             entry = Entry(file, **{**known, "path": Path(known["path"])})
-            if entry.run == run_of(entry.path):  # else a copy of an entry
+            # A folder that may not be one of ours is not touched, whatever an entry says.
+            if entry.path.is_absolute() and is_name(run) and run_of(entry.path) == run:
                 found.append(entry)
         except (OSError, ValueError, TypeError, KeyError):
             continue  # gone meanwhile, or not an entry
@@ -281,10 +299,11 @@ def log(text: str) -> None:
     with contextlib.suppress(OSError):  # the clean-up continues on a full disk
         if file.exists() and file.stat().st_size > LOG_SIZE:
             file.replace(file.with_suffix(".log.old"))
-        with open(file, "a", encoding="utf-8", opener=_private) as lines:
+        with open(file, "a", encoding="utf-8", opener=private_file) as lines:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             lines.write(f"{now} [{os.getpid()}] {one_line(text, 2 * MOST_OF_NOTE)}\n")
 
 
-def _private(path: str, flags: int) -> int:
+def private_file(path: str, flags: int) -> int:
+    """Open a file, with which only this user may do anything if it is new."""
     return os.open(path, flags, 0o600)

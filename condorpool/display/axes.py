@@ -13,7 +13,7 @@ from matplotlib.collections import PolyCollection
 from condorpool.display.timeline import DONE, FAILED, MOST_BARS, TEXT, Picture
 
 #: The width of a new figure, the height of a row, of all else, and of all rows at most, in inches.
-WIDTH, ROW, REST, MOST = 8.0, 0.22, 0.9, 6.0
+WIDTH, ROW, REST, MOST = 6.4, 0.22, 0.9, 6.0
 
 
 class TimelineAxes(Axes):
@@ -34,10 +34,12 @@ def plot(picture: Picture, ax: Any = None) -> Any:
     line = 0.5 if picture.chunks <= MOST_BARS else 0.0
     for (label, boxes), color in zip(parts.items(), (DONE, FAILED, TEXT), strict=True):
         if boxes:
-            style: dict[str, Any] = {"label": label, "facecolor": color, "linewidth": line}
+            style: dict[str, Any] = {"label": label, "facecolor": color}
+            if label != "waiting for a job":  # a thin line, which the edge would hide
+                style |= {"edgecolor": "white", "linewidth": line}
             if label == "failed":
                 style["hatch"] = "////"
-            ax.add_collection(PolyCollection(boxes, edgecolor="white", **style))
+            ax.add_collection(PolyCollection(boxes, **style))
     ax.autoscale_view()
     ax.set_yticks(ticks, list(picture.hosts))
     ax.invert_yaxis()

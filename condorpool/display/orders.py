@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from condorpool.display.eventwords import in_words
 from condorpool.display.page import jobs_in, page
 from condorpool.display.printed import clean, shown
 from condorpool.engine import actions
@@ -132,7 +133,7 @@ def _log(calls: Calls, order: Mapping[str, Any]) -> dict[str, Any]:
         return {"said": f"job {job} is no longer in the queue, and made none of these calls"}
     session = calls.session
     found = {
-        "events": end_of(session.directory.events([job]) or "", TAIL),
+        "events": "\n".join(in_words(end_of(session.directory.events([job]) or "", TAIL))),
         "standard error": _end(session.text(job, 1)),
         "output": _end(session.text(job, 0)),
     }

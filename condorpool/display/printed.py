@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 #: Characters that a display shows of what calls print, and of each call at least.
 MOST, LEAST = 20_000, 500
 
-#: How to get the rest.
-ALL = "pool.last.printed()"
-
 # When texts of calls that ended quickly were shown: a loop must not fill the notebook with them.
 _quick: collections.deque[float] = collections.deque(maxlen=10)
 
@@ -35,11 +32,14 @@ class Shown:
         The labels and the texts of some of them.
     missing
         What is not shown, in a sentence; empty if all is.
+    get
+        What returns all of it; empty if nothing does.
     """
 
     count: int
     texts: list[tuple[str, str]]
     missing: str
+    get: str = ""
 
     @property
     def title(self) -> str:
@@ -49,7 +49,7 @@ class Shown:
     @property
     def hint(self) -> str:
         """One line that says how to get what they printed."""
-        return f"{self.title}: {ALL}"
+        return f"{self.title}: {self.get}" if self.get else self.title
 
     @property
     def text(self) -> str:
@@ -93,7 +93,9 @@ def shown(calls: Calls) -> Shown | None:
     more = f"{plural(count - len(texts), 'more call')} printed" if count > len(texts) else ""
     cut = "only the end of long texts is shown" if is_cut else ""
     missing = " and ".join(part for part in (more, cut) if part)
-    return Shown(count, texts, missing and f"{missing[0].upper()}{missing[1:]}: {ALL} has it all.")
+    get = calls.spelling and f"{calls.spelling}.printed()"
+    all_ = f": {get} has it all" if get else ""
+    return Shown(count, texts, missing and f"{missing[0].upper()}{missing[1:]}{all_}.", get)
 
 
 def shown_if_quick(calls: Calls) -> Shown | None:

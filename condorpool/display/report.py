@@ -6,8 +6,8 @@ import heapq
 from typing import TYPE_CHECKING
 
 from condorpool.display.printed import Shown, shown
-from condorpool.display.timeline import Picture
-from condorpool.values.text import as_html, duration, printable
+from condorpool.display.timeline import DONE, FAILED, Picture, seconds_of
+from condorpool.values.text import as_html, now, printable, with_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,22 +16,25 @@ if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
     from condorpool.engine.chunks import Chunk
 
-#: The color of each state: JupyterLab's, or the second value elsewhere.
-COLORS = {
-    "done": "var(--jp-success-color1, #388e3c)",
-    "failed": "var(--jp-error-color1, #d32f2f)",
-    "running": "var(--jp-brand-color1, #1976d2)",
-    "held": "var(--jp-warn-color1, #f57c00)",
-}
+#: The color of each state, visible on light and on dark pages.  JupyterLab removes those that are
+#: variables of its themes from notebooks that it does not trust.
+COLORS = {"done": DONE, "failed": FAILED, "running": "#1e88e5", "held": "#fb8c00"}
+OTHER = "#80808050"
+
+#: The smallest part of the bar, in percent: failed calls must stay visible.
+LEAST = 0.5
+
 #: The slowest calls that are named, at most.
 MOST_SLOWEST = 5
-
-OTHER = "var(--jp-border-color2, #bdbdbd)"
 
 
 def of(calls: Calls, progress: Progress) -> dict[str, str]:
     """Return the report on calls: their progress, when they were made, and what they printed."""
-    return render(progress, "", calls.chunks(), calls.posted_at, shown(calls))
+    hint = ""
+    if not progress.ended:
+        live = calls.spelling and f"; `{calls.spelling}.show('auto')` shows them live"
+        hint = f"This is how far the calls were at {now()}{live}."
+    return render(progress, hint, calls.chunks(), calls.posted_at, shown(calls))
 
 
 def render(
@@ -84,8 +87,8 @@ def render(
         html.append(printed.html)
         text.append(printed.hint)
     if hint:
-        html.append(f"<div>{as_html(hint)}</div>")
-        text.append(hint)
+        html.append(f"<div>{with_code(hint)}</div>")
+        text.append(hint.replace("`", ""))
     return {"text/plain": printable("\n".join(text)), "text/html": "\n".join([*html, "</div>"])}
 
 
@@ -101,17 +104,22 @@ def _slowest(chunks: Sequence[Chunk]) -> str:
     found = heapq.nlargest(MOST_SLOWEST, calls.values())
     if sum(chunk.calls for chunk in chunks) < 2 or not found:
         return ""
+    hosts = {host for *_, host in calls.values()}
     parts = (
-        f"call {number:,} {duration(seconds)}{host and f' on {host}'}"
+        f"call {number:,} ({seconds_of(seconds)}{f' on {host}' * (len(hosts) > 1)})"
         for seconds, number, host in found
     )
     return f"slowest: {', '.join(parts)}"
 
 
 def _bar(progress: Progress) -> str:
+    parts = {
+        word: max(n, progress.counts.total * LEAST / 100) for word, n in progress.shares.items()
+    }
+    whole = sum(parts.values())
     shares = "".join(
-        f'<span style="flex: {share:g}; background: {COLORS.get(word, OTHER)}"></span>'
-        for word, share in progress.shares.items()
+        f'<span style="width: {100 * part / whole:.2f}%; background: {COLORS.get(word, OTHER)}"></span>'
+        for word, part in parts.items()
     )
     style = "display: flex; height: 6px; border-radius: 3px; overflow: hidden; margin: 4px 0"
     return f'<div aria-hidden="true" style="{style}">{shares}</div>'

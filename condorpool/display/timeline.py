@@ -27,8 +27,11 @@ WIDTH, MARGIN, HEIGHT = 720, 110, 14
 #: Characters of a host name that fit into the margin.
 LONGEST = 15
 
-#: The part of the width that is free between two bars, in percent.
-GAP = 0.15
+#: The part of the width that a bar takes at least, in percent.
+LEAST = 0.4
+
+#: Between two bars; only at the end of wider ones.  Part of its bar, so that all fit the page.
+GAP = "; border-right: 1px solid transparent; background-clip: padding-box; box-sizing: border-box"
 
 
 def _pandas() -> Any:
@@ -205,7 +208,7 @@ class Picture:
         """
         if not self.chunks:
             return ""
-        rows, every = self._rows(600)
+        rows, every = self._rows(100 / LEAST)
         height = 10 if len(rows) > MOST_ROWS // 2 else HEIGHT
         lines = []
         for host, group in itertools.groupby(rows, key=operator.itemgetter(0)):
@@ -221,15 +224,16 @@ class Picture:
         ticks = "".join(
             f'<span style="width: {share:.2f}%; white-space: nowrap; flex: none">'
             f"{number * step:g} {name}</span>"
-            for number in range(count + (100 - count * share > 7))
+            for number in range(count + (100 - count * share > 11))
         )
         what = f"1 of {every} slots" if every > 1 else ""
         lines.append(_line(what, f'<div style="display: flex; overflow: hidden">{ticks}</div>'))
         legend = " &nbsp; ".join(
-            f'<span style="color: {color}">■</span> {word}' for color, word in self.legend.items()
+            f'<span style="white-space: nowrap"><span style="color: {color}">■</span> {word}</span>'
+            for color, word in self.legend.items()
         )
         return (
-            '<div style="max-width: 56em; margin: 4px 0; font-size: 11px; line-height: 14px">'
+            '<div style="max-width: 66em; margin: 4px 0; font-size: 11px; line-height: 14px">'
             f"{''.join(lines)}{_line('', legend)}</div>"
         )
 
@@ -237,25 +241,27 @@ class Picture:
         """Yield the boxes of a row of bars."""
         scale, position = 100 / (self.seconds or 1.0), 0.0
         if self.waits:
-            wait, position = row[0].begin, row[0].begin * scale
+            wait = row[0].begin
+            position = min(wait * scale, 100 - LEAST)
             yield (
                 f'<span title="waiting {seconds_of(wait)}" style="width: {position:.2f}%; flex: none; '
                 f'height: 2px; align-self: center; background: {TEXT}"></span>'
             )
         for bar in row:
-            begin, end = bar.begin * scale, bar.end * scale
+            begin, end = min(bar.begin * scale, 100 - LEAST), bar.end * scale
             margin = max(0.0, begin - position)
-            width = max(0.2, end - begin - GAP)
-            failed = min(width, max(0.2, bar.failed * scale)) if bar.failures else 0.0
+            width = max(LEAST, end - begin)
+            failed = min(width, max(LEAST, bar.failed * scale)) if bar.failures else 0.0
             title = as_html(f"{bar}, {host}")
             for share, style in (
                 (width - failed, DONE),
                 (failed, f"{FAILED}; height: 50%; align-self: flex-end"),
             ):
                 if share > 0:
+                    gap = GAP if share >= 2 * LEAST else ""
                     yield (
                         f'<span title="{title}" style="width: {share:.2f}%; flex: none; '
-                        f'margin-left: {margin:.2f}%; background: {style}"></span>'
+                        f'margin-left: {margin:.2f}%; background: {style}{gap}"></span>'
                     )
                     margin = 0.0
             position = max(position, begin) + width

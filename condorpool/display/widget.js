@@ -247,12 +247,13 @@ function render({ model, el }) {
     const ended = s.counts.done + s.counts.failed + s.counts.removed;
     setText(name, s.name);
     root.setAttribute("aria-label", `condorpool: ${s.name}`);
-    setText(calls, `${count(ended)} of ${plural(total, "call")} ended`);
+    const summary = `${count(s.counts.done)} of ${plural(total, "call")} done`;
+    setText(calls, summary);
     const words = Object.entries(s.jobs);
     bar.setAttribute("aria-valuemax", total);
     bar.setAttribute("aria-valuenow", ended);
-    bar.setAttribute("aria-valuetext", [`${count(ended)} of ${plural(total, "call")} ended`,
-      ...shown.map(([word, n]) => `${count(n)} ${word}`),
+    bar.setAttribute("aria-valuetext", [summary,
+      ...shown.filter(([word]) => word !== "done").map(([word, n]) => `${count(n)} ${word}`),
       ...words.map(([word, n]) => `${plural(n, "job")} ${word}`)].join(", "));
     keep(bar, shown, ([word]) => word,
       ([word]) => make("span", { class: `cp-part cp-${word}` }),

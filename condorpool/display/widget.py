@@ -20,7 +20,7 @@ from condorpool.display.clicks import clicks
 from condorpool.display.printed import shown_if_quick
 from condorpool.display.progress import Meter, Progress
 from condorpool.values.locks import uninterrupted
-from condorpool.values.text import all_printable, printable
+from condorpool.values.text import all_printable, now, printable
 
 if TYPE_CHECKING:
     from condorpool.engine.calls import Calls
@@ -105,13 +105,13 @@ class Panel:
                 return False
 
     def _refresh(self) -> bool:
-        now = time.monotonic()
+        moment = time.monotonic()
         if self._is_closed:
             return False
         if self._widget is None and self._calls.is_ready:
             self._end(None)
             return False
-        if now - self._begun < DELAY:
+        if moment - self._begun < DELAY:
             return True
         progress = self._meter.read()
         if progress.ended:
@@ -119,12 +119,12 @@ class Panel:
             return False
         if self._widget is None:
             self._open(progress)
-        elif progress != self._shown or now >= self._last_beat + HEARTBEAT:
-            self._last_beat, self._shown = now, progress
+        elif progress != self._shown or moment >= self._last_beat + HEARTBEAT:
+            self._last_beat, self._shown = moment, progress
             with self._widget.hold_sync():
                 self._widget.state = self._state(progress)
                 self._widget.beat += 1
-            if now >= self._fallback_due:
+            if moment >= self._fallback_due:
                 self._fallback.update(self._snapshot(progress), raw=True)
         return True
 
@@ -151,8 +151,8 @@ class Panel:
         """Return what stands in for the widget where it cannot be shown."""
         self._fallback_due = time.monotonic() + FALLBACK_INTERVAL
         hint = (
-            f"As of {time.strftime('%Y-%m-%d %H:%M:%S')}. If the kernel has ended since then, "
-            f"%condor_attach {progress.name} resumes the calls."
+            f"Not live: this is how far the calls were at {now()}. If the kernel has ended since "
+            f"then, `%condor_attach {progress.name}` resumes the calls."
         )
         return self._marked(report.render(progress, hint), _HIDE_MISSING.format(mark=self._mark))
 

@@ -263,5 +263,5 @@ class Batch:
             job.subcode,
             len(held),
             host=job.host,
-            hint=cure(job.code, job.subcode),
+            hint=cure(job.code, job.subcode, job.holds),
         )

@@ -66,6 +66,10 @@ class Calls:
         Whether the user knows how the calls ended, or removed them.
     """
 
+    #: Where users find the calls' result, in texts that say what they can do next; if empty,
+    #: they have none.
+    spelling = "result"
+
     def __init__(self, name: str, *, echo: bool = False, most_records: int | None = None) -> None:
         self.name = name
         self.batch: Batch | None = None

@@ -22,7 +22,8 @@ class CallCounts(NamedTuple):
     removed
         Calls whose job was removed, and calls that were taken back.
     running
-        Calls that running jobs are making right now: one for each of these jobs.
+        Calls that running jobs are making right now: one for each of these jobs, also while
+        it is not known yet which calls a job has just taken.
     held
         Calls of held jobs, and calls that only held jobs could make.
     waiting

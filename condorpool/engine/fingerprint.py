@@ -12,6 +12,7 @@ import contextlib
 import dis
 import hashlib
 import inspect
+import os
 import pickle
 import sys
 import weakref
@@ -155,7 +156,7 @@ class _Walk:
             return self._set(value)
         if isinstance(value, ModuleType | TypeVar):
             return iter([value.__name__])
-        if isinstance(value, _WEAK):
+        if isinstance(value, (*_WEAK, type(os.environ))):  # a job has an environment of its own
             return iter([type(value).__name__])
         inner = value
         if callable(value) and not isinstance(value, type | FunctionType):

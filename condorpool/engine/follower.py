@@ -8,7 +8,7 @@ import operator
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from condorpool.access.accesspoint import any_cluster
@@ -22,7 +22,7 @@ from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
 from condorpool.runner.names import ANNOUNCES
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
-from condorpool.values.exceptions import HTCondorError
+from condorpool.values.exceptions import HTCondorError, JobFailedError
 from condorpool.values.holds import MEMORY
 from condorpool.values.locks import uninterrupted
 
@@ -74,7 +74,7 @@ class Follower:
         #: Released jobs, and when to nudge them if they are still idle.
         self._released: list[tuple[Job, float]] = []
         self._stopped: list[Job] = []  # by the user
-        self._look_at = 0.0
+        self._look_at, self._was_displaced = 0.0, False
         interval = rules.renewal_interval(state.lease)
         self._renew_at = time.time() + interval, time.monotonic() + interval
 
@@ -135,20 +135,22 @@ class Follower:
                 self._state.changed.notify_all()
 
     def _look_at_room(self) -> None:
-        """Once a second, look whether jobs can write their results; end calls for which they cannot."""
+        """Once a second, look whether jobs can write their results; if never, end their calls."""
         now = time.monotonic()
         if now < self._look_at:
             return
         self._look_at = now + ROOM_INTERVAL
-        if not self._state.is_busy:
+        crews = [crew for crew in self._state.active_crews if crew.pending]
+        displaced = self._state.directory.displaced if crews else ""
+        if not crews:
             self._state.note_trouble("disk", None)
-        elif self._state.room.is_lost():
-            for batch in list(self._state.batches.values()):
-                for first in list(batch.pending):
-                    holder = batch.holders.get(first)
-                    self._state.finish(batch, first, self._state.lost(holder.id if holder else ""))
+        elif displaced:
+            # Twice in a row: it may be moved back at once.
+            if self._was_displaced:
+                self._abandon(crews, f"its submit directory {displaced}")
         else:
             self._state.look_at_room()
+        self._was_displaced = bool(displaced)
 
     def _apply(
         self, events: Iterable[JobEvent]
@@ -305,6 +307,8 @@ class Follower:
         """Compare with the disk and the queue: find outcomes, ends and holds without an event."""
         self._renew()
         crews = [crew for crew in self._state.active_crews if crew.pending]
+        if not self._state.directory.is_in_place:
+            return
         # If the disk is full, HTCondor keeps trying to start jobs that cannot write their log,
         # and reports nothing.
         has_room = not crews or not self._state.look_at_room(probes=True)
@@ -334,6 +338,18 @@ class Follower:
         if crews:
             with self._state.changed:
                 self._state.changed.notify_all()
+
+    def _abandon(self, crews: Sequence[Crew], why: str) -> None:
+        """Finish all calls, and remove their jobs: these would use what is at the path now."""
+        with contextlib.suppress(HTCondorError):
+            jobs = description.jobs_of(self._state.directory.run)
+            self._state.access_point.act("remove", jobs, why)
+        hint = "Make these calls again in a new Pool, in a folder that only you can change."
+        for crew in crews:
+            for batch in list(crew.batches):
+                for first in list(batch.pending):
+                    self._state.settle(batch, first)  # it may have been made
+                    self._state.finish(batch, first, JobFailedError("", why, hint=hint))
 
     def _renew(self) -> None:
         """Renew the lease of waiting jobs when it is time."""

@@ -15,6 +15,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from condorpool.values.folders import HeldFolder
+
 OWNER_LOCK = "owner.lock"
 
 #: The locks of this process.  Opening and closing such a file again would drop its lock.
@@ -24,11 +26,13 @@ _held: dict[Path, int] = {}
 def acquire(directory: Path) -> bool:
     """Become the owner of a directory; return False if another process is.
 
-    Raises FileNotFoundError where there is no such directory.
+    Raises FileNotFoundError where there is no such directory, and PermissionError where it is
+    not this user's.
     """
     if directory in _held:
         return True
-    descriptor = os.open(directory / OWNER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = HeldFolder(directory) / OWNER_LOCK
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import linecache
+import marshal
 import multiprocessing.pool
+import os
 import pickle
 import platform
-import py_compile
 import re
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
 
 
 def write_crew(
-    path: Path,
+    path: os.PathLike[str],
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     environment: Mapping[str, str],
@@ -193,13 +194,13 @@ def write_crew(
         "the initializer or its arguments",
         _name_in("initializer", "initargs"),
     )
-    container.write(str(path), about, done.frames)
+    container.write(os.fspath(path), about, done.frames)
 
 
-def write_shared(path: Path, value: Any) -> None:
+def write_shared(path: os.PathLike[str], value: Any) -> None:
     """Write an object for many calls to use."""
     what = f"the shared object of type {type(value).__name__}"
-    container.write(str(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
+    container.write(os.fspath(path), {}, _pickled(value, what, lambda path: f"value{path}").frames)
 
 
 class Shared(Generic[T]):
@@ -229,7 +230,7 @@ _modules = LocalModules()
 
 
 def write_call(
-    path: Path,
+    path: os.PathLike[str],
     call: Call,
     share: Callable[[Mapping[str, Module]], Shared[Mapping[str, Module]]],
     task_timeout: float | None = None,
@@ -244,10 +245,10 @@ def write_call(
         "task_timeout": task_timeout,
         "modules": share(modules) if modules else {},
     }
-    container.write(str(path), about, done.frames)
+    container.write(os.fspath(path), about, done.frames)
 
 
-def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
+def write_chunk(path: os.PathLike[str], items: Sequence[Any], first: int) -> None:
     """Write the arguments of one chunk, whose first call is number ``first`` of its map."""
     items = list(items)
     kinds = [type(part) for part in items[0]] if len(items) == 1 and type(items[0]) is tuple else []
@@ -261,7 +262,7 @@ def write_chunk(path: Path, items: Sequence[Any], first: int) -> None:
         done = _pickled(items, f"the arguments of calls {first} and following")
     if done.generators and (repeated := copies.that_repeat(done.generators)):
         copies.warn(repeated, lambda one: _named_in_chunk(items, one, name), "several calls")
-    container.write(str(path), {"end": first + len(items)}, done.frames)
+    container.write(os.fspath(path), {"end": first + len(items)}, done.frames)
 
 
 def _named_in_chunk(items: Sequence[Any], part: Any, name: Callable[[str], str]) -> str | None:
@@ -278,16 +279,16 @@ def _name_in(first: str, second: str) -> Callable[[str], str]:
     return name
 
 
-def end_of(path: Path) -> int:
+def end_of(path: os.PathLike[str]) -> int:
     """Return where a chunk ends: the number of the call after its last."""
-    return int(container.read_about(str(path))["end"])
+    return int(container.read_about(os.fspath(path))["end"])
 
 
-def read_item(path: Path, index: int) -> Any:
+def read_item(path: os.PathLike[str], index: int) -> Any:
     """Return one of the items in the file of a chunk; raise ValueError if the file is large."""
-    if path.stat().st_size > MAX_ITEMS_READ:
+    if os.stat(path).st_size > MAX_ITEMS_READ:  # noqa: PTH116 - no Path
         raise ValueError("it would take long to read the file")
-    return container.loads(container.read(str(path))[1])[index]
+    return container.loads(container.read(os.fspath(path))[1])[index]
 
 
 def expression(name: str, style: Style, item: Any) -> str:
@@ -298,10 +299,12 @@ def expression(name: str, style: Style, item: Any) -> str:
     return f"{name}({', '.join(given)})"
 
 
-def read_initializer(path: Path) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
+def read_initializer(
+    path: os.PathLike[str],
+) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
     """Read the initializer that the jobs of a crew share, and its arguments."""
     loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
-    loaded = container.loads(container.read(str(path))[1])
+    loaded = container.loads(container.read(os.fspath(path))[1])
     return loaded
 
 
@@ -317,7 +320,7 @@ class Report:
         The id of the job, for an outcome that does not contain it.
     """
 
-    path: Path
+    path: os.PathLike[str]
     about: Mapping[str, Any]
     calls: int
     job: str
@@ -358,13 +361,14 @@ class Report:
         try:
             return self._outcome(first)
         except DamagedError as error:
-            return damaged_outcome(error, self.job_id, self.about["host"])
+            return damaged_outcome(self.path, error.what, self.job_id, self.about["host"])
         except FileNotFoundError:
             reason = "its outcome was deleted before it was read"
         except (OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
-            reason = f"its outcome cannot be read: {words_of(error)}"
+            said = words_of(error).replace(os.fspath(self.path), str(self.path))
+            reason = f"its outcome cannot be read: {said}"
         return JobFailedError(self.job_id, reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
@@ -383,7 +387,7 @@ class Report:
             lost = JobFailedError(job, reason, host=about["host"], hint=hint)
             errors = dict.fromkeys(range(self.calls), lost)
             return Outcome([None] * self.calls, errors, about["host"], about["python"], job)
-        frames = container.read(str(self.path))[1]
+        frames = container.read(os.fspath(self.path))[1]
         values, errors, position = [], {}, 0
         if about["calls"] is None:
             values = container.loads(frames)
@@ -411,29 +415,29 @@ class Report:
         )
 
 
-def look_at_outcome(path: Path, job: str = "") -> Report | JobFailedError | None:
+def look_at_outcome(path: os.PathLike[str], job: str = "") -> Report | JobFailedError | None:
     """Return the report on an outcome file, or why it is damaged; None if there is none.
 
     Raises OSError or MemoryError if it cannot be read now, but maybe later.
     """
     try:
-        about = container.read_about(str(path))
+        about = container.read_about(os.fspath(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
     except FileNotFoundError:
         return None
     except DamagedError as error:
-        return damaged_outcome(error, job)
+        return damaged_outcome(path, error.what, job)
     return Report(path, about, calls, job)
 
 
-def damaged_outcome(error: DamagedError, job: str, host: str = "") -> JobFailedError:
-    """Return the error of the calls whose outcome is damaged."""
-    reason = f"the file with its outcome {error.what}"
-    hint = f"Make the calls again with rerun(). The file is {error.args[0]}."
+def damaged_outcome(path: os.PathLike[str], what: str, job: str, host: str = "") -> JobFailedError:
+    """Return the error of the calls whose outcome is damaged, as ``what`` says."""
+    reason = f"the file with its outcome {what}"
+    hint = f"Make the calls again with rerun(). The file is {path}."
     return JobFailedError(job, reason, host=host, hint=hint)
 
 
-def read_outcome(path: Path, first: int = 0) -> Outcome | JobError | None:
+def read_outcome(path: os.PathLike[str], first: int = 0) -> Outcome | JobError | None:
     """Return the outcome in a file, or why it is damaged; None if there is none."""
     report = look_at_outcome(path)
     return report.outcome(first) if isinstance(report, Report) else report
@@ -488,7 +492,8 @@ def number_of_cell() -> int:
     """Return the number of the notebook cell that runs; 0 where there is none."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return int(shell.execution_count) if shell else 0
+    # Its execution_count is that of the next cell in some versions, not in others.
+    return len(shell.history_manager.input_hist_parsed) - 1 if shell else 0
 
 
 def cell_of(file: str) -> str:
@@ -532,12 +537,17 @@ def support_archive() -> bytes:
         for source in sorted(Path(str(package.__file__)).parent.glob("*.py")):
             modules[f"{folder}/{source.name}"] = source
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as zipped, tempfile.TemporaryDirectory() as scratch:
+    with zipfile.ZipFile(archive, "w") as zipped:
         for name, source in modules.items():
             # zipimport takes a compiled module if it is beside its source.
-            compiled = Path(scratch, "compiled")
-            unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            py_compile.compile(str(source), str(compiled), name, True, invalidation_mode=unchecked)
-            zipped.write(compiled, f"{name}c")
+            zipped.writestr(f"{name}c", _compiled(source, name))
             zipped.write(source, name)
     return archive.getvalue()
+
+
+def _compiled(source: Path, name: str) -> bytes:
+    """Return what is in a module's ``.pyc`` file that is not compared with its source (PEP 552)."""
+    text = source.read_bytes()
+    code = marshal.dumps(compile(text, name, "exec", dont_inherit=True))
+    unchecked = (1).to_bytes(4, "little")
+    return importlib.util.MAGIC_NUMBER + unchecked + importlib.util.source_hash(text) + code

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -82,14 +83,16 @@ def _with_links(path: str) -> Iterator[str]:
 
 
 def _below(folder: str) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
+    folders = [folder]
+    while folders:
+        with (
+            suppress(OSError),
+            os.scandir(folders.pop()) as entries,
+        ):  # HTCondor says what it cannot read
             for entry in entries:
                 yield entry
                 if entry.is_dir(follow_symlinks=False):
-                    yield from _below(entry.path)
-    except OSError:
-        return  # HTCondor cannot send it, and says so
+                    folders.append(entry.path)
 
 
 def _resolved(path: str | Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from functools import lru_cache
 
 #: Variables that stay at home, in the syntax of the submit command ``getenv``: an asterisk stands for
 #: any text, and upper and lower case are alike.
@@ -46,20 +46,19 @@ def environment_to_send(named: Iterable[str], getenv: str | None = None) -> dict
         The user's submit command of this name; empty if the user sets the environment otherwise.
         None sends all variables.
     """
+    asked = tuple(named)
+    return {name: value for name, value in os.environ.items() if _is_sent(name, asked, getenv)}
+
+
+@lru_cache(maxsize=10_000)  # asked at every call
+def _is_sent(name: str, named: tuple[str, ...], getenv: str | None) -> bool:
     words = ["*"] if getenv is None else _words(getenv)
     refused = [word[1:] for word in words if word[:1] == "!"]
     # Secret ones that are named in full go this way, too: everybody can read the job ad.
-    asked = [*named, *(word for word in words if "*" not in word)]
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if _is_among(name, asked)
-        or (
-            _is_among(name, words)
-            and not _is_among(name, [*refused, *_KERNELS_OWN])
-            and not is_secret(name)
-        )
-    }
+    if _is_among(name, [*named, *(word for word in words if "*" not in word)]):
+        return True
+    is_refused = is_secret(name) or _is_among(name, [*refused, *_KERNELS_OWN])
+    return _is_among(name, words) and not is_refused
 
 
 def public(getenv: str) -> str:
@@ -81,7 +80,13 @@ def explanation(error: BaseException, traceback: str) -> str:
 
 
 def _is_among(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name.upper(), pattern.upper()) for pattern in patterns)
+    return _regex(tuple(patterns)).fullmatch(name) is not None
+
+
+@lru_cache
+def _regex(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    parts = (re.escape(pattern).replace(r"\*", ".*") for pattern in patterns)
+    return re.compile("|".join(parts) or "(?!)", re.IGNORECASE | re.DOTALL)
 
 
 def _words(getenv: str) -> list[str]:

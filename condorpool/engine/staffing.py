@@ -82,6 +82,7 @@ class Staffing:
 
     def crew(self, number: int, name: str, options: JobOptions) -> Crew:
         """Return the crew for calls with these options: an open one, or a new one."""
+        self._state.directory.check_place()
         environment = secrets.environment_to_send(
             options.secrets, description.getenv_of(options.submitkwargs)
         )
@@ -217,6 +218,7 @@ class Staffing:
         items: Sequence[Mapping[str, str]],
         chunks: Sequence[int] | None = None,
     ) -> Cluster:
+        self._state.directory.check_place()
         for other in list(_all):
             other.dismiss_idle(crew)
         # Before the jobs exist: should this process die before it can record their cluster,

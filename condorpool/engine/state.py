@@ -31,17 +31,17 @@ import contextlib
 import errno
 import functools
 import math
+import os
 import re
 import time
 from collections.abc import Callable
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.engine import payload, submitdir
+from condorpool.engine import payload, room, submitdir
 from condorpool.engine.batches import Batch, Made
 from condorpool.engine.deliveries import Deliveries
 from condorpool.engine.jobs import Cluster, Crew, Job
 from condorpool.engine.records import ErrorRecord
-from condorpool.engine.room import IF_LOST, Room
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.runner.outcomes import words_of
 from condorpool.values.events import JobState
@@ -103,8 +103,6 @@ class SessionState:
         #: Guards what the lock rule above says.
         self.changed = Monitor()
         self.deliveries = Deliveries(self.changed)
-        #: Whether jobs can write their results.
-        self.room = Room(directory)
         self.batches: dict[int, Batch] = {}
         self.clusters: dict[int, Cluster] = {}
         #: What keeps results from arriving, and since when, by its kind: "queue" while the access
@@ -260,10 +258,11 @@ class SessionState:
         self, key: tuple[int, int], again: Callable[[], object], error: Exception
     ) -> None:
         """Have an outcome read again that needs what there is not now: memory, descriptors, a disk."""
-        number = error.errno if isinstance(error, OSError) else errno.ENOMEM
-        cure = _READ_CURES.get(number or 0, "Check the disk")
+        number = getattr(error, "errno", errno.ENOMEM)
+        cure = _READ_CURES.get(number, "Check the disk")
+        said = os.strerror(number) if number else words_of(error)
         name = self.directory / submitdir.outcome_name(*key)
-        why = f"a result cannot be read: {words_of(error)}. {cure}: {name} is read again."
+        why = f"a result cannot be read: {said}. {cure}: {name} is read again."
         with self.changed:
             self._unread[key] = again
             self._read_again_at = time.monotonic() + READ_INTERVAL
@@ -381,7 +380,7 @@ class SessionState:
         """Delete the files of a batch."""
         self.directory.discard_chunks(batch.number, batch.files | batch.origins.keys())
         for first in batch.errors:
-            (self.directory / submitdir.error_name(batch.number, first)).unlink(missing_ok=True)
+            self.directory.discard(submitdir.error_name(batch.number, first))
         self.directory.discard_call(batch.number)
 
     # -- what went wrong -----------------------------------------------------------
@@ -397,19 +396,16 @@ class SessionState:
             where = "\n".join(dump[found.start() :].splitlines()[:12])
             return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
         reason = job.exit or job.reason or "it left the queue for an unknown reason"
-        if not self.directory.path.exists():
-            return self.lost(job.id)
+        if displaced := self.directory.displaced:
+            reason = f"its submit directory {displaced} meanwhile"
         hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
 
-    def lost(self, job: str = "") -> JobFailedError:
-        """Return the error of calls whose submit directory was deleted or moved."""
-        reason = f"its submit directory {self.directory.path} was deleted or moved"
-        return JobFailedError(job, reason, hint=IF_LOST)
-
     def look_at_room(self, *, probes: bool = False) -> CondorPoolError | None:
         """Return why jobs cannot write their results, if they cannot; note it."""
-        error = self.room.trouble(self._residents, probes=probes or "disk" in self.troubles)
+        error = room.trouble(
+            self.directory, self._residents, probes=probes or "disk" in self.troubles
+        )
         self.note_trouble("disk", error)
         return error
 
@@ -419,7 +415,8 @@ class SessionState:
 
     def check_room(self) -> None:
         """Raise if jobs could not write the results of new calls."""
-        if error := self.room.trouble(self._residents):
+        self.directory.check_place()
+        if error := room.trouble(self.directory, self._residents):
             raise SubmitError(f"{error} Nothing was submitted.")
 
     def give_up(self, crew: Crew, error: JobError) -> None:

@@ -49,6 +49,8 @@ class StreamedCalls(Calls):
         Whether outcomes come in the order of the items.
     """
 
+    spelling = "pool.last"
+
     def __init__(
         self,
         session: Session,

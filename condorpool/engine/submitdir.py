@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -28,7 +29,9 @@ from condorpool.engine.records import (
     Record,
 )
 from condorpool.runner.names import ANNOUNCES, CLOSED, MADE, is_token
+from condorpool.values import folders
 from condorpool.values.exceptions import CondorPoolError, SubmitError
+from condorpool.values.folders import HeldFile, HeldFolder
 
 LAUNCHER = "launch.sh"
 SUPPORT = "support.zip"
@@ -85,6 +88,11 @@ def run_of(path: Path) -> str:
     return path.name.removeprefix(".")
 
 
+def is_name(name: str) -> bool:
+    """Return whether a submit directory may have this name."""
+    return name.removeprefix(".").startswith("condorpool-")
+
+
 class Token(NamedTuple):
     """A chunk that is posted for runners, or taken by one: an empty file with this name.
 
@@ -139,20 +147,30 @@ class Taken(NamedTuple):
     seconds: float = 0.0
 
 
+#: Files that start IPython, in a terminal or as a kernel: they are the same for all its users' work.
+_SHELLS = ("ipython", "ipython3", "ipykernel_launcher.py", "IPython/__main__.py")
+
+
+@functools.cache
 def program() -> str:
-    """Return the path of the script that this process runs, or its name if it has none."""
+    """Return the path of the script that this process runs; if it runs none, its first folder."""
     name = sys.argv[0] if sys.argv else ""
-    return os.path.abspath(name) if os.path.isfile(name) else name  # noqa: PTH100, PTH113
+    is_script = os.path.isfile(name) and not name.endswith(_SHELLS)
+    return os.path.abspath(name if is_script else "")
 
 
-class SubmitDir:
+class SubmitDir(HeldFolder):
     """One private folder inside the user's ``submitdir``, with all that a pool writes."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.run = run_of(path)
-        self.log = path / EVENT_LOG
         self.manifest = Manifest()
+
+    @property
+    def log(self) -> HeldFile:
+        """The event log of its jobs."""
+        return self / EVENT_LOG
 
     @classmethod
     def new(cls, base: Path) -> SubmitDir:
@@ -165,11 +183,10 @@ class SubmitDir:
         """Return the submit directory at ``path``, if it is one and belongs to this user."""
         here = cls(path)
         try:
-            here.manifest = Manifest.parse((path / MANIFEST).read_text(encoding="utf-8"))
-            is_ours = path.lstat().st_uid == os.geteuid() and here.manifest.run == here.run
-        except (OSError, ValueError):
+            here.manifest = Manifest.parse(here.text(MANIFEST) or "")
+        except ValueError:
             return None
-        return here if is_ours else None
+        return here if here.manifest.run == here.run and is_name(path.name) else None
 
     def make(
         self, *, lease: float = 0.0, queue: str = "", kernel: str = "", notebook: str = ""
@@ -190,7 +207,7 @@ class SubmitDir:
             notebook=notebook,
         )
         with self.explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folders.make(self.path.parent, 0o755)
             self.path.mkdir(mode=0o700)
             try:
                 self._fill()
@@ -199,6 +216,8 @@ class SubmitDir:
                 raise
 
     def _fill(self) -> None:
+        if self.names():
+            raise FileExistsError(errno.EEXIST, "another folder was put in its place")
         ownership.acquire(self.path)
         self.record(MANIFEST, self.manifest)
         self.write(".gitignore", b"*\n")  # its files may be large, and contain secrets
@@ -223,15 +242,39 @@ class SubmitDir:
                 "another place with Pool(submitdir=...)."
             ) from error
 
+    @property
+    def displaced(self) -> str:
+        """What has become of it if its path no longer names it, as a clause; else empty."""
+        if self.is_in_place:
+            return ""
+        with contextlib.suppress(OSError):
+            if (place := self.place).exists():
+                return f"was moved to {place}"
+        return "was deleted"
+
+    def check_place(self) -> None:
+        """Raise SubmitError if HTCondor, which knows its path only, would use another folder."""
+        if displaced := self.displaced:
+            raise SubmitError(
+                f"the submit directory {self.path} {displaced}. Nothing was submitted. Make a new "
+                "Pool, in a folder that only you can change: Pool(submitdir=...)."
+            )
+
     def write(self, name: str, data: bytes) -> None:
         """Write a private file; other processes see all of it or nothing."""
-        scratch = self.path / f"{name}.tmp"  # renamed when it is complete
+        path = os.fspath(self / name)
+        scratch = f"{path}.tmp"  # renamed when it is complete
         with open(scratch, "wb", opener=_private) as file:
             file.write(data)
-        scratch.replace(self.path / name)
+        os.replace(scratch, path)
 
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
+    def text(self, name: str) -> str | None:
+        """Return the text of a file, or None if there is none (yet)."""
+        try:
+            with open(self / name, encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return None
 
     def events(self, jobs: Iterable[str]) -> str | None:
         """Return the events of these jobs from the event log, or None if there are none (yet).
@@ -260,7 +303,7 @@ class SubmitDir:
 
         NULs are omitted: a file may end with millions of them.
         """
-        path = self.path / name
+        path = self / name
         try:
             end = path.stat().st_size
         except OSError:
@@ -311,7 +354,7 @@ class SubmitDir:
         found = {}
         for first in firsts:
             with contextlib.suppress(OSError):  # it was deleted meanwhile
-                found[first] = end_of(self.path / chunk_name(batch, first))
+                found[first] = end_of(self / chunk_name(batch, first))
         return found
 
     def chains(self) -> dict[int, Chain]:
@@ -352,36 +395,37 @@ class SubmitDir:
     def make_crew(self, crew: int) -> None:
         """Make the folders of a resident crew."""
         for name in (posted_name(crew), taken_name(crew), made_name(crew)):
-            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self / name, 0o700)
 
     def close_crew(self, crew: int) -> None:
         """Have runners exit when no more chunks are posted."""
         with contextlib.suppress(OSError):
-            (self.path / posted_name(crew) / CLOSED).touch(mode=0o600)
+            os.close(_private(self._in(posted_name(crew), CLOSED), os.O_WRONLY))
 
     def post(self, crew: int, tokens: Iterable[Token]) -> None:
         """Post chunks for runners."""
-        folder = self.path / posted_name(crew)
+        folder = os.fspath(self / posted_name(crew))
         for token in tokens:
             os.close(_private(f"{folder}/{token}", os.O_WRONLY))
 
     def copy_batch(self, old: int, new: int, origins: Iterable[int]) -> None:
         """Link the files with an old batch's function and arguments to a new batch."""
-        os.link(self.path / call_name(old), self.path / call_name(new))
+        os.link(self / call_name(old), self / call_name(new))
         for origin in origins:
-            os.link(self.path / chunk_name(old, origin), self.path / chunk_name(new, origin))
+            os.link(self / chunk_name(old, origin), self / chunk_name(new, origin))
 
     def tokens(self, crew: int) -> Iterator[Token]:
         """Yield the tokens of a crew's chunks: those that are posted, then those taken."""
         # In this order: a chunk that a runner takes meanwhile is listed twice, not missed.
         for folder in (posted_name(crew), taken_name(crew)):
             with contextlib.suppress(OSError):
-                names = os.listdir(self.path / folder)  # noqa: PTH208 - may be many
+                names = os.listdir(self / folder)  # may be many
                 yield from filter(None, map(Token.named, names))
 
     def taken(self, crew: int) -> Iterator[Taken]:
         """Yield the chunks that jobs have taken, and what these have reported."""
-        with contextlib.suppress(OSError), os.scandir(self.path / taken_name(crew)) as files:
+        with contextlib.suppress(OSError), os.scandir(self / taken_name(crew)) as files:
             for file in files:
                 with contextlib.suppress(OSError):  # the job has finished it meanwhile
                     if token := Token.named(file.name):
@@ -391,7 +435,7 @@ class SubmitDir:
     def _reported(self, crew: int, taken: Taken) -> Taken:
         """Return a chunk with what its job has reported; the report may be missing or incomplete."""
         try:
-            with open(self.path / made_name(crew) / taken.token.job, "rb") as file:  # noqa: PTH123
+            with open(self._in(made_name(crew), taken.token.job), "rb") as file:
                 text, time = file.read(100), os.fstat(file.fileno()).st_mtime
         except OSError:
             return taken
@@ -411,17 +455,17 @@ class SubmitDir:
         folder = taken_name(crew) if token.job else posted_name(crew)
         try:
             # If a runner renames it at the same time, only one of the two succeeds.
-            (self.path / folder / str(token)).unlink()
+            os.unlink(self._in(folder, token))
         except OSError:
             return False
         return True
 
     def put_back(self, crew: int, token: Token) -> None:
         """Post a taken chunk again, unless it has an outcome."""
-        if not (self.path / outcome_name(token.batch, token.first)).exists():
-            posted = self.path / posted_name(crew) / str(token._replace(job=""))
+        if not (self / outcome_name(token.batch, token.first)).exists():
+            posted = self._in(posted_name(crew), token._replace(job=""))
             with contextlib.suppress(OSError):  # its job has finished it, or split it
-                (self.path / taken_name(crew) / str(token)).rename(posted)
+                os.rename(self._in(taken_name(crew), token), posted)
 
     def forget_jobs(self, queue: str) -> None:
         """Start over in another queue, where the old job ids may belong to other jobs."""
@@ -438,13 +482,17 @@ class SubmitDir:
         """Delete the files of chunks by name: listing a large folder is slow."""
         for first in firsts:
             for name in (outcome_name(batch, first), chunk_name(batch, first)):
-                with contextlib.suppress(OSError):
-                    os.unlink(self.path / name)  # noqa: PTH108
+                self.discard(name)
 
     def discard_call(self, batch: int) -> None:
         """Delete what all chunks of a batch share."""
-        (self.path / call_name(batch)).unlink(missing_ok=True)
-        (self.path / facts_name(batch)).unlink(missing_ok=True)
+        self.discard(call_name(batch))
+        self.discard(facts_name(batch))
+
+    def discard(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        with contextlib.suppress(OSError):
+            os.unlink(self / name)
 
     # -- cleaning up ---------------------------------------------------------------------
     def discard_batch(self, batch: int, keep: Iterable[int] = ()) -> None:
@@ -454,7 +502,7 @@ class SubmitDir:
             stem = file.name.partition(".")[0]
             if stem.partition("-")[0] == str(batch) and stem not in kept and file.is_file():
                 with contextlib.suppress(OSError):
-                    os.unlink(file.path)  # noqa: PTH108 - 40,000 of these
+                    os.unlink(file.path)  # 40,000 of these
 
     def discard_beside(self, names: Iterable[str]) -> None:
         """Delete files that the user named (``cleanupfiles``), beside the folder."""
@@ -469,7 +517,7 @@ class SubmitDir:
                 if file.is_dir():
                     shutil.rmtree(file.path)
                 elif file.name.startswith("job-") and file.name not in kept:
-                    os.unlink(file.path)  # noqa: PTH108
+                    os.unlink(file.path)
 
     def _numbered(self) -> Iterator[tuple[os.DirEntry[str], int, int | None, str]]:
         """Yield the files whose names say what they are: their numbers, and what it is.
@@ -481,9 +529,12 @@ class SubmitDir:
                 number, first, what = named.groups()
                 yield file, int(number), None if first is None else int(first), what
 
+    def _in(self, folder: str, name: object) -> str:
+        return f"{self.here}/{folder}/{name}"
+
     def _files(self) -> list[os.DirEntry[str]]:
         try:
-            with os.scandir(self.path) as entries:
+            with os.scandir(self.here) as entries:
                 return list(entries)
         except OSError:
             return []
@@ -495,19 +546,28 @@ class SubmitDir:
         directory: so the manifest is deleted last, except for the lock, which a network file
         system deletes only when it is closed.
         """
-        for file in self._files():
-            if file.name not in {MANIFEST, ownership.OWNER_LOCK}:
-                with contextlib.suppress(OSError):
-                    shutil.rmtree(file.path) if file.is_dir() else os.unlink(file.path)  # noqa: PTH108
-        with contextlib.suppress(OSError):
-            (self.path / MANIFEST).unlink(missing_ok=True)
-            (self.path / ownership.OWNER_LOCK).unlink(missing_ok=True)
+        last = MANIFEST, ownership.OWNER_LOCK
+        self._empty(keep=last)
+        for name in last:
+            self.discard(name)
         ownership.release(self.path)
-        for _ in range(20):
-            shutil.rmtree(self.path, ignore_errors=True)
-            if not self.path.exists():
-                return
-            time.sleep(0.05)  # a shadow wrote a last file as it exited
+        with contextlib.suppress(OSError):  # it is not ours: nothing was deleted
+            for _ in range(20):
+                self._empty()
+                place = self.place  # it may have been renamed
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+                if not place.exists():
+                    break
+                time.sleep(0.05)  # a shadow wrote a last file as it exited
+        self.close()
+
+    def _empty(self, keep: Iterable[str] = ()) -> None:
+        for file in self._files():
+            if file.name not in keep:
+                with contextlib.suppress(OSError):
+                    is_folder = file.is_dir(follow_symlinks=False)
+                    shutil.rmtree(file.path) if is_folder else os.unlink(file.path)
 
 
 def _private(path: str, flags: int) -> int:

@@ -104,7 +104,9 @@ class Survey:
         for crew in self._state.active_crews:
             self._state.refresh_holders(crew)
             self._state.refresh_made(crew)
-        return {number: self._look(batch) for number, batch in self._state.batches.items()}
+        found = {number: self._look(batch) for number, batch in self._state.batches.items()}
+        self._directory.close()  # users may keep many of these
+        return found
 
     def _events(self) -> list[JobEvent]:
         if not self._directory.log.exists():

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from condorpool.values.folders import HeldFile
 from condorpool.values.text import size_of
 
 Part = str | range
@@ -33,7 +34,7 @@ class Text:
         The file in which the ranges are places, counted in bytes.
     """
 
-    def __init__(self, parts: Iterable[Part], path: Path = Path()) -> None:
+    def __init__(self, parts: Iterable[Part], path: Path | HeldFile = Path()) -> None:
         self._parts = parts
         self._path = path
 
@@ -72,7 +73,7 @@ class Text:
         return self.whole() if most is None else last_lines(self.end(MOST_OF_LINES)[0], most)
 
 
-def read(path: Path, places: range) -> Iterator[str]:
+def read(path: Path | HeldFile, places: range) -> Iterator[str]:
     """Yield the text between two places of a file, as far as it exists, in pieces."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     remaining = len(places)

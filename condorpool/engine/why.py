@@ -24,7 +24,7 @@ def why(access_point: AccessPoint, job: Job) -> str:
         JobState.IDLE: f"idle: {why_idle(fit)}" if fit else "about to leave the queue.",
         JobState.RUNNING: f"running on {job.host}. There is nothing to do.",
         JobState.SUSPENDED: f"suspended on {job.host}. It resumes when it is continued there.",
-        JobState.HELD: f"held: {reason}. {cure(job.code, job.subcode)}",
+        JobState.HELD: f"held: {reason}. {cure(job.code, job.subcode, job.holds)}",
         JobState.COMPLETED: f"completed: {job.exit or reason or 'it has left the queue'}.",
         JobState.REMOVED: f"removed: {reason or 'no reason was given'}.",
     }

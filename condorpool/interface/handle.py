@@ -12,7 +12,8 @@ from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Job
 from condorpool.engine.session import Session
 from condorpool.interface.job import Jobs, QueuedJob
-from condorpool.interface.options.keywords import OnHold
+from condorpool.interface.options import checks
+from condorpool.interface.options.keywords import OnHold, Progress
 from condorpool.interface.waiting import Waiting
 from condorpool.values.text import duration
 
@@ -35,13 +36,14 @@ class Handle(Jobs):
 
     _calls: Calls
 
-    #: Where users find it, in the notes on exceptions; if empty, these have none.
-    _spelling = "result"
-
     def __init__(self, calls: Calls, on_hold: OnHold | None) -> None:
         self._calls = calls
         self._waiting = Waiting(calls, on_hold)
-        self._progress: str | None = None
+        self._progress: Progress | None = None
+
+    @property
+    def _spelling(self) -> str:
+        return self._calls.spelling
 
     @property
     def name(self) -> str:
@@ -92,9 +94,9 @@ class Handle(Jobs):
         """Return whether all calls have ended."""
         return self._calls.is_ready
 
-    def show(self, progress: str | None) -> None:
+    def show(self, progress: Progress | None = "auto") -> None:
         """Show how the calls proceed, as the ``progress`` of `Pool` says."""
-        self._progress = progress
+        self._progress = checks.one_of("progress", progress, Progress, None)
         if not self.ready():
             self._waiting.display = display.show(self._to_show(), progress)
 
@@ -236,5 +238,5 @@ class Handle(Jobs):
 
 
 def spell(handle: Handle, spelling: str) -> None:
-    """Set what notes on exceptions call a result: where users find it."""
-    handle._spelling = spelling  # noqa: SLF001 - a public name would be offered by the Tab key
+    """Set what texts call a result: where users find it."""
+    handle._calls.spelling = spelling  # noqa: SLF001 - a public name would be offered by the Tab key

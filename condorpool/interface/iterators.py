@@ -32,7 +32,6 @@ class ResultIterator(Handle, Generic[T]):
     """
 
     _calls: StreamedCalls
-    _spelling = "pool.last"
 
     def __init__(self, calls: StreamedCalls, on_hold: OnHold | None) -> None:
         super().__init__(calls, on_hold)

@@ -17,9 +17,9 @@ from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain, Manifest
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.survey import Survey
+from condorpool.values import tables
 from condorpool.values.exceptions import JobError
-from condorpool.values.tables import aligned
-from condorpool.values.text import as_html
+from condorpool.values.text import now, with_code
 
 
 @dataclass(frozen=True)
@@ -139,22 +139,23 @@ class Leftovers(list[Leftover]):
             for each in self
         ]
 
+    @functools.cached_property
+    def _hint(self) -> str:
+        """When the calls were counted, which is once, and what to do with them."""
+        attach = "In a notebook `%condor_attach NAME`, elsewhere `condorpool.attach(NAME)`"
+        return f"This is how far the calls were at {now()}. {attach} resumes one of them."
+
     def __repr__(self) -> str:
         if not self:
             return "nothing was left behind"
-        lines = ("  ".join(row).rstrip() for row in aligned([self._HEAD, *self._rows()]))
-        return "\n".join([*lines, "condorpool.attach(NAME) resumes one of them."])
+        lines = ("  ".join(row).rstrip() for row in tables.aligned([self._HEAD, *self._rows()]))
+        return "\n".join([*lines, self._hint.replace("`", "")])
 
     def _repr_html_(self) -> str:
         if not self:
             return "<p>Nothing was left behind.</p>"
-        cells = "".join(f"<th>{head}</th>" for head in self._HEAD)
-        rows = [f"<tr>{cells}</tr>"]
-        for row in self._rows():
-            cells = "".join(f"<td>{as_html(text)}</td>" for text in row)
-            rows.append(f"<tr>{cells}</tr>")
-        hint = "<p><code>condorpool.attach(NAME)</code> resumes one of them.</p>"
-        return f"<table>{''.join(rows)}</table>{hint}"
+        texts = [name for name in self._HEAD if name != "cell"]
+        return f"{tables.html([self._HEAD, *self._rows()], texts)}<p>{with_code(self._hint)}</p>"
 
 
 def leftovers() -> Leftovers:
@@ -171,7 +172,9 @@ def found_in(entry: Entry) -> Iterator[Leftover]:
     if directory is None:
         return
     survey = Survey(directory, has_queue=entry.has_queue)
-    for chain in directory.chains().values():
+    chains = directory.chains().values()
+    directory.close()  # there may be many
+    for chain in chains:
         _, record = chain[0]
         yield Leftover(
             name=record.name or record.title,

@@ -107,7 +107,7 @@ def forget(name: str, *, everywhere: bool = False) -> int:
 
 
 def here() -> str:
-    """Return the notebook that this process runs, else its script."""
+    """Return the notebook that this process runs, else its script, else its folder."""
     return notebook_path() or program()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.cleaner import custody
+from condorpool.cleaner import custody, registry
 from condorpool.cleaner.owner import kernel_id, notebook_path
 from condorpool.display.notices import tell
 from condorpool.engine import description
@@ -20,6 +21,7 @@ from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.tracker import tracker
 from condorpool.interface.leftovers import Leftover
 from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.folders import weakness
 from condorpool.values.locks import uninterrupted
 
 #: Seconds between the notices that say what a closing pool waits for.
@@ -72,6 +74,7 @@ class Sessions:
         except BaseException:
             custody.unregister(directory.path)
             raise
+        _tell_risks(directory.path)
         self.follow(session, base)
         return session
 
@@ -133,6 +136,25 @@ class Sessions:
         self._by_folder = {}
 
 
+def _tell_risks(path: Path) -> None:
+    """Print a notice, once, if others could change what a new submit directory depends on."""
+    if why := weakness(path, trust_owners=True):
+        _tell_once(
+            f"{why}, who could replace the submit directory in it and run their code as you. "
+            "Choose a folder that only you can change: Pool(submitdir=...)."
+        )
+    if why := registry.why_elsewhere():
+        _tell_once(
+            f"{registry.state()} notes what must be cleaned up, because {why}. It may be deleted "
+            "at a restart: set XDG_STATE_HOME to a folder that only you can change."
+        )
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    tell(line)
+
+
 def _leave(session: Session, *, is_over: bool) -> None:
     """Clean up a session whose calls have ended."""
     tracker().unfollow(session)
@@ -143,3 +165,4 @@ def _leave(session: Session, *, is_over: bool) -> None:
     else:
         tell(f"some jobs of {path} are still queued; clean-up continues in the background")
         custody.hand_over(path)
+    session.directory.close()  # results that users keep refer to it

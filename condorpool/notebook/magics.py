@@ -23,9 +23,10 @@ from IPython.core.magic import (
 )
 from IPython.display import display
 
+from condorpool.display import eventwords
 from condorpool.display.notices import say
 from condorpool.display.printed import clean
-from condorpool.engine.payload import RemoteTraceback, name_of
+from condorpool.engine.payload import RemoteTraceback, name_of, number_of_cell
 from condorpool.interface.attach import attach
 from condorpool.interface.handle import spell
 from condorpool.interface.job import QueuedJob
@@ -35,7 +36,7 @@ from condorpool.interface.pool import Pool
 from condorpool.interface.results import Result
 from condorpool.interface.tracebacks import for_users, raise_from_call
 from condorpool.notebook import cell as remote
-from condorpool.notebook import completion, eventwords, lines, selection, status
+from condorpool.notebook import completion, lines, selection, status
 from condorpool.notebook.lines import LineError, Options
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -152,7 +153,7 @@ class CondorMagics(Magics):
             else:
                 each = (lambda item: func(*item)) if options.star else func
                 result = pool.imap_unordered(each, items, options.chunksize or 1, **keywords)
-        self.shell.user_ns[LAST] = result
+        self._keep(result)
         value = result if options.is_async else self._wait(result)
         if options.out is None:
             return value
@@ -173,7 +174,7 @@ class CondorMagics(Magics):
 
     def _file(self, source: str) -> str:
         """Return a file name under which tracebacks, also remote ones, find the source."""
-        return str(self.shell.compile.cache(source, self.shell.execution_count))
+        return str(self.shell.compile.cache(source, number_of_cell()))
 
     def _evaluate(self, text: str, space: dict[str, Any], shown: str = "") -> Any:
         """Return the value of an expression, which errors show as ``shown``."""
@@ -191,8 +192,12 @@ class CondorMagics(Magics):
         space: dict[str, Any] = self.shell.user_ns
         return space if local_ns is None or local_ns is space else {**space, **local_ns}
 
-    def _wait(self, result: Any) -> Any:
+    def _keep(self, result: Any) -> None:
+        """Let users find a result as `_condor`; what is said about its calls names that."""
+        self.shell.user_ns[LAST] = result
         spell(result, LAST)
+
+    def _wait(self, result: Any) -> Any:
         with for_users:
             return result.get() if isinstance(result, Result) else list(result)
 
@@ -233,7 +238,7 @@ class CondorMagics(Magics):
             keywords["overwrite"] = options.overwrite
             call = (cell, self._file(cell), values, options.wanted)
             result = _pool.get().apply_async(remote.cell, call, **keywords)
-        self.shell.user_ns[LAST] = result
+        self._keep(result)
         ran = self._wait(result)
         self._show(ran.shown)
         self.shell.user_ns.update(ran.values)

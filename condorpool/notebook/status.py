@@ -13,8 +13,9 @@ from condorpool.display.groups import Held, HeldGroups
 from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
-from condorpool.values.tables import GAP, aligned
-from condorpool.values.text import as_html, duration, one_line, plural, printable
+from condorpool.values import tables
+from condorpool.values.holds import again
+from condorpool.values.text import duration, now, one_line, plural, printable, with_code
 
 #: Lines about leftover calls, and about held jobs, at most.
 MOST = 5
@@ -62,6 +63,7 @@ class Status:
         self.queue = self._jobs_in_queue()
         self.held = _held_groups()
         self.left = _lines_about_leftovers()
+        self.time = now()
 
     @staticmethod
     def _jobs_in_queue() -> str:
@@ -74,7 +76,7 @@ class Status:
         lines = [f"In the queue: {self.queue}."] if self.queue else []
         lines += [
             f"{plural(group.count, 'job')} held: {one_line(group.reason, 300)} "
-            f"(hold code {group.code}.{group.subcode}). {group.cure}"
+            f"(hold code {group.code}.{group.subcode}). {group.cure}{again(group.times)}"
             for group in self.held[:MOST]
         ]
         if self.held:
@@ -86,7 +88,7 @@ class Status:
             named = [row.variable for row in unfinished if row.variable]
             result = named[0] if named else "pool.last"
             lines.append(
-                f"`{result}.show('auto')` shows calls live; `%condor_why` says what they wait for."
+                f"`{result}.show('auto')` shows calls live; `%condor_why all` says what jobs wait for."
             )
         return [*lines, *self.left]
 
@@ -102,36 +104,22 @@ class Status:
         if self.rows:
             is_text = [name in _TEXTS for name in self._table[0]]
             lines = [
-                GAP.join(
+                tables.GAP.join(
                     cell if left else cell.strip().rjust(len(cell))
                     for cell, left in zip(row, is_text, strict=True)
                 ).rstrip()
-                for row in aligned(self._table)
+                for row in tables.aligned(self._table)
             ]
         return printable("\n".join([*lines, *self.notes]))
 
     def _repr_html_(self) -> str:
         lines = ["<p>This notebook has no calls.</p>"]
         if self.rows:
-            head, *rows = self._table
-            sides = ["left" if name in _TEXTS else "right" for name in head]
-            lines = ["<table>", _html(head, sides, "th")]
-            lines += [*(_html(row, sides, "td") for row in rows), "</table>"]
-        return "\n".join([*lines, *(f"<div>{_code(note)}</div>" for note in self.notes)])
-
-
-def _html(cells: Sequence[str], sides: Sequence[str], tag: str) -> str:
-    row = (
-        f'<{tag} style="text-align: {side}">{as_html(cell)}</{tag}>'
-        for cell, side in zip(cells, sides, strict=True)
-    )
-    return f"<tr>{''.join(row)}</tr>"
-
-
-def _code(text: str) -> str:
-    """Return HTML in which what is between backticks is code."""
-    parts = as_html(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+            lines = [tables.html(self._table, _TEXTS)]
+        then = f"This is how it was at {self.time}."  # saved notebooks are read later
+        return "\n".join(
+            [*lines, *(f"<div>{with_code(note)}</div>" for note in [*self.notes, then])]
+        )
 
 
 def _held_groups() -> tuple[Held, ...]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
-from condorpool.personal.install import Installation
-from condorpool.values.exceptions import PersonalError
+from condorpool.personal.install import Installation, user_name
 
 # HTCondor never runs jobs as root, and its daemons need an account: "nobody".
 ACCOUNT = 65534
@@ -142,13 +140,7 @@ def text(
 
 def _allowed_users() -> str:
     """Return the users that may talk to the daemons, in HTCondor's syntax."""
-    try:
-        names = [pwd.getpwuid(os.geteuid()).pw_name]
-    except KeyError:
-        raise PersonalError(
-            f"user {os.geteuid()} has no name on this machine, and HTCondor knows users only by "
-            "name. Add a line for this user to /etc/passwd."
-        ) from None
+    names = [user_name()]
     if os.geteuid() == 0:
         # Root's name where HTCondor's own account exists.
         names.append("condor")

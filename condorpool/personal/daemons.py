@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.personal import configuration, folders, guardian
 from condorpool.personal.inspection import access_point_in, installation_of
-from condorpool.personal.install import Installation, find
+from condorpool.personal.install import Installation, find, user_name
 from condorpool.personal.stopping import end, end_leftovers, stop
 from condorpool.values.exceptions import (
     HTCondorError,
@@ -201,6 +201,7 @@ class _GoneError(PersonalError):
 
 
 def _installed() -> Installation:
+    user_name()  # before the folder is made: without one, HTCondor cannot be used
     installation = find()
     if installation is None:
         raise HTCondorNotFoundError(

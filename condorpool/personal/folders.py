@@ -33,6 +33,7 @@ from typing import Any
 
 from condorpool.personal import guardian
 from condorpool.values.exceptions import PersonalError
+from condorpool.values.folders import make, weakness
 from condorpool.values.locks import uninterrupted
 
 #: Locked by the guardian as long as it lives.
@@ -118,11 +119,9 @@ def _make(folder: Path) -> None:
     shared = _shared(folder)
     try:
         if shared is not None:
-            shared.parent.mkdir(parents=True, exist_ok=True)
-            shared.mkdir(mode=0o700, exist_ok=True)
+            make(shared)
             _check_private(shared)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make(folder)
         _check_private(folder)
         _check_ours(folder)
     except FileNotFoundError:
@@ -152,19 +151,12 @@ def _check_private(folder: Path) -> None:
     Where all users may write, as in the folder for temporary files, another
     user could have made it first.
     """
-    about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode):
-        why = "is not a folder"
-    elif about.st_uid != os.geteuid():
-        why = f"belongs to user {about.st_uid}"
-    elif about.st_mode & 0o022:
-        why = "can be written to by other users"
-    else:
-        return
-    raise PersonalError(
-        f"{folder} {why}: it is not safe to run HTCondor there. Remove it, or name another "
-        "folder (CONDORPOOL_PERSONAL in the environment, or `folder`)."
-    )
+    is_folder = stat.S_ISDIR(folder.lstat().st_mode)
+    if why := weakness(folder) if is_folder else f"{folder} is not a folder":
+        raise PersonalError(
+            f"{why}: it is not safe to run HTCondor in {folder}. Name another folder, which only "
+            "you can change (CONDORPOOL_PERSONAL in the environment, or `folder`)."
+        )
 
 
 def _check_ours(folder: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -16,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
-from condorpool.personal import debian
-from condorpool.values.exceptions import InstallError
+from condorpool.personal import debian, guardian
+from condorpool.values.exceptions import InstallError, PersonalError
+from condorpool.values.folders import in_home, make, weakness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,9 +65,15 @@ def find() -> Installation | None:
     An installation of condorpool's own comes first, because the user asked
     for it.  Then come ``condor_master`` on the PATH, the
     HTCondor that is configured, the system's, and conda's.
+
+    Raises
+    ------
+    InstallError
+        Another user could have put condorpool's own there.
     """
     own = _own(place())
     if own is not None:
+        _check_safe(place())
         return own
     for folder, source in _places():
         if os.access(folder / "condor_master", os.X_OK):
@@ -129,6 +135,15 @@ def _parse_version(text: str) -> str:
     return found[1] if found else ""
 
 
+def _check_safe(folder: Path) -> None:
+    """Raise unless only this user can put programs there."""
+    if why := weakness(folder):
+        raise InstallError(
+            f"{why}: programs in {folder} are not safe to run. Name a folder that only you can "
+            "change in the environment variable CONDORPOOL_CACHE."
+        )
+
+
 def _own(prefix: Path) -> Installation | None:
     """Return what an earlier `install` put there, unless the folder was moved since."""
     prefix = prefix.resolve()
@@ -183,6 +198,7 @@ def install(
     say = progress or (lambda _line: None)
     cache = _cache()
     with _understandable(cache), _exclusive(cache, say) as lock:
+        _check_safe(cache)
         # Another process may have done it while we waited for the lock.
         done = None if force else _own(cache / "htcondor")
         return done or _install(cache, uri, lock, say)
@@ -195,7 +211,10 @@ def check(mirror: str | None = None) -> str:
     ------
     InstallError
         HTCondor cannot be installed on this machine.
+    PersonalError
+        This user could not use it.
     """
+    user_name()
     debian.check_machine()
     uri = mirror or debian.mirror()
     if uri is None:
@@ -204,6 +223,17 @@ def check(mirror: str | None = None) -> str:
             f"`--mirror URL`. Or: {debian.ELSEWHERE}"
         )
     return uri
+
+
+def user_name() -> str:
+    """Return the name by which HTCondor knows this user; raise PersonalError if there is none."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise PersonalError(
+            f"user {os.geteuid()} has no name on this machine, and HTCondor knows users only by "
+            "name. Add a line for this user to /etc/passwd."
+        ) from None
 
 
 def place() -> Path:
@@ -223,6 +253,7 @@ def _install(cache: Path, uri: str, lock: int, say: debian.Progress) -> Installa
         packages, suite = debian.download(staging / "apt", uri, lock, say)
         say("Unpacking")
         prefix = staging / "prefix"
+        prefix.mkdir(0o700)  # the umask may let others write in the folders below
         debian.unpack(packages, prefix)
         debian.relocate(prefix, final)
         version = _parse_version(debian.run_staged(prefix, "usr/sbin/condor_master", "-version"))
@@ -253,14 +284,15 @@ def _size_of(folder: Path) -> str:
 
 def _cache() -> Path:
     chosen = os.environ.get("CONDORPOOL_CACHE")
-    path = Path(chosen) if chosen else platformdirs.user_cache_path("condorpool")
-    return path.expanduser().resolve()
+    path = Path(chosen).expanduser() if chosen else in_home("cache")
+    path = path or Path(tempfile.gettempdir(), guardian.shared_name(), "cache")
+    return path.resolve()
 
 
 @contextmanager
 def _exclusive(cache: Path, say: debian.Progress) -> Iterator[int]:
     """Hold the lock that lets one process install at a time; yield its descriptor."""
-    cache.mkdir(parents=True, exist_ok=True)
+    make(cache)
     descriptor = os.open(cache / "htcondor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -37,6 +37,10 @@ MAGIC = FORMAT + b"2 "
 #: Bytes of the longest first line that is read alone; each frame takes some ten.
 MAX_LINE = 1 << 26
 
+#: Whose files are read.  A job on a shared file system finds them by their path, where others
+#: may have put theirs.  The client holds the folder open, so there it does not matter.
+owners: Any = ()
+
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -178,7 +182,7 @@ def read(path: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def opened(path: str) -> Any:
-    """Open a file to read; raise `DamagedError` if it is a folder, a link, or anything else."""
+    """Open a file to read; raise `DamagedError` if it is a folder, a link, or not to be trusted."""
     try:
         # Not blocking: to open a named pipe would wait for a process that writes to it.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -186,9 +190,14 @@ def opened(path: str) -> Any:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
             raise DamagedError(path, "is damaged: it is not a file") from None
         raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    about, why = os.fstat(handle), ""
+    if not stat.S_ISREG(about.st_mode):
+        why = "it is not a file"
+    elif owners and about.st_uid not in owners:
+        why = f"it belongs to user {about.st_uid}"
+    if why:
         os.close(handle)
-        raise DamagedError(path, "is damaged: it is not a file")
+        raise DamagedError(path, f"is damaged: {why}")
     return open(handle, "rb")
 
 

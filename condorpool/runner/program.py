@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> None:
 def run(arguments: list[str]) -> int:
     """Run the job; return its exit code."""
     mode, crew, *others = arguments
+    # Jobs of root's personal HTCondor run as another user.
+    container.owners = {0, os.geteuid()}
     worker = Worker(container.read(crew))
     return once(worker, *others) if mode == "once" else serve(worker, *others)
 

@@ -336,7 +336,7 @@ class JobHeldError(JobError):
     code, subcode
         HTCondor's ``HoldReasonCode`` and ``HoldReasonSubCode``.
     count
-        How many jobs of the same call are held.
+        How many jobs that make calls of the same result are held.
     """
 
     state = "is held"
@@ -358,7 +358,7 @@ class JobHeldError(JobError):
 
     def _words(self) -> str:
         others = self.count - 1
-        held = "job of this call is" if others == 1 else "jobs of this call are"
+        held = "job is" if others == 1 else "jobs are"
         return super()._words() + (f" {others:,} more {held} held." if others > 0 else "")
 
 

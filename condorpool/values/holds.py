@@ -62,6 +62,15 @@ _CURES: dict[int | tuple[int, int], str] = {
 _ANY = "Fix the cause and release() the job, or remove() it."
 
 
-def cure(code: int, subcode: int = 0) -> str:
-    """Return what to do about a job that is held for this reason, as a sentence."""
-    return _CURES.get((code, subcode)) or _CURES.get(code, _ANY)
+def again(times: int) -> str:
+    """Return a sentence that says how often a job has been held; empty if this is the first time."""
+    if times < 2:
+        return ""
+    last = times % 10 if times % 100 not in (11, 12, 13) else 0
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
+    return f" Held again after release, {times:,}{ending} time."
+
+
+def cure(code: int, subcode: int = 0, times: int = 1) -> str:
+    """Return what to do about a job that is held for this reason, and how often it has been held."""
+    return (_CURES.get((code, subcode)) or _CURES.get(code, _ANY)) + again(times)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from condorpool.values.text import printable
+from condorpool.values.text import as_html, printable
 
 #: What is between two columns.
 GAP = "  "
@@ -34,6 +34,20 @@ def aligned(rows: Sequence[Sequence[str]], width: int | None = None) -> list[lis
         [_padded(cut(cell, most), most) for cell, most in zip(row, widths, strict=True)]
         for row in texts
     ]
+
+
+def html(rows: Sequence[Sequence[str]], texts: Collection[str]) -> str:
+    """Return a table as HTML, its head first; the columns with these names are texts, others numbers."""
+    sides = ["left" if name in texts else "right" for name in rows[0]]
+    lines = []
+    for number, row in enumerate(rows):
+        tag = "td" if number else "th"
+        cells = (
+            f'<{tag} style="text-align: {side}; white-space: nowrap">{as_html(cell)}</{tag}>'
+            for cell, side in zip(row, sides, strict=True)
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def width_of(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import reprlib
+import time
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -84,6 +85,17 @@ def left_by_terminal(text: str) -> str:
     """
     lines = _COMMANDS.sub("", text).split("\n")
     return printable("\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines))
+
+
+def with_code(text: str) -> str:
+    """Return a text as HTML, in which what is between backticks is code."""
+    parts = as_html(text).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def now() -> str:
+    """Return the time, for texts that are read later: ``2026-11-26 22:20:05``."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration(seconds: float) -> str:

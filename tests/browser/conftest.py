@@ -43,7 +43,7 @@ from condorpool import Pool
 def wait(*_):
     while not pathlib.Path({marker!r}).exists():
         time.sleep(0.05)
-SUBMIT = dict(submitdir={folder!r})
+SUBMIT = dict(submitdir={folder!r}, linger=0)  # the next test needs their slots
 HELD = dict(SUBMIT, processes=2, maxtasksperchild=1, submitkwargs=dict(
     should_transfer_files="YES", transfer_input_files="/no/such/file"))
 """
@@ -57,8 +57,6 @@ def server(tmp_path_factory, htcondor):
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
-    for name, requirement in KERNELS.items():
-        _add_kernel(folder / "DATA" / "kernels" / name, requirement)
     (folder / "work").mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -71,6 +69,7 @@ def server(tmp_path_factory, htcondor):
         "IPYTHONDIR": str(folder / "ipython"),
         "CONDOR_CONFIG": os.devnull,
         "CONDORPOOL_PERSONAL": str(htcondor.folder),
+        "CONDORPOOL_GRACE": "1",  # the jobs of a test end soon after its kernel
     }
     options = {
         "ServerApp.ip": "127.0.0.1",
@@ -111,8 +110,8 @@ def server(tmp_path_factory, htcondor):
 
 
 def _add_kernel(folder, requirement):
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    subprocess.run([*pip, folder / "lib", requirement, "nest-asyncio"], check=True)
+    """Begin to install a kernel; return the process that does."""
+    folder.mkdir(parents=True)
     spec = {
         "display_name": requirement,
         "language": "python",
@@ -120,6 +119,19 @@ def _add_kernel(folder, requirement):
         "env": {"PYTHONPATH": os.pathsep.join([str(folder / "lib"), *sys.path[1:]])},
     }
     (folder / "kernel.json").write_text(json.dumps(spec))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    return subprocess.Popen([*pip, folder / "lib", requirement, "nest-asyncio"])
+
+
+@pytest.fixture(scope="session")
+def installations(server):
+    """Install all kernels while the first test runs; return the processes by the kernels' names."""
+    _, work, _ = server
+    folder = work.with_name("DATA") / "kernels"
+    running = {name: _add_kernel(folder / name, needs) for name, needs in KERNELS.items()}
+    yield running
+    for process in running.values():
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +172,10 @@ def page(context):
 
 
 @pytest.fixture(params=["python3", *KERNELS])
-def kernel(request):
+def kernel(request, installations):
     """Return each kernel in turn."""
+    if request.param in installations:
+        assert installations[request.param].wait() == 0
     return request.param
 
 

@@ -198,8 +198,10 @@ class TestOnHold:
             seen.append((job.id, job.hold_reason))
             return "release" if len(seen) == 1 else "raise"
 
-        with pytest.raises(condorpool.JobHeldError, match="/no/such/file"):
+        with pytest.raises(condorpool.JobHeldError, match=r"/no/such/file.* 2nd time") as caught:
             held.get(timeout=60, on_hold=decide)
+        assert "Held again after release, 2nd time." in held.analyze()
+        assert str(caught.value).count("again after release") == 1
         assert len(seen) == 2
         assert seen[0][0] == seen[1][0]
         assert "/no/such/file" in seen[0][1]

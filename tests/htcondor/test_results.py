@@ -145,7 +145,7 @@ class TestIterators:
         """No more items are taken, and the iterator ends after the calls that it had taken."""
         pool = make_pool(processes=1)
         results = pool.imap(time.sleep, itertools.repeat(seconds), chunksize=2, buffersize=10)
-        while results.calls < 10 or not results.counts().running:
+        while results.calls < 10 or not results.jobs:  # until a job has taken some
             time.sleep(0.02)
         assert getattr(results, verb)() == (10 if verb == "remove" else 8)
         removed = 0
@@ -371,6 +371,8 @@ class TestSequence:
             result[5]
         with pytest.raises(TypeError, match="not str"):
             result["a"]
+        with pytest.raises(ValueError, match=r"progress='wigdet'.* Did you mean 'widget'"):
+            result.show("wigdet")
         assert isinstance(result, Sequence)
         assert (result.index(2), result.count(1), 7 in result) == (4, 1, False)
         with pytest.raises(ValueError, match="1"):

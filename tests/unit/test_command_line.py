@@ -336,7 +336,7 @@ class TestOthersText:
         failed = JobFailedError("1.0", self.EVIL, host=self.EVIL, stderr=self.EVIL)
         directory = keep(**{self.EVIL: [Loud(), ValueError(self.EVIL), failed]})
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-        (directory / "job-1.0.err").write_text(self.EVIL, errors="surrogatepass")
+        (directory.path / "job-1.0.err").write_text(self.EVIL, errors="surrogatepass")
         registry.log(f"{directory.run}: {self.EVIL}")
         (entry,) = registry.everything()
         entry.say(self.EVIL)
@@ -438,7 +438,7 @@ def test_control_characters_do_not_reach_the_terminal(run, keep, words):
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     directory = keep(**{f"scan{CODES}": [ValueError(CODES), Value(), JobFailedError("1.0", CODES)]})
-    (directory / "job-1.0.err").write_text(f"\x1b[31m{CODES}")
+    (directory.path / "job-1.0.err").write_text(f"\x1b[31m{CODES}")
     for entry in registry.everything():
         entry.say(f"kept: {CODES}")
     status, out, err = run(*words.split(), "scan")

@@ -10,8 +10,7 @@ import numpy
 import pytest
 
 import condorpool
-from condorpool.engine import payload
-from condorpool.engine.room import Room
+from condorpool.engine import payload, room
 from condorpool.engine.submitdir import SubmitDir, made_name
 from condorpool.runner import chirp, container
 from condorpool.runner.container import DamagedError
@@ -186,37 +185,22 @@ def directory(tmp_path):
 
 def test_a_runner_that_finds_no_room_is_believed_for_a_while(directory):
     """The times are those of the disk, whose clock may differ; a runner may end while it waits."""
-    room, said = Room(directory), directory.path / made_name(1) / FULL
-    assert room.trouble([1]) is None
+    said = directory.path / made_name(1) / FULL
+    assert room.trouble(directory, [1]) is None
     said.touch()
-    assert "No space left" in str(room.trouble([1]))
-    assert room.trouble([2]) is None
+    assert "No space left" in str(room.trouble(directory, [1]))
+    assert room.trouble(directory, [2]) is None
     now = said.stat().st_mtime
     os.utime(said, (now, now - 60))
-    assert room.trouble([1]) is None
+    assert room.trouble(directory, [1], probes=True) is None
 
 
-def test_a_folder_that_is_away_for_a_moment_is_not_lost(directory, tmp_path):
-    """Twice in a row it is; so is one that is another, as HTCondor makes for its log."""
-    room = Room(directory)
-    assert not room.is_lost()
-    moved = directory.path.rename(tmp_path / "moved")
-    assert not room.is_lost()
-    moved.rename(directory.path)
-    assert not room.is_lost()
-    moved = directory.path.rename(tmp_path / "moved")
-    directory.path.mkdir()
-    assert [room.is_lost(), room.is_lost()] == [False, True]
-    assert "was deleted or moved" in str(room.trouble([1]))
-    directory.path.rmdir()
-    moved.rename(directory.path)
-    assert not room.is_lost()
-
-
-def test_a_folder_that_cannot_be_looked_at_is_not_lost(directory, monkeypatch):
+def test_a_folder_that_cannot_be_looked_at_is_not_gone(directory, monkeypatch):
     """Its server may be away."""
-    room = Room(directory)
-    assert not room.is_lost()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", lambda _: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
-        assert [room.is_lost(), room.is_lost()] == [False, False]
+    assert directory.is_in_place
+    for error, is_in_place in ((errno.ESTALE, True), (errno.EIO, True), (errno.ENOENT, False)):
+        with monkeypatch.context() as patch:
+            raised = OSError(error, os.strerror(error))
+            patch.setattr(os, "lstat", lambda _, raised=raised: (_ for _ in ()).throw(raised))
+            found = directory.is_in_place
+        assert found is is_in_place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from condorpool.notebook import eventwords
+from condorpool.display import eventwords
 
 LOG = """\
 000 (012.003.000) 2026-11-26 19:11:44 Job submitted from host: <127.0.0.1:34425?addrs=1&alias=vm>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -306,3 +307,11 @@ def test_other_functions_are_other_calls(functions):
     """Functions with different code differ, also on the same line of the same file."""
     for one, other in itertools.combinations(functions, 2):
         assert fingerprint(one, "map", [1]) != fingerprint(other, "map", [1])
+
+
+def test_the_environment_does_not_matter(monkeypatch):
+    """Calls that use it are the same in another kernel: a job gets the environment of its own time."""
+    read = eval("lambda x: environ.get(x)", {"environ": os.environ})
+    before = fingerprint(read, "map", ["A"])
+    monkeypatch.setenv("CP_ANOTHER", "1")
+    assert fingerprint(read, "map", ["A"]) == before

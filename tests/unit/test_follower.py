@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from condorpool.access.accesspoint import AccessPoint
@@ -60,7 +62,7 @@ def test_events_wait_for_a_submission_only(state, staffing, follower):
     state.changed.notify_all = lambda: woken.append(1)
 
     def pump(*numbers):
-        with state.directory.log.open("a") as log:
+        with Path(state.directory.log).open("a") as log:
             log.writelines(SUBMITTED.format(number) for number in numbers)
         woken.clear()
         follower.pump()

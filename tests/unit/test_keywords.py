@@ -78,3 +78,11 @@ def test_the_most_memory_needs_a_first():
 def test_what_helps_a_held_job(code, subcode, cure):
     """The cure depends on why HTCondor holds it."""
     assert cure in holds.cure(code, subcode)
+
+
+def test_a_hold_that_comes_back():
+    """It is told from the second time on."""
+    assert holds.again(1) == ""
+    assert holds.cure(999, 0, 2) == f"{holds.cure(999)} Held again after release, 2nd time."
+    words = [holds.again(times).split()[-2] for times in (3, 4, 11, 12, 21, 102, 113)]
+    assert words == ["3rd", "4th", "11th", "12th", "21st", "102nd", "113th"]

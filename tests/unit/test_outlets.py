@@ -20,7 +20,7 @@ from IPython.core.error import UsageError
 from condorpool.cleaner import registry
 from condorpool.cli import console
 from condorpool.cli.main import main
-from condorpool.display import groups, notices, printed, report, textbar, timeline
+from condorpool.display import eventwords, groups, notices, printed, report, textbar, timeline
 from condorpool.display.progress import Progress
 from condorpool.engine import copies
 from condorpool.engine.calls import Calls
@@ -29,7 +29,7 @@ from condorpool.engine.counts import CallCounts
 from condorpool.engine.payload import RemoteTraceback
 from condorpool.engine.why import why
 from condorpool.interface.leftovers import Leftovers
-from condorpool.notebook import eventwords, status
+from condorpool.notebook import status
 from condorpool.notebook.lines import LineError
 from condorpool.notebook.magics import _usage
 from condorpool.values import exceptions, notes

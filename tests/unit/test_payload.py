@@ -136,7 +136,7 @@ class TestProgram:
             payload.write_crew(directory / "w", None, (), environment or {}, tmp_path)
             payload.write_call(directory / "c", payload.Call(func, style), share)
             payload.write_chunk(directory / "k", items, 0)
-            command = [directory / "launch.sh", sys.executable, container.PYTHON, "o"]
+            command = [directory.path / "launch.sh", sys.executable, container.PYTHON, "o"]
             command += [
                 "-c",
                 START,
@@ -150,7 +150,7 @@ class TestProgram:
                 "0",
                 str(len(items)),
             ]
-            (directory / "o").unlink(missing_ok=True)
+            directory.discard("o")
             subprocess.run(["/bin/sh", *command], cwd=directory.path, check=True, timeout=30)
             return payload.read_outcome(directory / "o")
 

@@ -5,10 +5,13 @@ import importlib
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from condorpool.personal import debian
+from condorpool.personal import debian, guardian
+from condorpool.values import folders
 from condorpool.values.exceptions import InstallError
 
 # As an attribute of the package this name is the function.
@@ -198,3 +201,51 @@ def test_apt_counts_installed_packages_only_if_asked(tmp_path):
     with pytest.raises(InstallError, match="dpkg"):
         alone.wanted()
     os.close(lock)
+
+
+class TestOthers:
+    """Programs that other users could have put there are not run."""
+
+    @pytest.fixture
+    def cache(self, tmp_path, monkeypatch):
+        """Make a cache in which HTCondor seems to be installed."""
+        cache = tmp_path / "around" / "cache"
+        programs = cache / "htcondor" / "usr" / "sbin"
+        programs.mkdir(parents=True)
+        (programs / "condor_master").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        (programs / "condor_master").chmod(0o755)
+        record = {"prefix": str(cache / "htcondor"), "version": "25.14.1"}
+        (cache / "htcondor" / "installation.json").write_text(json.dumps(record))
+        monkeypatch.setenv("CONDORPOOL_CACHE", str(cache))
+        yield cache
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_cache_of_ones_own(self, cache):
+        """It comes first."""
+        assert install.find().version == "25.14.1"
+
+    @pytest.mark.parametrize("weak", [".", "..", "htcondor"])
+    def test_a_cache_that_others_may_write_to(self, cache, weak):
+        """Nor is anything installed below it."""
+        (cache / weak).chmod(0o777)
+        with pytest.raises(InstallError, match=r"can be written to .* CONDORPOOL_CACHE"):
+            install.find()
+        if weak != "htcondor":  # which an installation replaces
+            with pytest.raises(InstallError, match="can be written to"):
+                install.install(force=True)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
+    @pytest.mark.parametrize("his", [".", "..", "htcondor"])
+    def test_a_cache_of_another_user(self, cache, his):
+        """In a folder with the sticky bit, another user may be the first."""
+        cache.chmod(0o1777)
+        os.chown(cache / his, 65534, -1)
+        with pytest.raises(InstallError, match="belongs to user"):
+            install.find()
+
+    def test_a_home_that_is_not_known(self, tmp_path, monkeypatch):
+        """The cache is with the temporary files then."""
+        monkeypatch.setattr(folders.platformdirs, "user_cache_path", lambda _: Path("~/.cache"))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.delenv("CONDORPOOL_CACHE", raising=False)
+        assert install.place() == tmp_path / guardian.shared_name() / "cache" / "htcondor"

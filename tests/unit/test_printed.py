@@ -22,7 +22,7 @@ def chunk(first, *texts, job="1.0", begin=0, **more):
     return Printed(first, job, (text, ""), marks, more.pop("lost", {}), spans, **more)
 
 
-def calls(*chunks, name="fit", is_single=False):
+def calls(*chunks, spelling="result", name="fit", is_single=False):
     """Return calls whose chunks have printed something."""
     return SimpleNamespace(
         name=name,
@@ -32,6 +32,7 @@ def calls(*chunks, name="fit", is_single=False):
         calls_printed=sum(len(one.marks) for one in chunks),
         texts=lambda: by_call(chunks, made_again=False),
         session=SimpleNamespace(changed=threading.Lock()),
+        spelling=spelling,
     )
 
 
@@ -114,6 +115,7 @@ def test_a_few_texts_are_shown_whole():
     """Each has its label; a single call needs none."""
     shown = display.shown(calls(chunk(0, "a\n", "", "c\n")))
     assert shown.title == "printed by 2 calls"
+    assert shown.hint == "printed by 2 calls: result.printed()"
     assert shown.text == "call 0:\na\ncall 2:\nc"
     assert "<strong>call 2:</strong>\nc" in shown.html
     single = display.shown(calls(chunk(0, "<b>\n"), is_single=True))
@@ -125,11 +127,12 @@ def test_a_few_texts_are_shown_whole():
 @pytest.mark.parametrize("length", [10, 100_000])
 def test_the_size_of_what_is_shown_is_limited(length):
     """It says what is missing, and how to get it."""
-    shown = display.shown(calls(chunk(0, *["x" * (length - 1) + "\n"] * 10_000)))
+    chunks = chunk(0, *["x" * (length - 1) + "\n"] * 10_000)
+    shown = display.shown(calls(chunks, spelling="_condor"))
     assert len(shown.text) < 1.5 * display.MOST
     assert shown.count == 10_000
     assert "more calls printed" in shown.missing
-    assert "pool.last.printed()" in shown.missing
+    assert "_condor.printed()" in shown.missing
     assert ("only the end" in shown.missing) == (length > 100)
 
 

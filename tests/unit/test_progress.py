@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import threading
 from types import SimpleNamespace
 
@@ -329,3 +330,39 @@ def test_a_bar_overwrites_itself(monkeypatch):
     assert len(lines) == 3
     assert lines[-1].rstrip(" \n").endswith("2 of 2 calls done, 0:00")
     assert lines[-1].endswith("\n")
+
+
+def test_the_bar_of_a_report_needs_no_styles_of_the_page():
+    """JupyterLab removes `flex` with numbers and variables of themes; few failed calls are seen."""
+    html = report.render(seen(counts=CallCounts(done=99_999, failed=1), ended=True))["text/html"]
+    bar = html.partition('aria-hidden="true"')[2].partition("</div>")[0]
+    widths = [float(width) for width in re.findall(r"width: ([\d.]+)%", bar)]
+    assert len(widths) == 2
+    assert widths[1] > 0.4
+    assert sum(widths) == pytest.approx(100, abs=0.1)
+    assert "var(" not in bar
+
+
+def test_the_slowest_calls_have_their_seconds():
+    """Hosts are named where there is more than one."""
+    chunks = [
+        Chunk(n, 1, 0, "1.0", host, 0.0, seconds)
+        for n, (host, seconds) in enumerate([("a", 1.23), ("a", 75.0), ("a", 0.5)])
+    ]
+    assert report.render(seen(ended=True), chunks=chunks)["text/plain"].endswith(
+        "slowest: call 1 (1:15), call 0 (1.2 s)"
+    )
+    chunks[0] = chunks[0]._replace(host="b")
+    assert report.render(seen(ended=True), chunks=chunks)["text/plain"].endswith(
+        "slowest: call 1 (1:15 on a), call 0 (1.2 s on b)"
+    )
+
+
+def test_the_report_on_calls_that_have_not_ended_has_its_time():
+    """It may be read later; it says how to see them live."""
+    calls = SimpleNamespace(
+        spelling="_condor", calls_printed=0, echoes=False, posted_at=0.0, chunks=list
+    )
+    html = report.of(calls, seen())["text/html"]
+    assert re.search(r"at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d; <code>_condor.show\(", html)
+    assert "at 2" not in report.of(calls, seen(ended=True))["text/html"]

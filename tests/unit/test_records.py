@@ -52,13 +52,13 @@ def test_files_that_are_not_ours_are_ignored(directory):
     directory.make_crew(0)
     posted, taken = Token(2, 0, 3, 0), Token(2, 3, 5, 3, "12.0")
     directory.post(0, [posted])
-    (directory / submitdir.taken_name(0) / str(taken)).touch()
-    (directory / submitdir.chunk_name(2, 0)).touch()
+    (directory.path / submitdir.taken_name(0) / str(taken)).touch()
+    (directory.path / submitdir.chunk_name(2, 0)).touch()
     for number in (2, 10):
         directory.record(submitdir.facts_name(number), BatchRecord(crew=0, title="f"))
     directory.record(submitdir.error_name(2, 3), ErrorRecord.of(JobRemovedError("1.0", "x"), 5))
     directory.record(submitdir.jobs_name(0), CrewRecord())
-    (directory / submitdir.shared_name(7)).touch()
+    (directory.path / submitdir.shared_name(7)).touch()
     for file in [file for file in directory.path.rglob("*") if file.is_file()]:
         for foreign in FOREIGN:
             file.with_name(foreign.format(file.name)).write_text("no record")
@@ -177,3 +177,19 @@ def test_new_submit_directories_are_hidden(tmp_path):
     """They would clutter a file browser."""
     directory = SubmitDir.new(tmp_path)
     assert directory.path.name == f".{directory.run}"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_script"),
+    [("run.py", True), ("ipython", False), ("ipykernel_launcher.py", False), ("", False)],
+)
+def test_what_names_belong_to(name, is_script, tmp_path, monkeypatch):
+    """A script is one; a shell is the same file for all, so that its folder counts."""
+    monkeypatch.chdir(tmp_path)
+    if name:
+        (tmp_path / name).touch()
+    monkeypatch.setattr("sys.argv", [name])
+    expected = str(tmp_path / name) if is_script else str(tmp_path)
+    assert submitdir.program.__wrapped__() == expected
+    monkeypatch.setattr("sys.argv", ["-c"])
+    assert submitdir.program.__wrapped__() == str(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.engine import ownership
 from condorpool.engine.submitdir import SubmitDir
+from condorpool.personal import guardian
+from condorpool.values.exceptions import CondorPoolError
 
 
 @pytest.fixture
@@ -152,6 +155,93 @@ def run(code, *arguments):
     ).stdout.strip()  # fmt: skip
 
 
+class TestOthers:
+    """What other users of the machine have put there is not believed."""
+
+    @pytest.fixture
+    def home(self, tmp_path, monkeypatch):
+        """Return the folder of the registry's, and make one for temporary files."""
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+        (tmp_path / "tmp").mkdir()
+        (tmp_path / "tmp").chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+        return tmp_path / "home"
+
+    def spoiled(self, home, spoil):
+        """Spoil the usual folder."""
+        folder = home / "condorpool"
+        folder.mkdir(parents=True)
+        if spoil == "open to others":
+            folder.chmod(0o777)
+        elif spoil == "below one that is open":
+            folder.parent.chmod(0o777)
+        else:
+            folder.rmdir()
+            folder.write_text("")
+        return folder
+
+    @pytest.mark.parametrize("spoil", ["open to others", "below one that is open", "no folder"])
+    def test_the_folder_for_temporary_files_is_used_and_the_reason_given(
+        self, tmp_path, home, spoil
+    ):
+        """Users are told."""
+        folder = self.spoiled(home, spoil)
+        fallback = tmp_path / "tmp" / guardian.shared_name() / "state"
+        assert registry.state() == fallback
+        assert fallback.stat().st_mode & 0o777 == fallback.parent.stat().st_mode & 0o777 == 0o700
+        assert str(folder.parent) in registry.why_elsewhere()
+
+    def test_a_usual_folder_has_no_reason(self, tmp_path, home):
+        """Also one that a link of this user's leads to."""
+        (tmp_path / "big").mkdir()
+        home.symlink_to("big")
+        assert registry.state().samefile(tmp_path / "big" / "condorpool")
+        assert registry.why_elsewhere() == ""
+
+    def test_a_home_that_is_not_known(self, tmp_path, home, monkeypatch):
+        """No folder called ``~`` is made."""
+        monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # the user has no name
+        monkeypatch.chdir(tmp_path)
+        assert registry.state() == tmp_path / "tmp" / guardian.shared_name() / "state"
+        assert registry.why_elsewhere() == "there is no home folder"
+        assert not (tmp_path / "~").exists()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
+    @pytest.mark.parametrize("planted", ["folder", "link", "state"])
+    def test_a_fallback_of_another_user_is_refused(self, tmp_path, home, planted):
+        """The error says what to do."""
+        self.spoiled(home, "no folder")
+        around = tmp_path / "tmp" / guardian.shared_name()
+        if planted == "link":
+            (tmp_path / "his").mkdir()
+            around.symlink_to(tmp_path / "his")
+            os.chown(around, 65534, 65534, follow_symlinks=False)
+        else:
+            (around / "state").mkdir(parents=True)
+            os.chown(around if planted == "folder" else around / "state", 65534, 65534)
+        with pytest.raises(CondorPoolError, match=r"belongs to user .* Set XDG_STATE_HOME"):
+            registry.state()
+        assert not list(around.glob("state/*"))
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
+    def test_an_entry_of_another_user_is_none(self, entry):
+        """Others may have been able to write there earlier."""
+        os.chown(entry.file, 65534, -1)
+        assert registry.everything() == []
+        os.chown(entry.file, 0, -1)
+        assert registry.everything() == [entry]
+        os.chown(entry.file.parent, 65534, -1)
+        assert registry.everything() == []
+
+    @pytest.mark.parametrize("path", ["/home/user", "/x/.condorpool-2", "jobs/condorpool-1", "/"])
+    def test_an_entry_is_for_a_submit_directory_of_its_name(self, entry, path):
+        """No other folder may be deleted."""
+        entry.change(path=Path(path))
+        assert registry.everything() == []
+
+
 class TestOwnership:
     """One process owns a directory."""
 
@@ -194,6 +284,6 @@ class TestOwnership:
         assert SubmitDir.found(directory.path).manifest.pid == os.getpid()
         copy = tmp_path / "copy"
         copy.mkdir()
-        (copy / "manifest.json").write_text((directory / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(directory.text("manifest.json"))
         assert SubmitDir.found(copy) is None
         assert SubmitDir.found(Path("/nowhere")) is None

@@ -93,7 +93,9 @@ def test_in_the_status(left):
         "Left by this notebook: scan: 3 of 10 calls done, 7 waiting. `%condor_attach scan`",
         "Other notebooks and programs have left 1 map: `%condor_attach` lists them.",
     ]
-    assert "<code>%condor_attach scan</code>" in status.Status({})._repr_html_()
+    shown = status.Status({})
+    assert "<code>%condor_attach scan</code>" in shown._repr_html_()
+    assert f"This is how it was at {shown.time}." in shown._repr_html_()  # it may be read later
 
 
 def test_loading_starts_nothing(tmp_path):

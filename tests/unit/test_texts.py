@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -133,7 +134,7 @@ def test_the_events_of_a_job_are_read_line_by_line(tmp_path):
     log.insert(7, event.format("008", 1, 3, "condorpool-outcome 1-2"))
     directory = SubmitDir(tmp_path)
     assert directory.events(["1.3"]) is None
-    directory.log.write_text("".join(log))
+    Path(directory.log).write_text("".join(log))
     assert directory.events(["1.3"]) == event.format("001", 1, 3, "Job executing") * 2
     assert directory.events(["1.99"]) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
@@ -174,3 +175,18 @@ def test_without_pandas_it_raises(monkeypatch):
     without(monkeypatch, "pandas")
     with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
         timeline.dataframe([])
+
+
+def test_short_calls_after_a_long_wait_are_seen():
+    """Their bars are not beyond the end of the picture; each names its calls."""
+    picture = Picture([made("a", 60 + n / 1000, 1e-4) for n in range(3)], posted=1.0)
+    html = picture.html()
+    widths = [
+        (float(width), float(margin))
+        for width, margin in re.findall(
+            r"width: ([\d.]+)%; flex: none; margin-left: ([\d.]+)%", html
+        )
+    ]
+    wait = float(re.search(r'title="waiting 0:59" style="width: ([\d.]+)%', html)[1])
+    assert widths
+    assert wait + sum(map(sum, widths)) <= 100.1

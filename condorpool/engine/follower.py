@@ -22,7 +22,7 @@ from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
 from condorpool.runner.names import ANNOUNCES
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
-from condorpool.values.exceptions import HTCondorError, JobFailedError
+from condorpool.values.exceptions import HTCondorError
 from condorpool.values.holds import MEMORY
 from condorpool.values.locks import uninterrupted
 
@@ -147,7 +147,7 @@ class Follower:
         elif displaced:
             # Twice in a row: it may be moved back at once.
             if self._was_displaced:
-                self._abandon(crews, f"its submit directory {displaced}")
+                self._abandon(crews, displaced)
         else:
             self._state.look_at_room()
         self._was_displaced = bool(displaced)
@@ -339,17 +339,17 @@ class Follower:
             with self._state.changed:
                 self._state.changed.notify_all()
 
-    def _abandon(self, crews: Sequence[Crew], why: str) -> None:
+    def _abandon(self, crews: Sequence[Crew], displaced: str) -> None:
         """Finish all calls, and remove their jobs: these would use what is at the path now."""
         with contextlib.suppress(HTCondorError):
             jobs = description.jobs_of(self._state.directory.run)
-            self._state.access_point.act("remove", jobs, why)
-        hint = "Make these calls again in a new Pool, in a folder that only you can change."
+            self._state.access_point.act("remove", jobs, f"the submit directory {displaced}")
         for crew in crews:
             for batch in list(crew.batches):
                 for first in list(batch.pending):
                     self._state.settle(batch, first)  # it may have been made
-                    self._state.finish(batch, first, JobFailedError("", why, hint=hint))
+                    error = self._state.displaced(displaced, batch.holders.get(first))
+                    self._state.finish(batch, first, error)
 
     def _renew(self) -> None:
         """Renew the lease of waiting jobs when it is time."""

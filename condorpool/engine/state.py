@@ -395,11 +395,20 @@ class SessionState:
             reason = f"a call took longer than {task_timeout:g} s, and could not be interrupted"
             where = "\n".join(dump[found.start() :].splitlines()[:12])
             return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
-        reason = job.exit or job.reason or "it left the queue for an unknown reason"
         if displaced := self.directory.displaced:
-            reason = f"its submit directory {displaced} meanwhile"
+            return self.displaced(displaced, job)
+        reason = job.exit or job.reason or "it left the queue for an unknown reason"
         hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
+
+    @staticmethod
+    def displaced(what: str, job: Job | None = None) -> JobFailedError:
+        """Return the error of calls whose submit directory was deleted or moved, as ``what`` says."""
+        hint = "Make these calls again in a new Pool, in a folder that only you can change."
+        reason = f"its submit directory {what}"
+        return JobFailedError(
+            job.id if job else "", reason, host=job.host if job else "", hint=hint
+        )
 
     def look_at_room(self, *, probes: bool = False) -> CondorPoolError | None:
         """Return why jobs cannot write their results, if they cannot; note it."""

@@ -238,7 +238,7 @@ def test_the_folder_is_moved_while_a_job_runs(make_pool, tmp_path, way):
     """Its calls fail at once, and new ones are refused; what was made is in it."""
     pool = make_pool(processes=1, submitkwargs={"should_transfer_files": way})
     result = pool.map_async(slow, range(8), chunksize=1)
-    until(lambda: result.done)
+    until(lambda: result.calls_ended)
     (folder,) = tmp_path.glob(".condorpool-*")
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(condorpool.JobFailedError, match=r"was moved to .*elsewhere") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import sys
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from condorpool.access import matching
-from condorpool.access.bindings import classad2, htcondor2
+from condorpool.access.bindings import check_descriptors, classad2, htcondor2
 from condorpool.values.exceptions import (
     HTCondorError,
     HTCondorNotFoundError,
@@ -61,6 +62,9 @@ class AccessPoint:
         MiB that a job requests by default; None leaves it to HTCondor.
     relocate
         Finds this access point again: a schedd that was restarted has a new address.
+    is_over, successor
+        Whether one that this user has started has ended, and what returns the one that then
+        takes its place, with a queue of its own; it is started if necessary.
     origin
         The access point as plain values, for another process: the arguments of `locate`,
         or the folder of a ``personal`` HTCondor.
@@ -76,8 +80,11 @@ class AccessPoint:
     max_keep_claim: float = math.inf
     memory: int | None = None
     relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
+    is_over: Callable[[AccessPoint], bool] | None = field(default=None, repr=False)
+    successor: Callable[[AccessPoint], AccessPoint] | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
+    last_cluster: int = 0  # that was submitted here
 
     def keep_claim(self, seconds: float) -> float:
         """Return how long to keep a slot for the next call, at most the given seconds.
@@ -94,6 +101,7 @@ class AccessPoint:
         wanted = f"schedd {schedd!r}" if schedd else "the local schedd"
         pool = f" in the HTCondor pool {collector!r}" if collector else ""
         try:
+            check_descriptors()
             central = htcondor2.Collector(collector)
             if schedd is None:
                 ad = central.locate(htcondor2.DaemonType.Schedd)
@@ -137,11 +145,13 @@ class AccessPoint:
 
     def _schedd(self) -> Any:
         sys.audit("htcondor", self.name)  # `values.guards` checks that no lock is held
+        check_descriptors()
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
 
     def _collector(self) -> Any:
         sys.audit("htcondor", self.collector_address)
+        check_descriptors()
         return htcondor2.Collector(self.collector_address or None)
 
     @uninterrupted
@@ -169,9 +179,29 @@ class AccessPoint:
             return False
         if found is None or found.schedd_address == self.schedd_address:
             return False
-        self.schedd_address, self.version = found.schedd_address, found.version
-        self.collector_address, self.started = found.collector_address, found.started
+        if found.queue != self.queue:  # the jobs are not there: `restore` says so
+            return False
+        self._become(found)
         return True
+
+    def _become(self, other: AccessPoint) -> None:
+        self.schedd_address, self.version = other.schedd_address, other.version
+        self.collector_address, self.started = other.collector_address, other.started
+        self.queue = other.queue
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started by this user and has ended, or another one is in its place."""
+        return self.is_over is not None and self.is_over(self)
+
+    @uninterrupted
+    def restore(self) -> None:
+        """Start it again if it was started here and has ended; its queue is then another one.
+
+        Raises PersonalError where that is impossible, or a person has stopped it.
+        """
+        if self.has_ended and self.successor:
+            self._become(self.successor(self))
 
     def _fault(self, doing: str, error: Exception) -> HTCondorError:
         """Return an exception of the bindings as ours, which says what to do."""
@@ -183,6 +213,11 @@ class AccessPoint:
                 "Install the bindings of the access point's version "
                 "(pip install 'htcondor==<its version>'), or set "
                 "SEC_FS_ENFORCE_CHANNEL_BINDING = False in your HTCondor configuration."
+            )
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            return HTCondorError(
+                f"cannot {doing} at access point {self.name}: {error.strerror}. Close files in this "
+                "process, or raise its limit (`ulimit -n`)."
             )
         return HTCondorError(
             f"cannot {doing} at access point {self.name}: {error}. "
@@ -200,7 +235,6 @@ class AccessPoint:
             submit = htcondor2.Submit(dict(description))
             submit.setQArgs("from")  # has no effect with items; 24.0 fails without it
             done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
-            return int(done.cluster())
         except (*_FAULTS, ValueError) as error:
             if _SKEW.search(str(error)) or not self._answers():
                 raise self._fault("submit", error) from error
@@ -209,6 +243,8 @@ class AccessPoint:
                 f"access point {self.name} refused the jobs: {error}\n"
                 f"The submit description was:\n{text}\nNothing was submitted."
             ) from error
+        self.last_cluster = int(done.cluster())
+        return self.last_cluster
 
     @uninterrupted
     def _answers(self) -> bool:

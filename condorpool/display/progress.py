@@ -147,7 +147,7 @@ class Meter:
         with session.changed:
             counts, pace = calls.counts(), calls.pace()
             is_over = calls.is_ready or session.is_closed
-            troubles = dict(session.state.troubles)
+            troubles, gone = dict(session.state.troubles), session.state.ended
             batch = calls.batch
             is_open = batch is not None and batch.is_open
             crew = batch.crew if batch else None
@@ -178,6 +178,8 @@ class Meter:
             failures=failures,
             note=""
             if is_over or never
+            else _note_of_end(gone)
+            if gone
             else _note(
                 jobs,
                 away,
@@ -252,6 +254,11 @@ def _words_of(troubles: Mapping[str, tuple[Exception, float]], now: float) -> st
             return f"The access point has not answered for {now - since:.0f} s; its jobs continue."
         return str(error)
     return ""
+
+
+def _note_of_end(error: Exception) -> str:
+    why = str(error).partition("\n")[0]
+    return f"These calls cannot be made now: {why} They are kept, and continue then."
 
 
 def _note(

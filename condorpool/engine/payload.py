@@ -415,13 +415,21 @@ class Report:
         )
 
 
+def _of_this_chunk(about: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what an outcome is about; raise DamagedError if it is that of another chunk."""
+    name = os.path.basename(path).partition(".")[0]  # noqa: PTH119 - many are read
+    if about.get("chunk", name) != name:
+        raise DamagedError(path, "is damaged: it has the results of other calls")
+    return about
+
+
 def look_at_outcome(path: os.PathLike[str], job: str = "") -> Report | JobFailedError | None:
     """Return the report on an outcome file, or why it is damaged; None if there is none.
 
     Raises OSError or MemoryError if it cannot be read now, but maybe later.
     """
     try:
-        about = container.read_about(os.fspath(path))
+        about = _of_this_chunk(container.read_about(os.fspath(path)), os.fspath(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
     except FileNotFoundError:
         return None

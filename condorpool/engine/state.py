@@ -4,7 +4,7 @@ The lock rule
 -------------
 `SessionState.changed` is the one lock of a session.  It guards
 
-* ``batches``, ``clusters`` and ``troubles`` here, and
+* ``batches``, ``clusters``, ``troubles``, ``ended`` and ``is_terminated`` here, and
 * every attribute of each `Batch`, `Crew`, `Cluster` and `Job`.
 
 They are written by
@@ -57,6 +57,7 @@ from condorpool.values.exceptions import (
 from condorpool.values.guards import guarded
 from condorpool.values.locks import Monitor
 from condorpool.values.logs import logger
+from condorpool.values.text import plural
 
 #: Seconds for which a wait tolerates an access point that does not answer.
 PATIENCE = 600.0
@@ -80,6 +81,9 @@ _READ_CURES = {
     errno.EMFILE: "Close files in this process",
     errno.ENFILE: "Too many files are open on this machine",
 }
+
+#: Why calls of a pool that was terminated have no result.
+TERMINATED = "the condorpool Pool was terminated"
 
 
 def ignore(*_: object) -> None:
@@ -108,6 +112,11 @@ class SessionState:
         #: What keeps results from arriving, and since when, by its kind: "queue" while the access
         #: point does not answer, "disk", "reading".
         self.troubles: dict[str, tuple[CondorPoolError, float]] = {}
+        #: Why HTCondor, which was started here, has ended and cannot be started again.
+        self.ended: CondorPoolError | None = None
+        #: When that was last tried, and whether to try it again at once.
+        self.tried_at, self.retries = -math.inf, False
+        self.is_terminated = False
         #: Chunks whose jobs exited with 0 but whose outcomes are not visible, and since when.
         self._late: dict[tuple[int, int], tuple[Job, float]] = {}
         #: What could not be read for lack of memory, descriptors or a disk, and is tried again.
@@ -306,7 +315,8 @@ class SessionState:
             end = batch.pending.pop(first)
             batch.delivering += 1
             if isinstance(result, payload.Report):
-                batch.crew.replaced, batch.crew.has_worked = 0, True  # its jobs work
+                batch.crew.replaced = batch.crew.restarts = 0  # its jobs work
+                batch.crew.has_worked = True
             if isinstance(result, JobError) or result.has_failures:
                 batch.has_failures = not batch.streams
             if isinstance(result, JobFailedError):
@@ -441,15 +451,35 @@ class SessionState:
         for batch, first in lost:
             self.finish(batch, first, error)
 
-    def check_reach(self, patience: float = PATIENCE) -> None:
+    def end_all(self, error: JobError) -> None:
+        """Finish all chunks that have not finished with an error."""
+        with self.changed:
+            rest = [(batch, first) for batch in self.batches.values() for first in batch.pending]
+        for batch, first in rest:
+            self.finish(batch, first, error)
+
+    def check_reach(self, since: float = -math.inf, patience: float = PATIENCE) -> None:
         """Raise if something has kept results from arriving for ``patience`` seconds.
 
         An access point that restarts keeps its queue, and there may be room on the disk again,
-        so a wait continues meanwhile; but it must end if that lasts.
+        so a wait continues meanwhile; but it must end if that lasts.  It ends at once if HTCondor was
+        started here, has ended, and cannot be started again: that was tried after ``since``,
+        when the wait began.  Called with the lock held.
         """
-        for kind, (error, since) in list(self.troubles.items()):
-            if time.monotonic() - since >= patience:
-                lasted = f"{error} This has lasted {time.monotonic() - since:.0f} s."
+        calls = sum(batch.calls_pending for batch in self.batches.values()) if self.ended else 0
+        if calls and self.tried_at < since:
+            self.retries = True
+        elif calls:
+            why, line, logs = str(self.ended).partition("\n")
+            raise HTCondorError(
+                f"{plural(calls, 'call')} cannot be made now: {why}\n"
+                f"Nothing is lost: they are kept in {self.directory.path}, and continue when "
+                "HTCondor runs again. Then wait for them once more, or resume them in another "
+                f"process with condorpool.attach().{line}{logs}"
+            ) from self.ended
+        for kind, (error, begun) in list(self.troubles.items()):
+            if time.monotonic() - begun >= patience:
+                lasted = f"{error} This has lasted {time.monotonic() - begun:.0f} s."
                 if kind != "queue":
                     raise CondorPoolError(f"{lasted} Then call get() again.") from error
                 raise HTCondorError(

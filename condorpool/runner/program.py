@@ -81,12 +81,13 @@ def once(
     folder = worker.submit_dir + "/"
     sharing.read_from(lambda name: container.read(folder + name))
     begin = int(origin)
-    made = worker.make(
+    about, values = worker.make(
         call,
         lambda: container.read(folder + call),
         lambda: container.read(folder + chunk)[1],
         int(first) - begin,
         int(end) - begin,
     )
-    container.write(folder + outcome, *made)
+    about["chunk"] = outcome.partition(".")[0]
+    container.write(folder + outcome, about, values)
     return 0

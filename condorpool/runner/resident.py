@@ -227,7 +227,7 @@ class Runner:
             between,
             self.pause,
         )
-        about["job"] = self.job
+        about.update(job=self.job, chunk=name)
         self.chirp.retry(self.chirp.ensure_connected)
         self.write(f"{name}.outcome", about, frames)
         self.announce(name)

@@ -204,3 +204,12 @@ def test_a_folder_that_cannot_be_looked_at_is_not_gone(directory, monkeypatch):
             patch.setattr(os, "lstat", lambda _, raised=raised: (_ for _ in ()).throw(raised))
             found = directory.is_in_place
         assert found is is_in_place
+
+
+def test_an_outcome_in_the_place_of_another_is_noticed(tmp_path):
+    """It is whole, but its values are those of other calls."""
+    about = {"host": "h", "calls": None, "count": 1, "chunk": "1-0", "started": 0.0, "seconds": 0.0}
+    for name in ("1-0", "1-6"):
+        container.write(str(tmp_path / f"{name}.outcome"), about, container.dumps([7]))
+    assert payload.read_outcome(tmp_path / "1-0.outcome").values == [7]
+    assert not isinstance(payload.read_outcome(tmp_path / "1-6.outcome"), payload.Outcome)

@@ -233,10 +233,9 @@ def test_there_is_no_room_for_a_result(make_pool, small, caplog, way):
     assert len(caplog.records) == 1
 
 
-@WAYS
-def test_the_folder_is_moved_while_a_job_runs(make_pool, tmp_path, way):
+def test_the_folder_is_moved_while_a_job_runs(make_pool, tmp_path):
     """Its calls fail at once, and new ones are refused; what was made is in it."""
-    pool = make_pool(processes=1, submitkwargs={"should_transfer_files": way})
+    pool = make_pool(processes=1)
     result = pool.map_async(slow, range(8), chunksize=1)
     until(lambda: result.calls_ended)
     (folder,) = tmp_path.glob(".condorpool-*")

@@ -28,10 +28,12 @@ from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.engine.printed import Printed
 from condorpool.engine.records import OtherCall, OutcomeRecord, Style
 from condorpool.runner import container
+from condorpool.runner.container import DamagedError
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
 from condorpool.values import notes, plain
 from condorpool.values.exceptions import (
+    CondorPoolError,
     EnvironmentMismatchError,
     JobError,
     JobFailedError,
@@ -340,7 +342,7 @@ class Report:
     @property
     def failed(self) -> Sequence[int]:
         """Which of its calls have failed; its first is 0."""
-        if self.about.mismatch:
+        if self.about.mismatch or self.about.damaged:
             return range(self.calls)
         calls = (self.about.calls or ())[: self.calls]
         return [number for number, call in enumerate(calls) if isinstance(call, OtherCall)]
@@ -358,8 +360,8 @@ class Report:
         first
             The number of its first call, from which the others count.
         """
-        if self.about.mismatch:
-            return dict.fromkeys(range(first, first + self.calls), words_of(self._mismatch()))
+        if why := self._why_none():
+            return dict.fromkeys(range(first, first + self.calls), words_of(why))
         calls = self.about.calls or ()
         failed = ((first + n, call) for n in self.failed if isinstance(call := calls[n], OtherCall))
         return {number: self._words(number, call) for number, call in failed}
@@ -373,26 +375,36 @@ class Report:
         """Return all of it; unpickling the values may run any code of the user's.
 
         A value that cannot be rebuilt here is an error of its own call only; a file that
-        cannot be read is an error of all its calls.
+        is damaged is an error of all its calls.
 
         Parameters
         ----------
         first
             The number of its first call.
+
+        Raises
+        ------
+        OSError, MemoryError
+            It cannot be read now, but maybe later.
         """
         try:
             return self._outcome(first)
+        except DamagedError as error:
+            return damaged_outcome(self.path, error.what, self.job_id, self.about.host)
+        except FileNotFoundError:
+            reason = "its outcome was deleted before it was read"
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
             said = words_of(error).replace(os.fspath(self.path), str(self.path))
             reason = f"its outcome cannot be read: {said}"
-            return JobFailedError(self.job_id, reason, host=self.about.host)
+        return JobFailedError(self.job_id, reason, host=self.about.host)
 
     def _outcome(self, first: int) -> Outcome:
         about = self.about
-        if about.mismatch:
-            errors: dict[int, BaseException]
-            errors = dict.fromkeys(range(self.calls), self._mismatch())
-            return Outcome([None] * self.calls, errors, about.host, about.python)
+        if why := self._why_none():
+            errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), why)
+            return Outcome([None] * self.calls, errors, about.host, about.python, self.job_id)
         frames = container.read(os.fspath(self.path))[1]
         values, errors, position = [], {}, 0
         if about.calls is None:
@@ -421,12 +433,20 @@ class Report:
             tuple(about.lasted),
         )
 
-    def _mismatch(self) -> EnvironmentMismatchError:
-        return EnvironmentMismatchError(
-            f"the job cannot read what was sent: {self.about.mismatch}. Functions can only be "
-            "sent to the same Python version: choose the job's with Pool(python=...), or "
-            "run this notebook with the job's."
-        )
+    def _why_none(self) -> CondorPoolError | None:
+        """Return why none of the calls was made; None if they were."""
+        about = self.about
+        if about.mismatch:
+            return EnvironmentMismatchError(
+                f"the job cannot read what was sent: {about.mismatch}. Functions can only be "
+                "sent to the same Python version: choose the job's with Pool(python=...), or "
+                "run this notebook with the job's."
+            )
+        if about.damaged:
+            reason = f"what was sent to it is not what it should read: {about.damaged}"
+            hint = "Make the calls again, as new ones."
+            return JobFailedError(self.job_id, reason, host=about.host, hint=hint)
+        return None
 
     def _overtime(self, number: int, text: str) -> TaskTimeoutError:
         """Return the error that says which call took too long."""
@@ -440,14 +460,16 @@ def _of_this_chunk(about: dict[str, Any], path: str) -> dict[str, Any]:
     """Return what an outcome is about; raise DamagedError if it is that of another chunk."""
     name = os.path.basename(path).partition(".")[0]  # noqa: PTH119 - many are read
     if about.get("chunk", name) != name:
-        raise container.DamagedError(path, "is damaged: it has the results of other calls")
+        raise DamagedError(path, "is damaged: it has the results of other calls")
     return about
 
 
 def look_at_outcome(
     path: os.PathLike[str], job: str = "", most: int | None = None
-) -> Report | None:
-    """Return the report on an outcome file; None while there is no complete one.
+) -> Report | JobFailedError | None:
+    """Return the report on an outcome file, or why it is damaged; None if there is none.
+
+    Raises OSError or MemoryError if it cannot be read now, but maybe later.
 
     Parameters
     ----------
@@ -457,17 +479,29 @@ def look_at_outcome(
     try:
         facts = _of_this_chunk(container.read_about(os.fspath(path)), os.fspath(path))
         about = OutcomeRecord.checked(facts)
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
+    except DamagedError as error:
+        return damaged_outcome(path, error.what, job)
+    except plain.PlainError as error:
+        return damaged_outcome(path, f"is damaged: {error}", job)
     calls = about.count if about.calls is None else len(about.calls)
-    calls = calls if most is None else min(calls, most)
-    return Report(path, about, calls, job) if calls > 0 else None
+    if calls <= 0:
+        return damaged_outcome(path, "is damaged: it has no calls", job)
+    return Report(path, about, calls if most is None else min(calls, max(0, most)), job)
+
+
+def damaged_outcome(path: os.PathLike[str], what: str, job: str, host: str = "") -> JobFailedError:
+    """Return the error of the calls whose outcome is damaged, as ``what`` says."""
+    reason = f"the file with its outcome {what}"
+    hint = f"Make the calls again with rerun(). The file is {path}."
+    return JobFailedError(job, reason, host=host, hint=hint)
 
 
 def read_outcome(path: os.PathLike[str], first: int = 0) -> Outcome | JobError | None:
-    """Return the outcome in a file; None while there is no complete one."""
+    """Return the outcome in a file, or why it is damaged; None if there is none."""
     report = look_at_outcome(path)
-    return report.outcome(first) if report else None
+    return report.outcome(first) if isinstance(report, Report) else report
 
 
 def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseException | None]:
@@ -490,6 +524,8 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
             return None, _with(cause, in_place_of(ResultPicklingError, value, said))
         if why := secrets.explanation(value, text):
             notes.explain(value, why)
+    except MemoryError:
+        raise  # there may be more later
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
         kind, why = "exception" if text else "value", words_of(error)
         said = f"the {kind} of a call has arrived, but cannot be rebuilt here: {why}"

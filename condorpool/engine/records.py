@@ -252,7 +252,9 @@ class OutcomeRecord(Record):
         How many calls were made, if ``calls`` does not say it.
     host, python, pid, job
         Where.
-    mismatch
+    chunk
+        The chunk's name.
+    mismatch, damaged
         Why none could be made there; empty if they were.
     started, seconds
         When the first began, and how long all took.
@@ -272,7 +274,9 @@ class OutcomeRecord(Record):
     python: str = ""
     pid: int = 0
     job: str = ""
+    chunk: str = ""
     mismatch: str = ""
+    damaged: str = ""
     started: float = 0.0
     seconds: float = 0.0
     lasted: Sequence[float] = ()

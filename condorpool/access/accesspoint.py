@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import re
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from condorpool.access import matching
-from condorpool.access.bindings import classad2, htcondor2
+from condorpool.access.bindings import check_descriptors, classad2, htcondor2
 from condorpool.values.exceptions import (
     HTCondorError,
     HTCondorNotFoundError,
@@ -105,6 +106,7 @@ class AccessPoint:
         wanted = f"schedd {schedd!r}" if schedd else "the local schedd"
         pool = f" in the HTCondor pool {collector!r}" if collector else ""
         try:
+            check_descriptors()
             central = htcondor2.Collector(collector)
             if schedd is None:
                 ad = central.locate(htcondor2.DaemonType.Schedd)
@@ -148,11 +150,13 @@ class AccessPoint:
 
     def _schedd(self) -> Any:
         sys.audit("htcondor", self.name)  # `values.guards` checks that no lock is held
+        check_descriptors()
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
 
     def _collector(self) -> Any:
         sys.audit("htcondor", self.collector_address)
+        check_descriptors()
         return htcondor2.Collector(self.collector_address or None)
 
     @uninterrupted
@@ -228,6 +232,11 @@ class AccessPoint:
                 "Install the bindings of the access point's version "
                 "(pip install 'htcondor==<its version>'), or set "
                 "SEC_FS_ENFORCE_CHANNEL_BINDING = False in your HTCondor configuration."
+            )
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            return HTCondorError(
+                f"cannot {doing} at access point {self.name}: {error.strerror}. Close files in this "
+                "process, or raise its limit (`ulimit -n`)."
             )
         return HTCondorError(
             f"cannot {doing} at access point {self.name}: {error}. "

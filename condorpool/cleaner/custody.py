@@ -178,7 +178,7 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
                 break
             time.sleep(0.1)
     except PermissionError as error:
-        why = f"{error.strerror}. Move the submit directory back, and try again."
+        why = f"{error.strerror}. Move it back, or make it private (chmod 700), and try again."
     except FileNotFoundError:
         pass  # see below
     if why:

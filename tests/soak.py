@@ -111,7 +111,10 @@ class Round:
 
     def remains(self) -> list[str]:
         """Return what is left of the round, in words."""
-        found = [f"directory {path.name}" for path in self.folder.rglob(".condorpool-*")]
+        found = [
+            f"directory {path.name} with {[each.name for each in path.iterdir()]}"
+            for path in self.folder.rglob(".condorpool-*")
+        ]
         found += [f"entry {path.name}" for path in self.entries()]
         if not found:  # asking all processes takes long
             found += [f"process {' '.join(each.cmdline())[:120]}" for each in self.processes()]

@@ -114,7 +114,7 @@ class Revival:
         was_known = state.ended is not None
         with state.changed:
             state.ended, state.retries, state.tried_at = error, False, time.monotonic()
-            state.unreachable = None
+            state.troubles.pop("queue", None)
             calls = sum(batch.calls_pending for batch in state.batches.values())
             state.changed.notify_all()
         line = ""

@@ -165,6 +165,7 @@ class Session:
         ``calls`` is the number of calls.  If it is None, the batch is a stream: call `open`
         instead of `commit`, and `add` for each chunk.
         """
+        self.state.check_room()
         batch = self._prepare(call, deliver, options, calls)
         try:
             with self.directory.explained():
@@ -238,6 +239,7 @@ class Session:
         """
         if self.is_closed:
             raise PoolClosedError
+        self.state.check_room()
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
@@ -288,6 +290,7 @@ class Session:
 
     def add(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> None:
         """Write more chunks of a batch and post them."""
+        self.state.check_room()
         with self.directory.explained():
             parts = self._write(batch, chunks)
             self._post_parts(batch, ((first, end, first) for first, end in parts))

@@ -246,11 +246,17 @@ class HeldFolder:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether its path still names it."""
+        """Whether its path still names it; also if that cannot be seen, as while a server is away."""
         try:
-            return os.path.samestat(os.stat(self.here), os.lstat(self.path))
+            held = os.stat(self.here)
         except OSError:
             return False
+        try:
+            return os.path.samestat(held, os.lstat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
 
     @property
     def place(self) -> Path:

@@ -53,7 +53,7 @@ class Calls:
         crew.clusters.append(self.cluster)
         self.session = SimpleNamespace(
             changed=threading.Condition(),
-            state=SimpleNamespace(unreachable=None, ended=None),
+            state=SimpleNamespace(troubles={}, ended=None),
             is_closed=False,
         )
         self.errors = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import re
@@ -28,6 +29,10 @@ _SKEW = re.compile(r"FS:1004|Directory name doesn't match")
 _FAULTS = (htcondor2.HTCondorException, OSError)
 
 T = TypeVar("T")
+
+#: Seconds, at most, for which one that this user has started may not answer: if a daemon does
+#: not come back, it ends after about half of this.
+RECOVERY = 20.0
 
 #: Actions on jobs: hold, release, remove, removex, vacate, vacatefast, suspend, continue.
 ACTIONS = {action.name.lower(): action for action in htcondor2.JobAction}
@@ -203,6 +208,20 @@ class AccessPoint:
         if self.has_ended and self.successor:
             self._become(self.successor(self))
 
+    def _recovers(self) -> bool:
+        """Wait until one that this user has started answers; start it again if it has ended."""
+        end = time.monotonic() + RECOVERY
+        while self.is_over and time.monotonic() < end:
+            self.restore()
+            found = self.relocate() if self.relocate else None
+            if found and found.queue == self.queue:
+                self._become(found)
+                with contextlib.suppress(*_FAULTS):
+                    self._schedd().query("false", [])
+                    return bool(self._slots())
+            time.sleep(0.2)
+        return False
+
     def _fault(self, doing: str, error: Exception) -> HTCondorError:
         """Return an exception of the bindings as ours, which says what to do."""
         if _SKEW.search(str(error)):
@@ -234,7 +253,12 @@ class AccessPoint:
         try:
             submit = htcondor2.Submit(dict(description))
             submit.setQArgs("from")  # has no effect with items; 24.0 fails without it
-            done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
+            try:
+                done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
+            except _FAULTS:
+                if self._answers() or not self._recovers():
+                    raise
+                done = self._schedd().submit(submit, itemdata=iter(items))
         except (*_FAULTS, ValueError) as error:
             if _SKEW.search(str(error)) or not self._answers():
                 raise self._fault("submit", error) from error
@@ -328,13 +352,20 @@ class AccessPoint:
     @uninterrupted
     def slots(self) -> list[dict[str, Any]]:
         """Return the slots that the collector knows: name, resources (memory in MiB), state."""
-        projection = ["Name", "Machine", "State", "SlotType"]
-        projection += ["TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
         try:
-            central = self._collector()
-            ads = central.query(htcondor2.AdType.Startd, projection=projection)
+            try:
+                return self._slots()
+            except _FAULTS:
+                if not self._recovers():
+                    raise
+                return self._slots()
         except _FAULTS as error:
             raise self._fault("query the collector for slots", error) from error
+
+    def _slots(self) -> list[dict[str, Any]]:
+        projection = ["Name", "Machine", "State", "SlotType"]
+        projection += ["TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
+        ads = self._collector().query(htcondor2.AdType.Startd, projection=projection)
         return [dict(ad) for ad in ads]
 
     @uninterrupted

@@ -66,6 +66,9 @@ KEPT = (
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+# The file of the queue, which only its schedd can write again.
+QUEUE = "local/spool/job_queue.log"
+
 # Seconds between two looks at them, and between two times at which all files get a new time
 # of access: programs that clean folders delete what was not used for days.
 LOOK_SECONDS = 1.0
@@ -217,6 +220,8 @@ class Guardian:
         # More than one if the file was deleted: the users of that one still lock it.
         self.users = [os.open(folder / USERS_LOCK, os.O_RDWR | os.O_CLOEXEC)]
         self.missing_since = 0.0  # a daemon is missing; 0 if none is
+        # The schedd, 0 if none ran, whose queue's file was deleted: its successor has no queue.
+        self.last_with_queue: int | None = None
         self.master = 0
         self.asking = 0
         # Why it ends: "unused", "stop", "keep" or "died".  Set once.
@@ -409,7 +414,10 @@ class Guardian:
             self._look_at_locks()
         except OSError as error:
             print(f"guardian: {error}", flush=True)  # noqa: T201 - this is the log
-        missing = self._missing_daemons()
+        running = self._daemons()
+        if running is None:
+            return
+        missing = DAEMONS - running.keys()
         if not missing:
             self.missing_since = 0.0
         elif not self.missing_since:
@@ -417,6 +425,18 @@ class Guardian:
         elif time.monotonic() - self.missing_since > MISSING_SECONDS:
             self.status = f"cannot keep {' and '.join(sorted(missing))} running"
             self._end("died")
+        if self._is_queue_lost(running.get("condor_schedd", 0)):
+            self.status = "lost its queue, whose file was deleted"
+            self._end("died")
+
+    def _is_queue_lost(self, schedd: int) -> bool:
+        """Return whether a new schedd runs, and the file of the last one's queue was deleted."""
+        if not (self.folder / QUEUE).exists():
+            if self.last_with_queue is None:
+                self.last_with_queue = schedd
+        elif self.last_with_queue == schedd:
+            self.last_with_queue = None  # it has written the file again
+        return bool(schedd) and self.last_with_queue not in (None, schedd)
 
     def _look_at_locks(self) -> None:
         if not in_place(self.alive, self.folder / ALIVE_LOCK):
@@ -434,18 +454,20 @@ class Guardian:
         if not (self.folder / STATE).exists():
             self._record()
 
-    def _missing_daemons(self) -> set[str]:
-        """Return the daemons that have been started and do not run now, as far as is known."""
+    def _daemons(self) -> dict[str, int] | None:
+        """Return the daemons that condor_master runs; None if unknown, or before all had started."""
         if "ready" not in self.files.known:
-            return set()
-        children = Path(f"/proc/{self.master}/task/{self.master}/children")
-        running = set()
-        with suppress(OSError):
-            for pid in children.read_text(encoding="ascii").split():
-                with suppress(OSError):
-                    running.add(Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip())
-            return DAEMONS - running
-        return set()
+            return None
+        running: dict[str, int] = {}
+        try:
+            children = Path(f"/proc/{self.master}/task/{self.master}/children").read_text("ascii")
+        except OSError:  # not every kernel has it
+            return None
+        for pid in children.split():
+            with suppress(OSError):
+                name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+                running[name] = int(pid)
+        return running
 
     # Ending
 

@@ -188,7 +188,7 @@ def is_over(access_point: AccessPoint) -> bool:
 def last_cluster(folder: Path) -> int:
     """Return the number of the last cluster in the queue of a dead one, if its file remains."""
     try:
-        log = (folder / "local/spool/job_queue.log").read_text(encoding="utf-8", errors="replace")
+        log = (folder / guardian.QUEUE).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0
     found = re.findall(r"^103 0+\.0+ NextClusterNum (\d+)", log, re.MULTILINE)

@@ -143,6 +143,15 @@ def test_one_that_was_stopped_is_not_started_again(own, pool, tmp_path, capfd):
     assert list(iterator) == [1, 2]
 
 
+@pytest.mark.parametrize("processes", [None, 2])
+def test_calls_after_its_end(own, make_pool, processes):
+    """They have it started again, even before its end is noticed."""
+    pool = make_pool(processes=processes, personal=own)
+    for name in ("guardian", "master"):
+        kill(name, own)
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+
+
 def test_a_pool_whose_htcondor_was_stopped_can_be_terminated(own, pool, tmp_path, gone):
     """No call is left, nor a file."""
     result = begin(pool, tmp_path / "gate")

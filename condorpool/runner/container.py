@@ -137,9 +137,7 @@ class _Header:
             about, _ = _from_json(str(first, "ascii"), 0)
             return {**about, "python": self.python}
         except Exception:  # the functions in C raise four kinds
-            raise DamagedError(
-                f"{self.path} is damaged: its first part is no JSON object"
-            ) from None
+            raise DamagedError(self.path, "is damaged: its first part is no JSON object") from None
 
     def check(self, frames: Iterable[Any]) -> None:
         """Raise an error if the other frames are not what was written."""

@@ -102,19 +102,22 @@ class Entry:
         """Whether the user has deleted a directory that was kept."""
         return self.owner is None and self.path.parent.exists() and not self.path.exists()
 
-    @property
-    def has_queue(self) -> bool:
-        """Whether the queue of its jobs exists: that of a personal HTCondor ends with it."""
+    def has_queue(self, queue: str) -> bool:
+        """Return whether the queue of its jobs exists: that of a personal HTCondor ends with it."""
         try:
-            return "personal" not in self.origin or bool(personal.running(self.origin["personal"]))
+            return "personal" not in self.origin or bool(self.access_point(queue))
         except HTCondorError:  # it is starting or ending
             return True
 
-    def access_point(self) -> AccessPoint | None:
-        """Return the access point of its jobs; None if their personal HTCondor has ended."""
+    def access_point(self, queue: str = "") -> AccessPoint | None:
+        """Return the access point of its jobs; None if their personal HTCondor has ended.
+
+        With a ``queue``, also None if another one, with another queue, runs in its place.
+        """
         origin = self.origin
         if "personal" in origin:
-            return personal.running(origin["personal"])
+            point = personal.running(origin["personal"])
+            return None if point and queue and queue != point.queue else point
         if "remote" in origin:
             return RemoteAccessPoint.reach(
                 origin["remote"], origin["schedd"], origin.get("collector")

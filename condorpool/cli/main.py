@@ -99,7 +99,10 @@ class _Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.choices or ()]
             other = _OTHER_WORDS.get(word, word)
             message = f"there is no command {word!r}.{did_you_mean(other, known)}"
-        super().error(printable(message))
+        super().error(message)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message), file)
 
 
 def _parser() -> argparse.ArgumentParser:

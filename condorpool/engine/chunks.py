@@ -92,4 +92,6 @@ def record(first: int, end: int, result: Outcome | JobError, job: Job | None) ->
             started = max(float(job.began), job.last_chunk_end)
             known.update(started=started, seconds=max(0.0, job.ended - started))
     # Interned: there may be 100,000 chunks, of a few jobs.
-    return Chunk(first, calls, failed, sys.intern(name), sys.intern(one_line(host)), **known)
+    return Chunk(
+        first, calls, failed, sys.intern(one_line(name)), sys.intern(one_line(host)), **known
+    )

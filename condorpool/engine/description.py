@@ -159,19 +159,19 @@ def title(name: str) -> str:
     return _literal(re.sub(r"\$+", "$", name).rstrip("\\ ")) or "calls"
 
 
-def _is_line(text: str) -> bool:
-    """Return whether a submit description can contain this text, as a part of one line."""
-    # Surrogates stand for bytes that are not UTF-8, which the bindings refuse.
-    return not re.search("[\0\n\r\ud800-\udfff]", text)
+# Surrogates stand for bytes that are not UTF-8, which the bindings refuse.
+_NO_LINE = re.compile("[\0\n\r\ud800-\udfff]")
+
+# HTCondor reads $$ when it has found a slot, and $(DOLLAR) twice: neither can be quoted.
+_NOT_LITERAL = re.compile(rf"{_NO_LINE.pattern}|\$\$|\$\(DOLLAR\)", re.IGNORECASE)
 
 
-def _check_lines(given: Mapping[str, str]) -> None:
-    """Raise unless each of these values of the user's fits on one line."""
+def _check(given: Mapping[str, str], wrong: re.Pattern[str], what: str) -> None:
+    """Raise unless a submit description, which has lines, can contain these values of the user's."""
     for name, value in given.items():
-        if not _is_line(name + value):
+        if wrong.search(name + value):
             raise SubmitError(
-                f"{name}={value!r} has a line break, or bytes that are not UTF-8: a submit "
-                "description, which has one line for each command, cannot contain it. Change it. "
+                f"{name}={value!r} has {what}, which HTCondor does not take as it is. Change it. "
                 "Nothing was submitted."
             )
 
@@ -197,7 +197,7 @@ def _environment(run: str) -> str:
         f"{name}='" + known[name].replace("'", "''") + "'"
         for name in BEFORE_PYTHON
         # Others are set by the runner, from the pool's private file.
-        if name in known and _is_line(known[name])
+        if name in known and not _NOT_LITERAL.search(known[name])
     ]
     return '"' + _literal(" ".join(words).replace('"', '""')) + '"'
 
@@ -206,7 +206,7 @@ def interpreter_options() -> list[str]:
     """Return the options that this interpreter was started with, for the jobs' interpreters."""
     options = ["-O"] * sys.flags.optimize + ["-b"] * sys.flags.bytes_warning
     options += ["-s"] * sys.flags.no_user_site
-    options += [f"-W{option}" for option in sys.warnoptions if _is_line(option)]
+    options += [f"-W{option}" for option in sys.warnoptions if not _NOT_LITERAL.search(option)]
     for name in _X_OPTIONS:
         value = sys._xoptions.get(name)  # noqa: SLF001 - documented
         if value is not None:
@@ -248,7 +248,9 @@ def build(
         Commands for this access point.
     """
     python = options.python or sys.executable
-    _check_lines({"python": python, "submitdir": str(directory), **options.submitkwargs})
+    what = "a line break, or bytes that are not UTF-8"
+    _check(options.submitkwargs, _NO_LINE, what)
+    _check({"python": python, "submitdir": str(directory)}, _NOT_LITERAL, f"$$, $(DOLLAR), {what}")
     shipped = [*names.SHIPPED, names.crew_name(crew), *shared]
     if batch is None:
         outcome = ""

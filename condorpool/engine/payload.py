@@ -27,6 +27,7 @@ from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.engine.printed import Printed
 from condorpool.runner import container
+from condorpool.runner.container import DamagedError
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
 from condorpool.values import notes
@@ -332,7 +333,7 @@ class Report:
     @property
     def failed(self) -> list[int]:
         """Which of its calls have failed; its first is 0."""
-        if "mismatch" in self.about:
+        if self.about.keys() & {"mismatch", "damaged"}:
             return list(range(self.calls))
         return [n for n, (what, *_) in enumerate(self.about["calls"] or ()) if what != "value"]
 
@@ -345,19 +346,30 @@ class Report:
         """Return all of it; unpickling the values may run any code of the user's.
 
         A value that cannot be rebuilt here is an error of its own call only; a file that
-        cannot be read is an error of all its calls.
+        is damaged is an error of all its calls.
 
         Parameters
         ----------
         first
             The number of its first call.
+
+        Raises
+        ------
+        OSError, MemoryError
+            It cannot be read now, but maybe later.
         """
         try:
             return self._outcome(first)
+        except DamagedError as error:
+            return damaged_outcome(self.path, error.what, self.job_id, self.about["host"])
+        except FileNotFoundError:
+            reason = "its outcome was deleted before it was read"
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
             said = words_of(error).replace(os.fspath(self.path), str(self.path))
             reason = f"its outcome cannot be read: {said}"
-            return JobFailedError(self.job_id, reason, host=self.about["host"])
+        return JobFailedError(self.job_id, reason, host=self.about["host"])
 
     def _outcome(self, first: int) -> Outcome:
         about, job = self.about, self.job_id
@@ -369,6 +381,12 @@ class Report:
             )
             errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
             return Outcome([None] * self.calls, errors, about["host"], about["python"])
+        if "damaged" in about:
+            reason = f"what was sent to it is not what it should read: {about['damaged']}"
+            hint = "Make the calls again, as new ones."
+            lost = JobFailedError(job, reason, host=about["host"], hint=hint)
+            errors = dict.fromkeys(range(self.calls), lost)
+            return Outcome([None] * self.calls, errors, about["host"], about["python"], job)
         frames = container.read(os.fspath(self.path))[1]
         values, errors, position = [], {}, 0
         if about["calls"] is None:
@@ -397,20 +415,40 @@ class Report:
         )
 
 
-def look_at_outcome(path: os.PathLike[str], job: str = "") -> Report | None:
-    """Return the report on an outcome file; None while there is no complete one."""
+def _of_this_chunk(about: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what an outcome is about; raise DamagedError if it is that of another chunk."""
+    name = os.path.basename(path).partition(".")[0]  # noqa: PTH119 - many are read
+    if about.get("chunk", name) != name:
+        raise DamagedError(path, "is damaged: it has the results of other calls")
+    return about
+
+
+def look_at_outcome(path: os.PathLike[str], job: str = "") -> Report | JobFailedError | None:
+    """Return the report on an outcome file, or why it is damaged; None if there is none.
+
+    Raises OSError or MemoryError if it cannot be read now, but maybe later.
+    """
     try:
-        about = container.read_about(os.fspath(path))
+        about = _of_this_chunk(container.read_about(os.fspath(path)), os.fspath(path))
         calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
+    except DamagedError as error:
+        return damaged_outcome(path, error.what, job)
     return Report(path, about, calls, job)
 
 
+def damaged_outcome(path: os.PathLike[str], what: str, job: str, host: str = "") -> JobFailedError:
+    """Return the error of the calls whose outcome is damaged, as ``what`` says."""
+    reason = f"the file with its outcome {what}"
+    hint = f"Make the calls again with rerun(). The file is {path}."
+    return JobFailedError(job, reason, host=host, hint=hint)
+
+
 def read_outcome(path: os.PathLike[str], first: int = 0) -> Outcome | JobError | None:
-    """Return the outcome in a file; None while there is no complete one."""
+    """Return the outcome in a file, or why it is damaged; None if there is none."""
     report = look_at_outcome(path)
-    return report.outcome(first) if report else None
+    return report.outcome(first) if isinstance(report, Report) else report
 
 
 def _overtime(about: Mapping[str, Any], number: int, job: str, text: str) -> TaskTimeoutError:
@@ -443,6 +481,8 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
             return None, _with(cause, in_place_of(ResultPicklingError, value, said))
         if why := secrets.explanation(value, text):
             notes.explain(value, why)
+    except MemoryError:
+        raise  # there may be more later
     except BaseException as error:  # noqa: BLE001 - code of the value's class, which may do anything
         kind, why = "exception" if text else "value", words_of(error)
         said = f"the {kind} of a call has arrived, but cannot be rebuilt here: {why}"

@@ -39,6 +39,13 @@ EVENT_LOG = "events.log"
 MANIFEST = "manifest.json"
 PROBE = "probe"
 
+#: What helps where it is not the disk that lacks something.
+LACKS = {
+    errno.ENOMEM: "Free memory in this process",
+    errno.EMFILE: "Close files in this process",
+    errno.ENFILE: "Close files on this machine: too many are open",
+}
+
 #: The files that every job needs besides its chunks.
 SHIPPED = (LAUNCHER, SUPPORT)
 
@@ -236,10 +243,11 @@ class SubmitDir(HeldFolder):
             raise  # may be an OSError too, and says what to do
         except OSError as error:
             is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            place = "another place with Pool(submitdir=...)"
+            cure = f"{'Free space there, or choose' if is_full else 'Choose'} {place}"
             raise SubmitError(
                 f"cannot write the submit directory {self.path}: {error.strerror or error}. "
-                f"Nothing was submitted. {'Free space there, or choose' if is_full else 'Choose'} "
-                "another place with Pool(submitdir=...)."
+                f"Nothing was submitted. {LACKS.get(error.errno or 0, cure)}."
             ) from error
 
     @property

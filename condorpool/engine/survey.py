@@ -155,11 +155,14 @@ class Survey:
 
     def _look(self, batch: Batch) -> list[Ended]:
         """Return the calls of a batch that have ended, and count them as pending no more."""
-        found = []
+        found, damaged = [], {}
         for first in sorted(self._directory.outcomes(batch.number)):
             path = self._directory / submitdir.outcome_name(batch.number, first)
-            if report := payload.look_at_outcome(path):
+            report = payload.look_at_outcome(path)
+            if isinstance(report, payload.Report):
                 found.append(Ended(first, min(first + report.calls, batch.size), report))
+            elif report:
+                damaged[first] = report  # it does not say how many calls it has
         records = self._directory.errors(batch.number)
         found += [Ended(first, each.end, each.error()) for first, each in records.items()]
         with self._state.changed:
@@ -167,6 +170,8 @@ class Survey:
                 batch.split(first)
                 batch.split(end)  # its job has left the rest to others
                 batch.pending.pop(first, None)
+            known = [first for first in damaged if batch.split(first)]
+            found += [Ended(first, batch.pending.pop(first), damaged[first]) for first in known]
             lost = [
                 (first, batch.pending.pop(first), job)
                 for first in list(batch.pending)

@@ -8,7 +8,7 @@ from condorpool.engine.jobs import Job
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import MOST_REASON
 from condorpool.values.holds import cure
-from condorpool.values.text import one_line, plural
+from condorpool.values.text import one_line, plural, printable
 
 #: The resources of a slot: how many of HTCondor's units make one of those shown, and its name.
 _UNITS = {"Cpus": (1, ""), "Memory": (1024, " GiB"), "Disk": (1024**2, " GiB"), "GPUs": (1, "")}
@@ -28,7 +28,7 @@ def why(access_point: AccessPoint, job: Job) -> str:
         JobState.COMPLETED: f"completed: {job.exit or reason or 'it has left the queue'}.",
         JobState.REMOVED: f"removed: {reason or 'no reason was given'}.",
     }
-    return f"Job {job.id} is {said[job.state]}"
+    return printable(f"Job {job.id} is {said[job.state]}")
 
 
 def why_idle(fit: Fit) -> str:

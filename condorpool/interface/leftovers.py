@@ -171,7 +171,7 @@ def found_in(entry: Entry) -> Iterator[Leftover]:
     directory = SubmitDir.found(entry.path)
     if directory is None:
         return
-    survey = Survey(directory, has_queue=entry.has_queue)
+    survey = Survey(directory, has_queue=entry.has_queue(directory.manifest.queue))
     chains = directory.chains().values()
     directory.close()  # there may be many
     for chain in chains:

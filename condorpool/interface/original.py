@@ -159,7 +159,8 @@ class Job(Result[T]):
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:
         """Wait until the job is no longer idle, at most ``timeout`` seconds."""
-        self._session.state.check_reach()
+        with self._session.changed:
+            self._session.state.check_reach()
         super().wait_to_start(timeout, polltime)
 
     def wait(
@@ -190,7 +191,8 @@ class Job(Result[T]):
         return super().log() if self.submitted() else None
 
     def _act(self, action: str) -> int:
-        self._session.state.check_reach()
+        with self._session.changed:
+            self._session.state.check_reach()
         return super()._act(action)
 
     def _outcome(self, raises: bool) -> T:

@@ -33,6 +33,7 @@ from condorpool.interface.results import AsyncResult, Callback, MapResult, Resul
 from condorpool.interface.tracebacks import for_users
 from condorpool.interface.workload import Workload
 from condorpool.values.exceptions import CondorPoolError
+from condorpool.values.text import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -593,7 +594,7 @@ class Pool:
 
     def __repr__(self) -> str:
         state = "closed" if self._workload.is_closed else "open"
-        point, calls = self._workload.access_point.name, self._workload.calls_pending
+        point, calls = one_line(self._workload.access_point.name), self._workload.calls_pending
         return f"<condorpool.Pool at {point}: {state}, {calls:,} calls remaining>"
 
 

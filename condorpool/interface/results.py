@@ -251,11 +251,11 @@ class Result(Handle, Generic[T]):
     async def _wait_in_loop(self) -> T:
         import asyncio  # noqa: PLC0415 - 40 ms and 8 MiB that most programs never need
 
-        event = self._calls.event()
+        event, begun = self._calls.event(), time.monotonic()
         on_hold = self._waiting.on_hold
         while not self.ready():
             with self._session.changed:
-                is_stuck = self._waiting.is_stuck(on_hold)
+                is_stuck = self._waiting.is_stuck(on_hold, begun)
             if is_stuck:
                 on_hold = self._waiting.resolve(on_hold)
             try:

@@ -43,6 +43,7 @@ from condorpool.values.exceptions import (
     CondorPoolError,
     HTCondorError,
     JobFailedError,
+    PersonalError,
     PoolClosedError,
     words_of,
 )
@@ -252,7 +253,8 @@ class Workload:
                         self.results.set_last(result)
                 break
             except HTCondorError as error:
-                if not remaining:
+                # A personal HTCondor that was not started just now will not start later.
+                if not remaining or isinstance(error, PersonalError):
                     raise
                 tell(f"{error} Trying again in {wait:g} s.")
             time.sleep(wait)

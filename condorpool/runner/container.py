@@ -45,7 +45,17 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 class DamagedError(ValueError):
-    """A file is not what was written: it is damaged, or no container at all."""
+    """A file is not what was written: it is damaged, or no container at all.
+
+    ``what`` says how, without the path.
+    """
+
+    def __init__(self, path: Any, what: str) -> None:
+        super().__init__(path, what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} {self.what}"
 
 
 def dumps(value: Any, pickler: Any = pickle) -> list[Any]:
@@ -82,9 +92,9 @@ class _Header:
     def __init__(self, line: Any, size: int, path: str) -> None:
         if line[: len(MAGIC)] != MAGIC:
             if line[: len(FORMAT)] == FORMAT and b" " in line:
-                raise DamagedError(f"{path} was written by another version of condorpool")
+                raise DamagedError(path, "was written by another version of condorpool")
             why = "its beginning is lost" if size else "it is empty"
-            raise DamagedError(f"{path} is damaged: {why}")
+            raise DamagedError(path, f"is damaged: {why}")
         self.path = path
         self.checked, _, self.head = bytes(line).rpartition(b" head=")
         try:
@@ -92,10 +102,10 @@ class _Header:
             self.python, self.rest = words["python"], words["rest"]
             self.lengths = [int(length) for length in words["frames"].split(",")]
         except (KeyError, ValueError):
-            raise DamagedError(f"{path} is damaged: its first line cannot be read") from None
+            raise DamagedError(path, "is damaged: its first line cannot be read") from None
         expected = len(line) + sum(self.lengths)
         if size != expected:
-            raise DamagedError(f"{path} is damaged: it has {size} bytes instead of {expected}")
+            raise DamagedError(path, f"is damaged: it has {size} bytes instead of {expected}")
 
     def about(self, first: Any) -> dict[str, Any]:
         """Return what the container is about, from its first frame."""
@@ -108,7 +118,7 @@ class _Header:
 
     def _check(self, written: Any, found: Any) -> None:
         if written != found:
-            raise DamagedError(f"{self.path} is damaged: its contents do not fit their checksum")
+            raise DamagedError(self.path, "is damaged: its contents do not fit their checksum")
 
 
 def unpacked(data: Any, path: str) -> tuple[dict[str, Any], list[Any]]:
@@ -178,7 +188,7 @@ def opened(path: str) -> Any:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            raise DamagedError(f"{path} is damaged: it is not a file") from None
+            raise DamagedError(path, "is damaged: it is not a file") from None
         raise
     about, why = os.fstat(handle), ""
     if not stat.S_ISREG(about.st_mode):
@@ -187,7 +197,7 @@ def opened(path: str) -> Any:
         why = f"it belongs to user {about.st_uid}"
     if why:
         os.close(handle)
-        raise DamagedError(f"{path} is damaged: {why}")
+        raise DamagedError(path, f"is damaged: {why}")
     return open(handle, "rb")
 
 

@@ -61,7 +61,7 @@ class TestBuild:
         """HTCondor expands no macros in them."""
         assert description.title(name) == written
 
-    @pytest.mark.parametrize("value", ["/a:\n", "/a\r", "/a\udcff", "/a\0"])
+    @pytest.mark.parametrize("value", ["/a:\n", "/a\r", "/a\udcff", "/a\0", "/$$b", "/$(Dollar)"])
     def test_variables_that_fit_on_no_line(self, monkeypatch, value):
         """They are left to the private file."""
         environment = {**os.environ, "LD_LIBRARY_PATH": value, "PYTHONPATH": "/b"}
@@ -74,12 +74,14 @@ class TestBuild:
         ("options", "named"),
         [
             ({"python": "/opt/a\nb/python"}, "python"),
+            ({"python": "/opt/$$(Memory)/python"}, "python"),
+            ({"python": "/opt/$(DOLLAR)/python"}, "python"),
             ({"submitkwargs": {"requirements": "true\nqueue 100"}}, "requirements"),
             ({"submitkwargs": {"My.Note": '"\udcff"'}}, "My.Note"),
         ],
     )
     def test_values_that_fit_on_no_line(self, options, named):
-        """A description has one line for each command: the error names the command."""
+        """A description has one line for each command, and macros: the error names the value."""
         with pytest.raises(SubmitError, match=f"^{named}=.*Nothing was submitted"):
             build(**options)
 

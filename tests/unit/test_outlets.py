@@ -27,6 +27,7 @@ from condorpool.engine.calls import Calls
 from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.payload import RemoteTraceback
+from condorpool.engine.printed import Printed
 from condorpool.engine.why import why
 from condorpool.interface.leftovers import Leftovers
 from condorpool.notebook import status
@@ -158,7 +159,8 @@ def test_what_calls_print(capsys):
     """With ``echo=True`` it is printed as a terminal leaves it; line breaks and tabs stay."""
     calls = Calls("f", echo=True)
     calls._session = SimpleNamespace(changed=threading.Lock(), printing=weakref.WeakSet())
-    calls._print(SimpleNamespace(texts=(f"{EVIL}\nevil\tx\n", f"{EVIL}\nevil")))
+    texts = f"{EVIL}\nevil\tx\n", f"{EVIL}\nevil"
+    calls._print(Printed(0, "1.0", texts, [], {}, []))
     out, err = capsys.readouterr()
     check(out)
     check(err)
@@ -174,7 +176,8 @@ def test_notices_and_the_command_line(capsys, monkeypatch):
     assert not console.agrees(EVIL, yes=False)
     notices.say(EVIL)
     notices.tell(EVIL)
-    for words in ([EVIL], ["ls", "--" + EVIL], ["personal", EVIL]):
+    no_option = "--" + EVIL.replace(" ", "")
+    for words in ([EVIL], ["ls", "--" + EVIL], ["personal", EVIL], ["ls", no_option], [no_option]):
         with contextlib.suppress(SystemExit):
             assert main(words) == 1
     out, err = capsys.readouterr()
@@ -190,7 +193,7 @@ def test_notebooks():
     """Why a job waits, its events, errors of magics, and tables of what was left behind."""
     for state in JobState:
         job = SimpleNamespace(
-            id="1.0", state=state, host=EVIL, reason=EVIL, code=1, subcode=0, exit=""
+            id="1.0", state=state, host=EVIL, reason=EVIL, code=1, subcode=0, exit="", holds=1
         )
         if state in (JobState.HELD, JobState.REMOVED, JobState.COMPLETED):
             check(why(SimpleNamespace(fit=lambda _: None), job), lines=1)

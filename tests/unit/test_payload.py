@@ -56,7 +56,7 @@ class TestContainer:
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(ValueError, match="x"):
             container.read(str(path))
-        assert payload.read_outcome(path) is None
+        assert isinstance(payload.read_outcome(path), condorpool.JobFailedError)
 
     def test_it_is_private_and_leaves_no_scratch(self, tmp_path):
         """It is one file of mode 0600."""

@@ -250,7 +250,8 @@ class World:
             return
         self.look()
         tokens = [t for t in self.session.directory.tokens(self.crew.number) if not t.job]
-        self.calls.take_back()
+        waiting = [t for t in tokens if t.first in self.calls.batch.pending]
+        assert self.calls.take_back() == sum(t.end - t.first for t in waiting)
         for token in tokens:
             self.ends.update(dict.fromkeys(range(token.first, token.end), "removed"))
 

@@ -1,9 +1,9 @@
 """Records: what a submit directory keeps so that another process can resume its work.
 
-A record is a JSON object: a file of its own, or the first part of one that a job has written.
-The other process may have another version of condorpool: it ignores fields that it does not
-know, and missing ones have their default.  The types of fields are checked, and reading a record
-runs no code: what is read to list, decide or clean up is read as records.
+A record is a JSON object: a file of its own, with a checksum, or the first part of one that a
+job has written.  The other process may have another version of condorpool: it ignores fields that
+it does not know, and missing ones have their default.  The types of fields are checked, and
+reading a record runs no code: what is read to list, decide or clean up is read as records.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from binascii import crc32
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -41,8 +42,12 @@ class Record:
 
     @classmethod
     def parse(cls: type[R], text: str | bytes) -> R:
-        """Return the record that a file holds; raise ValueError if it holds none."""
-        return cls.checked(plain.parse(text))
+        """Return the record that a file holds; raise ValueError if it holds none, or is damaged."""
+        data = text if isinstance(text, bytes) else text.encode()
+        facts, _, written = data.partition(b"\n")
+        if written and written != _sum(facts):
+            raise plain.PlainError("it is damaged: its contents do not fit their checksum")
+        return cls.checked(plain.parse(facts))
 
     @classmethod
     def read(cls: type[R], path: PathLike[str]) -> R:
@@ -60,9 +65,15 @@ class Record:
         return record
 
     def __str__(self) -> str:
-        return json.dumps(
+        """Return what its file holds: a line of JSON, and the line's checksum."""
+        facts = json.dumps(
             {known.name: getattr(self, known.name) for known in dataclasses.fields(self)}
         )
+        return f"{facts}\n{_sum(facts.encode()).decode()}"
+
+
+def _sum(facts: bytes) -> bytes:
+    return b"%08x\n" % crc32(facts)
 
 
 @dataclass(frozen=True)

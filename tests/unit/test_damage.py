@@ -11,11 +11,13 @@ import pytest
 
 import condorpool
 from condorpool.engine import payload, room
+from condorpool.engine.records import BatchRecord
 from condorpool.engine.submitdir import SubmitDir, made_name
 from condorpool.runner import chirp, container
 from condorpool.runner.container import DamagedError
 from condorpool.runner.names import FULL
 from condorpool.runner.outcomes import frames_of
+from condorpool.values import plain
 
 
 @pytest.fixture
@@ -230,3 +232,17 @@ def test_what_cannot_be_written_has_its_own_cure(directory, number, cure):
     with pytest.raises(condorpool.SubmitError) as caught, directory.explained():
         raise OSError(number, os.strerror(number))
     assert cure in str(caught.value)
+
+
+def test_every_flipped_bit_of_a_record_is_noticed():
+    """Another number of a part would give calls the values of others."""
+    record = BatchRecord(crew=1, title="é", calls=6, parts=[(0, 2, 0), (3, 6, 3)])
+    whole = str(record).encode()
+    assert BatchRecord.parse(whole) == BatchRecord.parse(whole.partition(b"\n")[0])
+    assert BatchRecord.parse(whole).parts == ((0, 2, 0), (3, 6, 3))
+    for place in range(len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[place] ^= 1 << bit
+            with pytest.raises(plain.PlainError):
+                BatchRecord.parse(bytes(data))

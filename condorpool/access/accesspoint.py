@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import re
 import sys
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from condorpool.access import matching
-from condorpool.access.bindings import classad2, htcondor2
+from condorpool.access.bindings import check_descriptors, classad2, htcondor2
 from condorpool.values.exceptions import (
     HTCondorError,
     HTCondorNotFoundError,
@@ -27,6 +29,10 @@ _SKEW = re.compile(r"FS:1004|Directory name doesn't match")
 _FAULTS = (htcondor2.HTCondorException, OSError)
 
 T = TypeVar("T")
+
+#: Seconds, at most, for which one that this user has started may not answer: if a daemon does
+#: not come back, it ends after about half of this.
+RECOVERY = 20.0
 
 #: Actions on jobs: hold, release, remove, removex, vacate, vacatefast, suspend, continue.
 ACTIONS = {action.name.lower(): action for action in htcondor2.JobAction}
@@ -61,6 +67,9 @@ class AccessPoint:
         MiB that a job requests by default; None leaves it to HTCondor.
     relocate
         Finds this access point again: a schedd that was restarted has a new address.
+    is_over, successor
+        Whether one that this user has started has ended, and what returns the one that then
+        takes its place, with a queue of its own; it is started if necessary.
     origin
         The access point as plain values, for another process: the arguments of `locate`,
         or the folder of a ``personal`` HTCondor.
@@ -76,8 +85,11 @@ class AccessPoint:
     max_keep_claim: float = math.inf
     memory: int | None = None
     relocate: Callable[[], AccessPoint | None] | None = field(default=None, repr=False)
+    is_over: Callable[[AccessPoint], bool] | None = field(default=None, repr=False)
+    successor: Callable[[AccessPoint], AccessPoint] | None = field(default=None, repr=False)
     origin: Mapping[str, str] = field(default_factory=dict)
     queue: str = ""
+    last_cluster: int = 0  # that was submitted here
 
     def keep_claim(self, seconds: float) -> float:
         """Return how long to keep a slot for the next call, at most the given seconds.
@@ -94,6 +106,7 @@ class AccessPoint:
         wanted = f"schedd {schedd!r}" if schedd else "the local schedd"
         pool = f" in the HTCondor pool {collector!r}" if collector else ""
         try:
+            check_descriptors()
             central = htcondor2.Collector(collector)
             if schedd is None:
                 ad = central.locate(htcondor2.DaemonType.Schedd)
@@ -137,11 +150,13 @@ class AccessPoint:
 
     def _schedd(self) -> Any:
         sys.audit("htcondor", self.name)  # `values.guards` checks that no lock is held
+        check_descriptors()
         location = {"MyAddress": self.schedd_address, "CondorVersion": self.version}
         return htcondor2.Schedd(classad2.ClassAd(location))
 
     def _collector(self) -> Any:
         sys.audit("htcondor", self.collector_address)
+        check_descriptors()
         return htcondor2.Collector(self.collector_address or None)
 
     @uninterrupted
@@ -169,9 +184,43 @@ class AccessPoint:
             return False
         if found is None or found.schedd_address == self.schedd_address:
             return False
-        self.schedd_address, self.version = found.schedd_address, found.version
-        self.collector_address, self.started = found.collector_address, found.started
+        if found.queue != self.queue:  # the jobs are not there: `restore` says so
+            return False
+        self._become(found)
         return True
+
+    def _become(self, other: AccessPoint) -> None:
+        self.schedd_address, self.version = other.schedd_address, other.version
+        self.collector_address, self.started = other.collector_address, other.started
+        self.queue = other.queue
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started by this user and has ended, or another one is in its place."""
+        return self.is_over is not None and self.is_over(self)
+
+    @uninterrupted
+    def restore(self) -> None:
+        """Start it again if it was started here and has ended; its queue is then another one.
+
+        Raises PersonalError where that is impossible, or a person has stopped it.
+        """
+        if self.has_ended and self.successor:
+            self._become(self.successor(self))
+
+    def _recovers(self) -> bool:
+        """Wait until one that this user has started answers; start it again if it has ended."""
+        end = time.monotonic() + RECOVERY
+        while self.is_over and time.monotonic() < end:
+            self.restore()
+            found = self.relocate() if self.relocate else None
+            if found and found.queue == self.queue:
+                self._become(found)
+                with contextlib.suppress(*_FAULTS):
+                    self._schedd().query("false", [])
+                    return bool(self._slots())
+            time.sleep(0.2)
+        return False
 
     def _fault(self, doing: str, error: Exception) -> HTCondorError:
         """Return an exception of the bindings as ours, which says what to do."""
@@ -183,6 +232,11 @@ class AccessPoint:
                 "Install the bindings of the access point's version "
                 "(pip install 'htcondor==<its version>'), or set "
                 "SEC_FS_ENFORCE_CHANNEL_BINDING = False in your HTCondor configuration."
+            )
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            return HTCondorError(
+                f"cannot {doing} at access point {self.name}: {error.strerror}. Close files in this "
+                "process, or raise its limit (`ulimit -n`)."
             )
         return HTCondorError(
             f"cannot {doing} at access point {self.name}: {error}. "
@@ -199,8 +253,12 @@ class AccessPoint:
         try:
             submit = htcondor2.Submit(dict(description))
             submit.setQArgs("from")  # has no effect with items; 24.0 fails without it
-            done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
-            return int(done.cluster())
+            try:
+                done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
+            except _FAULTS:
+                if self._answers() or not self._recovers():
+                    raise
+                done = self._schedd().submit(submit, itemdata=iter(items))
         except (*_FAULTS, ValueError) as error:
             if _SKEW.search(str(error)) or not self._answers():
                 raise self._fault("submit", error) from error
@@ -209,6 +267,8 @@ class AccessPoint:
                 f"access point {self.name} refused the jobs: {error}\n"
                 f"The submit description was:\n{text}\nNothing was submitted."
             ) from error
+        self.last_cluster = int(done.cluster())
+        return self.last_cluster
 
     @uninterrupted
     def _answers(self) -> bool:
@@ -292,13 +352,20 @@ class AccessPoint:
     @uninterrupted
     def slots(self) -> list[dict[str, Any]]:
         """Return the slots that the collector knows: name, resources (memory in MiB), state."""
-        projection = ["Name", "Machine", "State", "SlotType"]
-        projection += ["TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
         try:
-            central = self._collector()
-            ads = central.query(htcondor2.AdType.Startd, projection=projection)
+            try:
+                return self._slots()
+            except _FAULTS:
+                if not self._recovers():
+                    raise
+                return self._slots()
         except _FAULTS as error:
             raise self._fault("query the collector for slots", error) from error
+
+    def _slots(self) -> list[dict[str, Any]]:
+        projection = ["Name", "Machine", "State", "SlotType"]
+        projection += ["TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk", "TotalSlotGPUs"]
+        ads = self._collector().query(htcondor2.AdType.Startd, projection=projection)
         return [dict(ad) for ad in ads]
 
     @uninterrupted

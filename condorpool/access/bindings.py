@@ -22,4 +22,19 @@ vars(htcondor2._schedd)["print"] = lambda *_: None  # noqa: SLF001
 if _before is None:
     os.environ.pop("CONDOR_CONFIG", None)
 
-__all__ = ["classad2", "htcondor2"]
+#: File descriptors that an operation of HTCondor's library may need at once.
+_DESCRIPTORS = 20
+
+
+def check_descriptors() -> None:
+    """Raise OSError if file descriptors are short: HTCondor's library would end the process."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _DESCRIPTORS:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+__all__ = ["check_descriptors", "classad2", "htcondor2"]

@@ -40,6 +40,11 @@ def register(path: Path, access_point: AccessPoint, on_exit: str) -> None:
         ) from error
 
 
+def keep_running(access_point: AccessPoint) -> None:
+    """Have a personal HTCondor that was started again stay as long as this process's cleaner."""
+    launch.ensure_cleaner(_folder(), access_point.origin)
+
+
 def unregister(path: Path, why: str = "") -> None:
     """Remove a directory of this process from the registry, or list it as kept if it exists."""
     entry = _folder() / f"{run_of(path)}.json"
@@ -173,7 +178,7 @@ def take_up(entry: Entry, on_exit: str, origin: Mapping[str, str]) -> SubmitDir:
                 break
             time.sleep(0.1)
     except PermissionError as error:
-        why = f"{error.strerror}. Move the submit directory back, and try again."
+        why = f"{error.strerror}. Move it back, or make it private (chmod 700), and try again."
     except FileNotFoundError:
         pass  # see below
     if why:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +21,11 @@ from condorpool.engine import description, ownership, rules, submitdir
 from condorpool.engine.records import BatchRecord, CrewRecord
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.engine.why import why_never
+from condorpool.personal.configuration import ACCOUNT
 from condorpool.runner.names import EX_NO_CHIRP
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
 from condorpool.values.exceptions import CondorPoolError, HTCondorError, SubmitError
-from condorpool.values.folders import HeldFile, HeldFolder
+from condorpool.values.folders import HeldFile, HeldFolder, is_mine
 from condorpool.values.text import plural
 
 #: Seconds between two looks at the queue, at least (when the event log grows) and at most.
@@ -56,6 +60,7 @@ class History:
         self._ended: set[int] = set()
         #: Clusters with jobs that the user, or the end of their lease, has removed.
         self.removed: set[int] = set()
+        self.removed_jobs: set[str] = set()
         #: Jobs that have failed.
         self.crashed: set[str] = set()
 
@@ -76,6 +81,7 @@ class History:
                 self._ended.add(event.cluster)
             elif event.kind == "JOB_ABORTED" and not reason.startswith(rules.SURPLUS):
                 self.removed.add(event.cluster)
+                self.removed_jobs.add(f"{event.cluster}.{event.proc}")
             elif event.kind == "JOB_TERMINATED" and not _ended_well(event):
                 self.crashed.add(f"{event.cluster}.{event.proc}")
 
@@ -127,7 +133,10 @@ class Ending:
         except FileNotFoundError:
             self._deleted()
         except PermissionError as error:
-            self._replaced(error)
+            if self._is_made_again():
+                self._deleted()
+            else:
+                self._replaced(error)
         except HTCondorError as error:
             self._wait(f"waits for the access point: {error}")
         else:
@@ -138,11 +147,14 @@ class Ending:
         self.entry.say(why)
 
     def _act(self, jobs: Sequence[Job]) -> None:
-        self.history.update()
-        batches = self.directory.batches()
+        with self.directory.reading(submitdir.EVENT_LOG):
+            self.history.update()
+        batches, _ = self.directory.batches(), self.directory.crews()
         waits = self.entry.on_exit == "wait"
         if waits and not all(batch.cleanup for batch in batches.values()):
             self._keep("its calls were made with cleanup=False")
+        elif waits and self.directory.unreadable:
+            self._leave(jobs, self.directory.unreadable)
         elif waits and self._is_working(jobs, list(batches.values())):
             self.empty_since = 0.0
         elif jobs:
@@ -160,6 +172,15 @@ class Ending:
             else:
                 self._clean(batches)
 
+    def _leave(self, jobs: Sequence[Job], why: str) -> None:
+        """Keep a directory in which a file cannot be read, once its jobs have ended."""
+        if jobs:
+            self.empty_since = 0.0
+            self._renew(jobs)
+            self.entry.say(f"waits for jobs: {_in_words(jobs)}; {why}")
+        elif self._is_settled():
+            self._keep(why)
+
     # -- looking ------------------------------------------------------------------------
     def _is_ours(self) -> bool:
         """Lock the directory and return whether it is ours.
@@ -171,10 +192,10 @@ class Ending:
         if not ownership.acquire(self.entry.path):
             self._wait("waits: another process is working on it")
             return False
-        names = HeldFolder(self.entry.path).names()
+        HeldFolder(self.entry.path).open()
         if found := SubmitDir.found(self.entry.path):
             self.directory = found
-        elif all(name in _REMAINS or name.startswith("job-") for name in names):
+        elif self._is_made_again():
             raise FileNotFoundError(submitdir.MANIFEST)
         else:
             ownership.release(self.entry.path)
@@ -182,11 +203,26 @@ class Ending:
             return False
         return True
 
+    def _is_made_again(self) -> bool:
+        """Return whether HTCondor has made the directory, which holds nothing but its files."""
+        path, makers = self.entry.path, {os.geteuid()}
+        if os.geteuid() == 0:
+            makers.add(ACCOUNT)  # root's personal HTCondor
+        try:
+            about, names = path.lstat(), [file.name for file in path.iterdir()]
+        except OSError:
+            return False
+        return (
+            stat.S_ISDIR(about.st_mode)
+            and about.st_uid in makers
+            and all(name in _REMAINS or name.startswith("job-") for name in names)
+        )
+
     def _jobs(self) -> list[dict[str, Any]]:
         """Return the jobs of this directory that are in the queue."""
         # A personal HTCondor may have ended since the last step.
         if self.access_point is None or "personal" in self.entry.origin:
-            self.access_point = self.entry.access_point()
+            self.access_point = self.entry.access_point(self.directory.manifest.queue)
         if self.access_point is None:
             return []
         wanted = ["ClusterId", "ProcId", "JobStatus", "NumJobStarts", "CondorpoolCrew"]
@@ -303,10 +339,14 @@ class Ending:
     def _clean(self, batches: Mapping[int, BatchRecord]) -> None:
         """Delete the directory, except for what must be kept."""
         self.history.close()
+        waits = self.entry.on_exit == "wait"
+        chains = self.directory.chains().values() if waits else ()
+        if waits and self.directory.unreadable:
+            self._keep(self.directory.unreadable)
+            return
         self.directory.discard_beside(
             name for batch in batches.values() for name in batch.cleanupfiles
         )
-        chains = self.directory.chains().values() if self.entry.on_exit == "wait" else ()
         named = {number for chain in chains for number, batch in chain if batch.name}
         cleaning = rules.cleaning(batches, named, self._failed(batches))
         if cleaning.why_kept:
@@ -335,7 +375,7 @@ class Ending:
             },
             ended,
             crashed=self.history.crashed,
-            removed=self.history.removed,
+            removed=self.history.removed_jobs,
         )
 
     def _failed(self, batches: Mapping[int, BatchRecord]) -> set[rules.Chunk]:
@@ -370,22 +410,28 @@ class Ending:
             self._remove(description.jobs_of(self.entry.run))
         elif self._is_settled():
             # Not the one that is held open: it may have been moved.
-            SubmitDir(self.entry.path).remove()
+            ownership.release(self.entry.path)
+            if self._is_made_again():
+                shutil.rmtree(self.entry.path, ignore_errors=True)
             self.entry.say("cleaned up: the directory was deleted")
             self.entry.discard()
 
     def _replaced(self, error: PermissionError) -> None:
-        """Remove the jobs of a directory in whose place is one that others can write to.
+        """Keep a directory in whose place is one that others can write to.
 
-        They would read the files there.
+        Its jobs are removed, because they would use what is there now, unless it is this
+        user's: who shares a project with a group may have opened all folders in it.
         """
         try:
-            if self._jobs():
+            if not is_mine(self.entry.path) and self._jobs():
                 self._remove(description.jobs_of(self.entry.run))
         except HTCondorError as problem:
             self._wait(f"waits for the access point: {problem}")
         else:
-            self._keep(f"{error.strerror}. Move the directory back, and run `condorpool clean`")
+            self._keep(
+                f"{error.strerror}. Move the submit directory back, or make it private (chmod 700); "
+                "then condorpool.attach() resumes it"
+            )
 
 
 def _ended_well(event: JobEvent) -> bool:

@@ -32,6 +32,7 @@ from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
 from condorpool.engine.submitdir import is_name, run_of
 from condorpool.personal import guardian
+from condorpool.values import plain
 from condorpool.values.exceptions import CondorPoolError, HTCondorError
 from condorpool.values.folders import in_home, is_own, private
 from condorpool.values.text import one_line
@@ -102,19 +103,22 @@ class Entry:
         """Whether the user has deleted a directory that was kept."""
         return self.owner is None and self.path.parent.exists() and not self.path.exists()
 
-    @property
-    def has_queue(self) -> bool:
-        """Whether the queue of its jobs exists: that of a personal HTCondor ends with it."""
+    def has_queue(self, queue: str) -> bool:
+        """Return whether the queue of its jobs exists: that of a personal HTCondor ends with it."""
         try:
-            return "personal" not in self.origin or bool(personal.running(self.origin["personal"]))
+            return "personal" not in self.origin or bool(self.access_point(queue))
         except HTCondorError:  # it is starting or ending
             return True
 
-    def access_point(self) -> AccessPoint | None:
-        """Return the access point of its jobs; None if their personal HTCondor has ended."""
+    def access_point(self, queue: str = "") -> AccessPoint | None:
+        """Return the access point of its jobs; None if their personal HTCondor has ended.
+
+        With a ``queue``, also None if another one, with another queue, runs in its place.
+        """
         origin = self.origin
         if "personal" in origin:
-            return personal.running(origin["personal"])
+            point = personal.running(origin["personal"])
+            return None if point and queue and queue != point.queue else point
         if "remote" in origin:
             return RemoteAccessPoint.reach(
                 origin["remote"], origin["schedd"], origin.get("collector")
@@ -194,6 +198,16 @@ class Entry:
 _WRITTEN = [known.name for known in fields(Entry) if known.name != "file"]
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What the file of an entry contains."""
+
+    path: str
+    origin: Mapping[str, str]
+    on_exit: str
+    since: float = 0.0
+
+
 def state() -> Path:
     """Return the folder of the registry, private to this user."""
     return _place()[0]
@@ -231,14 +245,14 @@ def entries(folder: Path) -> list[Entry]:
         try:
             with file.open(encoding="utf-8") as text:
                 # Others may have been able to write here earlier.
-                facts = json.load(text) if is_own(os.fstat(text.fileno())) else {}
-            known = {name: facts[name] for name in _WRITTEN if name in facts}
+                facts = plain.parse(text.read()) if is_own(os.fstat(text.fileno())) else {}
+            known = plain.checked(facts, _Facts)
             run = file.stem
-            entry = Entry(file, **{**known, "path": Path(known["path"])})
+            entry = Entry(file, **{**vars(known), "path": Path(known.path)})
             # A folder that may not be one of ours is not touched, whatever an entry says.
             if entry.path.is_absolute() and is_name(run) and run_of(entry.path) == run:
                 found.append(entry)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError):
             continue  # gone meanwhile, or not an entry
     return sorted(found, key=lambda entry: entry.since)
 

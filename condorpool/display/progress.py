@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -147,8 +147,7 @@ class Meter:
         with session.changed:
             counts, pace = calls.counts(), calls.pace()
             is_over = calls.is_ready or session.is_closed
-            unreachable = session.state.unreachable
-            unreachable_since = unreachable[1] if unreachable else None
+            troubles, gone = dict(session.state.troubles), session.state.ended
             batch = calls.batch
             is_open = batch is not None and batch.is_open
             crew = batch.crew if batch else None
@@ -179,12 +178,14 @@ class Meter:
             failures=failures,
             note=""
             if is_over or never
+            else _note_of_end(gone)
+            if gone
             else _note(
                 jobs,
                 away,
                 stuck=stuck,
                 ended=counts.ended,
-                unreachable=unreachable_since and now - unreachable_since,
+                trouble=_words_of(troubles, now),
                 capacity=capacity,
                 has_made_room=Staffing.made_room(INTERVAL),
             ),
@@ -246,18 +247,32 @@ _WAITS = {
 }
 
 
+def _words_of(troubles: Mapping[str, tuple[Exception, float]], now: float) -> str:
+    """Return what keeps results from arriving, if anything does."""
+    for kind, (error, since) in troubles.items():
+        if kind == "queue":
+            return f"The access point has not answered for {now - since:.0f} s; its jobs continue."
+        return str(error)
+    return ""
+
+
+def _note_of_end(error: Exception) -> str:
+    why = str(error).partition("\n")[0]
+    return f"These calls cannot be made now: {why} They are kept, and continue then."
+
+
 def _note(
     jobs: dict[str, int],
     away: int,
     *,
     stuck: bool,
     ended: int,
-    unreachable: float | None,
+    trouble: str,
     capacity: Capacity | None,
     has_made_room: bool,
 ) -> str:
-    if unreachable is not None:
-        return f"The access point has not answered for {unreachable:.0f} s; its jobs continue."
+    if trouble:
+        return trouble
     if stuck:
         return "Only held jobs remain: release or remove them."
     if away:

@@ -13,7 +13,7 @@ from typing import Any
 
 from condorpool.access.accesspoint import any_cluster
 from condorpool.access.eventlog import EventLog
-from condorpool.engine import description, rules, submitdir
+from condorpool.engine import description, rules
 from condorpool.engine.batches import Batch
 from condorpool.engine.jobs import Cluster, Crew, Job
 from condorpool.engine.rules import Then
@@ -22,7 +22,7 @@ from condorpool.engine.state import SessionState
 from condorpool.engine.submitdir import Token
 from condorpool.runner.names import ANNOUNCES
 from condorpool.values.events import STATE_OF_STATUS, JobEvent, JobState
-from condorpool.values.exceptions import HTCondorError, JobFailedError, SubmitError
+from condorpool.values.exceptions import HTCondorError
 from condorpool.values.holds import MEMORY
 from condorpool.values.locks import uninterrupted
 
@@ -34,6 +34,9 @@ READ_LAG = 5.0
 
 #: Seconds that a job may be disconnected before other jobs may take its chunk.
 CONTACT_LAG = 60.0
+
+#: Seconds between two looks whether jobs can write their results.
+ROOM_INTERVAL = 1.0
 
 # Users' calls can write such events too, so the text is checked.
 _ANNOUNCEMENT = re.compile(rf"{ANNOUNCES} (\d+)-(\d+)")
@@ -71,6 +74,7 @@ class Follower:
         #: Released jobs, and when to nudge them if they are still idle.
         self._released: list[tuple[Job, float]] = []
         self._stopped: list[Job] = []  # by the user
+        self._look_at, self._was_displaced = 0.0, False
         interval = rules.renewal_interval(state.lease)
         self._renew_at = time.time() + interval, time.monotonic() + interval
 
@@ -122,12 +126,31 @@ class Follower:
         self._put_back_evicted()
         self._nudge_released()
         self._state.settle_late()
+        self._look_at_room()
         has_surplus = any(crew.surplus_since < math.inf for crew in self._state.active_crews)
         if events or self._state.waits_for_outcomes or has_surplus:
             self._staffing.replace_held()
             self._forget_finished()
             with self._state.changed:
                 self._state.changed.notify_all()
+
+    def _look_at_room(self) -> None:
+        """Once a second, look whether jobs can write their results; if never, end their calls."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + ROOM_INTERVAL
+        crews = [crew for crew in self._state.active_crews if crew.pending]
+        displaced = self._state.directory.displaced if crews else ""
+        if not crews:
+            self._state.note_trouble("disk", None)
+        elif displaced:
+            # Twice in a row: it may be moved back at once.
+            if self._was_displaced:
+                self._abandon(crews, displaced)
+        else:
+            self._state.look_at_room()
+        self._was_displaced = bool(displaced)
 
     def _apply(
         self, events: Iterable[JobEvent]
@@ -284,9 +307,11 @@ class Follower:
         """Compare with the disk and the queue: find outcomes, ends and holds without an event."""
         self._renew()
         crews = [crew for crew in self._state.active_crews if crew.pending]
-        if crews and (displaced := self._state.directory.displaced):
-            self._abandon(crews, f"its submit directory {displaced}")
+        if not self._state.directory.is_in_place:
             return
+        # If the disk is full, HTCondor keeps trying to start jobs that cannot write their log,
+        # and reports nothing.
+        has_room = not crews or not self._state.look_at_room(probes=True)
         for crew in crews:
             self._state.refresh_holders(crew)
             for batch in list(crew.batches):
@@ -294,22 +319,18 @@ class Follower:
                     if crew.is_resident:
                         self._state.settle(batch, first)
             for cluster in crew.clusters:
-                if not cluster.live:
+                if not cluster.live or not has_room:
                     continue
                 try:
-                    # If the disk is full, HTCondor keeps trying to start jobs that cannot
-                    # write their log, and reports nothing.
-                    with self._state.directory.explained():
-                        self._state.directory.write(submitdir.PROBE, bytes(4096))
                     queue = self._state.access_point.query(
                         f"ClusterId == {cluster.number}", _COMPARED
                     )
-                except (HTCondorError, SubmitError) as error:
+                except HTCondorError as error:
                     # The access point may be restarting; it keeps its queue.
-                    self._state.note_unreachable(error)
+                    self._state.note_trouble("queue", error)
                     return
+                self._state.note_trouble("queue", None)
                 with self._state.changed:
-                    self._state.unreachable = None
                     lost = _compare(cluster, {int(ad["ProcId"]): ad for ad in queue})
                 for job in lost:
                     self._job_ended(job)
@@ -318,17 +339,17 @@ class Follower:
             with self._state.changed:
                 self._state.changed.notify_all()
 
-    def _abandon(self, crews: Sequence[Crew], why: str) -> None:
+    def _abandon(self, crews: Sequence[Crew], displaced: str) -> None:
         """Finish all calls, and remove their jobs: these would use what is at the path now."""
         with contextlib.suppress(HTCondorError):
             jobs = description.jobs_of(self._state.directory.run)
-            self._state.access_point.act("remove", jobs, why)
-        hint = "Make these calls again in a new Pool, in a folder that only you can change."
+            self._state.access_point.act("remove", jobs, f"the submit directory {displaced}")
         for crew in crews:
             for batch in list(crew.batches):
                 for first in list(batch.pending):
                     self._state.settle(batch, first)  # it may have been made
-                    self._state.finish(batch, first, JobFailedError("", why, hint=hint))
+                    error = self._state.displaced(displaced, batch.holders.get(first))
+                    self._state.finish(batch, first, error)
 
     def _renew(self) -> None:
         """Renew the lease of waiting jobs when it is time."""

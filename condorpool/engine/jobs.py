@@ -156,11 +156,19 @@ class Cluster:
     ----------
     chunks
         The chunk that each job makes, in a plain crew; None where jobs take them.
+    queue
+        See `AccessPoint.queue`.
     """
 
     def __init__(
-        self, crew: Crew, number: int, size: int, chunks: Sequence[int] | None = None
+        self,
+        crew: Crew,
+        number: int,
+        size: int,
+        chunks: Sequence[int] | None = None,
+        queue: str = "",
     ) -> None:
+        self.queue = queue
         self.crew = crew
         self.number = number
         self.jobs = [Job(self, proc) for proc in range(size)]
@@ -234,6 +242,7 @@ class Crew:
         self.options = options
         self.is_resident = is_resident
         self.replaced = 0  # how many jobs, since the last outcome
+        self.restarts = 0  # how often its HTCondor has ended, since the last outcome
         self.surplus_since = math.inf  # since when jobs wait for a slot without need
         self.has_worked = False  # whether one of its jobs has written an outcome
         self.looked_at = -math.inf  # when its runners' reports were last read

@@ -24,6 +24,9 @@ SURPLUS = "condorpool has no chunk left for this job"
 #: How many jobs of a crew are replaced that end without a reason, or are held without a chunk.
 MAX_REPLACED = 3
 
+#: How many times in a row HTCondor may end while calls are made, and no call ends.
+MAX_RESTARTS = 5
+
 #: Seconds for which a runner without a chunk may still wait for a slot: the next call may
 #: need it, and removing a job while HTCondor gives it a slot can leave that slot unused.
 SURPLUS_GRACE = 2.0
@@ -202,7 +205,7 @@ def unmade_calls(
     ended: Collection[Chunk],
     *,
     crashed: Collection[str],
-    removed: Collection[int],
+    removed: Collection[str],
 ) -> int:
     """Return how many calls wait for a job, or were lost with an HTCondor that has ended.
 
@@ -217,18 +220,18 @@ def unmade_calls(
     ended
         The chunks that have an outcome.
     crashed, removed
-        The jobs that failed, and the clusters with jobs that were removed.
+        The jobs that failed, and those that were removed.
     """
+    over = {*crashed, *removed}
     waiting: dict[Chunk, int] = {}
     for number, crew in crews.items():
         for token in tokens[number]:
-            cluster = int(token.job.partition(".")[0] or 0)
-            if token.job not in crashed and cluster not in removed:
+            if token.job not in over:
                 waiting[token.batch, token.first] = token.end - token.first
         own = [batch for batch, record in batches.items() if record.crew == number]
         for submitted in crew.clusters:
             for proc, first in enumerate(submitted.chunks or ()):
-                if f"{submitted.number}.{proc}" not in crashed and submitted.number not in removed:
+                if f"{submitted.number}.{proc}" not in over:
                     waiting |= {
                         (batch, first): ends[batch, first] - first
                         for batch in own

@@ -20,9 +20,10 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
 from condorpool.engine.printed import Printing, chunks_of, job_parts
-from condorpool.engine.records import BatchRecord
+from condorpool.engine.records import BatchRecord, Chain
+from condorpool.engine.revival import Revival
 from condorpool.engine.staffing import Staffing
-from condorpool.engine.state import PATIENCE, SessionState, ignore
+from condorpool.engine.state import PATIENCE, TERMINATED, SessionState, ignore
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.engine.texts import Text
 from condorpool.engine.why import why_never
@@ -37,8 +38,6 @@ LEAVE_TIME = 10.0
 
 #: How many chunk records are kept where there is no limit to the number of chunks.
 MOST_RECORDS = 10_000
-
-TERMINATED = "the condorpool Pool was terminated"
 
 
 class Session:
@@ -63,6 +62,7 @@ class Session:
         self.callbacks = self.deliveries.lane()
         self.staffing = Staffing(self.state)
         self.follower = Follower(self.state, self.staffing)
+        self.revival = Revival(self.state, self.staffing)
         #: When and where the latest chunks were made; a pool gives all its sessions the same.
         self.chunk_records: collections.deque[Any] = collections.deque(maxlen=MOST_RECORDS)
         #: Calls that printed something, as long as their results exist.
@@ -70,7 +70,6 @@ class Session:
         self._modules: payload.Shared[Any] | None = None
         self._former_crews: dict[int, Crew] = {}  # of the owner before this process
         self._numbers = itertools.count(1)
-        self._is_terminated = False
 
     @property
     def is_closed(self) -> bool:
@@ -90,16 +89,27 @@ class Session:
             directory.forget_jobs(access_point.queue)
         session = cls(directory, access_point, directory.manifest.lease)
         for number, known in directory.crews().items():
-            initializer = payload.read_initializer(directory / submitdir.crew_name(number))
-            options = JobOptions.restored(known.options, *initializer)
-            crew = Crew.restored(number, known, options, session.changed)
-            session._former_crews[number] = crew
-            with session.changed:
-                crew.clusters = [Cluster(crew, *cluster) for cluster in known.clusters]
-                session.state.clusters.update((c.number, c) for c in crew.clusters)
+            initializer = payload.RecordedInitializer(directory / submitdir.crew_name(number))
+            with directory.reading(submitdir.jobs_name(number)):
+                options = JobOptions.restored(known.options, initializer)
+                crew = Crew.restored(number, known, options, session.changed)
+                session._former_crews[number] = crew
+                with session.changed:
+                    queue = access_point.queue
+                    crew.clusters = [Cluster(crew, *cluster, queue) for cluster in known.clusters]
+                    session.state.clusters.update((c.number, c) for c in crew.clusters)
         taken = [*session._former_crews, *directory.batches(), *directory.numbers_shared()]
         session._numbers = itertools.count(max(taken, default=0) + 1)
         return session
+
+    def resumable(self) -> dict[int, Chain]:
+        """Return the batches to `take_up`: those whose crews could be read, too."""
+        chains = self.directory.chains()
+        return {
+            root: chain
+            for root, chain in chains.items()
+            if all(record.crew in self._former_crews for _, record in chain)
+        }
 
     @uninterrupted
     def take_up(self, number: int, record: BatchRecord, deliver: Deliver) -> Batch:
@@ -165,6 +175,7 @@ class Session:
         ``calls`` is the number of calls.  If it is None, the batch is a stream: call `open`
         instead of `commit`, and `add` for each chunk.
         """
+        self.state.check_room()
         batch = self._prepare(call, deliver, options, calls)
         try:
             with self.directory.explained():
@@ -238,6 +249,7 @@ class Session:
         """
         if self.is_closed:
             raise PoolClosedError
+        self.state.check_room()
         number = next(self._numbers)
         parts = list(_parts(numbers, old.origins))
         with self.directory.explained():
@@ -271,7 +283,7 @@ class Session:
             if batch.crew.is_resident:
                 self.directory.post(batch.crew.number, tokens)
             # terminate(), in another thread, may have looked before these were posted.
-            if self._is_terminated:
+            if self.state.is_terminated:
                 error = JobRemovedError("", TERMINATED)
                 for token in tokens:
                     if not batch.crew.is_resident or self.directory.take_back(
@@ -288,6 +300,7 @@ class Session:
 
     def add(self, batch: Batch, chunks: Iterable[Sequence[Any]]) -> None:
         """Write more chunks of a batch and post them."""
+        self.state.check_room()
         with self.directory.explained():
             parts = self._write(batch, chunks)
             self._post_parts(batch, ((first, end, first) for first, end in parts))
@@ -351,14 +364,18 @@ class Session:
     def terminate(self) -> None:
         """Take back every chunk, and remove every job that has not ended."""
         with self.changed:
-            self._is_terminated = True
+            self.state.is_terminated = True
             batches = [batch for batch in self.state.batches.values() if batch.pending]
             clusters = [c.number for c in self.state.clusters.values() if c.live]
         for batch in batches:
             for token in self.state.recall(batch.crew, batch):
                 self.state.finish(batch, token.first, JobRemovedError("", TERMINATED))
-        if clusters:
-            self.access_point.act("remove", any_cluster(clusters), TERMINATED)
+        try:
+            if clusters:
+                self.access_point.act("remove", any_cluster(clusters), TERMINATED)
+        except HTCondorError:
+            if not self.access_point.has_ended:  # else its jobs have ended with it
+                raise
         with self.changed:
             self.changed.notify_all()
 
@@ -385,6 +402,7 @@ class Session:
         killed: set[str] = set()
         unmatched: dict[Crew, float] = {}  # since when
         made_at = math.inf  # when the last call was made
+        begun = time.monotonic()
         while True:
             with self.changed:
                 batches = self.state.batches.values()
@@ -397,7 +415,7 @@ class Session:
                 made_at = min(made_at, time.monotonic()) if is_made else math.inf
                 if is_made and (self.deliveries.are_over or time.monotonic() > made_at + patience):
                     break
-                self.state.check_reach(patience)
+                self.state.check_reach(begun, patience)
                 if not doomed:
                     self.changed.wait(1.0)
             if is_made:
@@ -407,8 +425,13 @@ class Session:
             else:
                 note("an imap that takes items from its iterable")
             if doomed:
-                self.access_point.act("remove", doomed, "the condorpool Pool was closed")
-                killed.update(doomed)
+                try:
+                    self.access_point.act("remove", doomed, "the condorpool Pool was closed")
+                    killed.update(doomed)
+                except HTCondorError:
+                    if not self.access_point.has_ended:
+                        raise
+                    time.sleep(1.0)  # they are gone, which the tracker will notice
             for crew in crews:
                 self._remove_unmatched(crew, waiting.get(crew, ""), unmatched, say)
         return self._dismiss(patience)
@@ -482,7 +505,9 @@ class Session:
             (n, first) for n in ended if not batches[n].is_good for first in batches[n].failed
         }
         cleaning = rules.cleaning({n: batches[n].record for n in ended}, named, failed)
-        if len(mine) == len(batches) and not cleaning.why_kept:
+        # What could not be read is not known to be done.
+        unreadable = self.directory.unreadable
+        if len(mine) == len(batches) and not cleaning.why_kept and not unreadable:
             self.directory.remove()
             return ""
         for number, chunks in cleaning.discard.items():
@@ -493,7 +518,7 @@ class Session:
         self.directory.discard_jobs(
             {holders[i].id for holders, chunks in kept for i in chunks if i in holders}
         )
-        return cleaning.why_kept
+        return cleaning.why_kept or unreadable
 
     @uninterrupted
     def forget(self, batch: Batch | None) -> None:

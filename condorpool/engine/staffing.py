@@ -123,6 +123,8 @@ class Staffing:
         try:
             self.submit_missing_runners(crew)
         except (SubmitError, HTCondorError) as error:
+            if self._state.access_point.has_ended:
+                return  # another one will make them
             self._state.give_up(crew, JobFailedError(job_id, str(error)))
 
     def replace_held(self) -> None:
@@ -221,6 +223,7 @@ class Staffing:
         self._state.directory.check_place()
         for other in list(_all):
             other.dismiss_idle(crew)
+        self._state.access_point.restore()
         # Before the jobs exist: should this process die before it can record their cluster,
         # the cleaner has the crew's record, and finds the jobs by their attributes.
         self._record(crew, submit)
@@ -233,7 +236,8 @@ class Staffing:
         cluster = None
         try:
             number = self._state.access_point.submit(submit, items)
-            cluster = Cluster(crew, number, len(items), chunks)
+            queue = self._state.access_point.queue
+            cluster = Cluster(crew, number, len(items), chunks, queue)
         finally:
             with self._state.changed:
                 self.submissions -= 1

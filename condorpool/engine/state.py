@@ -4,7 +4,7 @@ The lock rule
 -------------
 `SessionState.changed` is the one lock of a session.  It guards
 
-* ``batches``, ``clusters`` and ``unreachable`` here, and
+* ``batches``, ``clusters``, ``troubles``, ``ended`` and ``is_terminated`` here, and
 * every attribute of each `Batch`, `Crew`, `Cluster` and `Job`.
 
 They are written by
@@ -28,18 +28,22 @@ disk, the network or HTCondor with it (`values.guards`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import math
+import os
 import re
 import time
+from collections.abc import Callable
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.engine import payload, submitdir
+from condorpool.engine import payload, room, submitdir
 from condorpool.engine.batches import Batch, Made
 from condorpool.engine.deliveries import Deliveries
 from condorpool.engine.jobs import Cluster, Crew, Job
 from condorpool.engine.records import ErrorRecord
 from condorpool.engine.submitdir import SubmitDir, Token
+from condorpool.runner.outcomes import words_of
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import (
     CondorPoolError,
@@ -47,10 +51,13 @@ from condorpool.values.exceptions import (
     JobError,
     JobFailedError,
     JobRemovedError,
+    SubmitError,
     TaskTimeoutError,
 )
 from condorpool.values.guards import guarded
 from condorpool.values.locks import Monitor
+from condorpool.values.logs import logger
+from condorpool.values.text import plural
 
 #: Seconds for which a wait tolerates an access point that does not answer.
 PATIENCE = 600.0
@@ -63,6 +70,13 @@ OUTCOME_LAG = 20.0
 
 # The words of CPython's faulthandler, which ends a call that cannot be interrupted.
 _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
+
+
+#: Seconds between two tries to read what could not be read.
+READ_INTERVAL = 1.0
+
+#: Why calls of a pool that was terminated have no result.
+TERMINATED = "the condorpool Pool was terminated"
 
 
 def ignore(*_: object) -> None:
@@ -88,16 +102,25 @@ class SessionState:
         self.deliveries = Deliveries(self.changed)
         self.batches: dict[int, Batch] = {}
         self.clusters: dict[int, Cluster] = {}
-        #: The error, and since when, while the access point or the disk does not answer.
-        self.unreachable: tuple[CondorPoolError, float] | None = None
+        #: What keeps results from arriving, and since when, by its kind: "queue" while the access
+        #: point does not answer, "disk", "reading".
+        self.troubles: dict[str, tuple[CondorPoolError, float]] = {}
+        #: Why HTCondor, which was started here, has ended and cannot be started again.
+        self.ended: CondorPoolError | None = None
+        #: When that was last tried, and whether to try it again at once.
+        self.tried_at, self.retries = -math.inf, False
+        self.is_terminated = False
         #: Chunks whose jobs exited with 0 but whose outcomes are not visible, and since when.
         self._late: dict[tuple[int, int], tuple[Job, float]] = {}
+        #: What could not be read for lack of memory, descriptors or a disk, and is tried again.
+        self._unread: dict[tuple[int, int], Callable[[], object]] = {}
+        self._read_again_at = 0.0
         self._times_put_back = 0  # a listing of tokens from before the last time is stale
 
     @property
     def waits_for_outcomes(self) -> bool:
-        """Whether a job has exited with 0 and its outcome is not visible yet."""
-        return bool(self._late)
+        """Whether outcomes of jobs that have ended are not visible yet, or could not be read."""
+        return bool(self._late or self._unread)
 
     @property
     def active_crews(self) -> list[Crew]:
@@ -122,7 +145,7 @@ class SessionState:
         """Return the job with this id, if it is in the queue or has just left it."""
         cluster, _, proc = job_id.partition(".")
         known = self.clusters.get(int(cluster)) if proc else None
-        return known.jobs[int(proc)] if known else None
+        return known.jobs[int(proc)] if known and int(proc) < len(known.jobs) else None
 
     # -- which job holds which chunk -----------------------------------------------
     def refresh_holders(self, crew: Crew) -> None:
@@ -195,10 +218,22 @@ class SessionState:
     # -- chunks that finish --------------------------------------------------------
     def settle(self, batch: Batch, first: int, job: Job | None = None) -> None:
         """Finish a chunk if it has an outcome, or if ``job``, which held it, has ended."""
-        path = self.directory / submitdir.outcome_name(batch.number, first)
-        result: payload.Report | JobError | None
-        result = payload.look_at_outcome(path, job.id if job else "")
         key = (batch.number, first)
+        path = self.directory / submitdir.outcome_name(*key)
+        holder = job or batch.holders.get(first)
+        result: payload.Report | JobError | None
+        try:
+            most = end - first if (end := batch.pending.get(first)) else None
+            result = payload.look_at_outcome(path, holder.id if holder else "", most)
+        except (OSError, MemoryError) as error:
+            self._read_later(key, functools.partial(self.settle, batch, first, job), error)
+            return
+        self._note_read(key)
+        if isinstance(result, JobError):
+            if batch.crew.is_resident:
+                self._find_parts(batch)  # what its job has left to others is not damaged
+            else:
+                result = None  # HTCondor may be in the middle of writing it
         if result is None:
             if job is None:
                 return
@@ -214,8 +249,43 @@ class SessionState:
                 self._late.pop(key, None)
         self.finish(batch, first, result)
 
+    def _find_parts(self, batch: Batch) -> None:
+        """Look up which chunks of a batch have been split, also those whose parts have ended."""
+        self.refresh_holders(batch.crew)
+        outcomes = self.directory.outcomes(batch.number)
+        with self.changed:
+            for first in sorted(outcomes):
+                batch.split(first)
+
+    def _read_later(
+        self, key: tuple[int, int], again: Callable[[], object], error: Exception
+    ) -> None:
+        """Have an outcome read again that needs what there is not now: memory, descriptors, a disk."""
+        number = getattr(error, "errno", errno.ENOMEM)
+        cure = submitdir.LACKS.get(number, "Check the disk")
+        said = os.strerror(number) if number else words_of(error)
+        name = self.directory / submitdir.outcome_name(*key)
+        why = f"a result cannot be read: {said}. {cure}: {name} is read again."
+        with self.changed:
+            self._unread[key] = again
+            self._read_again_at = time.monotonic() + READ_INTERVAL
+        self.note_trouble("reading", CondorPoolError(why))
+
+    def _note_read(self, key: tuple[int, int]) -> None:
+        """Note that an outcome could be read."""
+        if key in self._unread:
+            with self.changed:
+                self._unread.pop(key, None)
+            if not self._unread:
+                self.note_trouble("reading", None)
+
     def settle_late(self) -> None:
-        """Look again for outcomes that a network file system may delay."""
+        """Look again for outcomes that could not be read, or that a network file system may delay."""
+        if self._unread and time.monotonic() > self._read_again_at:
+            with self.changed:
+                unread, self._unread = self._unread, dict.fromkeys(self._unread, ignore)
+            for again in unread.values():
+                again()
         for (number, first), (job, _) in list(self._late.items()):
             if number in self.batches:
                 self.settle(self.batches[number], first, job)
@@ -239,7 +309,8 @@ class SessionState:
             end = batch.pending.pop(first)
             batch.delivering += 1
             if isinstance(result, payload.Report):
-                batch.crew.replaced, batch.crew.has_worked = 0, True  # its jobs work
+                batch.crew.replaced = batch.crew.restarts = 0  # its jobs work
+                batch.crew.has_worked = True
             if isinstance(result, JobError) or result.has_failures:
                 batch.has_failures = not batch.streams
             if isinstance(result, JobFailedError):
@@ -266,13 +337,22 @@ class SessionState:
         job: Job | None,
     ) -> None:
         """Read an outcome and hand it to its calls."""
-        after = None
+        key, after = (batch.number, first), None
         try:
             outcome = result if isinstance(result, JobError) else result.outcome(first)
+        except (OSError, MemoryError) as error:
+            deliver = functools.partial(self._deliver, batch, first, end, result, job)
+            lane = batch.lane or self.deliveries.lane()
+            self._read_later(key, functools.partial(lane.put, deliver), error)
+            return
+        self._note_read(key)
+        try:
             if isinstance(outcome, JobError) or outcome.errors:
                 with self.changed:
                     batch.has_failures = not batch.streams
-            if batch.streams and isinstance(result, payload.Report):
+                    if isinstance(outcome, JobFailedError):
+                        batch.failed.add(first)
+            if batch.streams and not isinstance(outcome, JobError):
                 with self.changed:
                     batch.files.discard(first)
                     batch.holders.pop(first, None)
@@ -319,11 +399,38 @@ class SessionState:
             reason = f"a call took longer than {task_timeout:g} s, and could not be interrupted"
             where = "\n".join(dump[found.start() :].splitlines()[:12])
             return TaskTimeoutError(job.id, reason, host=job.host, stderr=where)
-        reason = job.exit or job.reason or "it left the queue for an unknown reason"
         if displaced := self.directory.displaced:
-            reason = f"its submit directory {displaced} meanwhile"
+            return self.displaced(displaced, job)
+        reason = job.exit or job.reason or "it left the queue for an unknown reason"
         hint = f"Its files are in {self.directory.path}."
         return JobFailedError(job.id, reason, host=job.host, stderr=stderr, hint=hint)
+
+    @staticmethod
+    def displaced(what: str, job: Job | None = None) -> JobFailedError:
+        """Return the error of calls whose submit directory was deleted or moved, as ``what`` says."""
+        hint = "Make these calls again in a new Pool, in a folder that only you can change."
+        reason = f"its submit directory {what}"
+        return JobFailedError(
+            job.id if job else "", reason, host=job.host if job else "", hint=hint
+        )
+
+    def look_at_room(self, *, probes: bool = False) -> CondorPoolError | None:
+        """Return why jobs cannot write their results, if they cannot; note it."""
+        error = room.trouble(
+            self.directory, self._residents, probes=probes or "disk" in self.troubles
+        )
+        self.note_trouble("disk", error)
+        return error
+
+    @property
+    def _residents(self) -> list[int]:
+        return [crew.number for crew in self.active_crews if crew.is_resident]
+
+    def check_room(self) -> None:
+        """Raise if jobs could not write the results of new calls."""
+        self.directory.check_place()
+        if error := room.trouble(self.directory, self._residents):
+            raise SubmitError(f"{error} Nothing was submitted.")
 
     def give_up(self, crew: Crew, error: JobError) -> None:
         """Finish with an error the chunks for which no job remains; held jobs keep theirs."""
@@ -338,22 +445,51 @@ class SessionState:
         for batch, first in lost:
             self.finish(batch, first, error)
 
-    def check_reach(self, patience: float = PATIENCE) -> None:
-        """Raise if the access point or the disk has not answered for ``patience`` seconds.
-
-        An access point that restarts keeps its queue, so a wait continues meanwhile; but
-        it must end if the access point never comes back.
-        """
-        if self.unreachable and time.monotonic() - self.unreachable[1] >= patience:
-            error, since = self.unreachable
-            raise HTCondorError(
-                f"{error} This has lasted {time.monotonic() - since:.0f} s. "
-                "The jobs are still in the queue: try again when it answers."
-            ) from error
-
-    def note_unreachable(self, error: CondorPoolError) -> None:
-        """Note that the access point or the disk does not answer."""
+    def end_all(self, error: JobError) -> None:
+        """Finish all chunks that have not finished with an error."""
         with self.changed:
-            since = self.unreachable[1] if self.unreachable else time.monotonic()
-            self.unreachable = error, since
+            rest = [(batch, first) for batch in self.batches.values() for first in batch.pending]
+        for batch, first in rest:
+            self.finish(batch, first, error)
+
+    def check_reach(self, since: float = -math.inf, patience: float = PATIENCE) -> None:
+        """Raise if something has kept results from arriving for ``patience`` seconds.
+
+        An access point that restarts keeps its queue, and there may be room on the disk again,
+        so a wait continues meanwhile; but it must end if that lasts.  It ends at once if HTCondor was
+        started here, has ended, and cannot be started again: that was tried after ``since``,
+        when the wait began.  Called with the lock held.
+        """
+        calls = sum(batch.calls_pending for batch in self.batches.values()) if self.ended else 0
+        if calls and self.tried_at < since:
+            self.retries = True
+        elif calls:
+            why, line, logs = str(self.ended).partition("\n")
+            raise HTCondorError(
+                f"{plural(calls, 'call')} cannot be made now: {why}\n"
+                f"Nothing is lost: they are kept in {self.directory.path}, and continue when "
+                "HTCondor runs again. Then wait for them once more, or resume them in another "
+                f"process with condorpool.attach().{line}{logs}"
+            ) from self.ended
+        for kind, (error, begun) in list(self.troubles.items()):
+            if time.monotonic() - begun >= patience:
+                lasted = f"{error} This has lasted {time.monotonic() - begun:.0f} s."
+                if kind != "queue":
+                    raise CondorPoolError(f"{lasted} Then call get() again.") from error
+                raise HTCondorError(
+                    f"{lasted} The jobs are still in the queue: try again when it answers."
+                ) from error
+
+    def note_trouble(self, kind: str, error: CondorPoolError | None) -> None:
+        """Note what keeps results from arriving, or that it no longer does."""
+        known = self.troubles.get(kind)
+        if not known and not error:
+            return
+        if error and not known and kind != "queue":
+            logger.warning("condorpool: %s", error)
+        with self.changed:
+            if error:
+                self.troubles[kind] = error, known[1] if known else time.monotonic()
+            else:
+                self.troubles.pop(kind, None)
             self.changed.notify_all()

@@ -107,6 +107,7 @@ class Tracker:
             reconcile = time.monotonic() >= reconcile_at
             for session in self._sessions:
                 try:
+                    session.revival.look()
                     session.follower.pump()
                     if reconcile:
                         session.follower.reconcile()

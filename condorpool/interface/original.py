@@ -15,6 +15,7 @@ from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import JobKeywords
 from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Result
+from condorpool.interface.tracebacks import for_users
 from condorpool.values.events import KILLSTATS
 from condorpool.values.exceptions import (
     JobError,
@@ -73,6 +74,7 @@ class Job(Result[T]):
 
     _remote: str | None = None
 
+    @for_users
     def __init__(
         self,
         target: Callable[..., T],
@@ -157,7 +159,8 @@ class Job(Result[T]):
 
     def wait_to_start(self, timeout: float | None = None, polltime: float | None = None) -> None:
         """Wait until the job is no longer idle, at most ``timeout`` seconds."""
-        self._session.state.check_reach()
+        with self._session.changed:
+            self._session.state.check_reach()
         super().wait_to_start(timeout, polltime)
 
     def wait(
@@ -188,12 +191,14 @@ class Job(Result[T]):
         return super().log() if self.submitted() else None
 
     def _act(self, action: str) -> int:
-        self._session.state.check_reach()
+        with self._session.changed:
+            self._session.state.check_reach()
         return super()._act(action)
 
     def _outcome(self, raises: bool) -> T:
         try:
-            return super()._outcome(raises)
+            with for_users:
+                return super()._outcome(raises)
         except BaseException as error:
             said = f"{type(error).__name__}: {words_of(error)}"
             what = error.what if isinstance(error, JobError) else said

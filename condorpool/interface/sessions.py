@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections import deque
@@ -100,8 +101,15 @@ class Sessions:
     def follow(self, session: Session, base: Path | None = None) -> None:
         """Have the tracker follow a session; later calls in ``base`` are posted there, too."""
         session.chunk_records = self.chunk_records
+        session.revival.on_change = self._note_change
         self._by_folder[base or session.directory.path] = session
         tracker().follow(session)
+
+    def _note_change(self, line: str) -> None:
+        """Tell the user that HTCondor has ended, and have the new one stay for the jobs."""
+        with contextlib.suppress(OSError):
+            custody.keep_running(self._access_point)
+        tell(line)
 
     def terminate(self) -> None:
         """Remove every job."""

@@ -51,22 +51,26 @@ class Waiting:
             Only held jobs remain (``on_hold="raise"``).
         """
         on_hold, timeout = checks.on_hold(on_hold or self.on_hold), checks.timeout(timeout)
-        end = math.inf if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
+        end = math.inf if timeout is None else begun + timeout
         while True:
             with self.calls.session.changed:
                 if over():
                     return
-                if not self.is_stuck(on_hold):
+                if not self.is_stuck(on_hold, begun):
                     if time.monotonic() >= end:
                         raise ResultTimeoutError(cast("float", timeout))
                     self.pause(end)
                     continue
             on_hold = self.resolve(on_hold)
 
-    def is_stuck(self, on_hold: OnHold | None) -> bool:
-        """Return, under the lock, whether `resolve` must handle held jobs, or raise `JobHeldError`."""
+    def is_stuck(self, on_hold: OnHold | None, since: float) -> bool:
+        """Return, under the lock, whether `resolve` must handle held jobs, or raise `JobHeldError`.
+
+        ``since`` is when the wait began.
+        """
         calls = self.calls
-        calls.session.state.check_reach()
+        calls.session.state.check_reach(since)
         if not calls.is_ready:
             tracker().check(calls.session)
         if on_hold is None:

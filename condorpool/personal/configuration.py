@@ -6,15 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from condorpool.personal import guardian
 from condorpool.personal.install import Installation, user_name
 
 # HTCondor never runs jobs as root, and its daemons need an account: "nobody".
 ACCOUNT = 65534
 _CAPABILITIES = "-all,+dac_override,+dac_read_search,+fowner"
 
-# Every process of a personal HTCondor has the folder in this variable, which
-# proves that it is ours when the guardian is gone.
-MARK = "_CONDORPOOL_PERSONAL"
+MARK = guardian.MARK
 
 #: Seconds for which slots are kept; with a negotiation every second, longer gains nothing.
 CLAIMS = 2.0
@@ -76,6 +75,11 @@ GUIDANCE_MUMS_THE_WORD = True
 IS_OWNER = State =?= "Claimed" && Activity =?= "Idle" && time() - EnteredCurrentActivity > 5
 POLLING_INTERVAL = 2
 
+# After a restart jobs must not have the ids of earlier ones, whose files may remain.
+SCHEDD_CLUSTER_INITIAL_VALUE = {first}
+# The queue's file is written anew once an hour, should another program have deleted it.
+QUEUE_CLEAN_INTERVAL = 3600
+
 # One slot, from which each job takes what it requests.
 NUM_SLOTS = 1
 NUM_SLOTS_TYPE_1 = 1
@@ -113,8 +117,7 @@ def fair_memory() -> int:
 
 def make_local(local: Path) -> None:
     """Make the folders that HTCondor's programs write to."""
-    names = ("execute", "lock", "log", "run", "spool", "tokens.d", "passwords.d")
-    for path in (local, *(local / name for name in names)):
+    for path in (local, *(local / name for name in guardian.FOLDERS)):
         path.mkdir(mode=0o700)
         if os.geteuid() == 0:
             os.chown(path, ACCOUNT, ACCOUNT)
@@ -123,9 +126,16 @@ def make_local(local: Path) -> None:
 
 
 def text(
-    folder: Path, installation: Installation, cpus: int | None, settings: Mapping[str, str]
+    folder: Path,
+    installation: Installation,
+    cpus: int | None,
+    settings: Mapping[str, str],
+    first: int,
 ) -> str:
-    """Return HTCondor's configuration for the personal one in this folder."""
+    """Return HTCondor's configuration for the personal one in this folder.
+
+    ``first`` is the number of the first cluster.
+    """
     number = "" if cpus is None else f"NUM_CPUS = {cpus}"
     configured = _CONFIGURATION.format(
         installation=installation,
@@ -133,6 +143,7 @@ def text(
         local=folder / "local",
         users=_allowed_users(),
         cpus=number,
+        first=first,
         mark=MARK,
     )
     return configured + "".join(f"{name} = {value}\n" for name, value in settings.items())

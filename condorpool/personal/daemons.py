@@ -11,13 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.personal import configuration, folders, guardian
-from condorpool.personal.inspection import access_point_in, installation_of
+from condorpool.personal.inspection import (
+    access_point_in,
+    installation_of,
+    is_over,
+    last_cluster,
+)
 from condorpool.personal.install import Installation, find, user_name
 from condorpool.personal.stopping import end, end_leftovers, stop
 from condorpool.values.exceptions import (
@@ -31,6 +36,20 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Progress = Callable[[str], object]
+
+
+#: Seconds that a start may take.
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class How:
+    """How a personal HTCondor is started: see `start`, and ``first``, its first cluster."""
+
+    detached: bool
+    cpus: int | None
+    settings: Mapping[str, str]
+    first: int = 1
 
 
 class PersonalHTCondor:
@@ -50,6 +69,8 @@ class PersonalHTCondor:
         Where its jobs are submitted.
     master_pid
         The process that starts all others.
+    how
+        How it was started.
     """
 
     def __init__(
@@ -58,11 +79,13 @@ class PersonalHTCondor:
         installation: Installation,
         access_point: AccessPoint,
         master_pid: int,
+        how: How,
     ) -> None:
         self.folder = folder
         self.installation = installation
         self.master_pid = master_pid
         self._access_point = access_point
+        self._how = how
         self._master_start = guardian.start_time(master_pid)
 
     def __repr__(self) -> str:
@@ -95,7 +118,20 @@ class PersonalHTCondor:
     def access_point(self) -> AccessPoint:
         """Return where to submit jobs; a schedd that was restarted has a new address."""
         self._access_point = access_point_in(self.folder) or self._access_point
-        return self._access_point
+        return replace(self._access_point, is_over=is_over, successor=self._successor)
+
+    def _successor(self, ended: AccessPoint) -> AccessPoint:
+        """Return the access point that takes the place of one here that has ended."""
+        if folders.was_stopped(self.folder) and not folders.is_guarded(self.folder):
+            raise PersonalError(
+                f"the personal HTCondor in {self.folder} was stopped. "
+                "Start it with `condorpool personal start`, or make a new Pool."
+            )
+        last = max(ended.last_cluster, last_cluster(self.folder))
+        # In hundreds, so that users see which jobs are of another one.
+        detached = self._how.detached or (self.folder / "detached").exists()
+        how = replace(self._how, detached=detached, first=last // 100 * 100 + 101)
+        return _start(self.folder, how, time.monotonic() + START_SECONDS).access_point()
 
     def log_tails(self, lines: int = 15) -> str:
         """Return the last lines of each daemon's log."""
@@ -126,7 +162,7 @@ def start(
     detached: bool = False,
     cpus: int | None = None,
     settings: Mapping[str, str] | None = None,
-    timeout: float = 30,
+    timeout: float = START_SECONDS,
     progress: Progress | None = None,
 ) -> PersonalHTCondor:
     """Start a personal HTCondor, or use the one that runs, and return it ready for jobs.
@@ -162,8 +198,14 @@ def start(
             "a personal HTCondor needs Linux. On this machine, configure HTCondor for an existing "
             "pool (CONDOR_CONFIG)."
         )
-    path = folders.resolve(folder)
-    deadline = time.monotonic() + timeout
+    path, how = folders.resolve(folder), How(detached, cpus, settings or {})
+    return _start(path, how, time.monotonic() + timeout, progress)
+
+
+def _start(
+    path: Path, how: How, deadline: float, progress: Progress | None = None
+) -> PersonalHTCondor:
+    begun = time.monotonic()
     installation = None if folders.is_guarded(path) else _installed()
     while time.monotonic() < deadline:
         launched = False
@@ -173,10 +215,10 @@ def start(
                     launched = True
                     if progress:
                         progress(f"Starting a personal HTCondor in {path}")
-                    _launch(path, installation or _installed(), cpus, settings or {})
+                    _launch(path, installation or _installed(), how)
                 # False: its guardian is ending it or asking the queue.  Try again soon.
                 if folders.use(path):
-                    if detached:
+                    if how.detached:
                         (path / "detached").touch(mode=0o600)
                     return _wait_until_ready(path, deadline)
         except BaseException as error:
@@ -191,7 +233,7 @@ def start(
             raise
         time.sleep(folders.POLL_SECONDS)
     raise PersonalError(
-        f"the HTCondor that ran in {path} has not ended in {timeout:g} s. "
+        f"the HTCondor that ran in {path} has not ended in {deadline - begun:.0f} s. "
         "Stop it with `condorpool personal stop`, then try again."
     )
 
@@ -211,22 +253,20 @@ def _installed() -> Installation:
     return installation
 
 
-def _launch(
-    folder: Path, installation: Installation, cpus: int | None, settings: Mapping[str, str]
-) -> None:
+def _launch(folder: Path, installation: Installation, how: How) -> None:
     """Prepare the folder and start the guardian in it."""
     end_leftovers(folder)
     guardian.empty(folder)
-    alive = os.open(folder / folders.ALIVE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    alive = os.open(folder / guardian.ALIVE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(alive, fcntl.LOCK_EX)
         configuration.make_local(folder / "local")
         (folder / "condor_config").write_text(
-            configuration.text(folder, installation, cpus, settings), encoding="utf-8"
+            configuration.text(folder, installation, how.cpus, how.settings, how.first),
+            encoding="utf-8",
         )
-        (folder / "installation.json").write_text(
-            json.dumps(asdict(installation), default=str), encoding="utf-8"
-        )
+        facts = {**asdict(installation), "cpus": how.cpus, "settings": dict(how.settings)}
+        (folder / "installation.json").write_text(json.dumps(facts, default=str), encoding="utf-8")
         # Before the guardian starts: it ends an HTCondor without users.
         if not folders.use(folder):
             raise PersonalError(
@@ -275,7 +315,9 @@ def _wait_until_ready(folder: Path, deadline: float) -> PersonalHTCondor:
         if not ready.exists() and (death := _daemon_death(folder)):
             raise PersonalError(_explain(folder, death))
         access_point = access_point_in(folder)
-        if "master" in state and access_point and _answers(access_point):
+        # A file that another program has deleted is made again in a moment.
+        known = folders.read_json(folder / "installation.json")
+        if "master" in state and known and access_point and _answers(access_point):
             ready.touch(mode=0o600)
             return _running(folder, access_point, state)
         if time.monotonic() > deadline:
@@ -294,8 +336,14 @@ def _answers(access_point: AccessPoint) -> bool:
 
 
 def _running(folder: Path, access_point: AccessPoint, state: Mapping[str, Any]) -> PersonalHTCondor:
+    known = folders.read_json(folder / "installation.json")
+    detached = (folder / "detached").exists()
     return PersonalHTCondor(
-        folder, installation_of(folder), access_point, master_pid=int(state["master"][0])
+        folder,
+        installation_of(folder),
+        access_point,
+        master_pid=int(state["master"][0]),
+        how=How(detached, known.get("cpus"), known.get("settings", {})),
     )
 
 

@@ -13,6 +13,11 @@ Three locks in the folder decide who may do what:
 
 A process must not wait for the guardian while it holds the start lock,
 because the guardian needs that lock to delete the folder.
+
+The folder is in the one for temporary files: a home may be on a network file system, which
+is too slow for the queue and may have no locks, and the folder for runtime files is deleted
+when the user logs out, though jobs remain.  The guardian protects it from programs that
+delete old temporary files.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +41,7 @@ from condorpool.values.exceptions import PersonalError
 from condorpool.values.folders import make, weakness
 from condorpool.values.locks import uninterrupted
 
-#: Locked by the guardian as long as it lives.
-ALIVE_LOCK = "alive.lock"
+in_place = guardian.in_place
 
 #: Seconds between two looks at what another process does.
 POLL_SECONDS = 0.03
@@ -54,6 +58,13 @@ class _Use:
 _uses: dict[Path, _Use] = {}
 _uses_lock = threading.Lock()
 
+# Written into users.lock when a person stops it.  Those who use it have the file open, and
+# can read this after the folder was deleted.
+_STOPPED = b"stopped"
+
+#: Folders of those that were stopped while this process used them, and not used again.
+_stopped: set[Path] = set()
+
 
 def use(folder: Path) -> bool:
     """Register this process as a user; return False while the guardian ends or asks the queue."""
@@ -64,6 +75,7 @@ def use(folder: Path) -> bool:
             _drop(folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             known = _uses[folder] = _Use(os.getpid(), descriptor)
+            _stopped.discard(folder)
         try:
             fcntl.lockf(known.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -82,15 +94,30 @@ def _drop(folder: Path) -> None:
     # A forked child may close its copy of the parent's descriptor: the child
     # holds no lock that this could drop.
     if known is not None:
+        if _says_stopped(known):
+            _stopped.add(folder)
         os.close(known.descriptor)
 
 
-def in_place(descriptor: int, path: Path) -> bool:
-    """Return whether an open file is still the one at this path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except OSError:
-        return False
+def note_stop(folder: Path) -> None:
+    """Let the processes that use it know that a person stops it."""
+    with uninterrupted, _uses_lock, suppress(OSError):
+        known = _uses.get(folder)
+        if known and in_place(known.descriptor, folder / guardian.USERS_LOCK):
+            os.pwrite(known.descriptor, _STOPPED, 0)
+        else:  # closing the file would drop a lock of this process
+            (folder / guardian.USERS_LOCK).write_bytes(_STOPPED)
+
+
+def was_stopped(folder: Path) -> bool:
+    """Return whether a person has stopped the one that this process uses, or used last."""
+    with uninterrupted, _uses_lock:
+        known = _uses.get(folder)
+        return folder in _stopped or bool(known and _says_stopped(known))
+
+
+def _says_stopped(known: _Use) -> bool:
+    return os.pread(known.descriptor, len(_STOPPED), 0) == _STOPPED
 
 
 def default_folder() -> Path:
@@ -138,7 +165,7 @@ def is_made(folder: Path) -> bool:
     try:
         for path in filter(None, (_shared(folder), folder)):
             _check_private(path)
-        return (folder / guardian.START_LOCK).exists()
+        return _is_ours(path.name for path in folder.iterdir())
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -164,11 +191,16 @@ def _check_ours(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     if not names:
         folder.chmod(0o700)
-    elif guardian.START_LOCK not in names:
+    elif not _is_ours(names):
         raise PersonalError(
             f"{folder} holds other files ({', '.join(sorted(names)[:3])}): HTCondor needs a "
             "folder of its own, which is deleted when it stops. Name another one."
         )
+
+
+def _is_ours(names: Iterable[str]) -> bool:
+    """Return whether a folder with these files is one of ours; one of the marks may be deleted."""
+    return not {guardian.START_LOCK, guardian.ALIVE_LOCK, guardian.STATE}.isdisjoint(names)
 
 
 @contextmanager
@@ -215,9 +247,10 @@ def _flock_now(descriptor: int, kind: int) -> bool:
 def is_guarded(folder: Path) -> bool:
     """Return whether the folder has a living guardian."""
     try:
-        descriptor = os.open(folder / ALIVE_LOCK, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(folder / guardian.ALIVE_LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return False
+        # The guardian makes it again if it was deleted.
+        return folder.exists() and guardian_of(folder) is not None
     try:
         return not _flock_now(descriptor, fcntl.LOCK_SH)
     finally:
@@ -235,13 +268,37 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def state(folder: Path) -> dict[str, Any]:
     """Return the state that the guardian has written."""
-    return read_json(folder / "state.json")
+    return read_json(folder / guardian.STATE)
 
 
 def living(state: Mapping[str, Any], name: str) -> int | None:
     """Return the id of a process in the state; None if that process has ended."""
     pid, started = state.get(name) or (0, 0)
     return int(pid) if started and guardian.start_time(int(pid)) == started else None
+
+
+def guardian_of(folder: Path) -> int | None:
+    """Return the id of the living guardian, even if the file that says so was deleted."""
+    known = living(state(folder), "guardian")
+    if known is None:
+        program = str(Path(guardian.__file__).resolve()).encode()
+        for pid in marked(folder):
+            with suppress(OSError):
+                if program in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
+    return known
+
+
+def marked(folder: Path) -> list[int]:
+    """Return the living processes that carry the folder's mark, except this one."""
+    mark = f"{guardian.MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has ended, or is another user's
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def cannot(what: str, error: OSError) -> PersonalError:

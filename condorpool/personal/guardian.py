@@ -1,12 +1,16 @@
 """Run one personal HTCondor while processes use it, then end it and delete its folder.
 
 This is a program: ``python -IS guardian.py FOLDER LOCK COMMAND...`` runs
-COMMAND, which becomes ``condor_master``.  It imports nothing of condorpool,
+COMMAND, which becomes ``condor_master``.  It imports nothing of condorpool (so it is one file),
 detaches from its parent, and ends by itself; see `condorpool.personal.daemons`.
 
 It adopts the orphans of HTCondor's programs and of the users' jobs (it is their
 "child subreaper"), so that its descendants are exactly the processes that
 ``condor_master`` and its children have started.
+
+The folder may be in one for temporary files, from which other programs delete what is
+old, or everything.  It is locked, and its files get a new time of access, which such programs
+honor; what is deleted all the same is made again (`Files`).
 """
 
 from __future__ import annotations
@@ -17,15 +21,16 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -39,7 +44,42 @@ START_LOCK = "condorpool-start.lock"
 # Shared by the processes that use it.
 USERS_LOCK = "users.lock"
 
-SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD}
+# Every process of a personal HTCondor, this one too, has the folder in this variable, which
+# proves that it is ours when the guardian or the files are gone.
+MARK = "_CONDORPOOL_PERSONAL"
+
+# What the guardian says about itself.
+STATE = "state.json"
+
+# Locked by the guardian as long as it lives.
+ALIVE_LOCK = "alive.lock"
+
+# What the guardian makes again if it is deleted: the folders, and the files that it does not
+# write itself, in this order.
+FOLDERS = ("execute", "lock", "log", "run", "spool", "tokens.d", "passwords.d")
+KEPT = (
+    "local",
+    *(f"local/{name}" for name in FOLDERS),
+    *(f"local/run/{daemon}_address" for daemon in ("master", "collector", "schedd")),
+    *("condor_config", "installation.json", "ready", "detached", START_LOCK),
+)
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# The file of the queue, which only its schedd can write again.
+QUEUE = "local/spool/job_queue.log"
+
+# Seconds between two looks at them, and between two times at which all files get a new time
+# of access: programs that clean folders delete what was not used for days.
+LOOK_SECONDS = 1.0
+TOUCH_SECONDS = 3600.0
+
+# Daemons without which no job runs, and the seconds for which one of them may be missing while
+# condor_master starts it again.
+DAEMONS = {"condor_schedd", "condor_startd", "condor_collecto", "condor_negotiat"}
+MISSING_SECONDS = 8.0
+
+SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGALRM}
 
 # Seconds that HTCondor has to shut down, and then what remains of it to obey SIGTERM.
 SHUTDOWN_SECONDS = 6.0
@@ -53,6 +93,111 @@ class _Ended(Exception):  # noqa: N818 - the end is expected
     """Raised by a signal handler, to leave a wait."""
 
 
+class Files:
+    """The folder and its files, which other programs may delete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with suppress(OSError):  # systemd-tmpfiles leaves alone what is in a locked folder
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+        # Path → what it was at the last look: its status, and the content of a file.
+        self.known: dict[str, tuple[os.stat_result, bytes]] = {}
+        self.touch_at = 0.0
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the folder still exists."""
+        return in_place(self.descriptor, self.folder)
+
+    def look(self) -> None:
+        """Make again what is missing."""
+        for name in KEPT:
+            with suppress(OSError), self._parent(name) as folder:  # tried again in a second
+                self._look_at(name, folder)
+        if time.monotonic() >= self.touch_at:
+            self.touch_at = time.monotonic() + TOUCH_SECONDS
+            self._touch()
+
+    @contextmanager
+    def _parent(self, name: str) -> Iterator[int]:
+        """Open the folder that a path is in, without following links: jobs may make some."""
+        folder = os.dup(self.descriptor)
+        try:
+            for parent in name.split("/")[:-1]:
+                outer, folder = folder, os.open(parent, _FOLDER, dir_fd=folder)
+                os.close(outer)
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _look_at(self, name: str, folder: int) -> None:
+        known, base = self.known.get(name), name.rpartition("/")[2]
+        try:
+            about = os.stat(base, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            if known and not stat.S_ISLNK(known[0].st_mode):
+                _restore(folder, base, *known)
+            return
+        if known is None or _differs(about, known[0]):
+            self.known[name] = about, _content(folder, base, about)
+
+    def _touch(self) -> None:
+        """Give the folder and all in it a new time of access, and leave the other times alone."""
+        for _, _, files, folder in os.fwalk(".", dir_fd=self.descriptor):
+            _use(folder, "")
+            for name in files:
+                _use(folder, name)
+
+
+def _use(folder: int, name: str) -> None:
+    """Give a file, or the folder itself, a new time of access."""
+    with suppress(OSError):
+        about = os.stat(name, dir_fd=folder, follow_symlinks=False) if name else os.fstat(folder)
+        times = time.time_ns(), about.st_mtime_ns
+        if name:
+            os.utime(name, ns=times, dir_fd=folder, follow_symlinks=False)
+        else:
+            os.utime(folder, ns=times)
+
+
+def _differs(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_ino, one.st_mtime_ns) != (other.st_ino, other.st_mtime_ns)
+
+
+def _content(folder: int, name: str, about: os.stat_result) -> bytes:
+    # A job may have linked a file of another user there.
+    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.fstat(folder).st_uid:
+        return b""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
+        return file.read(1 << 20)
+
+
+def _restore(folder: int, name: str, about: os.stat_result, content: bytes) -> None:
+    """Make a file or folder again as it was."""
+    if stat.S_ISDIR(about.st_mode):
+        os.mkdir(name, 0o700, dir_fd=folder)
+        made = os.open(name, _FOLDER, dir_fd=folder)
+    else:
+        # Others must find it whole, and what was made meanwhile stays.
+        new, flags = f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=folder)
+        made = os.open(new, flags, 0o600, dir_fd=folder)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(made, about.st_uid, about.st_gid)
+        os.fchmod(made, stat.S_IMODE(about.st_mode))
+        if stat.S_ISREG(about.st_mode):
+            os.write(made, content)
+            os.utime(made, ns=(time.time_ns(), about.st_mtime_ns))  # which identifies the queue
+            os.link(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.unlink(new, dir_fd=folder)
+    finally:
+        os.close(made)
+
+
 class Guardian:
     """The parent of one ``condor_master``.
 
@@ -60,16 +205,23 @@ class Guardian:
     ----------
     folder
         The personal HTCondor's folder, which holds ``users.lock``.
+    alive
+        The locked ``alive.lock``.
     command
         What becomes ``condor_master``.
     """
 
-    def __init__(self, folder: Path, command: list[str]) -> None:
+    def __init__(self, folder: Path, alive: int, command: list[str]) -> None:
         self.folder = folder
         self.command = command
-        # Opened once and never closed: closing any descriptor of the file
-        # would drop this process's lock.
-        self.users = os.open(folder / USERS_LOCK, os.O_RDWR | os.O_CLOEXEC)
+        self.files = Files(folder)
+        self.alive = alive
+        # Never closed: closing any descriptor of the file would drop this process's lock.
+        # More than one if the file was deleted: the users of that one still lock it.
+        self.users = [os.open(folder / USERS_LOCK, os.O_RDWR | os.O_CLOEXEC)]
+        self.missing_since = 0.0  # a daemon is missing; 0 if none is
+        # The schedd, 0 if none ran, whose queue's file was deleted: its successor has no queue.
+        self.last_with_queue: int | None = None
         self.master = 0
         self.asking = 0
         # Why it ends: "unused", "stop", "keep" or "died".  Set once.
@@ -83,6 +235,7 @@ class Guardian:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number in SIGNALS:
             signal.signal(number, self._handle)
+        signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
         self._start_master()
         try:
             if self._record(master=[self.master, start_time(self.master)]):
@@ -91,14 +244,14 @@ class Guardian:
             # Even after an error of ours no process may remain.
             self._record(stopping=True)
             self._stop_daemons()
-        if self.reason == "died":
-            self._record(ended=self.status)
+        # Where that cannot be written, nobody could know that it has died.
+        if self.reason == "died" and self._record(ended=self.status) and self.files.in_place:
             self.reason = ""
             self._wait(self._wait_for_readers)
             if self.reason == "died" and self._is_detached():
                 return
         if self.reason != "keep":
-            delete(self.folder)
+            delete(self.files)
 
     # Starting
 
@@ -127,10 +280,10 @@ class Guardian:
     def _record(self, **facts: object) -> bool:
         """Write our state for other processes; return whether that was possible."""
         self.state.update(facts)
-        new = self.folder / "state.json.new"
+        new = self.folder / f"{STATE}.new"
         try:
             new.write_text(json.dumps(self.state))
-            new.replace(self.folder / "state.json")
+            new.replace(self.folder / STATE)
         except OSError as error:
             # A full disk must not keep us from ending HTCondor.
             print(f"guardian: {error}", flush=True)  # noqa: T201 - this is the log
@@ -151,6 +304,8 @@ class Guardian:
     def _handle(self, number: int, _frame: object) -> None:
         if number == signal.SIGCHLD:
             self._reap()
+        elif number == signal.SIGALRM:
+            self._look()
         else:
             self._end("keep" if number == signal.SIGUSR1 else "stop")
 
@@ -167,9 +322,9 @@ class Guardian:
         while True:
             # Blocks until the last user has ended: the kernel drops the locks even of
             # a process that is killed.
-            fcntl.lockf(self.users, fcntl.LOCK_EX)
+            self._lock_users(fcntl.LOCK_EX)
             if self._is_detached():
-                fcntl.lockf(self.users, fcntl.LOCK_UN)
+                self._lock_users(fcntl.LOCK_UN)
                 while True:
                     signal.pause()
             # After jobs, one look at an empty queue is not enough: a late-materialized
@@ -180,12 +335,16 @@ class Guardian:
                 # that is about to end.
                 self.reason = "unused"
                 return
-            fcntl.lockf(self.users, fcntl.LOCK_UN)
+            self._lock_users(fcntl.LOCK_UN)
             time.sleep(1)
+
+    def _lock_users(self, kind: int) -> None:
+        for descriptor in self.users:  # also one that is added meanwhile
+            fcntl.lockf(descriptor, kind)
 
     def _wait_for_readers(self) -> None:
         """Wait until no user remains who may read the logs of the dead daemons."""
-        fcntl.lockf(self.users, fcntl.LOCK_EX)
+        self._lock_users(fcntl.LOCK_EX)
         self.reason = "died"
 
     def _is_detached(self) -> bool:
@@ -241,6 +400,75 @@ class Guardian:
                     self.status = _describe(status)
                     self._end("died")
 
+    # Looking after
+
+    def _look(self) -> None:
+        """Repair the folder; end if it was deleted, or a daemon is missing."""
+        if not self.master:
+            return  # it has ended, and the files remain only to be read
+        if not self.files.in_place:
+            self.status = "lost its folder, which was deleted"
+            self._end("died")
+        try:
+            self.files.look()
+            self._look_at_locks()
+        except OSError as error:
+            print(f"guardian: {error}", flush=True)  # noqa: T201 - this is the log
+        running = self._daemons()
+        if running is None:
+            return
+        missing = DAEMONS - running.keys()
+        if not missing:
+            self.missing_since = 0.0
+        elif not self.missing_since:
+            self.missing_since = time.monotonic()
+        elif time.monotonic() - self.missing_since > MISSING_SECONDS:
+            self.status = f"cannot keep {' and '.join(sorted(missing))} running"
+            self._end("died")
+        if self._is_queue_lost(running.get("condor_schedd", 0)):
+            self.status = "lost its queue, whose file was deleted"
+            self._end("died")
+
+    def _is_queue_lost(self, schedd: int) -> bool:
+        """Return whether a new schedd runs, and the file of the last one's queue was deleted."""
+        if not (self.folder / QUEUE).exists():
+            if self.last_with_queue is None:
+                self.last_with_queue = schedd
+        elif self.last_with_queue == schedd:
+            self.last_with_queue = None  # it has written the file again
+        return bool(schedd) and self.last_with_queue not in (None, schedd)
+
+    def _look_at_locks(self) -> None:
+        if not in_place(self.alive, self.folder / ALIVE_LOCK):
+            lock = os.open(self.folder / ALIVE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another process looks whether it is locked
+                os.close(lock)
+            else:
+                os.close(self.alive)
+                self.alive = lock
+        users = self.folder / USERS_LOCK
+        if not in_place(self.users[-1], users):
+            self.users.append(os.open(users, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not (self.folder / STATE).exists():
+            self._record()
+
+    def _daemons(self) -> dict[str, int] | None:
+        """Return the daemons that condor_master runs; None if unknown, or before all had started."""
+        if "ready" not in self.files.known:
+            return None
+        running: dict[str, int] = {}
+        try:
+            children = Path(f"/proc/{self.master}/task/{self.master}/children").read_text("ascii")
+        except OSError:  # not every kernel has it
+            return None
+        for pid in children.split():
+            with suppress(OSError):
+                name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+                running[name] = int(pid)
+        return running
+
     # Ending
 
     def _stop_daemons(self) -> None:
@@ -275,15 +503,18 @@ class Guardian:
             time.sleep(0.01)
 
 
-def delete(folder: Path) -> None:
+def delete(files: Files) -> None:
     """Delete a folder whose start lock other processes may be waiting for.
 
     The lock is held until its file is deleted, which is the last one.  A process that
     gets the lock then finds that the file is no longer in place, and starts again.
     """
-    lock = os.open(folder / START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not files.in_place:
+        return
+    lock = os.open(files.folder / START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    remove(folder)
+    if files.in_place:  # else another process has made a new one there
+        remove(files.folder)
     os.close(lock)
 
 
@@ -325,6 +556,13 @@ def _open_up(folder: Path) -> None:
             if not os.path.islink(path):  # noqa: PTH114
                 with suppress(OSError):
                     os.chmod(path, 0o700)  # noqa: PTH101
+
+
+def in_place(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one at this path."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    return False
 
 
 def start_time(pid: int) -> int:
@@ -381,7 +619,7 @@ def main(arguments: list[str]) -> None:
     os.set_inheritable(int(lock), False)
     if os.fork():
         os._exit(0)
-    Guardian(Path(folder), command).run()
+    Guardian(Path(folder), int(lock), command).run()
 
 
 if __name__ == "__main__":

@@ -138,6 +138,11 @@ def environment(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
 def installation_of(folder: Path) -> Installation:
     """Return the programs that the one in this folder was started with."""
     known = folders.read_json(folder / "installation.json")
+    if not known:
+        raise PersonalError(
+            f"installation.json is missing in {folder}. If HTCondor runs there, it is made again: "
+            "try again in a few seconds."
+        )
     return Installation(
         **{name: Path(known[name]) for name in ("sbin", "bin", "libexec", "lib")},
         version=known["version"],
@@ -169,6 +174,25 @@ def access_point_in(folder: Path) -> AccessPoint | None:
         origin={"personal": str(folder)},
         queue=f"{folder} {made}",  # the next one in this folder has a queue of its own
     )
+
+
+def is_over(access_point: AccessPoint) -> bool:
+    """Return whether one has ended, or another one is in its folder."""
+    folder = Path(access_point.origin["personal"])
+    if folders.is_guarded(folder) and not folders.state(folder).get("ended"):
+        now = access_point_in(folder)  # none while another one starts
+        return now is not None and now.queue != access_point.queue
+    return True
+
+
+def last_cluster(folder: Path) -> int:
+    """Return the number of the last cluster in the queue of a dead one, if its file remains."""
+    try:
+        log = (folder / guardian.QUEUE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    found = re.findall(r"^103 0+\.0+ NextClusterNum (\d+)", log, re.MULTILINE)
+    return int(found[-1]) if found else 0
 
 
 def _address(path: Path) -> list[str] | None:

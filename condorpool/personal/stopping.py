@@ -6,12 +6,10 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from condorpool.personal import configuration, folders, guardian
+from condorpool.personal import folders, guardian
 from condorpool.values.exceptions import PersonalError
 
 _STOP_SECONDS = 30.0
@@ -30,9 +28,10 @@ def stop(folder: str | os.PathLike[str] | None = None, *, keep_folder: bool = Fa
         Keep its files, to read the logs.  The next `start` there deletes them.
     """
     path = folders.resolve(folder)
-    if not folders.is_made(path):
+    if not folders.is_made(path) and not _leftovers(path):
         return False
-    ran = folders.is_guarded(path)
+    ran = folders.is_guarded(path) or bool(_leftovers(path))
+    folders.note_stop(path)
     end(path, keep_folder=keep_folder)
     return ran
 
@@ -41,17 +40,17 @@ def end(folder: Path, *, keep_folder: bool = False) -> None:
     """End the HTCondor in the folder, and delete what its guardian could not."""
     request = signal.SIGUSR1 if keep_folder else signal.SIGTERM
     deadline = time.monotonic() + _STOP_SECONDS
-    asked = None
+    asked: list[int] | None = None  # its process, and when that started
     # The guardian deletes its lock before it ends, so wait for its process, too.
     while folders.is_guarded(folder) or folders.living({"guardian": asked}, "guardian"):
-        state = folders.state(folder)
-        if asked is None:
-            asked = state.get("guardian")
-            _signal_guardian(state, request)
-        elif state.get("guardian", asked) != asked:
+        known = folders.state(folder).get("guardian")
+        if asked is None and (pid := folders.guardian_of(folder)):
+            asked = [pid, guardian.start_time(pid)]
+            _signal_guardian(asked, request)
+        elif asked and known and known != asked:
             return  # it has ended, and another process has already started a new one
         if time.monotonic() > deadline:
-            if not _signal_guardian({"guardian": asked}, signal.SIGKILL):
+            if not _signal_guardian(asked, signal.SIGKILL):
                 raise PersonalError(
                     f"the HTCondor in {folder} runs where this process cannot see it, perhaps in "
                     "another container: stop it there."
@@ -62,8 +61,8 @@ def end(folder: Path, *, keep_folder: bool = False) -> None:
     _clear_dead(folder, keep_folder=keep_folder)
 
 
-def _signal_guardian(state: Mapping[str, Any], number: int) -> bool:
-    pid = folders.living(state, "guardian")
+def _signal_guardian(asked: list[int] | None, number: int) -> bool:
+    pid = folders.living({"guardian": asked}, "guardian")
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -73,9 +72,10 @@ def _signal_guardian(state: Mapping[str, Any], number: int) -> bool:
 def _clear_dead(folder: Path, *, keep_folder: bool) -> None:
     """Clean up after a guardian that could not do so."""
     try:
-        lock = os.open(folder / guardian.START_LOCK, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(folder / guardian.START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
-        return  # the guardian has deleted the folder
+        end_leftovers(folder)  # the guardian has deleted the folder, or another program
+        return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         in_place = folders.in_place(lock, folder / guardian.START_LOCK)
@@ -118,14 +118,7 @@ def _have_ended(folder: Path, patience: float) -> bool:
 
 def _leftovers(folder: Path) -> list[int]:
     """Return the processes that provably belong to this folder's HTCondor."""
-    mark = f"{configuration.MARK}={folder}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):  # it has ended, or is another user's
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
+    found = folders.marked(folder)
     master = folders.living(folders.state(folder), "master")
     if master is not None:
         found += [master, *guardian.descendants(master)]

@@ -8,7 +8,7 @@ import time
 from itertools import repeat
 
 from . import container, sharing
-from .container import loads
+from .container import DamagedError, loads
 from .imports import modules
 from .outcomes import describe, frames_of, traceback_of, words_of
 from .streams import Streams
@@ -168,7 +168,7 @@ class Worker:
         """
         if self.last[0] != name:
             shared, frames = read()
-            if modules.install(shared["modules"]):
+            if modules.install(sharing.shared(shared["modules"]) if shared["modules"] else {}):
                 # Objects made with the old modules do not fit the new ones.
                 sharing.forget()
                 self.is_initialized = False
@@ -182,7 +182,7 @@ class Worker:
         self,
         name: str,
         read: Any,
-        chunk: list[Any],
+        chunk: Any,
         first: int,
         end: int,
         between: Any = None,
@@ -195,7 +195,7 @@ class Worker:
         name, read
             The call's file, and the function that reads it; see `load_call`.
         chunk
-            The frames with the arguments.
+            The function that reads the frames with the arguments.
         between
             Called between two calls, every ``pause`` seconds, as
             ``between(next, end, failed, each, splits)``: how many calls have failed, the
@@ -210,7 +210,9 @@ class Worker:
         try:
             func, shared = self.load_call(name, read)
             started, style = time.time(), shared["style"]
-            items = loads(chunk)
+            items = loads(chunk())
+        except DamagedError as error:  # also that of a shared object
+            return dict(about, count=end - first, damaged=str(error)), []
         except BaseException as error:
             failure = error
         failure = self.initializer_error or failure

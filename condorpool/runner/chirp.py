@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -10,7 +11,25 @@ from .streams import file_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Any
+
+#: Bytes of a larger file that are moved at once.  HTCondor keeps them in memory, in two of its
+#: processes, and moves no whole files above 256 MiB.
+PART = 1 << 22
+
+#: What negative answers mean (chirp_protocol.h); a disk quota has no number of its own.
+_ERRORS = {
+    -3: errno.ENOENT,
+    -4: errno.EEXIST,
+    -5: errno.EFBIG,
+    -6: errno.ENOSPC,
+    -7: errno.ENOMEM,
+    -9: errno.EMFILE,
+    -13: errno.EISDIR,
+    -14: errno.ENOTDIR,
+    -127: errno.EIO,
+}
 
 
 class Chirp:
@@ -52,10 +71,12 @@ class Chirp:
         except OSError:
             pass  # it is closed
 
-    def ask(self, *words: str) -> int:
-        """Send a command and return the answer."""
+    def ask(self, *words: str, data: Iterable[Any] = ()) -> int:
+        """Send a command and the data that belong to it; return the answer."""
         quoted = [word.replace("\\", "\\\\").replace(" ", "\\ ") for word in words]
         self.link.sendall((" ".join(quoted) + "\n").encode("utf-8", "surrogateescape"))
+        for part in data:
+            self.link.sendall(part)
         return self.answer(words)
 
     def answer(self, words: tuple[str, ...]) -> int:
@@ -68,10 +89,10 @@ class Chirp:
             raise PermissionError(
                 f"chirp: the access point does not let this job {' '.join(words[:2])}"
             )
-        if number == -3:  # CHIRP_ERROR_DOESNT_EXIST
-            raise FileNotFoundError(words[1])
         if number == -17:  # CHIRP_ERROR_OFFLINE
             raise ConnectionError("the job's shadow does not answer")
+        if number in _ERRORS:
+            raise OSError(_ERRORS[number], os.strerror(_ERRORS[number]), words[1])
         if number < 0:
             raise OSError(f"chirp: {words[0]} answered {number}")
         return number
@@ -89,25 +110,71 @@ class Chirp:
 
     def read(self, name: str) -> tuple[dict[str, Any], list[Any]]:
         """Read a container."""
-        return unpacked(self.get("getfile", name), name)
+        try:
+            return unpacked(self.get("getfile", name), name)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+        file, size = self.open(name, "r")
+        data = new_buffer(size)
+        rest = memoryview(data)
+        while rest:
+            count = self.ask("read", file, str(min(PART, len(rest))))
+            if not fill(rest[:count], self.replies):
+                raise ConnectionError("HTCondor's channel to the access point is closed")
+            rest = rest[count or len(rest) :]  # it was truncated meanwhile: its sum is wrong
+        self.ask("close", file)
+        return unpacked(data, name)
+
+    def open(self, name: str, how: str) -> tuple[str, int]:
+        """Open a file; return its number, and its size."""
+        number = self.ask("open", name, how, str(0o600))
+        return str(number), int(self.replies.readline().split()[7])  # as in struct stat
+
+    def disk(self, name: str) -> tuple[int, int]:
+        """Return the bytes of the disk that a file is on, and those that are free."""
+        self.ask("statfs", name)
+        found = [int(word) for word in self.replies.readline().split()]  # as in struct statfs
+        return found[1] * found[2], found[1] * found[4]
 
     def write(self, name: str, job: str, about: dict[str, Any], frames: list[Any]) -> None:
         """Write a container under a temporary name and move it into place."""
         scratch = f"{name}.{job}.tmp"
         parts = packed(about, frames)
-        size = str(sum(len(part) for part in parts))
-        self.ask("putfile", scratch, str(0o600), size)
-        for part in parts:
-            self.link.sendall(part)
-        self.answer(("putfile", scratch))
-        self.ask("rename", scratch, name)
+        try:
+            size = sum(len(part) for part in parts)
+            if size <= PART:
+                self.put(scratch, size, parts)
+            else:
+                self.put_in_parts(scratch, parts)
+            self.ask("rename", scratch, name)
+        except self.disconnected:
+            raise
+        except OSError:
+            # Half a file would keep what room there is.
+            try:
+                self.ask("unlink", scratch)
+            except OSError:
+                pass  # nothing was written
+            raise
 
-    def put(self, name: str, data: bytes = b"\n") -> None:
+    def put(self, name: str, size: int = 1, parts: Iterable[Any] = (b"\n",)) -> None:
         """Make or overwrite a small file; another process may see it empty meanwhile."""
         # HTCondor never answers when there is no data.
-        self.ask("putfile", name, str(0o600), str(len(data)))
-        self.link.sendall(data)
+        self.ask("putfile", name, str(0o600), str(size))
+        for part in parts:
+            self.link.sendall(part)
         self.answer(("putfile", name))
+
+    def put_in_parts(self, name: str, parts: Iterable[Any]) -> None:
+        """Make or overwrite a file of any size."""
+        file, _ = self.open(name, "wct")
+        try:
+            for size, data in grouped(parts):
+                if self.ask("write", file, str(size), data=data) < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        finally:
+            self.ask("close", file)  # a deleted file that is open keeps its room
 
     def retry(self, operation: Any, *args: Any) -> Any:
         """Repeat an operation until it is answered: the access point may be restarting.
@@ -124,3 +191,20 @@ class Chirp:
                 except OSError:
                     continue
         raise OSError("the access point has not answered for twenty minutes")
+
+
+def grouped(parts: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
+    """Yield the same data as groups of at most `PART` bytes, each with its size."""
+    size, group = 0, []
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            taken = rest[: PART - size]
+            rest = rest[len(taken) :]
+            group.append(taken)
+            size += len(taken)
+            if size == PART:
+                yield size, group
+                size, group = 0, []
+    if group:
+        yield size, group

@@ -15,6 +15,12 @@ REPORT_INTERVAL = 0.5
 #: Reports that all runners of a crew together may write in a second.
 MOST_REPORTS = 20
 
+#: In ``K.made``, a file with this name says that a runner of crew K finds no room for an outcome.
+FULL = "FULL"
+
+#: Seconds, at most, between two tries of such a runner; it writes the file anew each time.
+ROOM_INTERVAL = 10.0
+
 #: The event that announces an outcome has this word, then the chunk's name.
 ANNOUNCES = "condorpool-outcome"
 

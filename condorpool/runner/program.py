@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     status = EX_SOFTWARE
     try:
         status = run(arguments)
-    except OSError as error:
+    except (OSError, container.DamagedError) as error:
         say(f"cannot read the payload or write the outcome: {error!r}")
         status = EX_CANNOT_WRITE
     except BaseException as error:
@@ -80,14 +80,14 @@ def once(
         return 0
     folder = worker.submit_dir + "/"
     sharing.read_from(lambda name: container.read(folder + name))
-    frames = container.read(folder + chunk)[1]
     begin = int(origin)
-    made = worker.make(
+    about, values = worker.make(
         call,
         lambda: container.read(folder + call),
-        frames,
+        lambda: container.read(folder + chunk)[1],
         int(first) - begin,
         int(end) - begin,
     )
-    container.write(folder + outcome, *made)
+    about["chunk"] = outcome.partition(".")[0]
+    container.write(folder + outcome, about, values)
     return 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from . import container, names
+from .calls import NEVER
 from .chirp import Chirp
 from .streams import say
 
@@ -22,6 +24,13 @@ LONG = 1.0
 #: The time between two reports on how many calls were made, at least, as a multiple of what
 #: writing one takes.
 REPORT_SHARE = 100.0
+
+
+#: Errors that may pass: no room, no quota (which has no number of its own in chirp).
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+#: Seconds for which a runner waits for room for an outcome.
+ROOM_WAIT = 1200.0
 
 
 class Runner:
@@ -158,10 +167,16 @@ class Runner:
         """Make the calls of a taken chunk, write the outcome and announce it."""
         batch, first, end, origin = map(int, token.split("-"))
         call, name = f"{batch}.call", f"{batch}-{first}"
-        frames = self.read(f"{batch}-{origin}.chunk")[1]
-        size, begun = sum(len(frame) for frame in frames), time.monotonic()
+        size, begun = 0, time.monotonic()
 
         self.report_after = max(self.report_after, begun + self.report_interval)
+
+        def arguments() -> list[Any]:
+            """Read the arguments of the whole chunk."""
+            nonlocal size, begun
+            frames = self.read(f"{batch}-{origin}.chunk")[1]
+            size, begun = sum(len(frame) for frame in frames), time.monotonic()
+            return frames
 
         def between(done: int, end: int, failed: int, each: float, splits: bool) -> int:
             """Split the chunk, and report how many calls were made; return the new end."""
@@ -206,21 +221,29 @@ class Runner:
         about, frames = self.worker.make(
             call,
             lambda: self.read(call),
-            frames,
+            arguments,
             first - origin,
             end - origin,
             between,
             self.pause,
         )
-        about["job"] = self.job
+        about.update(job=self.job, chunk=name)
         self.chirp.retry(self.chirp.ensure_connected)
         self.write(f"{name}.outcome", about, frames)
-        # Retried, so the event may come twice; the client uses the first.
-        self.chirp.retry(self.chirp.ask, "ulog", f"{names.ANNOUNCES} {name}")
+        self.announce(name)
         try:
             self.chirp.retry(self.chirp.ask, "unlink", self.taken_path(token))
         except FileNotFoundError:
             pass  # the client deleted it first, or the first try was not answered
+
+    def announce(self, name: str) -> None:
+        """Have the event log say that the outcome of a chunk is there."""
+        try:
+            # Retried, so the event may come twice; the client uses the first.
+            self.chirp.retry(self.chirp.ask, "ulog", f"{names.ANNOUNCES} {name}")
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise  # else the client finds the outcome when it looks at the disk
 
     def report(
         self,
@@ -242,7 +265,7 @@ class Runner:
                     file.write(text)
             else:
                 self.chirp.ensure_connected()
-                self.chirp.put(self.made, text.encode())
+                self.chirp.put(self.made, len(text), [text.encode()])
         except OSError:
             # As after a split: a late answer would be taken for that of the next operation.
             self.chirp.disconnect()
@@ -250,6 +273,46 @@ class Runner:
         self.report_after = now + max(self.report_interval, REPORT_SHARE * (now - begun))
 
     def write(self, name: str, about: dict[str, Any], frames: list[Any]) -> None:
+        """Write a container into the submit directory; while there is no room for it, wait."""
+        size, pause = sum(len(frame) for frame in frames), 0.0
+        give_up = time.monotonic() + ROOM_WAIT
+        while True:
+            begun = time.monotonic()
+            try:
+                if not pause or self.disk()[1] >= size or begun > give_up:
+                    self.write_now(name, about, frames)
+                    break
+            except OSError as error:
+                if error.errno not in NO_ROOM or begun > give_up or self.disk()[0] < size:
+                    raise
+            self.say_full()
+            pause = min(max(1.0, 10 * (time.monotonic() - begun)), names.ROOM_INTERVAL)
+            time.sleep(pause)
+        if pause:
+            self.say_full(is_full=False)
+
+    def disk(self) -> tuple[float, float]:
+        """Return the bytes of the submit directory's disk, and those that are free."""
+        try:
+            if self.worker.shares:
+                found = os.statvfs(self.worker.submit_dir)
+                return found.f_frsize * found.f_blocks, found.f_frsize * found.f_bavail
+            return self.chirp.disk(self.posted)
+        except (OSError, ValueError, IndexError):
+            return NEVER, NEVER
+
+    def say_full(self, *, is_full: bool = True) -> None:
+        """Tell the client that there is no room for an outcome, or is again."""
+        name = f"{self.made.rpartition('/')[0]}/{names.FULL}"
+        try:
+            if is_full:
+                self.chirp.ask("close", self.chirp.open(name, "wct")[0])
+            else:
+                self.chirp.ask("unlink", name)
+        except OSError:
+            self.chirp.disconnect()
+
+    def write_now(self, name: str, about: dict[str, Any], frames: list[Any]) -> None:
         """Write a container into the submit directory."""
         if self.worker.shares:
             try:

@@ -21,6 +21,10 @@ from typing import IO, Any
 
 import platformdirs
 
+#: File systems with access lists of their own, beside which modes mean nothing: ``/afs/cern.ch``
+#: seems to be open to all.
+OTHER_RULES = {"afs", "fuse.eosd", "fuse.eosxd"}
+
 #: Links on the way to a folder, as in the kernel.
 _MAX_LINKS = 40
 
@@ -49,7 +53,7 @@ def weakness(path: Path, *, trust_owners: bool = False) -> str:
     Parameters
     ----------
     path
-        What may be missing is not looked at.
+        If it does not exist, the last folder on the way to it counts.
     trust_owners
         Whether the owners of the folders above are trusted; those of the home folder's are.
     """
@@ -65,7 +69,7 @@ def weakness(path: Path, *, trust_owners: bool = False) -> str:
             why = ""
         else:
             why = _writers(step, about)
-        if why and not os.statvfs(step).f_flag & os.ST_RDONLY:
+        if why and _is_enforced(step, about):
             return f"{step} {why}"
     return ""
 
@@ -79,6 +83,14 @@ def private(folder: Path | None) -> str:
         return weakness(folder) or ("" if os.access(folder, os.W_OK) else f"{folder} is read-only")
     except OSError as error:
         return f"{folder}: {error.strerror}"
+
+
+def is_mine(path: Path) -> bool:
+    """Return whether what is at a path is this user's, however open it is."""
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def is_own(about: os.stat_result) -> bool:
@@ -107,6 +119,18 @@ def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         target = following.readlink()
         step = Path("/") if target.is_absolute() else step
         rest = [*target.parts[target.is_absolute() :], *rest]
+
+
+def _is_enforced(step: Path, about: os.stat_result) -> bool:
+    """Return whether its owner and mode say who may write to a folder."""
+    if os.statvfs(step.parent if stat.S_ISLNK(about.st_mode) else step).f_flag & os.ST_RDONLY:
+        return False
+    device = f"{os.major(about.st_dev)}:{os.minor(about.st_dev)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        for mount in map(str.split, mounts):
+            if mount[2] == device:
+                return mount[mount.index("-") + 1] not in OTHER_RULES
+    return True
 
 
 def _writers(folder: Path, about: os.stat_result) -> str:
@@ -149,7 +173,7 @@ def _user(number: int) -> str:
 
 
 def _name_of(number: int) -> str:
-    return f"user {_user(number) or number}"
+    return f"user {number}" + (f" ({name})" if (name := _user(number)) else "")
 
 
 def _name_of_group(number: int) -> str:
@@ -208,8 +232,8 @@ class HeldFolder:
         if not is_own(about):
             os.close(descriptor)
             belongs = f"belongs to {_name_of(about.st_uid)}"
-            is_mine = about.st_uid == os.geteuid()
-            raise _denied(f"{self.path} {'is open to other users' if is_mine else belongs}")
+            writers = "can be written to by other users"
+            raise _denied(f"{self.path} {writers if about.st_uid == os.geteuid() else belongs}")
         # The files in use refer to it, so none of them is in another folder afterward.
         self._closer = closer = weakref.finalize(self, os.close, descriptor)
         closer.atexit = False
@@ -222,11 +246,17 @@ class HeldFolder:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether its path still names it."""
+        """Whether its path still names it; also if that cannot be seen, as while a server is away."""
         try:
-            return os.path.samestat(os.stat(self.here), os.lstat(self.path))
+            held = os.stat(self.here)
         except OSError:
             return False
+        try:
+            return os.path.samestat(held, os.lstat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
 
     @property
     def place(self) -> Path:

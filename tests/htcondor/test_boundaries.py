@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import cloudpickle
 import pytest
+
+from condorpool import HTCondorError
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -176,3 +179,30 @@ def test_git_ignores_submit_directories(pool, tmp_path):
     assert shown.stdout == b""
     pool.close()
     assert os.listdir(tmp_path) == [".git"]
+
+
+def leave_descriptors(number):
+    """Use all file descriptors of this process but some."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    used = []
+    with contextlib.suppress(OSError):
+        while True:
+            used.append(os.open(os.devnull, os.O_RDONLY))
+    for descriptor in used[:number]:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 4, 8, 16])
+def test_no_file_descriptors(access_point, free):
+    """HTCondor's library would end the process; instead an error says what is missing."""
+    for operation in (lambda: access_point.query("true", ["ClusterId"]), access_point.slots):
+        child = os.fork()
+        if not child:
+            leave_descriptors(free)
+            try:
+                operation()
+            except HTCondorError as error:
+                os._exit(0 if "ulimit -n" in str(error) else 2)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -248,8 +248,12 @@ class TestKilled:
         assert killed.made == {"a", "b", "c"}
         assert command("logs", entry.run).count("cleaned up") == 1
 
-    @pytest.mark.parametrize("chunks", ["", ", maxtasksperchild=1"], ids=["runners", "plain jobs"])
-    def test_a_reboot(self, script, tmp_path, htcondor, chunks):
+    @pytest.mark.parametrize(
+        ("chunks", "is_restarted"),
+        [("", False), (", maxtasksperchild=1", False), ("", True)],
+        ids=["runners", "plain jobs", "another HTCondor in the same folder"],
+    )
+    def test_a_reboot(self, script, tmp_path, htcondor, chunks, is_restarted):
         """Calls that no HTCondor answers for any more are kept until they are resumed."""
         with personal.start(tmp_path / "personal", cpus=1) as doomed:
             arguments = f"personal={str(doomed.folder)!r}{chunks}"
@@ -268,8 +272,11 @@ class TestKilled:
             killed.until("READY")
             kill_cleaners()
             killed.kill()
-        command("clean")
-        until(lambda: "kept" in killed.entry.note, "the directory is not kept")
+        with contextlib.ExitStack() as stack:
+            if is_restarted:
+                stack.enter_context(personal.start(tmp_path / "personal", cpus=1))
+            command("clean")
+            until(lambda: "kept" in killed.entry.note, "the directory is not kept")
         assert re.fullmatch(
             r"kept: [3-6] calls were not made before .* condorpool.attach\(\) resumes them",
             killed.entry.note,

@@ -260,7 +260,7 @@ class TestSubmitDir:
         pool.apply(abs, (1,))
         (folder,) = tmp_path.glob(".condorpool-*")
         shutil.rmtree(folder, ignore_errors=True)  # the tracker deletes files there too
-        with pytest.raises(condorpool.SubmitError, match="No such file"):
+        with pytest.raises(condorpool.SubmitError, match=r"was deleted\. Nothing was submitted"):
             pool.apply(abs, (1,))
 
     def test_removed_during_a_call(self, pool, tmp_path):

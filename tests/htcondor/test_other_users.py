@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import condorpool
+from condorpool import personal
 from condorpool.cleaner import registry
 from condorpool.runner import container
 
@@ -122,19 +123,19 @@ def test_a_directory_is_replaced_before_its_work_is_resumed(htcondor, group, tmp
         assert owner.stdout.readline() == "READY\n"
         (directory,) = group.glob(".condorpool-*")
         moved = attack(directory, tokens=False)
-        before = sorted(directory.rglob("*"))
+        before = set(directory.rglob("*"))
         owner.kill()
     until(lambda: any(e.path == directory and e.owner is None for e in registry.everything()))
     (entry,) = (e for e in registry.everything() if e.path == directory)
-    assert "Move the directory back" in entry.note
+    assert "Move the submit directory back" in entry.note
     with pytest.raises(condorpool.CondorPoolError, match="no calls named 'scan'"):
         condorpool.attach("scan")
-    assert sorted(directory.rglob("*")) == before
+    assert before <= set(directory.rglob("*"))  # HTCondor writes its events there
     delete(directory)
     moved.rename(directory)
     with condorpool.Pool(personal=htcondor, submitdir=group) as pool:
         assert condorpool.attach("scan", pool=pool).get(timeout=60) == [1, 2]
-    assert condorpool.forget("scan") == 2
+    assert condorpool.forget("scan", everywhere=True) == 2
 
 
 def test_all_files_of_a_session_are_private_whatever_the_umask(htcondor, tmp_path):
@@ -162,3 +163,62 @@ def test_all_files_of_a_session_are_private_whatever_the_umask(htcondor, tmp_pat
     assert {modes.pop("jobs"), modes.pop("jobs/mine")} == {"0o755"}
     assert len(modes) > 10
     assert set(modes.values()) <= {"0o700", "0o600"}, modes
+
+
+class TestNoHome:
+    """A user without a home folder, in a process that makes its files open to all."""
+
+    @pytest.fixture
+    def run(self):
+        """Return a function that runs code as a user, by default without HOME, with umask 0."""
+        with tempfile.TemporaryDirectory() as around:
+            Path(around).chmod(0o755)
+            temporary, work = Path(around, "tmp"), Path(around, "work")
+            temporary.mkdir()
+            temporary.chmod(0o1777)
+            work.mkdir()
+
+            def start(user, code, **home):
+                os.chown(work, user, user)
+                # Python and HTCondor may be in root's home.
+                reach = "-all,+dac_read_search"
+                as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+                as_user += [f"--inh-caps={reach}", f"--ambient-caps={reach}"]
+                as_user.append("--securebits=+no_setuid_fixup")  # HTCondor asks access()
+                kept = {n: v for n, v in os.environ.items() if n not in ("HOME", "XDG_STATE_HOME")}
+                kept |= {"TMPDIR": str(temporary), "CONDORPOOL_CACHE": str(personal.place().parent)}
+                kept |= home
+                code = f"import os; os.umask(0)\n{code}"
+                done = subprocess.run(
+                    [*as_user, sys.executable, "-B", "-c", code], cwd=work, env=kept, check=False,
+                    capture_output=True, text=True, timeout=100,
+                )  # fmt: skip
+                assert not list(work.iterdir())  # no folder called "~"
+                return done
+
+            yield start
+            until(lambda: not list(temporary.glob("condorpool-*/personal")))
+
+    def test_a_user_without_a_name(self, run):
+        """The one thing that is said is what to do."""
+        done = run(1000650000, "import condorpool; condorpool.Pool(personal=True)")
+        assert done.stderr.splitlines()[-1].endswith(
+            "user 1000650000 has no name on this machine, and HTCondor knows users only by name. "
+            "Add a line for this user to /etc/passwd."
+        )
+        code = "from condorpool.cli.main import main; main(['ls'])"
+        assert run(1000650000, code).stdout.startswith("There are no submit directories")
+
+    def test_a_user_with_a_name(self, run):
+        """Calls are made, users are told where the registry is, and all is private."""
+        code = """if True:
+            import condorpool, tempfile
+            with condorpool.Pool(personal=True) as pool:
+                print(pool.map(abs, [-1, -2]))
+                own = f"{tempfile.gettempdir()}/condorpool-{os.getuid()}"
+                folders = ["", "/state", "/personal"]
+                print([oct(os.stat(own + folder).st_mode & 0o777) for folder in folders])
+        """
+        done = run(65534, code, HOME="/")
+        assert done.stdout.splitlines() == ["[1, 2]", str(["0o700"] * 3)], done.stderr
+        assert "state notes what must be cleaned up, because " in done.stderr

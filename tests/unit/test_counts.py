@@ -36,6 +36,8 @@ class Queue:
 
     memory = None
     queue = "here"
+    has_ended = False
+    name = "the access point"
 
     def __init__(self):
         self.numbers = itertools.count(1)
@@ -46,6 +48,13 @@ class Queue:
         if self.is_full:
             raise SubmitError("no")
         return next(self.numbers)
+
+    def is_over(self, point):
+        """Return that it runs."""
+        return False
+
+    def restore(self):
+        """Do nothing."""
 
     def keep_claim(self, seconds):
         """Return them."""
@@ -77,6 +86,7 @@ class World:
         if self.random.random() < 0.3:  # a job for each chunk
             self.options = JobOptions(processes=2, maxtasksperchild=1)
         self.ends = {}  # how calls ended, by their numbers
+        self.numbers = itertools.count()
         self.late = []  # what may be told once more
         self.events = []  # that the event log has
 
@@ -160,6 +170,8 @@ class World:
 
     def event(self):
         """The event log has an event of a job, maybe twice."""
+        if not self.jobs:
+            return
         kinds = (
             "SUBMIT EXECUTE EXECUTE EXECUTE JOB_EVICTED JOB_HELD JOB_RELEASED JOB_SUSPENDED "
             "JOB_UNSUSPENDED JOB_DISCONNECTED JOB_RECONNECTED IMAGE_SIZE SHADOW_EXCEPTION"
@@ -188,7 +200,7 @@ class World:
             [(ValueError("x"), "trace") if bad else (1, "") for bad in failed]
         )
         about = {"calls": outcomes, "count": len(failed), "job": job.id, "host": "h", "pid": 1}
-        about |= {"python": "3", "printed": None, "started": time.time(), "seconds": 0.1}
+        about |= {"python": "3", "started": time.time(), "seconds": 0.1}
         path = self.session.directory / outcome_name(token.batch, token.first)
         container.write(str(path), about, frames)
         batch = self.state.batches[token.batch]
@@ -219,13 +231,27 @@ class World:
         if self.crew.is_resident:
             self.session.directory.take_back(self.crew.number, token)
 
+    def end_htcondor(self):
+        """HTCondor and its jobs have ended, and another one with another queue runs."""
+        restarts = self.crew.restarts
+        if restarts < rules.MAX_RESTARTS and self.random.random() < 0.3:
+            self.queue.queue = f"queue {next(self.numbers)}"
+            self.session.revival._look_at = 0.0
+            self.session.revival.look()
+            assert all(job.state is JobState.UNMATERIALIZED for job in self.jobs)
+            assert {job.cluster.queue for job in self.jobs} <= {self.queue.queue}
+            pending = [batch for batch in self.state.batches.values() if batch.pending]
+            assert bool(self.jobs) == bool(pending)
+            assert self.crew.restarts == restarts + (self.calls.batch in pending)
+
     def take_back(self):
         """The user takes back what no job makes."""
         if not self.crew.is_resident:
             return
         self.look()
         tokens = [t for t in self.session.directory.tokens(self.crew.number) if not t.job]
-        self.calls.take_back()
+        waiting = [t for t in tokens if t.first in self.calls.batch.pending]
+        assert self.calls.take_back() == sum(t.end - t.first for t in waiting)
         for token in tokens:
             self.ends.update(dict.fromkeys(range(token.first, token.end), "removed"))
 
@@ -259,6 +285,7 @@ class World:
         *(take, take, take, split, look, report, report, read_reports),
         *(event, event, event, event),
         *(put_back, finish, finish, lose, take_back, tell_again, rerun),
+        end_htcondor,
     )
 
     def walk(self, steps):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from condorpool import personal
 from condorpool.values import folders
+from condorpool.values.exceptions import PersonalError
 from condorpool.values.folders import HeldFolder, weakness
 
 OTHER = 65534
@@ -63,6 +67,17 @@ def test_a_group_of_ones_own_is_trusted(place, gid):
         pytest.skip("left out: only root may use another group")
     os.chown(place.parent, -1, gid)
     place.parent.chmod(0o2775)
+    assert weakness(place) == ""
+
+
+def test_modes_that_mean_nothing(place, monkeypatch):
+    """On file systems such as AFS, access lists decide, and modes are whatever they are."""
+    place.chmod(0o777)
+    assert weakness(place)
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    monkeypatch.setattr(
+        folders, "OTHER_RULES", {line.split(" - ")[1].split()[0] for line in mounts}
+    )
     assert weakness(place) == ""
 
 
@@ -173,7 +188,7 @@ class TestHeldFolder:
     def test_one_that_others_may_write_to_is_refused(self, place, mode):
         """Whose it is says nothing about its files."""
         place.chmod(mode)
-        with pytest.raises(PermissionError, match="is open to other users"):
+        with pytest.raises(PermissionError, match="can be written to by other users"):
             HeldFolder(place).open()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
@@ -204,3 +219,21 @@ class TestHeldFolder:
             os._exit(0)
         os.waitpid(pid, 0)
         assert Path(held / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("mode", "is_safe"), [(0o1777, True), (0o777, False), (0o755, True)])
+def test_a_personal_htcondor_needs_a_safe_folder_for_temporary_files(
+    tmp_path, monkeypatch, mode, is_safe
+):
+    """Others could put their configuration there, and so their programs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("CONDORPOOL_PERSONAL", raising=False)
+    tmp_path.chmod(mode)
+    folder = personal.folders.resolve(None)
+    with (
+        contextlib.nullcontext()
+        if is_safe
+        else pytest.raises(PersonalError, match=f"{tmp_path} can be written to by other users")
+    ):
+        personal.folders._make(folder)
+    assert folder.exists() is is_safe

@@ -172,7 +172,7 @@ class TestLeftBehind:
         (kept,) = registry.everything()
         assert kept.owner is None
         assert str(directory.path) in kept.note
-        assert "Move the directory back" in kept.note
+        assert "Move the submit directory back" in kept.note
         assert files(directory.path.parent) == before
         assert moved.exists()
 
@@ -276,3 +276,19 @@ def test_users_are_told_once_of_folders_that_others_may_write_to(
     (told,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / 'open'} can be written to by other users" in told
     assert "XDG_STATE_HOME" in told
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(0, 0o775), (0, 0o755), (OTHER, 0o755)])
+def test_a_deleted_directory_that_htcondor_has_made_again(directory, entry, owner, mode):
+    """It belongs to root, or to the account of root's personal HTCondor, and holds its files only."""
+    shutil.rmtree(directory.path)
+    directory.path.mkdir()
+    directory.path.chmod(mode)
+    (directory.path / "events.log").touch()
+    os.chown(directory.path, owner, -1)
+    ending, end = Ending(entry), time.monotonic() + 30
+    while registry.everything():
+        assert time.monotonic() < end
+        ending.step(entry)
+        time.sleep(0.05)
+    assert not directory.path.exists()

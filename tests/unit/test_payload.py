@@ -56,7 +56,7 @@ class TestContainer:
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(ValueError, match="x"):
             container.read(str(path))
-        assert payload.read_outcome(path) is None
+        assert isinstance(payload.read_outcome(path), condorpool.JobFailedError)
 
     def test_it_is_private_and_leaves_no_scratch(self, tmp_path):
         """It is one file of mode 0600."""
@@ -511,7 +511,8 @@ class TestCode:
         exec(compile(script.read_text(), str(script), "exec"), scope)
         exec("def made(x): return x", scope)
         calls = (cell["call"], scope["twice"], scope["made"])
-        payload.write_call(tmp_path / "x", payload.Call(calls, "apply"), lambda modules: modules)
+        call = payload.Call(calls, "apply")
+        payload.write_call(tmp_path / "x", call, lambda found: payload.Shared("1.shared", found))
         sources = container.read_about(str(tmp_path / "x"))["sources"]
         assert sources["/tmp/ipykernel_1/1.py"] == CELL
         assert sources[str(script)] == script.read_text()

@@ -52,7 +52,9 @@ class Calls:
         self.batch.holders = dict(enumerate(self.cluster.jobs))
         crew.clusters.append(self.cluster)
         self.session = SimpleNamespace(
-            changed=threading.Condition(), state=SimpleNamespace(unreachable=None), is_closed=False
+            changed=threading.Condition(),
+            state=SimpleNamespace(troubles={}, ended=None),
+            is_closed=False,
         )
         self.errors = {}
 

@@ -162,12 +162,13 @@ def test_failed_chunks():
         pytest.param([token(0, "7.1"), token(1)], {(1, 0)}, 1, id="has an outcome"),
         pytest.param([token(0, "7.0"), token(1)], (), 1, id="crashed"),
         pytest.param([token(0, "9.0"), token(1)], (), 1, id="removed"),
+        pytest.param([token(0, "9.1"), token(1)], (), 2, id="another of its cluster was removed"),
     ],
 )
 def test_unmade_calls(tokens, ended, calls):
     """They wait for a job, or were with one that neither failed nor was removed."""
     crews = {1: CrewRecord(clusters=(Submission(7, 3, None),))}
-    known = {"crashed": {"7.0"}, "removed": {9}}
+    known = {"crashed": {"7.0"}, "removed": {"9.0"}}
     assert (
         rules.unmade_calls(crews, {1: BatchRecord(crew=1)}, {1: tokens}, {}, ended, **known)
         == calls

@@ -75,13 +75,6 @@ _OVERTIME = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 #: Seconds between two tries to read what could not be read.
 READ_INTERVAL = 1.0
 
-#: What helps against errors of reading.
-_READ_CURES = {
-    errno.ENOMEM: "Free memory in this process",
-    errno.EMFILE: "Close files in this process",
-    errno.ENFILE: "Too many files are open on this machine",
-}
-
 #: Why calls of a pool that was terminated have no result.
 TERMINATED = "the condorpool Pool was terminated"
 
@@ -152,7 +145,7 @@ class SessionState:
         """Return the job with this id, if it is in the queue or has just left it."""
         cluster, _, proc = job_id.partition(".")
         known = self.clusters.get(int(cluster)) if proc else None
-        return known.jobs[int(proc)] if known else None
+        return known.jobs[int(proc)] if known and int(proc) < len(known.jobs) else None
 
     # -- which job holds which chunk -----------------------------------------------
     def refresh_holders(self, crew: Crew) -> None:
@@ -230,7 +223,8 @@ class SessionState:
         holder = job or batch.holders.get(first)
         result: payload.Report | JobError | None
         try:
-            result = payload.look_at_outcome(path, holder.id if holder else "")
+            most = end - first if (end := batch.pending.get(first)) else None
+            result = payload.look_at_outcome(path, holder.id if holder else "", most)
         except (OSError, MemoryError) as error:
             self._read_later(key, functools.partial(self.settle, batch, first, job), error)
             return
@@ -268,7 +262,7 @@ class SessionState:
     ) -> None:
         """Have an outcome read again that needs what there is not now: memory, descriptors, a disk."""
         number = getattr(error, "errno", errno.ENOMEM)
-        cure = _READ_CURES.get(number, "Check the disk")
+        cure = submitdir.LACKS.get(number, "Check the disk")
         said = os.strerror(number) if number else words_of(error)
         name = self.directory / submitdir.outcome_name(*key)
         why = f"a result cannot be read: {said}. {cure}: {name} is read again."

@@ -14,6 +14,7 @@ from condorpool.engine.counts import CallCounts
 from condorpool.interface.leftovers import Leftover, leftovers
 from condorpool.notebook import selection
 from condorpool.values import tables
+from condorpool.values.exceptions import CondorPoolError
 from condorpool.values.holds import again
 from condorpool.values.text import duration, now, one_line, plural, printable, with_code
 
@@ -149,7 +150,10 @@ def _lines_about_leftovers() -> list[str]:
 
 def greeting() -> str:
     """Return what this notebook has left behind; empty if there is nothing."""
-    mine, others = _left()
+    try:
+        mine, others = _left()
+    except CondorPoolError as error:  # no folder is safe: to load the magics needs none
+        return f"condorpool: {error}"
     if not mine:
         return ""
     is_ = "is" if len(mine) == 1 else "are"

@@ -43,7 +43,7 @@ def test_a_young_schedd_does_not_keep_claims():
 
 def test_what_uses_the_bindings_is_relayed():
     """A remote access point uses those of the other machine, and computes the rest here."""
-    ways = {"_ask", "_try", "_schedd", "htcondor2"}
+    ways = {"_ask", "_try", "_schedd", "_slots", "htcondor2"}
     for name, method in vars(AccessPoint).items():
         if inspect.isfunction(method) and not name.startswith("_"):
             uses = ways & {*inspect.unwrap(method).__code__.co_names}

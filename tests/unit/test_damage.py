@@ -46,9 +46,9 @@ def test_every_flipped_bit_of_what_is_read_alone_is_noticed(written):
         data[place] ^= 1 << place % 8
         written.write_bytes(data)
         with pytest.raises(DamagedError):
-            payload.end_of(written)
+            payload.end_of(written, 0)
     written.write_bytes(whole[:begin] + bytes(len(whole) - begin))
-    assert payload.end_of(written) == end
+    assert payload.end_of(written, 0) == end
     with pytest.raises(DamagedError, match="checksum"):
         container.read(str(written))
 
@@ -213,3 +213,20 @@ def test_an_outcome_in_the_place_of_another_is_noticed(tmp_path):
         container.write(str(tmp_path / f"{name}.outcome"), about, container.dumps([7]))
     assert payload.read_outcome(tmp_path / "1-0.outcome").values == [7]
     assert not isinstance(payload.read_outcome(tmp_path / "1-6.outcome"), payload.Outcome)
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "Free space there, or choose another place"),
+        (errno.EDQUOT, "Free space there, or choose another place"),
+        (errno.EROFS, "Nothing was submitted. Choose another place"),
+        (errno.EMFILE, "Nothing was submitted. Close files in this process."),
+        (errno.ENOMEM, "Nothing was submitted. Free memory in this process."),
+    ],
+)
+def test_what_cannot_be_written_has_its_own_cure(directory, number, cure):
+    """Another place has no more descriptors or memory."""
+    with pytest.raises(condorpool.SubmitError) as caught, directory.explained():
+        raise OSError(number, os.strerror(number))
+    assert cure in str(caught.value)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from condorpool import personal
 from condorpool.values import folders
+from condorpool.values.exceptions import PersonalError
 from condorpool.values.folders import HeldFolder, weakness
 
 OTHER = 65534
@@ -215,3 +219,21 @@ class TestHeldFolder:
             os._exit(0)
         os.waitpid(pid, 0)
         assert Path(held / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("mode", "is_safe"), [(0o1777, True), (0o777, False), (0o755, True)])
+def test_a_personal_htcondor_needs_a_safe_folder_for_temporary_files(
+    tmp_path, monkeypatch, mode, is_safe
+):
+    """Others could put their configuration there, and so their programs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("CONDORPOOL_PERSONAL", raising=False)
+    tmp_path.chmod(mode)
+    folder = personal.folders.resolve(None)
+    with (
+        contextlib.nullcontext()
+        if is_safe
+        else pytest.raises(PersonalError, match=f"{tmp_path} can be written to by other users")
+    ):
+        personal.folders._make(folder)
+    assert folder.exists() is is_safe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def test_nothing(left):
     left.append(leftover("scan", "/work/b.ipynb"))
     left.append(leftover("fit", "/work/a.ipynb", in_use="in use by process 7"))
     assert status.greeting() == ""
+
+
+def test_no_place_for_the_registry(monkeypatch, tmp_path):
+    """The magics are loaded all the same."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o777)
+    assert status.greeting().startswith("condorpool: there is no safe folder in which")
 
 
 def test_the_greeting(left):

@@ -16,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -211,9 +212,10 @@ def disk_full(chance: random.Random, folder: str) -> Verdict:
             if not size:
                 time.sleep(chance.uniform(0, 1.5))
                 fill(f"{small}/filler")
+                after = chance.uniform(0.5, 5)  # calls wait for room
+                threading.Timer(after, lambda: Path(f"{small}/filler").unlink()).start()
             expected = [square(n, 0, size) for n in range(CALLS)]
             verdict.check(result, expected, (CondorPoolError, OSError))
-            Path(f"{small}/filler").unlink(missing_ok=True)
             if verdict.came != "exact" or verdict.fault:
                 pool.terminate()
         if not verdict.fault:

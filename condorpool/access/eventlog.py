@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import itertools
 import os
+import re
 import select
+import stat
 from collections.abc import Iterator
 
 from condorpool.access.bindings import htcondor2
@@ -25,10 +29,16 @@ _FACTS = {
 }
 
 
+# Objects in one another in a log that is written as JSON.
+_MAX_DEPTH = 99
+
+
 class EventLog:
     """The log in which the access point and its shadows record events of a pool's jobs."""
 
     def __init__(self, path: os.PathLike[str]) -> None:
+        """Open a log; raise ValueError if it is none that HTCondor's reader survives."""
+        _check(path)
         self._log = htcondor2.JobEventLog(str(path))
 
     def new_events(self) -> Iterator[JobEvent]:
@@ -37,15 +47,40 @@ class EventLog:
         HTCondor's reader can wait by itself, but then it blocks every other
         reader of this process: all of them share one lock (job_event_log.cpp).
         So `FileWatch` waits instead.
+
+        Raises ValueError if there is what is no event.
         """
-        for event in self._log.events(stop_after=0):
-            kind = event.type.name
-            facts = {name: event[name] for name in _FACTS.get(kind, ()) if name in event}
-            yield JobEvent(kind, event.cluster, event.proc, facts, event.timestamp)
+        try:
+            for event in self._log.events(stop_after=0):
+                kind = event.type.name
+                facts = {name: event[name] for name in _FACTS.get(kind, ()) if name in event}
+                yield JobEvent(kind, event.cluster, event.proc, facts, event.timestamp)
+        except htcondor2.HTCondorException as error:
+            raise ValueError(f"it has what is no event ({error})") from error
 
     def close(self) -> None:
         """Close the file."""
         self._log.close()
+
+
+def _check(path: os.PathLike[str]) -> None:
+    """Raise ValueError if reading a file as an event log would block, or end this process."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a link") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError("it is no file")
+    with os.fdopen(handle, "rb") as file:
+        is_json = file.read(1) == b"{"
+        braces = re.sub(rb"[^{}]", b"", file.read(1 << 26)) if is_json else b""
+    # The reader's recursion has no limit; events are not nested.
+    depths = itertools.accumulate(1 if brace == ord("{") else -1 for brace in braces)
+    if max(depths, default=0) > _MAX_DEPTH:
+        raise ValueError("it is nested too deeply")
 
 
 class FileWatch:

@@ -147,11 +147,14 @@ class Ending:
         self.entry.say(why)
 
     def _act(self, jobs: Sequence[Job]) -> None:
-        self.history.update()
-        batches = self.directory.batches()
+        with self.directory.reading(submitdir.EVENT_LOG):
+            self.history.update()
+        batches, _ = self.directory.batches(), self.directory.crews()
         waits = self.entry.on_exit == "wait"
         if waits and not all(batch.cleanup for batch in batches.values()):
             self._keep("its calls were made with cleanup=False")
+        elif waits and self.directory.unreadable:
+            self._leave(jobs, self.directory.unreadable)
         elif waits and self._is_working(jobs, list(batches.values())):
             self.empty_since = 0.0
         elif jobs:
@@ -168,6 +171,15 @@ class Ending:
                 )
             else:
                 self._clean(batches)
+
+    def _leave(self, jobs: Sequence[Job], why: str) -> None:
+        """Keep a directory in which a file cannot be read, once its jobs have ended."""
+        if jobs:
+            self.empty_since = 0.0
+            self._renew(jobs)
+            self.entry.say(f"waits for jobs: {_in_words(jobs)}; {why}")
+        elif self._is_settled():
+            self._keep(why)
 
     # -- looking ------------------------------------------------------------------------
     def _is_ours(self) -> bool:
@@ -327,10 +339,14 @@ class Ending:
     def _clean(self, batches: Mapping[int, BatchRecord]) -> None:
         """Delete the directory, except for what must be kept."""
         self.history.close()
+        waits = self.entry.on_exit == "wait"
+        chains = self.directory.chains().values() if waits else ()
+        if waits and self.directory.unreadable:
+            self._keep(self.directory.unreadable)
+            return
         self.directory.discard_beside(
             name for batch in batches.values() for name in batch.cleanupfiles
         )
-        chains = self.directory.chains().values() if self.entry.on_exit == "wait" else ()
         named = {number for chain in chains for number, batch in chain if batch.name}
         cleaning = rules.cleaning(batches, named, self._failed(batches))
         if cleaning.why_kept:

@@ -32,6 +32,7 @@ from condorpool.access.remote import RemoteAccessPoint
 from condorpool.cleaner.owner import Owner
 from condorpool.engine.submitdir import is_name, run_of
 from condorpool.personal import guardian
+from condorpool.values import plain
 from condorpool.values.exceptions import CondorPoolError, HTCondorError
 from condorpool.values.folders import in_home, is_own, private
 from condorpool.values.text import one_line
@@ -197,6 +198,16 @@ class Entry:
 _WRITTEN = [known.name for known in fields(Entry) if known.name != "file"]
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What the file of an entry contains."""
+
+    path: str
+    origin: Mapping[str, str]
+    on_exit: str
+    since: float = 0.0
+
+
 def state() -> Path:
     """Return the folder of the registry, private to this user."""
     return _place()[0]
@@ -234,14 +245,14 @@ def entries(folder: Path) -> list[Entry]:
         try:
             with file.open(encoding="utf-8") as text:
                 # Others may have been able to write here earlier.
-                facts = json.load(text) if is_own(os.fstat(text.fileno())) else {}
-            known = {name: facts[name] for name in _WRITTEN if name in facts}
+                facts = plain.parse(text.read()) if is_own(os.fstat(text.fileno())) else {}
+            known = plain.checked(facts, _Facts)
             run = file.stem
-            entry = Entry(file, **{**known, "path": Path(known["path"])})
+            entry = Entry(file, **{**vars(known), "path": Path(known.path)})
             # A folder that may not be one of ours is not touched, whatever an entry says.
             if entry.path.is_absolute() and is_name(run) and run_of(entry.path) == run:
                 found.append(entry)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError):
             continue  # gone meanwhile, or not an entry
     return sorted(found, key=lambda entry: entry.since)
 

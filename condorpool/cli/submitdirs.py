@@ -44,11 +44,18 @@ _NAME = "the name of calls, or the name or path of a submit directory; or how on
 
 @dataclass(frozen=True)
 class Listed:
-    """A submit directory, its calls, and the records of batches whose calls cannot be counted."""
+    """A submit directory, its calls, and the records of batches whose calls cannot be counted.
+
+    Parameters
+    ----------
+    unreadable
+        What else is in it and cannot be read, if anything.
+    """
 
     entry: Entry
     calls: list[Leftover]
     others: list[BatchRecord]
+    unreadable: str
 
     @property
     def names(self) -> set[str]:
@@ -64,9 +71,14 @@ class Listed:
             return self
         return replace(
             self,
+            unreadable="",
             calls=[each for each in self.calls if each.name == name],
             others=[each for each in self.others if (each.name or each.title) == name],
         )
+
+    def is_all_of(self, whole: Listed) -> bool:
+        """Return whether this has all that is in the directory."""
+        return (self.names, self.unreadable) == (whole.names, whole.unreadable)
 
     @property
     def counts(self) -> CallCounts:
@@ -143,7 +155,10 @@ def _ls(arguments: argparse.Namespace) -> int:
             what = "an iterator" if other.calls is None else "not all written"
             when = _cells(other.time, other.cell, "")
             rows.append([Cell(other.name or other.title), Cell(what), *when, run, state])
-        if not each.calls and not each.others:
+        if each.unreadable:
+            why = Cell(each.unreadable, "red")
+            rows.append([Cell("-"), Cell("cannot be read"), *_cells(each.entry.since), run, why])
+        elif not each.calls and not each.others:
             rows.append([Cell("-"), Cell("no calls"), *_cells(each.entry.since), run, state])
     table(("name", "calls", "submitted", "where", "submit directory", "state"), rows)
     return 0
@@ -188,7 +203,7 @@ def _show(arguments: argparse.Namespace) -> int:
     facts = []
     for each in _chosen([arguments.name]):
         for known in each.calls:
-            errors = Counter(map(_in_words, known.errors().values())).most_common(10)
+            errors = Counter(map(_in_line, known.words().values())).most_common(10)
             facts.append(
                 {
                     **_facts(replace(each, calls=[])),
@@ -205,6 +220,8 @@ def _show(arguments: argparse.Namespace) -> int:
             say(f"    {_state(each.entry).text}\n    {each.entry.path}")
             for error, count in errors:
                 say(f"    {count:,} x {error}")
+        if each.unreadable and not arguments.json:
+            say(f"{each.entry.run}: {each.unreadable}")
         if not each.calls and arguments.json:
             facts.append({**_facts(each), "errors": []})
         elif not each.calls:
@@ -288,7 +305,11 @@ def _end_of(error: BaseException) -> str:
 
 
 def _in_words(error: BaseException) -> str:
-    return one_line(f"{type(error).__name__}: {words_of(error)}", 500)
+    return _in_line(f"{type(error).__name__}: {words_of(error)}")
+
+
+def _in_line(text: str) -> str:
+    return one_line(text, 500)
 
 
 # -- cleaning up -------------------------------------------------------------------------
@@ -337,6 +358,7 @@ def _rm(arguments: argparse.Namespace) -> int:
             each,
             calls=before.calls + [one for one in each.calls if one not in before.calls],
             others=before.others + [one for one in each.others if one not in before.others],
+            unreadable=before.unreadable or each.unreadable,
         )
     for run, each in chosen.items():
         if each.entry.in_use:
@@ -346,9 +368,11 @@ def _rm(arguments: argparse.Namespace) -> int:
                 f"{run} is {each.entry.in_use}: {each.entry.cure}{there}. Nothing was deleted."
             )
         others = everything[run].names - each.names
-        if others and (each.others or not all(known.digest for known in each.calls)):
+        if not each.is_all_of(everything[run]) and (
+            each.others or not all(known.digest for known in each.calls)
+        ):
             raise CondorPoolError(
-                f"{run} has other calls, too: {', '.join(sorted(others))}. "
+                f"{run} has other calls, too: {', '.join(sorted(others)) or 'unreadable ones'}. "
                 f"`condorpool rm {run}` deletes all of them. Nothing was deleted."
             )
     say("This deletes, with all results and jobs:")
@@ -358,7 +382,7 @@ def _rm(arguments: argparse.Namespace) -> int:
         return 1
     whole = []
     for run, each in chosen.items():
-        if everything[run].names == each.names:
+        if each.is_all_of(everything[run]):
             whole.append(each.entry)
             continue
         for known in each.calls:  # results that have a name: the directory stays for the others
@@ -444,11 +468,11 @@ def _everything() -> list[Listed]:
 
 
 def _listed(entry: Entry) -> Listed:
-    known = list(found_in(entry))
+    known, unreadable = found_in(entry)
     counted = {number for each in known for number, _ in each.chain}
     batches = SubmitDir(entry.path).batches()
     others = [b for n, b in sorted(batches.items()) if n not in counted and b.reruns is None]
-    return Listed(entry, known, others)
+    return Listed(entry, known, others, unreadable)
 
 
 def _chosen(names: Iterable[str]) -> list[Listed]:
@@ -516,6 +540,7 @@ def _facts(listed: Listed) -> dict[str, Any]:
         "path": str(entry.path),
         "state": _kind(entry),
         "note": entry.note,
+        "unreadable": listed.unreadable or None,
         "on_exit": entry.on_exit,
         "process": {"pid": owner.pid, "host": owner.host} if owner else None,
         "calls": [_facts_of_calls(each) for each in listed.calls],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from condorpool.access.accesspoint import any_cluster
 from condorpool.engine.batches import Batch
@@ -33,8 +33,9 @@ def act_on_batch(state: SessionState, action: str, batch: Batch) -> int:
     """
     crew = batch.crew
     if not crew.is_resident:
+        calls = _calls_of_jobs(state, batch)  # before: the events may come at once
         done = sum(_act_on_cluster(state, action, cluster) for cluster in crew.clusters)
-        return _count_removed(state, batch) if action == "remove" else done
+        return _note_removed(state, batch, calls) if action == "remove" else done
     if action == "remove":
         return _remove_chunks(state, batch)
     state.refresh_holders(crew)
@@ -81,21 +82,31 @@ def _remove_waiting_jobs(state: SessionState, crew: Crew) -> int:
     with state.changed:
         for cluster in crew.clusters:
             cluster.why_not_made = TAKEN_BACK
+    calls = {batch: _calls_of_jobs(state, batch) for batch in crew.batches}
     # This matches the factory too, which then makes no more jobs.
     state.access_point.act("remove", f"({clusters}) && JobStatus =!= 2", TAKEN_BACK)
     running = state.access_point.query(f"({clusters}) && JobStatus == 2", ["ClusterId", "ProcId"])
     by_number = {cluster.number: cluster.chunks or () for cluster in crew.clusters}
     begun = {by_number[int(ad["ClusterId"])][int(ad["ProcId"])] for ad in running}
     begun.update(*(state.directory.outcomes(batch.number) for batch in crew.batches))
-    return sum(_count_removed(state, batch, begun) for batch in crew.batches)
+    return sum(_note_removed(state, batch, known, begun) for batch, known in calls.items())
 
 
-def _count_removed(state: SessionState, batch: Batch, begun: Collection[int] = ()) -> int:
-    """Note that the jobs of a plain crew were removed but for some; return how many calls these had."""
+def _calls_of_jobs(state: SessionState, batch: Batch) -> dict[int, int]:
+    """Return the pending chunks of a plain crew whose jobs were not removed → their calls."""
     with state.changed:
-        removed = batch.pending.keys() - batch.removed - {*begun}
+        pending = batch.pending.items()
+        return {first: end - first for first, end in pending if first not in batch.removed}
+
+
+def _note_removed(
+    state: SessionState, batch: Batch, calls: Mapping[int, int], begun: Collection[int] = ()
+) -> int:
+    """Note that the jobs of these chunks were removed, but for some; return how many calls they had."""
+    removed = calls.keys() - {*begun}
+    with state.changed:
         batch.removed |= removed
-        return sum(batch.pending[first] - first for first in removed)
+    return sum(calls[first] for first in removed)
 
 
 @uninterrupted

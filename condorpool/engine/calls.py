@@ -305,7 +305,7 @@ class Calls:
             if self.printed.maxlen is None:
                 self._empty_earliest(printed.size)
             self.session.printing.add(self)
-        if not self._echo:
+        if self._echo is None:  # an empty context counts as false
             return
         for stream, text in zip((sys.stdout, sys.stderr), printed.texts, strict=True):
             if text:

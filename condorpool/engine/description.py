@@ -17,8 +17,10 @@ from typing import Any
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.engine import reach, secrets
 from condorpool.engine import submitdir as names
+from condorpool.engine.payload import RecordedInitializer
 from condorpool.runner.container import PYTHON
 from condorpool.runner.names import PROGRAM
+from condorpool.values import plain
 from condorpool.values.events import KILLSTATS
 from condorpool.values.exceptions import SubmitError
 
@@ -98,7 +100,7 @@ class JobOptions:
     linger: float = 0.0
     retire_after: float = math.inf
     maxtasksperchild: int | None = None
-    initializer: Callable[..., object] | None = None
+    initializer: Callable[..., object] | RecordedInitializer | None = None
     initargs: tuple[Any, ...] = ()
     killstats: tuple[str, ...] = KILLSTATS
     cleanup: bool = True
@@ -109,18 +111,20 @@ class JobOptions:
         """Return the options for a `CrewRecord`; the initializer is in the crew's own file."""
         facts = dict(vars(self))
         del facts["initializer"], facts["initargs"]
+        if self.retire_after == math.inf:
+            del facts["retire_after"]  # JSON has no infinite number, and it is the default
         return {**facts, "submitkwargs": dict(self.submitkwargs)}
 
     @classmethod
-    def restored(cls, facts: Mapping[str, Any], *initializer: Any) -> JobOptions:
-        """Return recorded options, maybe of another version of condorpool."""
-        names = {known.name for known in dataclasses.fields(cls)}
-        kept: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in facts.items()
-            if name in names
-        }
-        return cls(**kept, initializer=initializer[0], initargs=initializer[1])
+    def restored(
+        cls, facts: Mapping[str, Any], initializer: RecordedInitializer | None = None
+    ) -> JobOptions:
+        """Return recorded options, maybe of another version of condorpool.
+
+        Raises ValueError if they are none.
+        """
+        options: JobOptions = plain.checked(facts, cls)
+        return dataclasses.replace(options, initializer=initializer)
 
     def limit(self, *, is_resident: bool) -> int:
         """Return the most jobs at once; no more runners than the HTCondor pool has CPUs."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
@@ -26,12 +26,14 @@ from condorpool.engine import blame, copies, secrets
 from condorpool.engine.modules import LocalModules, Module
 from condorpool.engine.pickling import Pickled, pickled, shipped
 from condorpool.engine.printed import Printed
+from condorpool.engine.records import OtherCall, OutcomeRecord, Style
 from condorpool.runner import container
 from condorpool.runner.container import DamagedError
 from condorpool.runner.names import PROGRAM
 from condorpool.runner.outcomes import words_of
-from condorpool.values import notes
+from condorpool.values import notes, plain
 from condorpool.values.exceptions import (
+    CondorPoolError,
     EnvironmentMismatchError,
     JobError,
     JobFailedError,
@@ -41,9 +43,6 @@ from condorpool.values.exceptions import (
     in_place_of,
 )
 from condorpool.values.text import one_line, printable, short
-
-#: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
-Style = Literal["map", "starmap", "apply"]
 
 T = TypeVar("T")
 
@@ -165,9 +164,16 @@ def _refusal(value: Any, what: str, name: Callable[[str], str], error: Exception
     )
 
 
+@dataclass(frozen=True)
+class RecordedInitializer:
+    """The initializer, and its arguments, in the file of another crew: nothing here needs them."""
+
+    path: os.PathLike[str]
+
+
 def write_crew(
     path: os.PathLike[str],
-    initializer: Callable[..., object] | None,
+    initializer: Callable[..., object] | RecordedInitializer | None,
     initargs: tuple[Any, ...],
     environment: Mapping[str, str],
     directory: Path,
@@ -189,6 +195,9 @@ def write_crew(
         "environment": dict(environment),
         "directory": str(directory),
     }
+    if isinstance(initializer, RecordedInitializer):
+        container.write(str(path), about, container.read(str(initializer.path))[1])
+        return
     done = _pickled(
         (initializer, initargs),
         "the initializer or its arguments",
@@ -213,17 +222,19 @@ class Shared(Generic[T]):
     ----------
     value
         The object in this process.
+    name
+        That of its file.
     """
 
     def __init__(self, name: str, value: T) -> None:
-        self._name = name
+        self.name = name
         self.value = value
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
-        return shipped.shared, (self._name,)
+        return shipped.shared, (self.name,)
 
     def __repr__(self) -> str:
-        return f"<Shared {type(self.value).__name__} as {self._name}>"
+        return f"<Shared {type(self.value).__name__} as {self.name}>"
 
 
 _modules = LocalModules()
@@ -243,7 +254,7 @@ def write_call(
         "splits": call.splits,
         "sources": {**sources_of_cells(), **_sources_of(done.files)},
         "task_timeout": task_timeout,
-        "modules": share(modules) if modules else {},
+        "modules": share(modules).name if modules else "",
     }
     container.write(os.fspath(path), about, done.frames)
 
@@ -279,9 +290,16 @@ def _name_in(first: str, second: str) -> Callable[[str], str]:
     return name
 
 
-def end_of(path: os.PathLike[str]) -> int:
-    """Return where a chunk ends: the number of the call after its last."""
-    return int(container.read_about(os.fspath(path))["end"])
+def end_of(path: os.PathLike[str], first: int) -> int:
+    """Return where a chunk ends: the number of the call after its last.
+
+    Raises ValueError if its file does not say it.
+    """
+    end: int = plain.checked(container.read_about(os.fspath(path)).get("end"), int)
+    # Each call's arguments take a byte and more.
+    if not first < end <= first + os.stat(path).st_size:  # noqa: PTH116 - no Path
+        raise ValueError(f"it does not end at call {end}")
+    return end
 
 
 def read_item(path: os.PathLike[str], index: int) -> Any:
@@ -299,15 +317,6 @@ def expression(name: str, style: Style, item: Any) -> str:
     return f"{name}({', '.join(given)})"
 
 
-def read_initializer(
-    path: os.PathLike[str],
-) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
-    """Read the initializer that the jobs of a crew share, and its arguments."""
-    loaded: tuple[Callable[..., object] | None, tuple[Any, ...]]
-    loaded = container.loads(container.read(os.fspath(path))[1])
-    return loaded
-
-
 @dataclass(frozen=True)
 class Report:
     """The outcome file of a chunk, as far as it can be read without running users' code.
@@ -321,26 +330,46 @@ class Report:
     """
 
     path: os.PathLike[str]
-    about: Mapping[str, Any]
+    about: OutcomeRecord
     calls: int
     job: str
 
     @property
     def job_id(self) -> str:
         """The id of the job that wrote it."""
-        return str(self.about.get("job", self.job))
+        return self.about.job or self.job
 
     @property
-    def failed(self) -> list[int]:
+    def failed(self) -> Sequence[int]:
         """Which of its calls have failed; its first is 0."""
-        if self.about.keys() & {"mismatch", "damaged"}:
-            return list(range(self.calls))
-        return [n for n, (what, *_) in enumerate(self.about["calls"] or ()) if what != "value"]
+        if self.about.mismatch or self.about.damaged:
+            return range(self.calls)
+        calls = (self.about.calls or ())[: self.calls]
+        return [number for number, call in enumerate(calls) if isinstance(call, OtherCall)]
 
     @property
     def has_failures(self) -> bool:
         """Whether any of its calls has failed."""
         return bool(self.failed)
+
+    def words(self, first: int = 0) -> dict[int, str]:
+        """Return the exceptions of its failed calls in a line each, without rebuilding them.
+
+        Parameters
+        ----------
+        first
+            The number of its first call, from which the others count.
+        """
+        if why := self._why_none():
+            return dict.fromkeys(range(first, first + self.calls), words_of(why))
+        calls = self.about.calls or ()
+        failed = ((first + n, call) for n in self.failed if isinstance(call := calls[n], OtherCall))
+        return {number: self._words(number, call) for number, call in failed}
+
+    def _words(self, number: int, call: OtherCall) -> str:
+        if call.what == "overtime":
+            return words_of(self._overtime(number, call.text))
+        return words_of(_unpicklable(call.text)) if call.what == "unpicklable" else call.words
 
     def outcome(self, first: int = 0) -> Outcome | JobError:
         """Return all of it; unpickling the values may run any code of the user's.
@@ -361,7 +390,7 @@ class Report:
         try:
             return self._outcome(first)
         except DamagedError as error:
-            return damaged_outcome(self.path, error.what, self.job_id, self.about["host"])
+            return damaged_outcome(self.path, error.what, self.job_id, self.about.host)
         except FileNotFoundError:
             reason = "its outcome was deleted before it was read"
         except (OSError, MemoryError):
@@ -369,50 +398,62 @@ class Report:
         except Exception as error:  # noqa: BLE001 - whatever it is, the calls must end
             said = words_of(error).replace(os.fspath(self.path), str(self.path))
             reason = f"its outcome cannot be read: {said}"
-        return JobFailedError(self.job_id, reason, host=self.about["host"])
+        return JobFailedError(self.job_id, reason, host=self.about.host)
 
     def _outcome(self, first: int) -> Outcome:
-        about, job = self.about, self.job_id
-        if "mismatch" in about:
-            mismatch = EnvironmentMismatchError(
-                f"the job cannot read what was sent: {about['mismatch']}. Functions can only be "
-                "sent to the same Python version: choose the job's with Pool(python=...), or "
-                "run this notebook with the job's."
-            )
-            errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), mismatch)
-            return Outcome([None] * self.calls, errors, about["host"], about["python"])
-        if "damaged" in about:
-            reason = f"what was sent to it is not what it should read: {about['damaged']}"
-            hint = "Make the calls again, as new ones."
-            lost = JobFailedError(job, reason, host=about["host"], hint=hint)
-            errors = dict.fromkeys(range(self.calls), lost)
-            return Outcome([None] * self.calls, errors, about["host"], about["python"], job)
+        about = self.about
+        if why := self._why_none():
+            errors: dict[int, BaseException] = dict.fromkeys(range(self.calls), why)
+            return Outcome([None] * self.calls, errors, about.host, about.python, self.job_id)
         frames = container.read(os.fspath(self.path))[1]
         values, errors, position = [], {}, 0
-        if about["calls"] is None:
+        if about.calls is None:
             values = container.loads(frames)
-        else:
-            for number, (what, text, length) in enumerate(about["calls"]):
-                if what == "overtime":
-                    values.append(None)
-                    errors[number] = _overtime(about, first + number, job, text)
-                    continue
-                value, error = _rebuilt(what, text, frames[position : position + length])
-                position += length
-                values.append(value)
-                if error is not None:
-                    errors[number] = error
+        for number, call in enumerate(about.calls or ()):
+            what, text, count, _ = call if isinstance(call, OtherCall) else ("value", "", call, "")
+            value: Any = None
+            error: BaseException | None = None
+            if what == "overtime":
+                error = self._overtime(first + number, text)
+            else:
+                value, error = _rebuilt(what, text, frames[position : position + count])
+            position += count
+            values.append(value)
+            if error is not None:
+                errors[number] = error
         return Outcome(
             values,
             errors,
-            about["host"],
-            about["python"],
-            job,
-            about["started"],
-            about["seconds"],
-            Printed.read(about, first, job),
-            tuple(about.get("lasted", ())),
+            about.host,
+            about.python,
+            self.job_id,
+            about.started,
+            about.seconds,
+            Printed.read(about, first, self.job_id),
+            tuple(about.lasted),
         )
+
+    def _why_none(self) -> CondorPoolError | None:
+        """Return why none of the calls was made; None if they were."""
+        about = self.about
+        if about.mismatch:
+            return EnvironmentMismatchError(
+                f"the job cannot read what was sent: {about.mismatch}. Functions can only be "
+                "sent to the same Python version: choose the job's with Pool(python=...), or "
+                "run this notebook with the job's."
+            )
+        if about.damaged:
+            reason = f"what was sent to it is not what it should read: {about.damaged}"
+            hint = "Make the calls again, as new ones."
+            return JobFailedError(self.job_id, reason, host=about.host, hint=hint)
+        return None
+
+    def _overtime(self, number: int, text: str) -> TaskTimeoutError:
+        """Return the error that says which call took too long."""
+        reason = f"call {number} took longer than {self.about.task_timeout:g} s"
+        error = TaskTimeoutError(self.job_id, reason, host=self.about.host)
+        error.__cause__ = RemoteTraceback(text)
+        return error
 
 
 def _of_this_chunk(about: dict[str, Any], path: str) -> dict[str, Any]:
@@ -423,19 +464,31 @@ def _of_this_chunk(about: dict[str, Any], path: str) -> dict[str, Any]:
     return about
 
 
-def look_at_outcome(path: os.PathLike[str], job: str = "") -> Report | JobFailedError | None:
+def look_at_outcome(
+    path: os.PathLike[str], job: str = "", most: int | None = None
+) -> Report | JobFailedError | None:
     """Return the report on an outcome file, or why it is damaged; None if there is none.
 
     Raises OSError or MemoryError if it cannot be read now, but maybe later.
+
+    Parameters
+    ----------
+    most
+        How many calls it can have: what it says of others does not count.
     """
     try:
-        about = _of_this_chunk(container.read_about(os.fspath(path)), os.fspath(path))
-        calls = len(about["calls"]) if about.get("calls") is not None else about["count"]
+        facts = _of_this_chunk(container.read_about(os.fspath(path)), os.fspath(path))
+        about = OutcomeRecord.checked(facts)
     except FileNotFoundError:
         return None
     except DamagedError as error:
         return damaged_outcome(path, error.what, job)
-    return Report(path, about, calls, job)
+    except plain.PlainError as error:
+        return damaged_outcome(path, f"is damaged: {error}", job)
+    calls = about.count if about.calls is None else len(about.calls)
+    if calls <= 0:
+        return damaged_outcome(path, "is damaged: it has no calls", job)
+    return Report(path, about, calls if most is None else min(calls, max(0, most)), job)
 
 
 def damaged_outcome(path: os.PathLike[str], what: str, job: str, host: str = "") -> JobFailedError:
@@ -451,20 +504,10 @@ def read_outcome(path: os.PathLike[str], first: int = 0) -> Outcome | JobError |
     return report.outcome(first) if isinstance(report, Report) else report
 
 
-def _overtime(about: Mapping[str, Any], number: int, job: str, text: str) -> TaskTimeoutError:
-    """Return the error that says which call took too long."""
-    reason = f"call {number} took longer than {about['task_timeout']:g} s"
-    error = TaskTimeoutError(job, reason, host=about["host"])
-    error.__cause__ = RemoteTraceback(text)
-    return error
-
-
 def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseException | None]:
     """Return the value of a call, or None and its exception."""
     if what == "unpicklable":
-        hint = "Return plain data (numbers, arrays, tables) or a picklable object."
-        value, _, why = text.partition(" cannot be pickled: ")
-        return None, ResultPicklingError(f"{text}\n{hint}", why.partition("\n")[0], value)
+        return None, _unpicklable(text)
     cause = RemoteTraceback(text) if text else None
     try:
         value = container.loads(frames)
@@ -489,6 +532,12 @@ def _rebuilt(what: str, text: str, frames: list[Any]) -> tuple[Any, BaseExceptio
         lost = in_place_of(ResultPicklingError, error, said, why, f"the {kind} of a call")
         return None, _with(cause or error, lost)
     return None, value
+
+
+def _unpicklable(text: str) -> ResultPicklingError:
+    hint = "Return plain data (numbers, arrays, tables) or a picklable object."
+    value, _, why = text.partition(" cannot be pickled: ")
+    return ResultPicklingError(f"{text}\n{hint}", why.partition("\n")[0], value)
 
 
 def _with(cause: BaseException | None, error: BaseException) -> BaseException:

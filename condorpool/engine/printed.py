@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from condorpool.engine.records import OutcomeRecord
     from condorpool.engine.texts import Part
 
 
@@ -65,12 +66,13 @@ class Printed(NamedTuple):
     outdated: Collection[int] = ()
 
     @classmethod
-    def read(cls, about: Mapping[str, Any], first: int, job: str) -> Printed | None:
+    def read(cls, about: OutcomeRecord, first: int, job: str) -> Printed | None:
         """Return what an outcome says about its calls' text; None if they printed nothing."""
-        if not about.get("printed"):
+        if not about.printed:
             return None
-        lost = about.get("lost", {})
-        return cls(first, job, about["printed"], about["prints"], lost, about["spans"])
+        stdout, stderr = about.printed
+        lost = dict(about.lost)
+        return cls(first, job, (stdout, stderr), about.prints, lost, about.spans)
 
     @property
     def size(self) -> int:

@@ -1,19 +1,36 @@
 """Records: what a submit directory keeps so that another process can resume its work.
 
-A record is a file with one JSON object.  The other process may have another version of
-condorpool: it ignores fields that it does not know, and missing ones have their default.
+A record is a JSON object: a file of its own, or the first part of one that a job has written.
+The other process may have another version of condorpool: it ignores fields that it does not
+know, and missing ones have their default.  The types of fields are checked, and reading a record
+runs no code: what is read to list, decide or clean up is read as records.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from os import PathLike
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from condorpool.engine.payload import Style
+from condorpool.runner import container
+from condorpool.values import plain
 from condorpool.values.exceptions import JobError, JobFailedError
+
+#: How a chunk's item becomes arguments: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``.
+Style = Literal["map", "starmap", "apply"]
+
+#: Bytes of a record that are read.
+MAX_SIZE = 1 << 27
+
+#: Calls that a batch has, at most.
+MOST_CALLS = 10**9
+
+#: Runners that a submission has, at most.
+MOST_RUNNERS = 10**5
 
 R = TypeVar("R", bound="Record")
 
@@ -23,13 +40,24 @@ class Record:
     """The base of all records."""
 
     @classmethod
-    def parse(cls: type[R], text: str) -> R:
+    def parse(cls: type[R], text: str | bytes) -> R:
         """Return the record that a file holds; raise ValueError if it holds none."""
-        found = json.loads(text)
-        if not isinstance(found, dict):
-            raise ValueError(f"a {cls.__name__} is a JSON object, not {text[:40]!r}")  # noqa: TRY004
-        names = {known.name for known in dataclasses.fields(cls)}
-        return cls(**{name: _frozen(value) for name, value in found.items() if name in names})
+        return cls.checked(plain.parse(text))
+
+    @classmethod
+    def read(cls: type[R], path: PathLike[str]) -> R:
+        """Return the record in a file of its own; raise ValueError if it holds none."""
+        with container.opened(os.fspath(path)) as file:
+            return cls.parse(file.read(MAX_SIZE))
+
+    @classmethod
+    def checked(cls: type[R], facts: object) -> R:
+        """Return the record with these facts; raise ValueError if they are none of a record's."""
+        try:
+            record: R = plain.checked(facts, cls)
+        except plain.PlainError as error:
+            raise plain.PlainError(f"it is no {cls.__name__}: {error}") from None
+        return record
 
     def __str__(self) -> str:
         return json.dumps(
@@ -104,7 +132,11 @@ class CrewRecord(Record):
     clusters: Sequence[Submission] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clusters", tuple(Submission(*each) for each in self.clusters))
+        clusters = tuple(Submission(*each) for each in self.clusters)
+        object.__setattr__(self, "clusters", clusters)
+        for _, size, chunks in clusters:
+            if not 0 <= size <= MOST_RUNNERS if chunks is None else len(chunks) != size:
+                raise plain.PlainError(f"it has a cluster of {size} jobs")
 
 
 @dataclass(frozen=True)
@@ -148,6 +180,12 @@ class BatchRecord(Record):
     reruns: int | None = None
     parts: Sequence[tuple[int, int, int]] = ()
 
+    def __post_init__(self) -> None:
+        if not 0 <= (self.calls or 0) <= MOST_CALLS:
+            raise plain.PlainError(f"it has {self.calls} calls")
+        if not all(0 <= first < end <= (self.calls or 0) for first, end, _ in self.parts):
+            raise plain.PlainError("it has parts that are no calls of its own")
+
 
 #: A batch and its reruns by number, in the order in which they were posted.
 Chain = list[tuple[int, BatchRecord]]
@@ -183,5 +221,68 @@ class ErrorRecord(Record):
         return kind(job_id, self.reason, host=self.host, stderr=self.stderr, hint=self.hint)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+class OtherCall(NamedTuple):
+    """The outcome of a call that is no value of its own frames; see `runner.outcomes`.
+
+    Attributes
+    ----------
+    what
+        How it has failed, or that its value cannot be sent.
+    text
+        The traceback, or the reason.
+    frames
+        How many frames its exception has.
+    words
+        The exception in a line.
+    """
+
+    what: Literal["raise", "unmade", "unpicklable", "overtime"]
+    text: str
+    frames: int
+    words: str
+
+
+@dataclass(frozen=True)
+class OutcomeRecord(Record):
+    """What the outcome of a chunk is about: all but the values and exceptions.
+
+    Parameters
+    ----------
+    count
+        How many calls were made, if ``calls`` does not say it.
+    host, python, pid, job
+        Where.
+    chunk
+        The chunk's name.
+    mismatch, damaged
+        Why none could be made there; empty if they were.
+    started, seconds
+        When the first began, and how long all took.
+    lasted
+        The seconds of each of the first calls; later ones were short.
+    task_timeout
+        The seconds that each could take.
+    calls
+        What became of each: the number of its value's frames, or an `OtherCall`.  None if one
+        pickle has all values.
+    printed, prints, lost, spans
+        What they printed: see `Streams.printed`.
+    """
+
+    count: int = 0
+    host: str = ""
+    python: str = ""
+    pid: int = 0
+    job: str = ""
+    chunk: str = ""
+    mismatch: str = ""
+    damaged: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+    lasted: Sequence[float] = ()
+    task_timeout: float | None = None
+    calls: Sequence[int | OtherCall] | None = None
+    printed: Sequence[str] = ()
+    prints: Sequence[tuple[int, int, int]] = ()
+    lost: Sequence[tuple[int, int]] = ()
+    spans: Sequence[tuple[int, int]] = ()

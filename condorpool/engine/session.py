@@ -20,7 +20,7 @@ from condorpool.engine.description import JobOptions
 from condorpool.engine.follower import Follower
 from condorpool.engine.jobs import Cluster, Crew
 from condorpool.engine.printed import Printing, chunks_of, job_parts
-from condorpool.engine.records import BatchRecord
+from condorpool.engine.records import BatchRecord, Chain
 from condorpool.engine.revival import Revival
 from condorpool.engine.staffing import Staffing
 from condorpool.engine.state import PATIENCE, TERMINATED, SessionState, ignore
@@ -89,17 +89,27 @@ class Session:
             directory.forget_jobs(access_point.queue)
         session = cls(directory, access_point, directory.manifest.lease)
         for number, known in directory.crews().items():
-            initializer = payload.read_initializer(directory / submitdir.crew_name(number))
-            options = JobOptions.restored(known.options, *initializer)
-            crew = Crew.restored(number, known, options, session.changed)
-            session._former_crews[number] = crew
-            with session.changed:
-                queue = access_point.queue
-                crew.clusters = [Cluster(crew, *cluster, queue) for cluster in known.clusters]
-                session.state.clusters.update((c.number, c) for c in crew.clusters)
+            initializer = payload.RecordedInitializer(directory / submitdir.crew_name(number))
+            with directory.reading(submitdir.jobs_name(number)):
+                options = JobOptions.restored(known.options, initializer)
+                crew = Crew.restored(number, known, options, session.changed)
+                session._former_crews[number] = crew
+                with session.changed:
+                    queue = access_point.queue
+                    crew.clusters = [Cluster(crew, *cluster, queue) for cluster in known.clusters]
+                    session.state.clusters.update((c.number, c) for c in crew.clusters)
         taken = [*session._former_crews, *directory.batches(), *directory.numbers_shared()]
         session._numbers = itertools.count(max(taken, default=0) + 1)
         return session
+
+    def resumable(self) -> dict[int, Chain]:
+        """Return the batches to `take_up`: those whose crews could be read, too."""
+        chains = self.directory.chains()
+        return {
+            root: chain
+            for root, chain in chains.items()
+            if all(record.crew in self._former_crews for _, record in chain)
+        }
 
     @uninterrupted
     def take_up(self, number: int, record: BatchRecord, deliver: Deliver) -> Batch:
@@ -495,7 +505,9 @@ class Session:
             (n, first) for n in ended if not batches[n].is_good for first in batches[n].failed
         }
         cleaning = rules.cleaning({n: batches[n].record for n in ended}, named, failed)
-        if len(mine) == len(batches) and not cleaning.why_kept:
+        # What could not be read is not known to be done.
+        unreadable = self.directory.unreadable
+        if len(mine) == len(batches) and not cleaning.why_kept and not unreadable:
             self.directory.remove()
             return ""
         for number, chunks in cleaning.discard.items():
@@ -506,7 +518,7 @@ class Session:
         self.directory.discard_jobs(
             {holders[i].id for holders, chunks in kept for i in chunks if i in holders}
         )
-        return cleaning.why_kept
+        return cleaning.why_kept or unreadable
 
     @uninterrupted
     def forget(self, batch: Batch | None) -> None:

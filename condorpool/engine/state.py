@@ -145,7 +145,7 @@ class SessionState:
         """Return the job with this id, if it is in the queue or has just left it."""
         cluster, _, proc = job_id.partition(".")
         known = self.clusters.get(int(cluster)) if proc else None
-        return known.jobs[int(proc)] if known else None
+        return known.jobs[int(proc)] if known and int(proc) < len(known.jobs) else None
 
     # -- which job holds which chunk -----------------------------------------------
     def refresh_holders(self, crew: Crew) -> None:
@@ -223,7 +223,8 @@ class SessionState:
         holder = job or batch.holders.get(first)
         result: payload.Report | JobError | None
         try:
-            result = payload.look_at_outcome(path, holder.id if holder else "")
+            most = end - first if (end := batch.pending.get(first)) else None
+            result = payload.look_at_outcome(path, holder.id if holder else "", most)
         except (OSError, MemoryError) as error:
             self._read_later(key, functools.partial(self.settle, batch, first, job), error)
             return

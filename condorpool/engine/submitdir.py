@@ -32,6 +32,7 @@ from condorpool.runner.names import ANNOUNCES, CLOSED, MADE, is_token
 from condorpool.values import folders
 from condorpool.values.exceptions import CondorPoolError, SubmitError
 from condorpool.values.folders import HeldFile, HeldFolder
+from condorpool.values.text import one_line, plural
 
 LAUNCHER = "launch.sh"
 SUPPORT = "support.zip"
@@ -173,6 +174,7 @@ class SubmitDir(HeldFolder):
         super().__init__(path)
         self.run = run_of(path)
         self.manifest = Manifest()
+        self._unreadable: dict[str, str] = {}
 
     @property
     def log(self) -> HeldFile:
@@ -190,8 +192,8 @@ class SubmitDir(HeldFolder):
         """Return the submit directory at ``path``, if it is one and belongs to this user."""
         here = cls(path)
         try:
-            here.manifest = Manifest.parse(here.text(MANIFEST) or "")
-        except ValueError:
+            here.manifest = Manifest.read(here / MANIFEST)
+        except (OSError, ValueError):
             return None
         return here if here.manifest.run == here.run and is_name(path.name) else None
 
@@ -336,8 +338,8 @@ class SubmitDir(HeldFolder):
         found = {}
         for file, number, first, what in self._numbered():
             if what == suffix and first is None:
-                with contextlib.suppress(OSError):  # it was deleted meanwhile
-                    found[number] = kind.parse(Path(file.path).read_text(encoding="utf-8"))
+                with self.reading(file.name):
+                    found[number] = kind.read(file)
         return found
 
     def chunks(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
@@ -361,8 +363,8 @@ class SubmitDir(HeldFolder):
         firsts = sorted(first for number, first in arguments if number == batch)
         found = {}
         for first in firsts:
-            with contextlib.suppress(OSError):  # it was deleted meanwhile
-                found[first] = end_of(self / chunk_name(batch, first))
+            with self.reading(name := chunk_name(batch, first)):
+                found[first] = end_of(self / name, first)
         return found
 
     def chains(self) -> dict[int, Chain]:
@@ -376,7 +378,7 @@ class SubmitDir(HeldFolder):
         for number, batch in sorted(self.batches().items()):
             before = batch.reruns
             written = sum(end - first for first, end in self.ends(number).items())
-            if before in root:
+            if before in root and batch.calls == found[root[before]][0][1].calls:
                 root[number] = root[before]
             elif before is None and written == batch.calls:
                 root[number] = number
@@ -394,10 +396,32 @@ class SubmitDir(HeldFolder):
         found = {}
         for file, number, first, what in self._numbered():
             if what == "error" and number == batch and first is not None:
-                with contextlib.suppress(OSError):  # it was deleted meanwhile
-                    text = Path(file.path).read_text(encoding="utf-8")
-                    found[first] = ErrorRecord.parse(text)
+                with self.reading(file.name):
+                    found[first] = ErrorRecord.read(file)
         return found
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Note a file that is not what was written; one that was deleted meanwhile is no error."""
+        try:
+            yield
+        except OSError:
+            pass
+        except ValueError as error:
+            if os.path.lexists(self / name):
+                self._unreadable.setdefault(name, str(error))
+
+    @property
+    def unreadable(self) -> str:
+        """Which file could not be read so far, and why; empty if all could.
+
+        Its calls are not known, but those of the others are.
+        """
+        for name, why in sorted(self._unreadable.items()):
+            others = len(self._unreadable) - 1
+            more = f", and {plural(others, 'other file')}" if others else ""
+            return f"its file {name} cannot be read: {one_line(why, 300)}{more}"
+        return ""
 
     # -- chunks of a resident crew; runner/PROTOCOL.md says which process may move them ----
     def make_crew(self, crew: int) -> None:

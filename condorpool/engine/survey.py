@@ -5,6 +5,7 @@ The directory may belong to another process: nothing is changed, and no job is a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -15,7 +16,7 @@ from condorpool.engine.batches import Batch, UnderWay
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew, Job
-from condorpool.engine.records import Chain
+from condorpool.engine.records import MOST_RUNNERS, Chain
 from condorpool.engine.state import SessionState, ignore
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner.names import EX_NO_CHIRP
@@ -89,6 +90,10 @@ class Survey:
         for number, _ in chain:
             yield from self._ended.get(number, ())
 
+    def can_be_resumed(self, chain: Chain) -> bool:
+        """Return whether the records of the jobs of a batch and its reruns can be read."""
+        return bool(self._ended) and all(record.crew in self._crews for _, record in chain)
+
     @functools.cached_property
     def _ended(self) -> dict[int, list[Ended]]:
         """The calls that have ended, by their batch, in order."""
@@ -111,11 +116,13 @@ class Survey:
     def _events(self) -> list[JobEvent]:
         if not self._directory.log.exists():
             return []
-        log = EventLog(self._directory.log)
-        try:
-            return list(log.new_events())
-        finally:
-            log.close()
+        events: list[JobEvent] = []
+        with (
+            self._directory.reading(submitdir.EVENT_LOG),
+            contextlib.closing(EventLog(self._directory.log)) as log,
+        ):
+            events.extend(log.new_events())
+        return events
 
     def _add_crews(self, events: list[JobEvent]) -> None:
         sizes: dict[int, int] = {}
@@ -123,12 +130,18 @@ class Survey:
             sizes[event.cluster] = max(sizes.get(event.cluster, 0), event.proc + 1)
         state = self._state
         for number, known in self._directory.crews().items():
-            options = JobOptions.restored(known.options, None, ())
+            options: JobOptions | None = None
+            with self._directory.reading(submitdir.jobs_name(number)):
+                options = JobOptions.restored(known.options)
+            if options is None:
+                continue
             crew = Crew.restored(number, known, options, state.changed)
             clusters = {each.number: Cluster(crew, *each) for each in known.clusters}
             for token in self._directory.tokens(number) if known.is_resident else ():
                 cluster = int(token.job.partition(".")[0] or -1)
-                if cluster in sizes:  # the cleaner submits jobs, too, and does not record them
+                if (
+                    sizes.get(cluster, MOST_RUNNERS) < MOST_RUNNERS
+                ):  # the cleaner submits jobs, too, and does not record them
                     clusters.setdefault(cluster, Cluster(crew, cluster, sizes[cluster]))
             with state.changed:
                 crew.clusters = list(clusters.values())
@@ -157,14 +170,17 @@ class Survey:
         """Return the calls of a batch that have ended, and count them as pending no more."""
         found, damaged = [], {}
         for first in sorted(self._directory.outcomes(batch.number)):
-            path = self._directory / submitdir.outcome_name(batch.number, first)
-            report = payload.look_at_outcome(path)
+            name, report = submitdir.outcome_name(batch.number, first), None
+            with self._directory.reading(name):
+                report = payload.look_at_outcome(self._directory / name, most=batch.size - first)
             if isinstance(report, payload.Report):
-                found.append(Ended(first, min(first + report.calls, batch.size), report))
+                found.append(Ended(first, first + report.calls, report))
             elif report:
                 damaged[first] = report  # it does not say how many calls it has
         records = self._directory.errors(batch.number)
-        found += [Ended(first, each.end, each.error()) for first, each in records.items()]
+        found += [
+            Ended(first, min(each.end, batch.size), each.error()) for first, each in records.items()
+        ]
         with self._state.changed:
             for first, end, _ in found:
                 batch.split(first)

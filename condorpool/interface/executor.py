@@ -19,6 +19,7 @@ from condorpool.interface.options.given import OF_EXECUTOR, complete
 from condorpool.interface.options.keywords import PoolKeywords, takes
 from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import AsyncResult
+from condorpool.interface.tracebacks import for_users
 from condorpool.interface.waiting import Waiting
 from condorpool.interface.workload import Workload
 from condorpool.values.events import JobState
@@ -89,6 +90,7 @@ class Future(concurrent.futures.Future[T]):
         jobs = waiting.calls.holders()
         return any(job.state is JobState.RUNNING for job in jobs)
 
+    @for_users
     def result(self, timeout: float | None = None) -> T:
         """Wait for the call to end and return what it returned, or raise what it raised.
 
@@ -101,6 +103,7 @@ class Future(concurrent.futures.Future[T]):
         """
         return super().result(self._waited(timeout))
 
+    @for_users
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the call to end and return what it raised; raises as `result` does."""
         return super().exception(self._waited(timeout))
@@ -148,6 +151,7 @@ class Executor(concurrent.futures.Executor):
     """
 
     @takes(PoolKeywords)
+    @for_users
     def __init__(
         self,
         max_workers: int | None = None,
@@ -174,6 +178,7 @@ class Executor(concurrent.futures.Executor):
         if not threading.main_thread().is_alive():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
+    @for_users
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Submit ``fn(*args, **kwargs)`` and return its `Future` at once.
 

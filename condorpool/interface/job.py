@@ -13,6 +13,7 @@ from condorpool.engine.session import Session
 from condorpool.engine.texts import Text
 from condorpool.engine.why import why
 from condorpool.interface.options import checks
+from condorpool.interface.tracebacks import for_users
 from condorpool.values.events import STATUS_CODES, JobState
 from condorpool.values.matching import did_you_mean
 
@@ -72,6 +73,7 @@ class Jobs:
         """Evict running jobs at once; they wait to run again."""
         return self._act("vacatefast")
 
+    @for_users
     def act(self, action: Any) -> int:
         """Perform an action: a name (``"hold"``), an ``htcondor2.JobAction`` or its number."""
         named = str(action).lower() if isinstance(action, str) else ""

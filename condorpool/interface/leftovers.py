@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
@@ -15,7 +16,7 @@ from condorpool.cleaner.registry import Entry
 from condorpool.engine import payload
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain, Manifest
-from condorpool.engine.submitdir import SubmitDir
+from condorpool.engine.submitdir import MANIFEST, SubmitDir
 from condorpool.engine.survey import Survey
 from condorpool.values import tables
 from condorpool.values.exceptions import JobError
@@ -104,6 +105,19 @@ class Leftover:
                 found.update(_read(first, end, result)[1])
         return found
 
+    def words(self) -> dict[int, str]:
+        """Return the exceptions of `errors` in a line each; none of them is rebuilt for that."""
+        found: dict[int, str] = {}
+        for first, end, result in self.survey.ended(self.chain):
+            for number in range(first, end):
+                found.pop(number, None)  # it was made again
+            if isinstance(result, JobError):
+                text = f"{type(result).__name__}: {result}"
+                found.update(dict.fromkeys(range(first, end), text))
+            else:
+                found.update(result.words(first))
+        return found
+
 
 def _read(
     first: int, end: int, result: payload.Report | JobError
@@ -121,9 +135,19 @@ class Missing:
 
 
 class Leftovers(list[Leftover]):
-    """The calls that `condorpool.attach` can resume, the oldest first, shown as a table."""
+    """The calls that `condorpool.attach` can resume, the oldest first, shown as a table.
+
+    Attributes
+    ----------
+    unreadable
+        A line about each submit directory with files that cannot be read.
+    """
 
     _HEAD = ("name", "calls", "submitted", "cell", "notebook", "submit directory", "")
+
+    def __init__(self, found: Iterable[Leftover], unreadable: Sequence[str] = ()) -> None:
+        super().__init__(found)
+        self.unreadable = unreadable
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
@@ -146,37 +170,54 @@ class Leftovers(list[Leftover]):
         return f"This is how far the calls were at {now()}. {attach} resumes one of them."
 
     def __repr__(self) -> str:
-        if not self:
-            return "nothing was left behind"
-        lines = ("  ".join(row).rstrip() for row in tables.aligned([self._HEAD, *self._rows()]))
-        return "\n".join([*lines, self._hint.replace("`", "")])
+        lines = ["nothing was left behind"]
+        if self:
+            rows = tables.aligned([self._HEAD, *self._rows()])
+            lines = [*("  ".join(row).rstrip() for row in rows), self._hint.replace("`", "")]
+        return "\n".join([*lines, *self.unreadable])
 
     def _repr_html_(self) -> str:
+        unreadable = "".join(f"<p>{with_code(text)}</p>" for text in self.unreadable)
         if not self:
-            return "<p>Nothing was left behind.</p>"
+            return f"<p>Nothing was left behind.</p>{unreadable}"
         texts = [name for name in self._HEAD if name != "cell"]
-        return f"{tables.html([self._HEAD, *self._rows()], texts)}<p>{with_code(self._hint)}</p>"
+        shown = tables.html([self._HEAD, *self._rows()], texts)
+        return f"{shown}<p>{with_code(self._hint)}</p>{unreadable}"
 
 
 def leftovers() -> Leftovers:
     """Return this user's calls whose process has ended, that are kept, or that other processes use."""
-    here = Owner.this()
-    entries = (entry for entry in registry.everything() if entry.owner != here)
-    found = (each for entry in entries for each in found_in(entry))
-    return Leftovers(sorted(found, key=lambda each: each.time))
+    here, calls, unreadable = Owner.this(), list[Leftover](), list[str]()
+    for entry in registry.everything():
+        if entry.owner != here:
+            found = found_in(entry)
+            calls += found.calls
+            if found.unreadable:
+                unreadable.append(f"{entry.run}: {found.unreadable}.")
+    return Leftovers(sorted(calls, key=lambda each: each.time), unreadable)
 
 
-def found_in(entry: Entry) -> Iterator[Leftover]:
-    """Yield the calls in a submit directory, the oldest first."""
+class Found(NamedTuple):
+    """What is in a submit directory: its calls, the oldest first, and what cannot be read, if any."""
+
+    calls: list[Leftover]
+    unreadable: str
+
+
+def found_in(entry: Entry) -> Found:
+    """Return what is in a submit directory.  Nothing that is read there is a pickle."""
     directory = SubmitDir.found(entry.path)
     if directory is None:
-        return
+        delete = f"delete {entry.path} by hand if it is yours"
+        is_there = os.path.lexists(entry.path / MANIFEST)
+        return Found([], f"its file {MANIFEST} cannot be read; {delete}" if is_there else "")
     survey = Survey(directory, has_queue=entry.has_queue(directory.manifest.queue))
+    calls = []
     chains = directory.chains().values()
     directory.close()  # there may be many
     for chain in chains:
         _, record = chain[0]
-        yield Leftover(
+        known = Leftover(
             name=record.name or record.title,
             run=entry.run,
             notebook=directory.manifest.notebook,
@@ -189,3 +230,6 @@ def found_in(entry: Entry) -> Iterator[Leftover]:
             survey=survey,
             manifest=directory.manifest,
         )
+        calls.append(known)
+    delete = f"; `condorpool rm {entry.run}` deletes all of it"
+    return Found(calls, directory.unreadable and directory.unreadable + delete)

@@ -193,7 +193,7 @@ def _forget_leftover(leftover: Leftover) -> None:
             unnamed = replace(record, name="", digest="")
             directory.record(submitdir.facts_name(number), unnamed)
         others = directory.batches().keys() - numbers
-        if not others:
+        if not others and not directory.unreadable:
             custody.mark(directory.path, on_exit="delete")
         elif not leftover.counts.waiting + leftover.counts.running + leftover.counts.held:
             for number in numbers:

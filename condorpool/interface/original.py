@@ -15,6 +15,7 @@ from condorpool.interface.options import checks
 from condorpool.interface.options.keywords import JobKeywords
 from condorpool.interface.pool import Pool, workload_of
 from condorpool.interface.results import Result
+from condorpool.interface.tracebacks import for_users
 from condorpool.values.events import KILLSTATS
 from condorpool.values.exceptions import (
     JobError,
@@ -73,6 +74,7 @@ class Job(Result[T]):
 
     _remote: str | None = None
 
+    @for_users
     def __init__(
         self,
         target: Callable[..., T],
@@ -195,7 +197,8 @@ class Job(Result[T]):
 
     def _outcome(self, raises: bool) -> T:
         try:
-            return super()._outcome(raises)
+            with for_users:
+                return super()._outcome(raises)
         except BaseException as error:
             said = f"{type(error).__name__}: {words_of(error)}"
             what = error.what if isinstance(error, JobError) else said

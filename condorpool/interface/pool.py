@@ -503,6 +503,7 @@ class Pool:
         """Accept no more calls and remove every job that has not ended."""
         self._workload.terminate()
 
+    @for_users
     def join(self) -> None:
         """Wait for the jobs of a closed or terminated pool and clean up.
 
@@ -581,6 +582,7 @@ class Pool:
             if error is None:
                 raise
 
+    @for_users
     def __iter__(self) -> Iterator[Any]:
         raise TypeError("a Pool is not iterable; did you mean pool.map(...)?")
 

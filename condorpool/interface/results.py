@@ -61,6 +61,7 @@ class Result(Handle, Generic[T]):
         """A fingerprint that is equal for equal calls; empty for calls without a ``name``."""
         return self._calls.digest
 
+    @for_users
     def successful(self) -> bool | None:
         """Return whether all calls returned.
 
@@ -261,7 +262,8 @@ class Result(Handle, Generic[T]):
                 await asyncio.wait_for(event.wait(), TICK)
             except asyncio.TimeoutError:
                 continue
-        return self._outcome(self._calls.raises)
+        with for_users:
+            return self._outcome(self._calls.raises)
 
     @property
     def failed(self) -> list[int]:
@@ -272,6 +274,7 @@ class Result(Handle, Generic[T]):
         """Return the exception of each call that has failed so far, by its number."""
         return {number: self._calls.errors[number] for number in self.failed}
 
+    @for_users
     def rerun(self) -> int:
         """Submit the calls that failed again; return how many.
 
@@ -414,12 +417,14 @@ class MapResult(Result[list[Any]], Sequence[Any]):
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
 
+    @for_users
     def __getitem__(self, index: int | slice) -> Any:
         try:
             numbers = range(self._calls.size)[index]
         except IndexError:
+            are = "is" if self._calls.size == 1 else "are"
             calls = plural(self._calls.size, "call")
-            raise IndexError(f"there are {calls}, and none is number {index}") from None
+            raise IndexError(f"there {are} {calls}, and none is number {index}") from None
         except TypeError:
             kind = type(index).__name__
             raise TypeError(f"calls have whole numbers, or slices of these, not {kind}") from None

@@ -6,14 +6,18 @@ A traceback of plain Python has them all, and so has that of a mistake of ours.
 from __future__ import annotations
 
 import dis
+import functools
 import re
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 from condorpool.engine.modules import is_own
 from condorpool.engine.payload import RemoteTraceback, cell_of
 from condorpool.values.exceptions import CondorPoolError, render
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: IPython shows no frame that has this local variable, unless it is the last one.
 HIDDEN = "__tracebackhide__"
@@ -22,11 +26,25 @@ HIDDEN = "__tracebackhide__"
 _OURS = ("condorpool", "cloudpickle")
 _ABOVE = (*_OURS, "IPython", "decorator")
 
+_TOP = "<module>"
+_TOP_LINE = re.compile(rf", line (\d+), in {_TOP}$", re.MULTILINE)
+
 _FRAME = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 
 
 class _ForUsers:
-    """Hides the frames of condorpool in the tracebacks of errors that leave a ``with`` block."""
+    """Hides the frames of condorpool in the tracebacks of errors that leave a ``with`` block.
+
+    Or those that leave a function, which it decorates.
+    """
+
+    def __call__(self, function: F) -> F:
+        @functools.wraps(function)
+        def shown(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return cast("F", shown)
 
     def __enter__(self) -> None:
         pass
@@ -54,14 +72,17 @@ class _ForUsers:
 for_users = _ForUsers()
 
 
-def raise_from_call(error: BaseException) -> NoReturn:
+def raise_from_call(error: BaseException, cell: str = "") -> NoReturn:
     """Raise the exception of a call.
 
     In IPython it seems to come from the cell in which the call raised it: the last frame of
-    a traceback is always shown.
+    a traceback is always shown.  ``cell`` is the file name of one that ran as a job, where it had
+    another name.
     """
     if remote := _remote(error):
         places = [place for place in _FRAME.findall(remote.tb) if cell_of(place[0])]
+        if cell:
+            places += [(cell, line, _TOP) for line in _TOP_LINE.findall(remote.tb)]
         if places:
             file, line, name = places[-1]
             code = compile("\n" * (int(line) - 1) + "raise error", file, "exec")

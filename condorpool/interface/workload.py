@@ -23,6 +23,7 @@ from condorpool.engine.calls import Calls
 from condorpool.engine.description import JobOptions
 from condorpool.engine.fingerprint import fingerprint
 from condorpool.engine.gathered import GatheredCalls
+from condorpool.engine.records import Style
 from condorpool.engine.session import Session
 from condorpool.engine.state import PATIENCE
 from condorpool.engine.streams import StreamedCalls
@@ -170,7 +171,7 @@ class Workload:
     def post_map(
         self,
         func: Callable[..., Any],
-        style: payload.Style,
+        style: Style,
         iterable: Iterable[Any],
         chunksize: int | None,
         callback: Callback | None,
@@ -189,7 +190,7 @@ class Workload:
     def stream(
         self,
         func: Callable[..., Any],
-        style: payload.Style,
+        style: Style,
         iterable: Iterable[Any],
         chunksize: int,
         buffersize: int | None,
@@ -342,9 +343,14 @@ class Workload:
     def take_up(self, leftover: Leftover) -> Result[Any]:
         """Resume calls of a process that has ended; return their result."""
         self.check_open()
+        if not leftover.survey.can_be_resumed(leftover.chain):
+            raise CondorPoolError(
+                f"{leftover.name!r} cannot be resumed: the record of its jobs in {leftover.run} "
+                f"cannot be read. `condorpool results {leftover.run}` shows the values so far."
+            )
         session = self.sessions.take_over(leftover)
         results = {}
-        for root, chain in session.directory.chains().items():
+        for root, chain in session.resumable().items():
             calls = GatheredCalls.taken_up(session, chain)
             kind: type[Result[Any]] = AsyncResult if calls.is_single else MapResult
             results[root] = result = kind(calls, self.settings.on_hold)

@@ -245,7 +245,7 @@ class CondorMagics(Magics):
         if ran.error is not None:
             ran.error.__cause__ = RemoteTraceback(ran.traceback)
             with for_users:
-                raise_from_call(ran.error)
+                raise_from_call(ran.error, self._file(cell))
 
     def _show(self, shown: remote.Shown) -> None:
         for kind, what, *metadata in shown:

@@ -168,7 +168,7 @@ class Worker:
         """
         if self.last[0] != name:
             shared, frames = read()
-            if modules.install(shared["modules"]):
+            if modules.install(sharing.shared(shared["modules"]) if shared["modules"] else {}):
                 # Objects made with the old modules do not fit the new ones.
                 sharing.forget()
                 self.is_initialized = False

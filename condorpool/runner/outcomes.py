@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Values of these types can always be rebuilt.
 PLAIN = {int, float, complex, bool, str, bytes, type(None)}
 
+#: Characters of an exception that are shown where it is listed and not rebuilt.
+MAX_WORDS = 500
+
 #: Reads an exception's traceback, whatever its class does with the attribute.
 traceback_of = BaseException.__dict__["__traceback__"].__get__
 
@@ -25,7 +28,8 @@ traceback_of = BaseException.__dict__["__traceback__"].__get__
 def frames_of(calls: list[tuple[Any, str]]) -> tuple[list[Any] | None, list[Any]]:
     """Return the outcome of each of these calls (None if all values are plain), and the frames.
 
-    Each call is its value and ``""``, or its exception and the text of the traceback.
+    Each call is its value and ``""``, or its exception and the text of the traceback.  The outcome
+    of one with a value is the number of its frames; see `outcome_of` for the others.
     """
     values = [value for value, text in calls if not text]
     if len(values) == len(calls):
@@ -38,21 +42,23 @@ def frames_of(calls: list[tuple[Any, str]]) -> tuple[list[Any] | None, list[Any]
     outcomes: list[Any] = []
     frames: list[Any] = []
     for value, text in calls:
-        outcome, its_frames = outcome_of(value, text)
-        outcomes.append((*outcome, len(its_frames)))
+        what, why, its_frames = outcome_of(value, text)
+        count = len(its_frames)
+        words = words_of(value)[:MAX_WORDS] if text else ""
+        outcomes.append(count if what == "value" else [what, why, count, words])
         frames.extend(its_frames)
     return outcomes, frames
 
 
-def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
-    """Return the outcome of a call, and the frames of its value or exception.
+def outcome_of(value: Any, text: str) -> tuple[str, str, list[Any]]:
+    """Return the outcome of a call in two words, and the frames of its value or exception.
 
-    The first is ``("value", "")``, ``("raise", traceback)``, ``("unmade", traceback)``
-    for an exception that its class cannot rebuild, ``("unpicklable", why)`` when the
-    value or exception cannot be sent, or ``("overtime", traceback)``.
+    The words are ``"value", ""``; ``"raise", traceback``; ``"unmade", traceback`` for an
+    exception that its class cannot rebuild; ``"unpicklable", why`` when the value or exception
+    cannot be sent; or ``"overtime", traceback``.
     """
     if type(value) is OvertimeError:
-        return ("overtime", text), []
+        return "overtime", text, []
     try:
         what, frames = frames_of_error(value) if text else ("value", pickled(value))
     except BaseException as error:
@@ -61,8 +67,8 @@ def outcome_of(value: Any, text: str) -> tuple[tuple[str, str], list[Any]]:
             f"the {'exception' if text else 'value'} of type {type_of(value)} "
             f"cannot be pickled: {words_of(error)}"
         )
-        return ("unpicklable", why + ("\n" + text if text else "")), []
-    return (what, text), frames
+        return "unpicklable", why + ("\n" + text if text else ""), []
+    return what, text, frames
 
 
 def frames_of_error(error: BaseException) -> tuple[str, list[Any]]:

@@ -105,7 +105,7 @@ class Streams:
 
         ``printed`` has the texts of output and error, the last `MAX_PRINTED` bytes of each;
         ``prints`` the number of each call that printed, and where its text begins in both;
-        ``lost`` how many bytes of a call's text are not in them; ``spans`` where the texts are
+        ``lost`` each call of whose text bytes are not in them, and how many; ``spans`` where the texts are
         in the job's own files, in bytes.
         """
         if not self.marks:
@@ -131,7 +131,7 @@ class Streams:
             "spans": list(zip(self.begins[1:], self.sizes[1:])),
         }
         if lost := {call: count for call, count in lost.items() if count}:
-            about["lost"] = lost
+            about["lost"] = list(lost.items())
         return about
 
     def _read(self, which: int, begin: int, end: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import itertools
 import os
@@ -241,9 +242,10 @@ class TestFailures:
         assert (result.counts(), result.failed) == ((1, 2, 0, 0, 0, 0), [0, 2])
 
 
-def test_echo(pool, capsys):
-    """What calls print is printed here when they end."""
-    pool.map(print, ["a", "b"], chunksize=1, echo=True)
+@pytest.mark.parametrize("context", [contextvars.copy_context, contextvars.Context])
+def test_echo(pool, capsys, context):
+    """What calls print is printed here when they end, also in a plain script's empty context."""
+    context().run(pool.map, print, ["a", "b"], chunksize=1, echo=True)
     pool.apply(print, ("c",))
     assert sorted(capsys.readouterr().out.split()) == ["a", "b"]
 

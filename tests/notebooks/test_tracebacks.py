@@ -95,6 +95,26 @@ def test_errors_of_condorpool(show, code, message):
     show("pool.last.remove()")
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("await pool.apply_async(f, (1,))", "ValueError: bad 1"),
+        ("pool.map_async(abs, [1])[7]", "IndexError: there is 1 call, and none is number 7"),
+        ("pool.last.act('hodl')", "Did you mean 'hold'?"),
+        ("pool.map_async(time.sleep, [1]).rerun()", "not ready: wait() for it"),
+        ("condorpool.Executor(memroy=1)", "did you mean memory?"),
+        ("condorpool.Job(3)", "TypeError: target must be a function"),
+        ("pool.join()", "ValueError: Pool is still running"),
+    ],
+)
+def test_other_ways_to_an_error(show, code, message):
+    """None of them shows a frame of condorpool."""
+    show("import condorpool")
+    text = show(code)
+    assert message in text
+    assert "/condorpool/" not in text
+
+
 def test_a_call_that_takes_too_long(show):
     """The error keeps the remote traceback, which says where it was."""
     text = show("pool.apply(time.sleep, (9,), task_timeout=1)\n")

@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import cloudpickle
 import pytest
 
 import condorpool
 from condorpool.cleaner import registry
+from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
 from condorpool.cli.main import main
 from condorpool.engine import payload, submitdir
@@ -53,7 +55,7 @@ def keep(tmp_path, kept):
             elif result is not NOT_MADE:
                 text = "Traceback" if isinstance(result, BaseException) else ""
                 outcomes, frames = frames_of([(result, text)])
-                about = {"calls": outcomes, "count": 1, "host": "h", "printed": None}
+                about = {"calls": outcomes, "count": 1, "host": "h"}
                 about |= {"started": 0.0, "seconds": 0.0}
                 container.write(str(path), about, frames)
         batch = BatchRecord(crew=0, title=name, name=name, calls=len(results), time=time.time())
@@ -264,6 +266,13 @@ class TestResults:
         assert run("results", first.run) == (0, "1\n", "")
 
 
+def named(directory):
+    """Record that the user gave the calls in a directory their names."""
+    for number, batch in directory.batches().items():
+        directory.record(submitdir.facts_name(number), replace(batch, digest="d"))
+    return directory
+
+
 class TestNames:
     """Whole names, or the beginning of only one: a wrong one deletes nothing."""
 
@@ -311,6 +320,38 @@ class TestNames:
         assert one.run in err
         assert two.run in err
         assert sorted([*one.path.iterdir(), *two.path.iterdir()]) == before
+
+    def test_in_use(self, run, keep):
+        """The error says how the process that uses results can delete them."""
+        directory = named(keep(scan=[1]))
+        (entry,) = registry.everything()
+        folder = registry.state() / str(Owner.this())
+        entry.move(folder)
+        status, out, err = run("rm", "scan")
+        assert (status, out) == (1, "")
+        assert f"{directory.run} is in use by process {os.getpid()}" in err
+        assert "or run condorpool.forget('scan') there. Nothing was deleted." in err
+
+    def test_functions_find_the_same(self, keep, capsys):
+        """attach() and forget() ask what is meant, too; a beginning deletes nothing."""
+        directory = named(keep(scan=[1], spam=[2]))
+        for name, words in {
+            "s": "several names begin with 's': scan, spam",
+            "scna": r"Did you mean 'scan'\? attach\(\) can resume: scan, spam",
+            directory.run[-6:]: "no calls named",
+            "": "no calls named",
+        }.items():
+            with pytest.raises(condorpool.CondorPoolError, match=words):
+                condorpool.attach(name)
+        assert condorpool.forget("sca") == condorpool.forget("nothing") == 0
+        said = capsys.readouterr().err
+        assert said == (
+            "condorpool: no results are kept under the name 'sca'. Did you mean 'scan'?\n"
+        )
+        for wrong in ("", 3, None):
+            with pytest.raises((TypeError, ValueError), match="name"):
+                condorpool.forget(wrong)
+        assert {left.name for left in condorpool.attach()} == {"scan", "spam"}
 
     def test_all_or_nothing(self, run, keep):
         """One wrong name, and nothing is deleted."""

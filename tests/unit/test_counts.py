@@ -200,7 +200,7 @@ class World:
             [(ValueError("x"), "trace") if bad else (1, "") for bad in failed]
         )
         about = {"calls": outcomes, "count": len(failed), "job": job.id, "host": "h", "pid": 1}
-        about |= {"python": "3", "printed": None, "started": time.time(), "seconds": 0.1}
+        about |= {"python": "3", "started": time.time(), "seconds": 0.1}
         path = self.session.directory / outcome_name(token.batch, token.first)
         container.write(str(path), about, frames)
         batch = self.state.batches[token.batch]
@@ -250,7 +250,8 @@ class World:
             return
         self.look()
         tokens = [t for t in self.session.directory.tokens(self.crew.number) if not t.job]
-        self.calls.take_back()
+        waiting = [t for t in tokens if t.first in self.calls.batch.pending]
+        assert self.calls.take_back() == sum(t.end - t.first for t in waiting)
         for token in tokens:
             self.ends.update(dict.fromkeys(range(token.first, token.end), "removed"))
 

@@ -46,9 +46,9 @@ def test_every_flipped_bit_of_what_is_read_alone_is_noticed(written):
         data[place] ^= 1 << place % 8
         written.write_bytes(data)
         with pytest.raises(DamagedError):
-            payload.end_of(written)
+            payload.end_of(written, 0)
     written.write_bytes(whole[:begin] + bytes(len(whole) - begin))
-    assert payload.end_of(written) == end
+    assert payload.end_of(written, 0) == end
     with pytest.raises(DamagedError, match="checksum"):
         container.read(str(written))
 

@@ -511,8 +511,23 @@ class TestCode:
         exec(compile(script.read_text(), str(script), "exec"), scope)
         exec("def made(x): return x", scope)
         calls = (cell["call"], scope["twice"], scope["made"])
-        payload.write_call(tmp_path / "x", payload.Call(calls, "apply"), lambda modules: modules)
+        call = payload.Call(calls, "apply")
+        payload.write_call(tmp_path / "x", call, lambda found: payload.Shared("1.shared", found))
         sources = container.read_about(str(tmp_path / "x"))["sources"]
         assert sources["/tmp/ipykernel_1/1.py"] == CELL
         assert sources[str(script)] == script.read_text()
         assert "<string>" not in sources
+
+
+def test_the_number_of_a_cell(tmp_path):
+    """It is that of the cell's prompt, whatever IPython counts meanwhile."""
+    code = """if True:
+        from IPython.core.interactiveshell import InteractiveShell
+        shell = InteractiveShell.instance()
+        for number in (1, 2):
+            shell.run_cell("from condorpool.engine import payload", store_history=True)
+            shell.run_cell("n = payload.number_of_cell()", store_history=True)
+            assert shell.user_ns["n"] == 2 * number
+    """
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

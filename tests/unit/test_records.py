@@ -86,7 +86,7 @@ def test_options_are_restored():
     """Only the initializer is not: it is in the crew's own file."""
     options = JobOptions(processes=3, killstats=("Held",), cleanupfiles=("a", "b"))
     written = CrewRecord.parse(str(CrewRecord(options=options.recorded()))).options
-    assert JobOptions.restored({**written, "later": 1}, None, ()) == options
+    assert JobOptions.restored({**written, "later": 1}) == options
 
 
 @pytest.mark.parametrize(

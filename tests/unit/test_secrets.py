@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -141,5 +142,5 @@ def test_the_list_is_documented():
 def test_options_are_in_the_record():
     """Names only."""
     options = description.JobOptions(secrets=("A",), limit_directory_access=None)
-    again = description.JobOptions.restored(options.recorded(), None, ())
+    again = description.JobOptions.restored(json.loads(json.dumps(options.recorded())))
     assert (again.secrets, again.limit_directory_access) == (("A",), None)

@@ -212,8 +212,8 @@ def disk_full(chance: random.Random, folder: str) -> Verdict:
             if not size:
                 time.sleep(chance.uniform(0, 1.5))
                 fill(f"{small}/filler")
-                after = chance.uniform(0.5, 5)  # calls wait for room
-                threading.Timer(after, lambda: Path(f"{small}/filler").unlink()).start()
+            grow = ["mount", "-o", "remount,size=40m", small]  # calls wait for room
+            threading.Timer(chance.uniform(0.5, 6), subprocess.run, [grow]).start()
             expected = [square(n, 0, size) for n in range(CALLS)]
             verdict.check(result, expected, (CondorPoolError, OSError))
             if verdict.came != "exact" or verdict.fault:

@@ -282,7 +282,7 @@ def no_descriptors(chance: random.Random, folder: str) -> Verdict:
             end = time.monotonic() + chance.uniform(0.5, 2)
             while time.monotonic() < end:
                 with suppress(CondorPoolError, OSError):
-                    pool.apply_async(square, (1,)).get(timeout=0.1)
+                    pool.apply_async(square, (1,), maxtries=1).get(timeout=0.1)
                 time.sleep(0.05)
 
     return during(chance, folder, starve, (CondorPoolError, OSError))

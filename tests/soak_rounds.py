@@ -16,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -211,9 +212,10 @@ def disk_full(chance: random.Random, folder: str) -> Verdict:
             if not size:
                 time.sleep(chance.uniform(0, 1.5))
                 fill(f"{small}/filler")
+            grow = ["mount", "-o", "remount,size=40m", small]  # calls wait for room
+            threading.Timer(chance.uniform(0.5, 6), subprocess.run, [grow]).start()
             expected = [square(n, 0, size) for n in range(CALLS)]
             verdict.check(result, expected, (CondorPoolError, OSError))
-            Path(f"{small}/filler").unlink(missing_ok=True)
             if verdict.came != "exact" or verdict.fault:
                 pool.terminate()
         if not verdict.fault:
@@ -280,7 +282,7 @@ def no_descriptors(chance: random.Random, folder: str) -> Verdict:
             end = time.monotonic() + chance.uniform(0.5, 2)
             while time.monotonic() < end:
                 with suppress(CondorPoolError, OSError):
-                    pool.apply_async(square, (1,)).get(timeout=0.1)
+                    pool.apply_async(square, (1,), maxtries=1).get(timeout=0.1)
                 time.sleep(0.05)
 
     return during(chance, folder, starve, (CondorPoolError, OSError))

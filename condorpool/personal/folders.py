@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 import tempfile
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from condorpool.personal import guardian
+from condorpool.values import plain
 from condorpool.values.exceptions import PersonalError
 from condorpool.values.folders import make, weakness
 from condorpool.values.locks import uninterrupted
@@ -260,7 +260,7 @@ def is_guarded(folder: Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a file's JSON object; an empty one if it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain.parse(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -406,7 +406,8 @@ class Guardian:
         """Repair the folder; end if it was deleted, or a daemon is missing."""
         if not self.master:
             return  # it has ended, and the files remain only to be read
-        if not self.files.in_place:
+        # A folder that is made again does not help programs that work in the last one.
+        if not self.files.in_place or _works_in_deleted(self.master):
             self.status = "lost its folder, which was deleted"
             self._end("died")
         try:
@@ -562,6 +563,13 @@ def in_place(descriptor: int, path: Path) -> bool:
     """Return whether an open file is still the one at this path."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), path.lstat())
+    return False
+
+
+def _works_in_deleted(pid: int) -> bool:
+    """Return whether a process's working directory was deleted."""
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/cwd").endswith(" (deleted)")  # noqa: PTH115 - no path
     return False
 
 

@@ -15,9 +15,10 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condorpool.personal import debian, guardian
+from condorpool.values import plain
 from condorpool.values.exceptions import InstallError, PersonalError
 from condorpool.values.folders import in_home, make, weakness
 
@@ -148,7 +149,7 @@ def _own(prefix: Path) -> Installation | None:
     """Return what an earlier `install` put there, unless the folder was moved since."""
     prefix = prefix.resolve()
     try:
-        record = json.loads((prefix / _RECORD).read_text(encoding="utf-8"))
+        record = plain.checked(plain.parse((prefix / _RECORD).read_bytes()), dict[str, Any])
     except (OSError, ValueError):
         return None
     # The programs name their loader by an absolute path.

@@ -96,7 +96,8 @@ def turn_off_schedd(own):
         pytest.param(lambda own: kill("master", own), {}, id="master killed"),
         pytest.param(kill_all, {"maxtasksperchild": 1}, id="all killed, plain jobs"),
         pytest.param(turn_off_schedd, {}, id="schedd off"),
-        pytest.param(lambda own: shutil.rmtree(own.folder), {}, id="folder deleted"),
+        pytest.param(lambda own: shutil.rmtree(own.folder, True), {}, id="folder deleted"),
+        pytest.param(lambda own: shutil.rmtree(own.folder / "local/log"), {}, id="logs deleted"),
     ],
 )
 def test_another_one_makes_the_remaining_calls(own, make_pool, tmp_path, capfd, end, options):

@@ -517,3 +517,17 @@ class TestCode:
         assert sources["/tmp/ipykernel_1/1.py"] == CELL
         assert sources[str(script)] == script.read_text()
         assert "<string>" not in sources
+
+
+def test_the_number_of_a_cell(tmp_path):
+    """It is that of the cell's prompt, whatever IPython counts meanwhile."""
+    code = """if True:
+        from IPython.core.interactiveshell import InteractiveShell
+        shell = InteractiveShell.instance()
+        for number in (1, 2):
+            shell.run_cell("from condorpool.engine import payload", store_history=True)
+            shell.run_cell("n = payload.number_of_cell()", store_history=True)
+            assert shell.user_ns["n"] == 2 * number
+    """
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

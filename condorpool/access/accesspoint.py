@@ -255,7 +255,7 @@ class AccessPoint:
             submit.setQArgs("from")  # has no effect with items; 24.0 fails without it
             try:
                 done = self._try(lambda schedd: schedd.submit(submit, itemdata=iter(items)))
-            except _FAULTS:
+            except htcondor2.HTCondorException:  # and no fault of this process
                 if self._answers() or not self._recovers():
                     raise
                 done = self._schedd().submit(submit, itemdata=iter(items))
@@ -355,7 +355,7 @@ class AccessPoint:
         try:
             try:
                 return self._slots()
-            except _FAULTS:
+            except htcondor2.HTCondorException:
                 if not self._recovers():
                     raise
                 return self._slots()

@@ -234,8 +234,12 @@ def _place() -> tuple[Path, str]:
 
 def folders() -> dict[Path, Owner]:
     """Return the folders of all owners."""
-    named = ((folder, Owner.named(folder.name)) for folder in state().iterdir())
-    return {folder: owner for folder, owner in named if owner and is_own(folder.lstat())}
+    found = {}
+    for folder in state().iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a cleaner has just deleted it
+            if (owner := Owner.named(folder.name)) and is_own(folder.lstat()):
+                found[folder] = owner
+    return found
 
 
 def entries(folder: Path) -> list[Entry]:

@@ -207,8 +207,8 @@ class TestHere:
 
     def test_the_environment_is_sent_privately(self, pool, monkeypatch, queued):
         """Calls see the environment; the job ad, which every user can read, has none of it."""
-        monkeypatch.setenv("CP_SECRET", "hunter2")
-        result = pool.apply_async(lambda: (time.sleep(0.5), os.environ.get("CP_SECRET"))[1])
+        monkeypatch.setenv("CP_WORD", "hunter2")
+        result = pool.apply_async(lambda: (time.sleep(0.5), os.environ.get("CP_WORD"))[1])
         assert "hunter2" not in str(queued([]))
         assert result.get() == "hunter2"
 

@@ -99,11 +99,11 @@ def test_a_damaged_outcome_fails_its_calls_and_no_others(make_pool, monkeypatch)
     pool = make_pool()
     look, how = payload.look_at_outcome, []
 
-    def look_and_damage(path, job=""):
+    def look_and_damage(path, job="", most=None):
         path = Path(path)
         if how and path.name.endswith("-2.outcome") and path.exists():
             damage(path, how.pop())
-        return look(path, job)
+        return look(path, job, most)
 
     monkeypatch.setattr(payload, "look_at_outcome", look_and_damage)
     for kind, words in DAMAGE:

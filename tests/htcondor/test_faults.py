@@ -296,13 +296,13 @@ class TestReach:
         point = pool._workload.access_point
         while pool.queue:
             time.sleep(0.05)
-        address, relocate = point.schedd_address, point.relocate
-        point.schedd_address, point.relocate = "<127.0.0.1:1>", None
+        address, relocate, is_over = point.schedd_address, point.relocate, point.is_over
+        point.schedd_address, point.relocate, point.is_over = "<127.0.0.1:1>", None, None
         try:
             with pytest.raises(condorpool.HTCondorError, match="cannot submit"):
                 result.rerun()
         finally:
-            point.schedd_address, point.relocate = address, relocate
+            point.schedd_address, point.relocate, point.is_over = address, relocate, is_over
         assert result.failed == [0, 1]
         with pytest.raises(LookupError, match="no luck"):
             result.get(timeout=60)

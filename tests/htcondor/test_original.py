@@ -364,8 +364,8 @@ def test_an_access_point_that_does_not_answer(make_job, pool, access_point, caps
     """`submit` tries again, with a line that says so."""
     job = make_job(nap, (0,))
     here = job._pool._workload.access_point
-    address, relocate = here.schedd_address, here.relocate
-    here.schedd_address, here.relocate = "<127.0.0.1:1>", None
+    address, relocate, is_over = here.schedd_address, here.relocate, here.is_over
+    here.schedd_address, here.relocate, here.is_over = "<127.0.0.1:1>", None, None
     try:
         with pytest.raises(condorpool.HTCondorError, match="cannot submit at access point"):
             job.submit(maxtries=1)
@@ -373,7 +373,7 @@ def test_an_access_point_that_does_not_answer(make_job, pool, access_point, caps
         threading.Timer(0.5, setattr, (here, "schedd_address", address)).start()
         assert job.submit(maxtries=3, wait=1) == job.clusterid
     finally:
-        here.schedd_address, here.relocate = address, relocate
+        here.schedd_address, here.relocate, here.is_over = address, relocate, is_over
     assert "Trying again in 1 s." in capsys.readouterr().err
     assert job.get() == 0
 

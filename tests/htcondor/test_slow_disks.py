@@ -15,15 +15,16 @@ from condorpool.engine.tracker import tracker
 
 
 @contextlib.contextmanager
-def blocked_reads(log):
-    """Have reads of an event log wait until the end of the block."""
+def blocked_reads(pool):
+    """Have reads of a pool's event log wait until the end of the block."""
+    (session,) = pool._workload.sessions
     read, begun, end = EventLog.new_events, threading.Event(), threading.Event()
 
     def blocked(self):
-        if self.path == log:
+        if self is session.follower._log:
             begun.set()
             end.wait(30)
-        return read(self)
+        yield from read(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventLog, "new_events", blocked)
@@ -31,12 +32,11 @@ def blocked_reads(log):
         end.set()
 
 
-def test_nothing_waits_for_a_read(pool, tmp_path):
+def test_nothing_waits_for_a_read(pool):
     """Time-outs hold, and displays work; what was written meanwhile is read later."""
     result = pool.map_async(abs, [-1], chunksize=1)
     assert result.get(timeout=60) == [1]
-    (log,) = tmp_path.glob(".condorpool-*/events.log")
-    with blocked_reads(log) as is_blocked:
+    with blocked_reads(pool) as is_blocked:
         result = pool.map_async(time.sleep, [0.01] * 3, chunksize=1)
         assert is_blocked()
         begun = time.monotonic()
@@ -51,14 +51,13 @@ def test_nothing_waits_for_a_read(pool, tmp_path):
     assert result.get(timeout=60) == [None] * 3
 
 
-def test_the_end_does_not_wait_for_a_read(pool, tmp_path, monkeypatch):
+def test_the_end_does_not_wait_for_a_read(pool, monkeypatch):
     """What can be closed is closed; the thread that reads closes the log, and ends."""
     monkeypatch.setattr("condorpool.engine.follower.READ_LAG", 0.2)
     assert pool.apply(abs, (-1,)) == 1
     (session,) = pool._workload.sessions
-    (log,) = tmp_path.glob(".condorpool-*/events.log")
     thread = tracker()._thread
-    with blocked_reads(log) as is_blocked:
+    with blocked_reads(pool) as is_blocked:
         assert is_blocked()
         begun = time.monotonic()
         pool.close()

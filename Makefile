@@ -15,7 +15,7 @@ demo: .venv/demo
 	$(BIN)/condorpool demo
 
 test: provision check
-	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest -n 3 --dist loadscope --basetemp="$$tmp/pytest"
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && $(BIN)/pytest -n 4 --dist loadscope --basetemp="$$tmp/pytest"
 
 # Install the programs that tests start: Chromium, sshd, HTCondor.
 provision: .venv/test

@@ -4,7 +4,8 @@ from typing import Any as _Any
 
 from condorpool.access.accesspoint import add_kerberos_tokens
 from condorpool.engine.copies import RepeatedNumbersWarning
-from condorpool.engine.payload import RemoteTraceback, Shared
+from condorpool.engine.outcomes import RemoteTraceback
+from condorpool.engine.payload import Shared
 from condorpool.interface.attach import attach
 from condorpool.interface.executor import Executor
 from condorpool.interface.iterators import ResultIterator

@@ -1,4 +1,7 @@
-"""The commands for the submit directories of processes that run or have ended."""
+"""The commands for the submit directories of processes that run or have ended.
+
+It is longer than other modules since each command brings its options and its help.
+"""
 
 from __future__ import annotations
 

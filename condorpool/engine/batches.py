@@ -8,8 +8,8 @@ from typing import NamedTuple
 from condorpool.engine.deliveries import Lane
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import MOVING, Crew, Job
+from condorpool.engine.outcomes import Outcome
 from condorpool.engine.pace import RunningCall
-from condorpool.engine.payload import Outcome
 from condorpool.engine.records import BatchRecord
 from condorpool.values.events import JobState
 from condorpool.values.exceptions import JobError, JobHeldError

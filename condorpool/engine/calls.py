@@ -21,8 +21,8 @@ from condorpool.engine.batches import Batch, UnderWay
 from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.jobs import Job
+from condorpool.engine.outcomes import Outcome
 from condorpool.engine.pace import Pace
-from condorpool.engine.payload import Outcome
 from condorpool.engine.printed import CallText, Printed, by_call
 from condorpool.engine.session import Session
 from condorpool.runner.names import report_interval

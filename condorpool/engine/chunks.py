@@ -6,7 +6,7 @@ import sys
 from typing import Any, NamedTuple
 
 from condorpool.engine.jobs import Job
-from condorpool.engine.payload import Outcome
+from condorpool.engine.outcomes import Outcome
 from condorpool.values.exceptions import JobError
 from condorpool.values.text import one_line
 

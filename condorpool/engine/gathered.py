@@ -12,7 +12,8 @@ from condorpool.engine.batches import Batch
 from condorpool.engine.calls import CALLBACK_LAG, Calls
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
-from condorpool.engine.payload import Call, Outcome, expression, name_of, read_item
+from condorpool.engine.outcomes import Outcome
+from condorpool.engine.payload import Call, expression, name_of, read_item
 from condorpool.engine.records import Chain
 from condorpool.engine.session import Session
 from condorpool.engine.submitdir import chunk_name

@@ -1,4 +1,8 @@
-"""A session: the work of one pool in one submit directory, from posting to clean-up."""
+"""A session: the work of one pool in one submit directory, from posting to clean-up.
+
+It is longer than other modules since it is the one object that users' threads use for all of this;
+what each step decides is in `rules`, `staffing`, `follower`, and `actions`.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ import time
 from collections.abc import Callable
 
 from condorpool.access.accesspoint import AccessPoint
-from condorpool.engine import payload, room, submitdir
+from condorpool.engine import outcomes, room, submitdir
 from condorpool.engine.batches import Batch, Made
 from condorpool.engine.deliveries import Deliveries
 from condorpool.engine.jobs import Cluster, Crew, Job
@@ -221,10 +221,10 @@ class SessionState:
         key = (batch.number, first)
         path = self.directory / submitdir.outcome_name(*key)
         holder = job or batch.holders.get(first)
-        result: payload.Report | JobError | None
+        result: outcomes.Report | JobError | None
         try:
             most = end - first if (end := batch.pending.get(first)) else None
-            result = payload.look_at_outcome(path, holder.id if holder else "", most)
+            result = outcomes.look_at(path, holder.id if holder else "", most)
         except (OSError, MemoryError) as error:
             self._read_later(key, functools.partial(self.settle, batch, first, job), error)
             return
@@ -293,7 +293,7 @@ class SessionState:
                 with self.changed:
                     del self._late[number, first]
 
-    def finish(self, batch: Batch, first: int, result: payload.Report | JobError) -> int:
+    def finish(self, batch: Batch, first: int, result: outcomes.Report | JobError) -> int:
         """Have the outcome of a chunk delivered, once; return how many calls it ends.
 
         Later calls for it do nothing.
@@ -303,12 +303,12 @@ class SessionState:
             # or by a user's thread that takes it back.
             if first not in batch.pending:
                 return 0
-            made = first + result.calls if isinstance(result, payload.Report) else math.inf
+            made = first + result.calls if isinstance(result, outcomes.Report) else math.inf
             if made < batch.pending[first]:
                 batch.split(int(made))  # its job has left the rest to others
             end = batch.pending.pop(first)
             batch.delivering += 1
-            if isinstance(result, payload.Report):
+            if isinstance(result, outcomes.Report):
                 batch.crew.replaced = batch.crew.restarts = 0  # its jobs work
                 batch.crew.has_worked = True
             if isinstance(result, JobError) or result.has_failures:
@@ -333,7 +333,7 @@ class SessionState:
         batch: Batch,
         first: int,
         end: int,
-        result: payload.Report | JobError,
+        result: outcomes.Report | JobError,
         job: Job | None,
     ) -> None:
         """Read an outcome and hand it to its calls."""

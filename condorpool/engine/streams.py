@@ -15,7 +15,8 @@ from condorpool.engine.batches import Batch
 from condorpool.engine.calls import Calls
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Job
-from condorpool.engine.payload import Call, Outcome, name_of
+from condorpool.engine.outcomes import Outcome
+from condorpool.engine.payload import Call, name_of
 from condorpool.engine.session import MOST_RECORDS, Session
 from condorpool.values.exceptions import JobError, JobRemovedError, PoolClosedError
 from condorpool.values.locks import uninterrupted

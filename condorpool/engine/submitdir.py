@@ -1,4 +1,8 @@
-"""The submit directory: every file of a pool, and the only place that knows their names."""
+"""The submit directory: every file of a pool, and the only place that knows their names.
+
+That is why this module is longer than others: all that reads, writes, or deletes such a file by
+its name is here, in one class with short methods.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from condorpool.access.eventlog import EventLog
-from condorpool.engine import payload, rules, submitdir
+from condorpool.engine import outcomes, rules, submitdir
 from condorpool.engine.batches import Batch, UnderWay
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.description import JobOptions
@@ -35,7 +35,7 @@ class Ended(NamedTuple):
 
     first: int
     end: int
-    result: payload.Report | JobError
+    result: outcomes.Report | JobError
 
 
 class Survey:
@@ -172,8 +172,8 @@ class Survey:
         for first in sorted(self._directory.outcomes(batch.number)):
             name, report = submitdir.outcome_name(batch.number, first), None
             with self._directory.reading(name):
-                report = payload.look_at_outcome(self._directory / name, most=batch.size - first)
-            if isinstance(report, payload.Report):
+                report = outcomes.look_at(self._directory / name, most=batch.size - first)
+            if isinstance(report, outcomes.Report):
                 found.append(Ended(first, first + report.calls, report))
             elif report:
                 damaged[first] = report  # it does not say how many calls it has

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from condorpool.cleaner import registry
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
-from condorpool.engine import payload
+from condorpool.engine import outcomes
 from condorpool.engine.counts import CallCounts
 from condorpool.engine.records import Chain, Manifest
 from condorpool.engine.submitdir import MANIFEST, SubmitDir
@@ -120,7 +120,7 @@ class Leftover:
 
 
 def _read(
-    first: int, end: int, result: payload.Report | JobError
+    first: int, end: int, result: outcomes.Report | JobError
 ) -> tuple[Sequence[Any], dict[int, BaseException]]:
     """Return the values of calls, and the exceptions of those that have none, by their numbers."""
     outcome = result if isinstance(result, JobError) else result.outcome(first)

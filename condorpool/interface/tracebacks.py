@@ -14,7 +14,8 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar, cast
 
 from condorpool.engine.modules import is_own
-from condorpool.engine.payload import RemoteTraceback, cell_of
+from condorpool.engine.outcomes import RemoteTraceback
+from condorpool.engine.payload import cell_of
 from condorpool.values.exceptions import CondorPoolError, render
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -26,7 +26,8 @@ from IPython.display import display
 from condorpool.display import eventwords
 from condorpool.display.notices import say
 from condorpool.display.printed import clean
-from condorpool.engine.payload import RemoteTraceback, name_of, number_of_cell
+from condorpool.engine.outcomes import RemoteTraceback
+from condorpool.engine.payload import name_of, number_of_cell
 from condorpool.interface.attach import attach
 from condorpool.interface.handle import spell
 from condorpool.interface.job import QueuedJob

@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 import condorpool
-from condorpool.engine import payload, state
+from condorpool.engine import outcomes, payload, state
 from condorpool.runner import container
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -97,7 +97,7 @@ def damage(path, how):
 def test_a_damaged_outcome_fails_its_calls_and_no_others(make_pool, monkeypatch):
     """They fail at once, whatever the damage, and can be made again."""
     pool = make_pool()
-    look, how = payload.look_at_outcome, []
+    look, how = outcomes.look_at, []
 
     def look_and_damage(path, job="", most=None):
         path = Path(path)
@@ -105,7 +105,7 @@ def test_a_damaged_outcome_fails_its_calls_and_no_others(make_pool, monkeypatch)
             damage(path, how.pop())
         return look(path, job, most)
 
-    monkeypatch.setattr(payload, "look_at_outcome", look_and_damage)
+    monkeypatch.setattr(outcomes, "look_at", look_and_damage)
     for kind, words in DAMAGE:
         how.append(kind)
         result = pool.starmap_async(numpy.full, [(3, x) for x in range(5)], chunksize=1)

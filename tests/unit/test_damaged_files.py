@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 import condorpool
-from condorpool.engine import payload, room
+from condorpool.engine import outcomes, payload, room
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.submitdir import SubmitDir, made_name
 from condorpool.runner import chirp, container
@@ -122,7 +122,7 @@ def outcome(tmp_path):
     about = {"calls": outcomes, "count": 2, "host": "h", "started": 0.0, "seconds": 0.0}
     path = tmp_path / "1-0.outcome"
     container.write(str(path), about | {"job": "3.4"}, frames)
-    assert (payload.read_outcome(path).values[0] == numpy.arange(3.0)).all()
+    assert (outcomes.read(path).values[0] == numpy.arange(3.0)).all()
     return path
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_outcome_is_an_error_of_its_calls(outcome):
         data = bytearray(whole)
         data[place] ^= 1 << place % 8
         outcome.write_bytes(data)
-        error = payload.read_outcome(outcome)
+        error = outcomes.read(outcome)
         assert isinstance(error, condorpool.JobFailedError)
         assert "the file with its outcome" in str(error)
     assert str(outcome) in str(error)  # of which the beginning is whole
@@ -143,7 +143,7 @@ def test_a_damaged_outcome_is_an_error_of_its_calls(outcome):
 @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
 def test_what_cannot_be_read_now_is_no_outcome(outcome, monkeypatch, error):
     """It may be read later."""
-    report = payload.look_at_outcome(outcome)
+    report = outcomes.look_at(outcome)
     for place in (container, "opened"), (container, "loads"):
         with monkeypatch.context() as patch:
             patch.setattr(*place, lambda *_: (_ for _ in ()).throw(error))
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_now_is_no_outcome(outcome, monkeypatch, error):
     assert not report.outcome().errors
     outcome.unlink()
     assert isinstance(report.outcome(), condorpool.JobFailedError)
-    assert payload.look_at_outcome(outcome) is None
+    assert outcomes.look_at(outcome) is None
 
 
 # -- parts ---------------------------------------------------------------------------------
@@ -213,8 +213,8 @@ def test_an_outcome_in_the_place_of_another_is_noticed(tmp_path):
     about = {"host": "h", "calls": None, "count": 1, "chunk": "1-0", "started": 0.0, "seconds": 0.0}
     for name in ("1-0", "1-6"):
         container.write(str(tmp_path / f"{name}.outcome"), about, container.dumps([7]))
-    assert payload.read_outcome(tmp_path / "1-0.outcome").values == [7]
-    assert not isinstance(payload.read_outcome(tmp_path / "1-6.outcome"), payload.Outcome)
+    assert outcomes.read(tmp_path / "1-0.outcome").values == [7]
+    assert not isinstance(outcomes.read(tmp_path / "1-6.outcome"), outcomes.Outcome)
 
 
 @pytest.mark.parametrize(

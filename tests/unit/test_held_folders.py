@@ -19,7 +19,7 @@ from condorpool.cleaner import custody, registry
 from condorpool.cleaner.ending import Ending
 from condorpool.cleaner.owner import Owner
 from condorpool.cleaner.registry import Entry
-from condorpool.engine import ownership, payload, submitdir
+from condorpool.engine import outcomes, ownership, payload, submitdir
 from condorpool.engine.records import BatchRecord
 from condorpool.engine.submitdir import SubmitDir, Token
 from condorpool.interface import sessions
@@ -134,7 +134,7 @@ class TestHeld:
         before = files(directory.path)
         assert directory.displaced == f"was moved to {moved}"
         assert directory.batches().keys() == {2}
-        assert payload.look_at_outcome(directory / submitdir.outcome_name(2, 0)) is None
+        assert outcomes.look_at(directory / submitdir.outcome_name(2, 0)) is None
         assert directory.ends(2) == {0: 1}
         directory.post(1, [Token(2, 0, 1, 0)])
         assert os.listdir(moved / "1.posted") == ["2-0-1-0"]

@@ -26,7 +26,7 @@ from condorpool.engine import copies
 from condorpool.engine.calls import Calls
 from condorpool.engine.chunks import Chunk, record
 from condorpool.engine.counts import CallCounts
-from condorpool.engine.payload import RemoteTraceback
+from condorpool.engine.outcomes import RemoteTraceback
 from condorpool.engine.printed import Printed
 from condorpool.engine.why import why
 from condorpool.interface.leftovers import Leftovers

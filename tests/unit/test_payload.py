@@ -19,7 +19,7 @@ import numpy
 import pytest
 
 import condorpool
-from condorpool.engine import copies, payload, pickling
+from condorpool.engine import copies, outcomes, payload, pickling
 from condorpool.engine.description import START
 from condorpool.engine.submitdir import SubmitDir
 from condorpool.runner import container, sharing
@@ -56,7 +56,7 @@ class TestContainer:
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(ValueError, match="x"):
             container.read(str(path))
-        assert isinstance(payload.read_outcome(path), condorpool.JobFailedError)
+        assert isinstance(outcomes.read(path), condorpool.JobFailedError)
 
     def test_it_is_private_and_leaves_no_scratch(self, tmp_path):
         """It is one file of mode 0600."""
@@ -152,7 +152,7 @@ class TestProgram:
             ]
             directory.discard("o")
             subprocess.run(["/bin/sh", *command], cwd=directory.path, check=True, timeout=30)
-            return payload.read_outcome(directory / "o")
+            return outcomes.read(directory / "o")
 
         return run
 

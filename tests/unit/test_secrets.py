@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from condorpool.engine import description, payload, secrets
+from condorpool.engine import description, outcomes, secrets
 from condorpool.engine.pickling import pickled
 from condorpool.interface.options import resources
 from condorpool.values import notes
@@ -121,7 +121,7 @@ def test_a_missing_variable_is_explained(monkeypatch, file, name, is_explained):
     """The note on the call's error stays when others are replaced."""
     monkeypatch.setenv("HF_TOKEN", VALUE)
     error = KeyError(name)
-    error.__cause__ = payload.RemoteTraceback("")
+    error.__cause__ = outcomes.RemoteTraceback("")
     if why := secrets.explanation(error, READ.format(file, name)):
         notes.explain(error, why)
     notes.annotate(error, "another")

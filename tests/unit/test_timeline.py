@@ -15,7 +15,7 @@ from condorpool.engine import chunks
 from condorpool.engine.chunks import Chunk
 from condorpool.engine.description import JobOptions
 from condorpool.engine.jobs import Cluster, Crew, Job
-from condorpool.engine.payload import Outcome
+from condorpool.engine.outcomes import Outcome
 from condorpool.values.exceptions import JobFailedError, JobRemovedError
 
 

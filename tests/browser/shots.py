@@ -56,9 +56,9 @@ def context(browser):
 def take(name, element):
     """Write a picture of an element of the page, in 64 colors."""
     element.page.mouse.move(0, 0)
-    element.scroll_into_view_if_needed()
+    element.evaluate("element => element.scrollIntoView({ block: 'center' })")
     element.page.wait_for_timeout(500)  # for transitions to end
-    margin, box = 4, element.bounding_box()
+    margin, box = 2, element.bounding_box()
     clip = {"x": box["x"] - margin, "y": box["y"] - margin}
     clip |= {"width": box["width"] + 2 * margin, "height": box["height"] + 2 * margin}
     picture = Image.open(io.BytesIO(element.page.screenshot(clip=clip))).convert("RGB")

@@ -169,7 +169,7 @@ def _leave(session: Session, *, is_over: bool) -> None:
     session.close()
     path = session.directory.path
     if is_over:
-        custody.unregister(path, session.clean())
+        custody.unregister(path, session.clean(), is_quiet=session.is_quiet)
     else:
         tell(f"some jobs of {path} are still queued; clean-up continues in the background")
         custody.hand_over(path)

@@ -277,13 +277,17 @@ def no_descriptors(chance: random.Random, folder: str) -> Verdict:
     """Leave this process no file descriptors for a while."""
 
     def starve(pool: condorpool.Pool, result: Any) -> None:
-        used = len(os.listdir("/proc/self/fd"))
+        others, used = [], len(os.listdir("/proc/self/fd"))
         with limited(resource.RLIMIT_NOFILE, used + chance.choice([0, 1, 3])):
             end = time.monotonic() + chance.uniform(0.5, 2)
             while time.monotonic() < end:
                 with suppress(CondorPoolError, OSError):
-                    pool.apply_async(square, (1,), maxtries=1).get(timeout=0.1)
+                    others.append(pool.apply_async(square, (1,), maxtries=1))
+                    others[-1].get(timeout=0.1)
                 time.sleep(0.05)
+        for other in others:  # else close() raises their errors
+            with suppress(CondorPoolError, OSError):
+                other.get(timeout=PATIENCE)
 
     return during(chance, folder, starve, (CondorPoolError, OSError))
 

@@ -45,14 +45,27 @@ def keep_running(access_point: AccessPoint) -> None:
     launch.ensure_cleaner(_folder(), access_point.origin)
 
 
-def unregister(path: Path, why: str = "") -> None:
-    """Remove a directory of this process from the registry, or list it as kept if it exists."""
+def unregister(path: Path, why: str = "", *, is_quiet: bool = True) -> None:
+    """Remove a directory of this process from the registry, or list it as kept.
+
+    Parameters
+    ----------
+    why
+        Why it is kept; empty if it was deleted.
+    is_quiet
+        Whether HTCondor writes nothing more there.  If it may make a deleted directory again,
+        or already has, a cleaner waits for that and deletes it.
+    """
     entry = _folder() / f"{run_of(path)}.json"
     for known in registry.entries(entry.parent):
-        if known.file == entry and path.exists():
+        if known.file == entry and why and path.exists():
             known.say(f"kept: {why}")
             known.move(registry.state() / registry.KEPT)
             ownership.release(path)
+            return
+        if known.file == entry and not why and (path.exists() or not is_quiet):
+            known.change(on_exit="delete")
+            hand_over(path)
             return
     entry.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from condorpool import personal
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.access.eventlog import EventLog, FileWatch
 from condorpool.access.matching import Fit
@@ -33,6 +34,9 @@ SHORTEST, LONGEST = 0.5, 15.0
 
 #: Seconds after which an empty queue is assumed to stay empty: a submission may be on its way.
 SETTLED = 1.0
+
+#: Seconds, at most, that the processes of a personal HTCondor have to end after its guardian.
+DYING = 60.0
 
 #: Seconds after which the cleaner gives up if it can do nothing.
 PATIENCE = 86_400.0
@@ -159,7 +163,9 @@ class Ending:
             self.empty_since = 0.0
         elif jobs:
             self.empty_since = 0.0
-            self._remove(description.jobs_of(self.entry.run))
+            # Who takes it up meanwhile must not take this for the end of calls.
+            why = rules.SURPLUS if waits else WHY
+            self._remove(description.jobs_of(self.entry.run), why)
         elif self._is_settled():
             # That nobody answers for the jobs does not mean that their work is done.
             unmade = self._unmade(batches) if waits and self.access_point is None else 0
@@ -228,17 +234,24 @@ class Ending:
         wanted = ["ClusterId", "ProcId", "JobStatus", "NumJobStarts", "CondorpoolCrew"]
         return self.access_point.query(description.jobs_of(self.entry.run), wanted)
 
-    def _is_settled(self) -> bool:
-        """Return whether the queue stays empty, and HTCondor has written its last event."""
+    def _is_settled(self, *, is_deleted: bool = False) -> bool:
+        """Return whether the queue stays empty, and HTCondor has written its last event.
+
+        The events of a directory that was deleted are not known, and the processes of a personal
+        HTCondor that was killed may write until they have ended, too.
+        """
         now = time.monotonic()
         self.empty_since = self.empty_since or now
-        quiet = now - self.empty_since
-        return quiet > (SETTLED if self.history.is_complete else rules.LAST_EVENT)
+        quiet, home = now - self.empty_since, self.entry.origin.get("personal")
+        if home and self.access_point is None and quiet < DYING and personal.is_ending(home):
+            return False
+        is_told = self.history.is_complete and not is_deleted
+        return quiet > (SETTLED if is_told else rules.LAST_EVENT)
 
     # -- acting -------------------------------------------------------------------------
     def _is_working(self, jobs: Sequence[Job], batches: Sequence[BatchRecord]) -> bool:
         """Let the work finish; return whether there is more to wait for."""
-        remove: set[str] = set()
+        remove: dict[str, set[str]] = {WHY: set(), rules.SURPLUS: set()}
         is_working = False
         doomed = self._unmatched(jobs)
         for number, crew in self.directory.crews().items():
@@ -253,7 +266,7 @@ class Ending:
                 may_submit=self._may_submit(number, crew, len(posted)),
                 unmatched=doomed,
             )
-            remove |= end.remove
+            remove[WHY if end.kills else rules.SURPLUS] |= end.remove
             if end.kills:
                 self.stopped.add(number)
             if end.submit:
@@ -264,8 +277,9 @@ class Ending:
                 )
                 is_working |= self._submit(crew, end.submit)
             is_working |= end.has_jobs
-        if remove:
-            self._remove(sorted(remove))
+        for why, ids in remove.items():
+            if ids:
+                self._remove(sorted(ids), why)
         if is_working:
             self._renew(jobs)
             unmatched = {why for _, why in self.unmatched.values()}
@@ -331,9 +345,9 @@ class Ending:
             with contextlib.suppress(HTCondorError):
                 description.renew(self.access_point, self.entry.run, lease)
 
-    def _remove(self, jobs: str | list[str]) -> None:
+    def _remove(self, jobs: str | list[str], why: str = WHY) -> None:
         with contextlib.suppress(HTCondorError):  # the next step tries again
-            if self.access_point and (count := self.access_point.act("remove", jobs, WHY)):
+            if self.access_point and (count := self.access_point.act("remove", jobs, why)):
                 self.entry.say(f"removed {plural(count, 'job')}")
 
     def _clean(self, batches: Mapping[int, BatchRecord]) -> None:
@@ -408,7 +422,7 @@ class Ending:
         if jobs:
             self.empty_since = 0.0
             self._remove(description.jobs_of(self.entry.run))
-        elif self._is_settled():
+        elif self._is_settled(is_deleted=True):
             # Not the one that is held open: it may have been moved.
             ownership.release(self.entry.path)
             if self._is_made_again():

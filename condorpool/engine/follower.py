@@ -201,11 +201,12 @@ class Follower:
             self._evicted.append((job, time.monotonic() + CONTACT_LAG))
 
     def _put_back_unmeant(self, job: Job) -> list[Token]:
-        """Put back the chunks that a job took after the user had acted on it; return them."""
-        if not job.is_acted_on:
+        """Put back the chunks that a job took after it was acted on or was surplus; return them."""
+        is_surplus = rules.is_surplus(job)
+        if not (job.is_acted_on or is_surplus):
             return []
         had = self._state.directory.taken_by(job.crew.number, job.id)
-        unmeant = [token for token in had if not job.is_meant(token.batch, token.first)]
+        unmeant = [t for t in had if is_surplus or not job.is_meant(t.batch, t.first)]
         for token in unmeant:
             self._state.put_back(job, token)
         return unmeant

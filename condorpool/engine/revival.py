@@ -69,7 +69,10 @@ class Revival:
         if point.is_over is None or now < self._look_at:
             return
         self._look_at = now + LOOK_INTERVAL
-        has_ended = point.has_ended
+        try:
+            has_ended = point.has_ended
+        except OSError:  # too many open files, for example: the next look may see it
+            return
         if self._starter:
             self._finish_start()
         elif self._queue != point.queue and not has_ended:

@@ -77,6 +77,11 @@ class Then(enum.Enum):
     GIVE_UP = "end the chunks with an error"
 
 
+def is_surplus(job: EndedJob) -> bool:
+    """Return whether a job was removed because it had no chunk, so that no call ends with it."""
+    return job.state is JobState.REMOVED and job.reason.startswith(SURPLUS)
+
+
 def after_last_runner(job: EndedJob, *, had_chunk: bool, spares_others: bool) -> Then:
     """Return what to do after the end of a crew's last runner.
 
@@ -90,8 +95,7 @@ def after_last_runner(job: EndedJob, *, had_chunk: bool, spares_others: bool) ->
     if job.exit_code == EX_NO_CHIRP:
         return Then.FALL_BACK
     if job.state is JobState.REMOVED:
-        is_meant = not job.reason.startswith(SURPLUS) and not spares_others
-        return Then.GIVE_UP if is_meant else Then.SUBMIT
+        return Then.SUBMIT if is_surplus(job) or spares_others else Then.GIVE_UP
     if had_chunk or job.exit_code == 0:
         return Then.SUBMIT
     # It left the queue without a reason, or failed in the runner's own code.

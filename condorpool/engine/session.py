@@ -71,6 +71,8 @@ class Session:
         self.chunk_records: collections.deque[Any] = collections.deque(maxlen=MOST_RECORDS)
         #: Calls that printed something, as long as their results exist.
         self.printing: weakref.WeakSet[Printing] = weakref.WeakSet()
+        #: Whether HTCondor writes nothing more into the directory; known when all jobs have ended.
+        self.is_quiet = False
         self._modules: payload.Shared[Any] | None = None
         self._former_crews: dict[int, Crew] = {}  # of the owner before this process
         self._numbers = itertools.count(1)
@@ -483,7 +485,7 @@ class Session:
             is_overdue = time.monotonic() - begun > LEAVE_TIME
             with contextlib.suppress(HTCondorError):
                 if not self.access_point.query(constraint, ["ClusterId"]):
-                    return True  # gone without an event
+                    break  # gone without an event
                 act_on = constraint if is_overdue else f"({constraint}) && JobStatus != 2"
                 self.access_point.act("remove", act_on, rules.SURPLUS)
         else:
@@ -492,9 +494,11 @@ class Session:
         # would create it again to write that event there (write_user_log.cpp).
         ended = [c for crew in crews for c in crew.clusters]
         with self.changed:
-            self.changed.wait_for(
+            is_told = self.changed.wait_for(
                 lambda: all(c.is_gone for c in ended), min(rules.LAST_EVENT, patience)
             )
+        # Where it has ended without a word, its processes may still write.
+        self.is_quiet = is_told and not self.access_point.has_ended
         return True
 
     def clean(self) -> str:

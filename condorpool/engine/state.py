@@ -112,6 +112,8 @@ class SessionState:
         self.is_terminated = False
         #: Chunks whose jobs exited with 0 but whose outcomes are not visible, and since when.
         self._late: dict[tuple[int, int], tuple[Job, float]] = {}
+        #: Damaged outcomes whose job was not known yet.
+        self._nameless: set[tuple[int, int]] = set()
         #: What could not be read for lack of memory, descriptors or a disk, and is tried again.
         self._unread: dict[tuple[int, int], Callable[[], object]] = {}
         self._read_again_at = 0.0
@@ -232,6 +234,8 @@ class SessionState:
         if isinstance(result, JobError):
             if batch.crew.is_resident:
                 self._find_parts(batch)  # what its job has left to others is not damaged
+                if not holder and not self._stays_nameless(batch, first):
+                    return
             else:
                 result = None  # HTCondor may be in the middle of writing it
         if result is None:
@@ -248,6 +252,20 @@ class SessionState:
             with self.changed:
                 self._late.pop(key, None)
         self.finish(batch, first, result)
+
+    def _stays_nameless(self, batch: Batch, first: int) -> bool:
+        """Return whether a damaged outcome must be settled without its job; else settle it with it.
+
+        The event that names the job comes a moment later; the second look does without.
+        """
+        key = (batch.number, first)
+        if first in batch.holders:
+            self.settle(batch, first)
+            return False
+        with self.changed:
+            is_known = key in self._nameless
+            self._nameless.add(key)
+        return is_known
 
     def _find_parts(self, batch: Batch) -> None:
         """Look up which chunks of a batch have been split, also those whose parts have ended."""

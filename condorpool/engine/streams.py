@@ -136,7 +136,9 @@ class StreamedCalls(Calls):
             self._feed.stop()
             self._feed.end = self._feed.end or end or PoolClosedError()
             self._feed.ended_at = self._feed.ended_at or time.time()
-        self.session.end(self._batch)
+            ends_itself = self._feed.is_adding
+        if not ends_itself:
+            self.session.end(self._batch)
 
     def exhaust(self) -> None:
         """Take all remaining items of the iterable; if it is endless, take no more."""
@@ -195,6 +197,8 @@ class _Feed:
         self.taken = 0
         self.end: BaseException | None = None  # how the iterable ended
         self.ended_at = 0.0
+        #: Whether it is posting a chunk, after which it ends the batch if it was stopped.
+        self.is_adding = False
         self._is_stopped = False
         self._waits = False  # for room: only then does `note_taken` wake it
 
@@ -204,9 +208,13 @@ class _Feed:
         try:
             while self._wait_for_room():
                 items = list(itertools.islice(self._iterator, self._chunksize))
-                if not items or self._is_stopped:
+                with self._session.changed:
+                    self.is_adding = bool(items) and not self._is_stopped
+                if not self.is_adding:
                     break
                 self._session.add(self._batch, [items])
+                with self._session.changed:
+                    self.is_adding = False
             else:
                 end = PoolClosedError()
         except BaseException as error:  # noqa: BLE001 - from the iterable; `take_end` returns it

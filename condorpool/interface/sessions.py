@@ -169,7 +169,10 @@ def _leave(session: Session, *, is_over: bool) -> None:
     session.close()
     path = session.directory.path
     if is_over:
-        custody.unregister(path, session.clean())
+        why = session.clean()
+        if why and (displaced := session.directory.displaced):
+            why = f"{why}; it {displaced}"
+        custody.unregister(path, why, is_quiet=session.is_quiet)
     else:
         tell(f"some jobs of {path} are still queued; clean-up continues in the background")
         custody.hand_over(path)

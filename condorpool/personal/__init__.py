@@ -9,7 +9,7 @@ from condorpool.personal.inspection import (
     surrounding,
 )
 from condorpool.personal.install import Installation, check, find, install, place
-from condorpool.personal.stopping import stop
+from condorpool.personal.stopping import is_ending, stop
 
 __all__ = [
     "Installation",
@@ -19,6 +19,7 @@ __all__ = [
     "environment",
     "find",
     "install",
+    "is_ending",
     "place",
     "running",
     "start",

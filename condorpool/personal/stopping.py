@@ -107,6 +107,12 @@ def end_leftovers(folder: Path) -> None:
     )
 
 
+def is_ending(folder: str | os.PathLike[str]) -> bool:
+    """Return whether processes remain of one whose guardian has ended."""
+    path = folders.resolve(folder)
+    return not folders.is_guarded(path) and bool(_leftovers(path))
+
+
 def _have_ended(folder: Path, patience: float) -> bool:
     deadline = time.monotonic() + patience
     while _leftovers(folder):

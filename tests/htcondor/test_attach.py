@@ -16,7 +16,8 @@ import pytest
 
 import condorpool
 from condorpool import personal
-from condorpool.cleaner import custody, registry
+from condorpool.cleaner import custody, ending, registry
+from condorpool.engine import rules
 from condorpool.interface.leftovers import leftovers
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -156,6 +157,16 @@ while not os.path.exists(folder + "/made-0"):
         assert condorpool.attach("note", pool).get(timeout=60) == [0, 1, 2, 3]
     assert set(made(tmp_path).values()) == {1}
     assert gone()
+
+
+def test_jobs_without_calls_are_removed_as_such(client, until_noted, tmp_path):
+    """Who takes the calls up does not take the removal for the end of a call."""
+    code = f"pool.starmap(note, [(folder, x) for x in range(3)], 1, name='scan'); {KILL}"
+    assert client(code, processes=20) == -signal.SIGKILL  # most of them wait for a slot
+    until_noted("scan", "kept")
+    (log,) = tmp_path.glob(".condorpool-*/events.log")
+    assert rules.SURPLUS in log.read_text()
+    assert ending.WHY not in log.read_text()
 
 
 def test_what_is_there_to_attach(client, make_pool, gone, mine, until_noted):

@@ -16,6 +16,7 @@ import numpy
 import pytest
 
 import condorpool
+from condorpool.cleaner import registry
 from condorpool.engine import outcomes, payload, state
 from condorpool.runner import container
 
@@ -248,3 +249,19 @@ def test_the_folder_is_moved_while_a_job_runs(make_pool, tmp_path):
     shutil.rmtree(folder, ignore_errors=True)  # HTCondor may have made one for its log
     (tmp_path / "elsewhere").rename(folder)
     assert list(folder.glob("*-0.outcome"))
+
+
+def test_what_is_made_in_place_of_a_moved_folder_is_deleted(make_pool, tmp_path):
+    """HTCondor may make the folder again for its log; neither remains, nor an entry."""
+    pool = make_pool(processes=1, jobkwargs={"cleanfailed": True})
+    result = pool.map_async(slow, range(8), chunksize=1)
+    until(lambda: result.calls_ended)
+    (folder,) = tmp_path.glob(".condorpool-*")
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(condorpool.JobFailedError, match="was moved"):
+        result.get(timeout=20)
+    folder.mkdir(exist_ok=True)  # as HTCondor does, if it has an event to write
+    (folder / "events.log").touch()
+    pool.close()
+    until(lambda: folder not in {entry.path for entry in registry.everything()})
+    assert not list(tmp_path.iterdir())

@@ -270,9 +270,9 @@ class SessionState:
     def _find_parts(self, batch: Batch) -> None:
         """Look up which chunks of a batch have been split, also those whose parts have ended."""
         self.refresh_holders(batch.crew)
-        outcomes = self.directory.outcomes(batch.number)
+        found = self.directory.outcomes(batch.number)
         with self.changed:
-            for first in sorted(outcomes):
+            for first in sorted(found):
                 batch.split(first)
 
     def _read_later(

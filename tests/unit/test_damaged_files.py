@@ -118,8 +118,8 @@ def test_the_sum_is_the_same_however_the_frames_are_held(tmp_path):
 @pytest.fixture
 def outcome(tmp_path):
     """An outcome of two calls, each with an array."""
-    outcomes, frames = frames_of([(numpy.arange(3.0), ""), (numpy.ones(3), "")])
-    about = {"calls": outcomes, "count": 2, "host": "h", "started": 0.0, "seconds": 0.0}
+    calls, frames = frames_of([(numpy.arange(3.0), ""), (numpy.ones(3), "")])
+    about = {"calls": calls, "count": 2, "host": "h", "started": 0.0, "seconds": 0.0}
     path = tmp_path / "1-0.outcome"
     container.write(str(path), about | {"job": "3.4"}, frames)
     assert (outcomes.read(path).values[0] == numpy.arange(3.0)).all()

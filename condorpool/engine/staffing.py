@@ -125,7 +125,11 @@ class Staffing:
         except (SubmitError, HTCondorError) as error:
             if self._state.access_point.has_ended:
                 return  # another one will make them
-            self._state.give_up(crew, JobFailedError(job_id, str(error)))
+            if displaced := self._state.directory.displaced:
+                failure = self._state.displaced(displaced, self._state.job(job_id))
+            else:
+                failure = JobFailedError(job_id, str(error))
+            self._state.give_up(crew, failure)
 
     def replace_held(self) -> None:
         """Submit runners for chunks that were posted for a lingering runner that is held now."""

@@ -455,7 +455,11 @@ def test_random_ends():
     """A few of the moments at which tests/soak.py kills owners and cleaners."""
     soak = Path(__file__).parents[1] / "soak.py"
     done = subprocess.run(
-        [sys.executable, soak, "6"], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, soak, "6", "owner-killed"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 

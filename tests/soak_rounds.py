@@ -25,6 +25,7 @@ from typing import Any
 
 import cloudpickle
 import psutil
+from disks import tmpfs
 
 import condorpool
 from condorpool import CondorPoolError, JobFailedError, JobRemovedError, ResultTimeoutError
@@ -192,14 +193,10 @@ def _release(job: Any) -> str:
 @contextmanager
 def small_disk(folder: str) -> Iterator[str]:
     """Mount a file system of 3 MB."""
-    small = f"{folder}/small"
-    Path(small).mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], check=True)
-    try:
-        yield small
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
-        Path(small).rmdir()
+    small = Path(folder, "small")
+    with tmpfs(small, "3m"):
+        yield str(small)
+    small.rmdir()
 
 
 def disk_full(chance: random.Random, folder: str) -> Verdict:

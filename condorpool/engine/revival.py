@@ -11,9 +11,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
-from condorpool.engine import rules, submitdir
+from condorpool.engine import rules
 from condorpool.engine.batches import Batch
 from condorpool.engine.jobs import Crew
 from condorpool.engine.staffing import Staffing
@@ -118,22 +117,17 @@ class Revival:
         with state.changed:
             state.ended, state.retries, state.tried_at = error, False, time.monotonic()
             state.troubles.pop("queue", None)
-            calls = sum(batch.calls_pending for batch in state.batches.values())
+            calls = state.calls_pending
             state.changed.notify_all()
         line = ""
-        if error:
+        if error and calls and not was_known:
             why = str(error).partition("\n")[0]
-            line = (
-                ""
-                if was_known or not calls
-                else f"{plural(calls, 'call')} cannot be made now: {why}"
-            )
-        elif queue != self._queue:
+            line = f"{plural(calls, 'call')} cannot be made now: {why}"
+        elif not error and queue != self._queue:
             self._queue = queue
             self._note_restart()
-            state.directory.manifest = replace(state.directory.manifest, queue=queue)
             with contextlib.suppress(OSError):  # then other processes take the work for lost
-                state.directory.record(submitdir.MANIFEST, state.directory.manifest)
+                state.directory.note_queue(queue)
             makes = f"; a new one makes the other {plural(calls, 'call')}" if calls else ""
             line = f"the {state.access_point.name} has ended and was started again{makes}"
         if not error:

@@ -376,14 +376,20 @@ class Session:
         for batch in batches:
             for token in self.state.recall(batch.crew, batch):
                 self.state.finish(batch, token.first, JobRemovedError("", TERMINATED))
-        try:
-            if clusters:
-                self.access_point.act("remove", any_cluster(clusters), TERMINATED)
-        except HTCondorError:
-            if not self.access_point.has_ended:  # else its jobs have ended with it
-                raise
+        if clusters:
+            self._remove(any_cluster(clusters), TERMINATED)
         with self.changed:
             self.changed.notify_all()
+
+    def _remove(self, jobs: str | Sequence[str], why: str) -> bool:
+        """Remove jobs; return False if their HTCondor has ended, and they with it."""
+        try:
+            self.access_point.act("remove", jobs, why)
+        except HTCondorError:
+            if not self.access_point.has_ended:
+                raise
+            return False
+        return True
 
     def wait_all(
         self,
@@ -431,13 +437,10 @@ class Session:
             else:
                 note("an imap that takes items from its iterable")
             if doomed:
-                try:
-                    self.access_point.act("remove", doomed, "the condorpool Pool was closed")
+                if self._remove(doomed, "the condorpool Pool was closed"):
                     killed.update(doomed)
-                except HTCondorError:
-                    if not self.access_point.has_ended:
-                        raise
-                    time.sleep(1.0)  # they are gone, which the tracker will notice
+                else:
+                    time.sleep(1.0)  # the tracker will notice that they are gone
             for crew in crews:
                 self._remove_unmatched(crew, waiting.get(crew, ""), unmatched, say)
         return self._dismiss(patience)

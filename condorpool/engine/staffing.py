@@ -82,7 +82,6 @@ class Staffing:
 
     def crew(self, number: int, name: str, options: JobOptions) -> Crew:
         """Return the crew for calls with these options: an open one, or a new one."""
-        self._state.directory.check_place()
         environment = secrets.environment_to_send(
             options.secrets, description.getenv_of(options.submitkwargs)
         )

@@ -125,6 +125,11 @@ class SessionState:
         return bool(self._late or self._unread)
 
     @property
+    def calls_pending(self) -> int:
+        """How many calls have not ended."""
+        return sum(batch.calls_pending for batch in list(self.batches.values()))
+
+    @property
     def active_crews(self) -> list[Crew]:
         """The crews that have jobs in the queue, or had until just now."""
         with self.changed:
@@ -478,7 +483,7 @@ class SessionState:
         started here, has ended, and cannot be started again: that was tried after ``since``,
         when the wait began.  Called with the lock held.
         """
-        calls = sum(batch.calls_pending for batch in self.batches.values()) if self.ended else 0
+        calls = self.calls_pending if self.ended else 0
         if calls and self.tried_at < since:
             self.retries = True
         elif calls:

@@ -511,6 +511,10 @@ class SubmitDir(HeldFolder):
                     self.put_back(crew, token)
             self.record(jobs_name(crew), replace(known, clusters=()))
         self.write(EVENT_LOG, b"")
+        self.note_queue(queue)
+
+    def note_queue(self, queue: str) -> None:
+        """Write down that the jobs are in another queue from now on."""
         self.manifest = replace(self.manifest, queue=queue)
         self.record(MANIFEST, self.manifest)
 

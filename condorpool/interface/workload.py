@@ -374,8 +374,7 @@ class Workload:
     @property
     def calls_pending(self) -> int:
         """How many calls have not ended."""
-        batches = [batch for s in self.sessions for batch in list(s.state.batches.values())]
-        return sum(batch.calls_pending for batch in batches)
+        return sum(session.state.calls_pending for session in self.sessions)
 
     @property
     def is_busy(self) -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from disks import tmpfs
+from waiting import until
 
 from condorpool import personal
 from condorpool.cleaner import registry
@@ -129,7 +131,7 @@ def script(htcondor, tmp_path):
         if one.process.poll() is None:
             one.kill()
         one.process.stdout.close()
-    until(lambda: not cleaners(), "cleaners remain")
+    until(lambda: not cleaners(), 30, "cleaners remain")
 
 
 def cleaners():
@@ -146,14 +148,6 @@ def cleaners():
 def owners():
     """Return all owners except the tests' own process."""
     return set(registry.folders().values()) - {Owner.this()}
-
-
-def until(true, message, timeout=30):
-    """Wait for something to become true."""
-    end = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < end, message
-        time.sleep(0.05)
 
 
 def command(*arguments):
@@ -173,7 +167,7 @@ def kill_cleaners():
     for process in cleaners():
         with contextlib.suppress(psutil.Error):
             process.kill()
-    until(lambda: not cleaners(), "cleaners cannot be killed")
+    until(lambda: not cleaners(), 30, "cleaners cannot be killed")
 
 
 RUNNING = """
@@ -197,7 +191,7 @@ class TestOrdinaryEnds:
         assert ended.process.wait(timeout=60) == ("/" in last)
         assert ended.made == {"a", "b", "c"}
         assert ended.directory is None
-        until(lambda: not cleaners(), "the cleaner has not ended", 2)
+        until(lambda: not cleaners(), 2, "the cleaner has not ended")
         assert not owners()
 
     def test_remove(self, script):
@@ -217,7 +211,7 @@ class TestKilled:
         killed.until("READY")
         killed.kill()
         assert killed.made == {"a"}
-        until(lambda: not killed.directory, "the directory remains")
+        until(lambda: not killed.directory, 30, "the directory remains")
         assert killed.made == {"a", "b", "c"}
 
     def test_owner_and_cleaner(self, script):
@@ -228,7 +222,7 @@ class TestKilled:
         killed.kill()
         run = run_of(killed.directory)
         script("make()").end()
-        until(lambda: not killed.directory, "the directory remains")
+        until(lambda: not killed.directory, 30, "the directory remains")
         assert killed.made == {"a", "b", "c"}
         assert not killed.jobs(run)
 
@@ -238,13 +232,13 @@ class TestKilled:
         killed.until("READY")
         killed.kill()
         entry = killed.entry
-        until(lambda: "waits for jobs" in entry.note, "the cleaner does not begin")
+        until(lambda: "waits for jobs" in entry.note, 30, "the cleaner does not begin")
         assert entry.run in command("ps")
         kill_cleaners()
         sweeps = [subprocess.Popen([sys.executable, "-m", "condorpool", "clean"]) for _ in "12"]
         assert [sweep.wait() for sweep in sweeps] == [0, 0]
-        until(lambda: len(cleaners()) <= 1, "two cleaners work")
-        until(lambda: not killed.directory, "the directory remains")
+        until(lambda: len(cleaners()) <= 1, 30, "two cleaners work")
+        until(lambda: not killed.directory, 30, "the directory remains")
         assert killed.made == {"a", "b", "c"}
         assert command("logs", entry.run).count("cleaned up") == 1
 
@@ -276,7 +270,7 @@ class TestKilled:
             if is_restarted:
                 stack.enter_context(personal.start(tmp_path / "personal", cpus=1))
             command("clean")
-            until(lambda: "kept" in killed.entry.note, "the directory is not kept")
+            until(lambda: "kept" in killed.entry.note, 30, "the directory is not kept")
         assert re.fullmatch(
             r"kept: [3-6] calls were not made before .* condorpool.attach\(\) resumes them",
             killed.entry.note,
@@ -293,7 +287,7 @@ class TestKilled:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert resumed.stdout.split()[:1] == ["6"], resumed.stderr
-        until(lambda: not killed.directory, "the directory remains")
+        until(lambda: not killed.directory, 30, "the directory remains")
 
     def test_posted_work_without_jobs(self, script):
         """The cleaner submits jobs for posted chunks."""
@@ -306,7 +300,7 @@ class TestKilled:
         """)
         killed.until("READY")
         killed.kill()
-        until(lambda: not killed.directory, "the directory remains")
+        until(lambda: not killed.directory, 30, "the directory remains")
         assert killed.made == {f"{i}" for i in range(7)}
 
     def test_forked_children(self, script):
@@ -331,7 +325,7 @@ class TestKilled:
         """)
         killed.until("READY")
         killed.kill()
-        until(lambda: not killed.directory, "the directory remains", 7)
+        until(lambda: not killed.directory, 7, "the directory remains")
         assert killed.made == {"a", "b", "c"}
 
     def test_directory_deleted_by_hand(self, script):
@@ -343,8 +337,8 @@ class TestKilled:
         run = run_of(killed.directory)
         killed.directory.rename(killed.folder / "elsewhere")
         command("clean")
-        until(lambda: not killed.jobs(run), "jobs remain")
-        until(lambda: not owners(), "the entry remains")
+        until(lambda: not killed.jobs(run), 30, "jobs remain")
+        until(lambda: not owners(), 30, "the entry remains")
 
     def test_schedd_down_during_clean_up(self, script, htcondor):
         """The cleaner waits for it."""
@@ -356,16 +350,13 @@ class TestKilled:
         (schedd,) = (child for child in master.children() if child.name() == "condor_schedd")
         schedd.kill()
         command("clean")
-        until(lambda: not killed.directory, "the directory remains", 60)
+        until(lambda: not killed.directory, 60, "the directory remains")
         assert killed.made >= {"a"}
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
     def test_full_disk(self, script, htcondor, tmp_path):
         """The cleaner waits for space or for the end of the jobs; chunks without outcome are kept."""
-        disk = tmp_path / "disk"
-        disk.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
-        try:
+        with tmpfs(tmp_path / "disk", "2m") as disk:
             killed = script(f"""
                 pool = condorpool.Pool(personal={str(htcondor.folder)!r}, submitdir={str(disk)!r})
                 pool.starmap_async(work, [("a", 0), ("b", 2), ("c", 2)], chunksize=1)
@@ -383,15 +374,13 @@ class TestKilled:
             run = run_of(killed.directory)
             time.sleep(6)
             (disk / "full").unlink()
-            until(lambda: not killed.jobs(run), "jobs remain", 60)
-            until(lambda: not cleaners(), "the cleaner has not ended", 60)
+            until(lambda: not killed.jobs(run), 60, "jobs remain")
+            until(lambda: not cleaners(), 60, "the cleaner has not ended")
             if killed.directory:
                 assert killed.entry.note.startswith("kept: the files of")
                 command("rm", run)
-            until(lambda: not killed.directory, "the directory remains")
-            until(lambda: not cleaners(), "the cleaner has not ended")
-        finally:
-            subprocess.run(["umount", "-l", disk], check=True)
+            until(lambda: not killed.directory, 30, "the directory remains")
+            until(lambda: not cleaners(), 30, "the cleaner has not ended")
 
 
 class TestKept:
@@ -403,11 +392,11 @@ class TestKept:
         kept = script(code.replace("1.5", "30"))
         kept.end()
         run = run_of(kept.directory)
-        until(lambda: not cleaners(), "the cleaner has not ended")
+        until(lambda: not cleaners(), 30, "the cleaner has not ended")
         assert "work" in command("ls")
         assert kept.jobs()
         command("rm", run)
-        until(lambda: not kept.directory, "the directory remains")
+        until(lambda: not kept.directory, 30, "the directory remains")
         assert not kept.jobs(run)
         assert kept.made != {"a", "b", "c"}
 
@@ -441,14 +430,14 @@ class TestLease:
         assert owner.jobs() == kept.jobs() == [1]
         kill_cleaners()
         owner.kill()
-        until(lambda: not owner.jobs(), "the lease does not end")
+        until(lambda: not owner.jobs(), 30, "the lease does not end")
         assert kept.jobs() == [1]
         kept.kill()
         command("clean")
-        until(lambda: owner.directory is None, "the directory remains")
-        until(lambda: not cleaners(), "the cleaner has not ended")
+        until(lambda: owner.directory is None, 30, "the directory remains")
+        until(lambda: not cleaners(), 30, "the cleaner has not ended")
         command("rm", run_of(kept.directory))
-        until(lambda: kept.directory is None, "the directory remains")
+        until(lambda: kept.directory is None, 30, "the directory remains")
 
 
 def test_random_ends():
@@ -477,7 +466,7 @@ class TestOthers:
         entry = killed.entry
         yield entry
         command("rm", entry.run)
-        until(lambda: not killed.directory, "the directory remains")
+        until(lambda: not killed.directory, 30, "the directory remains")
 
     def test_another_host(self, leftover):
         """An entry of another machine is not touched."""

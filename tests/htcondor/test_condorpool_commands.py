@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
+import waiting
 
 from condorpool.cleaner import registry
 
@@ -32,6 +33,8 @@ def begun(*items):
     while not all((folder / f"began-{x}").exists() for x in items):
         time.sleep(0.05)
 """
+
+until = functools.partial(waiting.until, seconds=40)
 
 
 @pytest.fixture
@@ -58,14 +61,6 @@ def condorpool(*words):
     ran = [sys.executable, "-m", "condorpool", *words]
     done = subprocess.run(ran, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
-
-
-def until(true):
-    """Wait for something to become true."""
-    end = time.monotonic() + 40
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def counts(name):

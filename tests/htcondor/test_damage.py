@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import cloudpickle
 import numpy
 import pytest
+from disks import tmpfs
+from waiting import until
 
 import condorpool
 from condorpool.cleaner import registry
@@ -28,15 +29,6 @@ BY_CHIRP = {"should_transfer_files": "YES"}
 WAYS = pytest.mark.parametrize(
     "way", ["IF_NEEDED", "YES"], ids=["shared-file-system", "file-transfer"]
 )
-
-
-def until(condition, seconds=60):
-    """Wait until a condition is true; return its value."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "the condition did not become true in time"
-        time.sleep(0.02)
-    return found
 
 
 def turned(array):
@@ -203,11 +195,8 @@ def slow(x):
 @pytest.fixture
 def small(tmp_path):
     """Mount a file system of ten megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with tmpfs(tmp_path / "small", "10m") as folder:
+        yield folder
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")

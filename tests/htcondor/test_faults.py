@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import cloudpickle
 import psutil
 import pytest
+from disks import tmpfs
 
 import condorpool
 from condorpool import personal
@@ -207,11 +208,8 @@ class TestSubmitDir:
     @pytest.fixture
     def small(self, tmp_path):
         """Mount a file system of two megabytes, of which the runner takes a third of one."""
-        folder = tmp_path / "small"
-        folder.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
-        yield folder
-        subprocess.run(["umount", "-l", folder], check=True)
+        with tmpfs(tmp_path / "small", "2m") as folder:
+            yield folder
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
     def test_full(self, make_pool, small, access_point):

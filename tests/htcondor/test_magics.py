@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import _thread
+import functools
 import os
 import sys
 import threading
 import time
 
 import pytest
+import waiting
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -17,6 +19,8 @@ from traitlets.config import Config
 import condorpool
 from condorpool.notebook import magics
 from condorpool.notebook.status import Status
+
+wait_for = functools.partial(waiting.until, seconds=30)
 
 
 @pytest.fixture
@@ -227,14 +231,6 @@ class TestMap:
         shown = capsys.readouterr()
         assert expected in shown.err
         assert "Traceback" not in shown.err + shown.out
-
-
-def wait_for(condition):
-    """Wait until a condition is true."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 class TestStatus:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 
 import cloudpickle
 import pytest
+import waiting
 
 from condorpool import JobRemovedError
 from condorpool.cleaner import registry
@@ -18,16 +20,9 @@ from condorpool.engine import rules
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+until = functools.partial(waiting.until, seconds=40)
+
 TOO_MANY = "each job has request_cpus = 99, but no slot has more than 2"
-
-
-def until(condition, seconds=40.0):
-    """Wait until a condition is true, and return its value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    return value
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from planted import Planted
+from waiting import until
 
 import condorpool
 from condorpool import personal
@@ -22,16 +24,6 @@ from condorpool.runner import container
 OTHER = 12345
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
-
-
-class Planted:
-    """Leaves a mark when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return open, (self.mark, "w")
 
 
 @pytest.fixture
@@ -71,14 +63,6 @@ def attack(directory, *, tokens):
     """
     subprocess.run(["/bin/sh", "-c", script], check=True, user=OTHER, group=OTHER, extra_groups=[])
     return directory.with_name(f"{directory.name}.moved")
-
-
-def until(condition):
-    """Wait until a condition is true."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "the condition did not become true in time"
-        time.sleep(0.05)
 
 
 def delete(folder):

@@ -1,6 +1,7 @@
 """The personal HTCondor: how it starts and ends, how long it stays, and that nothing remains."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import waiting
 
 from condorpool import personal
 from condorpool.personal import configuration, daemons, folders, guardian
@@ -29,6 +31,8 @@ running = personal.start(sys.argv[1])
 print(running.master_pid, flush=True)
 sys.stdin.read()
 """
+
+wait_for = functools.partial(waiting.until, seconds=15)
 
 
 @pytest.fixture
@@ -80,14 +84,6 @@ def processes(folder):
             if mark in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
     return found
-
-
-def wait_for(condition, seconds=15):
-    """Wait until the condition holds; fail if it does not."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def is_gone(folder):
@@ -150,7 +146,7 @@ def test_jobs_that_match_nothing_do_not_block_others(folder):
         files = {"should_transfer_files": "YES", "transfer_executable": "True"}
         idle = submit_sleep(running, 0, folder, 40, requirements="false", **files)
         cluster = submit_sleep(running, 0, folder, **files)
-        wait_for(lambda: states(running, cluster) == [], 30)
+        wait_for(lambda: states(running, cluster) == [], seconds=30)
         assert states(running, idle) == [1] * 40
 
 
@@ -160,7 +156,7 @@ def test_an_unused_slot_is_released(folder):
         one = submit_sleep(running, 0, folder, keep_claim_idle="600")
         wait_for(lambda: states(running, one) == [])
         both = submit_sleep(running, 0, folder, request_cpus="2")
-        wait_for(lambda: states(running, both) == [], 30)
+        wait_for(lambda: states(running, both) == [], seconds=30)
 
 
 def test_a_second_start_joins_the_first(folder, spawn):

@@ -1,6 +1,7 @@
 """The personal HTCondor ends under a pool that uses it: another one makes the remaining calls."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -14,12 +15,16 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+import waiting
+from disks import tmpfs
 
 import condorpool
 from condorpool import personal
 from condorpool.personal import folders, guardian
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+until = functools.partial(waiting.until, seconds=30)
 
 
 @pytest.fixture
@@ -38,14 +43,6 @@ def own():
 def pool(own, make_pool):
     """Return a pool on it."""
     return make_pool(personal=own)
-
-
-def until(condition, seconds=30):
-    """Wait until the condition holds; fail if it does not."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def square_later(x, gate):
@@ -128,7 +125,7 @@ def test_one_that_was_stopped_is_not_started_again(own, pool, tmp_path, capfd):
     result, iterator = begin(pool, gate), pool.imap(abs, [-1, -2])
     stop(own)
     stopped = r"\d calls cannot be made now: the personal HTCondor in .* was stopped"
-    until(lambda: "was stopped" in capfd.readouterr().err, 5)
+    until(lambda: "was stopped" in capfd.readouterr().err, seconds=5)
     begun = time.monotonic()
     with pytest.raises(condorpool.PersonalError, match=r"was stopped.*condorpool personal start"):
         pool.map(abs, [-1])
@@ -170,11 +167,8 @@ def small(tmp_path):
     """Return a file system of 60 MiB."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with tmpfs(tmp_path / "small", "60m") as folder:
+        yield folder
 
 
 @contextlib.contextmanager

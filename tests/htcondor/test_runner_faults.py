@@ -14,6 +14,8 @@ from pathlib import Path
 import cloudpickle
 import psutil
 import pytest
+from disks import tmpfs
+from waiting import until
 
 import condorpool
 from condorpool import personal
@@ -39,15 +41,6 @@ def note(folder, x, seconds=0.05):
 def made(folder):
     """Return how often each call was begun."""
     return Counter({int(f.name[5:]): len(f.read_text()) for f in folder.glob("made-*")})
-
-
-def until(condition, seconds=60):
-    """Wait until a condition is true; return its value."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "the condition did not become true in time"
-        time.sleep(0.02)
-    return found
 
 
 def run(htcondor, *words):
@@ -189,10 +182,7 @@ def errors_of(result):
 @WAYS
 def test_the_disk_is_full_while_calls_run(make_pool, tmp_path, way):
     """No outcome and no event can be written; once there is space, every call ends."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
-    try:
+    with tmpfs(tmp_path / "small", "2m") as folder:
         commands = {"should_transfer_files": way}
         pool = make_pool(processes=2, submitdir=folder, submitkwargs=commands)
         result = pool.starmap_async(note, [(tmp_path, x, 0.5) for x in range(6)], chunksize=1)
@@ -206,8 +196,6 @@ def test_the_disk_is_full_while_calls_run(make_pool, tmp_path, way):
         assert [result._calls.values[x] for x in values] == values
         assert pool.map_async(abs, range(-4, 0), chunksize=1).get(timeout=60) == [4, 3, 2, 1]
         pool.close()
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 # -- the client -----------------------------------------------------------------------------
@@ -217,7 +205,7 @@ def test_the_disk_is_full_while_calls_run(make_pool, tmp_path, way):
 # each operation), and its requests to the access point.
 CLIENTS = """
 import functools, os, pathlib, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import condorpool
 from condorpool.access.accesspoint import AccessPoint
 from condorpool.interface import locate, pool as _
@@ -265,7 +253,9 @@ def test_the_client_is_killed_at_every_step_of_a_post(
     make_pool, htcondor, access_point, tmp_path, monkeypatch
 ):
     """Posted chunks are complete, and made once or not at all; runners end by themselves."""
-    code = CLIENTS.format(tests=str(Path(__file__).parent), personal=str(htcondor.folder))
+    code = CLIENTS.format(
+        tests=list(map(str, Path(__file__).parents[:2])), personal=str(htcondor.folder)
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True, stdout=subprocess.PIPE
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from disks import tmpfs
 
 import condorpool
 from condorpool import personal
@@ -401,18 +402,13 @@ def test_the_work_goes_on_without_the_client(htcondor, access_point, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 def test_the_disk_is_full_when_an_outcome_is_written(make_pool, tmp_path):
     """The call fails with the reason; calls with smaller values do not."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=True)
-    try:
+    with tmpfs(tmp_path / "small", "3m") as folder:
         pool = make_pool(processes=1, submitdir=folder)
         assert pool.apply(len, (b"123",)) == 3
         with pytest.raises(condorpool.JobFailedError, match="No space left"):
             pool.apply(bytes, (1 << 22,))
         assert pool.apply(len, (b"12",)) == 2
         pool.close()
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_job_that_is_held_before_it_takes_anything(make_pool, access_point):

@@ -21,11 +21,14 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+import waiting
 
 import condorpool
 from condorpool.engine.tracker import tracker
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+until = functools.partial(waiting.until, seconds=30)
 
 HERE = os.getpid()
 
@@ -424,14 +427,6 @@ def test_an_executor_is_shut_down_by_several_threads(htcondor, tmp_path):
         with concurrent.futures.ThreadPoolExecutor(3) as threads:
             for ended in [threads.submit(executor.shutdown) for _ in range(3)]:
                 assert ended.result(60) is None
-
-
-def until(condition, patience=30):
-    """Wait until the condition is true."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_control_c_at_random_moments(htcondor, tmp_path):

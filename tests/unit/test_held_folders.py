@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from planted import Planted
 
 from condorpool.cleaner import custody, registry
 from condorpool.cleaner.ending import Ending
@@ -30,16 +31,6 @@ from condorpool.values.exceptions import CondorPoolError, SubmitError
 OTHER = 65534
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="left out: only root can be two users")
-
-
-class Planted:
-    """Leaves a mark when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return open, (self.mark, "w")
 
 
 @pytest.fixture(autouse=True)
